@@ -1,0 +1,153 @@
+"""HDML's autoencoder around the metric space: Embedding y -> z, Generator z -> y', SoftmaxHead.
+
+Hardness-Aware Deep Metric Learning, arXiv 1903.05503. Layer order, initialisation and the BatchNorm
+constants are those of the authors' release, read in its source.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxdml.models.blocks import BatchNorm, Dtype
+from jaxdml.types import Array
+
+GLOROT_INIT = nn.initializers.glorot_uniform()
+
+
+class Embedding(nn.Module):
+  """Features to embedding: BatchNorm, then a dense layer (arXiv 1903.05503).
+
+  z = BN(y) W + b, [..., feature_dim] -> [..., dim] float32. z is NOT normalised: HDML trains on
+  plain Euclidean distances and dot products; evaluation normalises on its own.
+
+  HDML sends SYNTHETIC features through the same BatchNorm and weights. They are normalised by the
+  statistics of their own batch, but must not move the running ones, which describe real features.
+  Two ways, same numbers:
+
+  - `embedding(y, train=True, update_stats=False)`, also from inside a larger module;
+  - `embedding.apply(variables, y, train=True)` without `mutable`, or with it and the returned
+    collection thrown away.
+
+  Attributes:
+    dim: size of the embedding.
+    axis_name: mapped axis over which BatchNorm's statistics are synchronised.
+    frozen_bn: BatchNorm uses its running statistics in training too, and never moves them.
+    frozen_bn_affine: with it, its scale and bias get no gradient either.
+    use_bn: whether there is a BatchNorm at all.
+    dtype: of the computation; parameters and output stay float32.
+    kernel_init: initializer of the weights W.
+    kernel_scale: factor on the initial W. Dot-product losses from scratch want a small one: N-pair
+      loss begins at about 25 instead of log(classes) with embeddings of norm sqrt(dim).
+    momentum: share of the old running statistics that an update keeps.
+    epsilon: BatchNorm's.
+
+  >>> import jax
+  >>> model = Embedding(dim=8, kernel_scale=0.1)
+  >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32)), train=False)
+  >>> z, updates = model.apply(variables, jnp.ones((4, 32)), train=True, mutable=["batch_stats"])
+  >>> z.shape, sorted(updates)
+  ((4, 8), ['batch_stats'])
+  """
+
+  dim: int
+  axis_name: Any = None
+  frozen_bn: bool = False
+  frozen_bn_affine: bool = False
+  use_bn: bool = True
+  dtype: Dtype = jnp.float32
+  kernel_init: Any = GLOROT_INIT
+  kernel_scale: float = 1.0
+  momentum: float = 0.9
+  epsilon: float = 1e-3
+
+  @nn.compact
+  def __call__(self, y: Array, train: bool, update_stats: bool = True) -> Array:
+    """Returns z [..., dim] float32 of features y [..., feature_dim].
+
+    Args:
+      y: real or synthetic features.
+      train: normalise by the statistics of this batch.
+      update_stats: let this batch move the running statistics; False for synthetic features.
+    """
+    if self.use_bn:
+      y = BatchNorm(
+        axis_name=self.axis_name,
+        frozen=self.frozen_bn,
+        frozen_affine=self.frozen_bn_affine,
+        momentum=self.momentum,
+        epsilon=self.epsilon,
+        dtype=self.dtype,
+        name="bn",
+      )(y, train, update_stats)
+    z = nn.Dense(self.dim, dtype=self.dtype, kernel_init=self._scaled_init, name="fc")(y)
+    return z.astype(jnp.float32)
+
+  def _scaled_init(self, key: Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> Array:
+    return self.kernel_scale * self.kernel_init(key, shape, dtype)
+
+
+class Generator(nn.Module):
+  """Embedding back to features: dense, ReLU, BatchNorm, dense (arXiv 1903.05503).
+
+  y' = BN(relu(z W1 + b1)) W2 + b2, [..., dim] -> [..., feature_dim] float32. BatchNorm comes AFTER
+  the ReLU, as in `fc_block` of the authors' release and in the paper's order of layers.
+
+  Attributes:
+    feature_dim: size of the features to reconstruct (the encoder's `feature_dim`).
+    hidden: width of the hidden layer.
+    axis_name: mapped axis over which BatchNorm's statistics are synchronised.
+    dtype: of the computation; parameters and output stay float32.
+    kernel_init: initializer of both weights.
+    momentum: share of the old running statistics that an update keeps.
+    epsilon: BatchNorm's.
+  """
+
+  feature_dim: int
+  hidden: int = 512
+  axis_name: Any = None
+  dtype: Dtype = jnp.float32
+  kernel_init: Any = GLOROT_INIT
+  momentum: float = 0.9
+  epsilon: float = 1e-3
+
+  @nn.compact
+  def __call__(self, z: Array, train: bool, update_stats: bool = True) -> Array:
+    """Returns y' [..., feature_dim] float32 of embeddings z [..., dim]."""
+    y = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=self.kernel_init, name="fc1")(z)
+    y = BatchNorm(
+      axis_name=self.axis_name,
+      momentum=self.momentum,
+      epsilon=self.epsilon,
+      dtype=self.dtype,
+      name="bn",
+    )(nn.relu(y), train, update_stats)
+    y = nn.Dense(self.feature_dim, dtype=self.dtype, kernel_init=self.kernel_init, name="fc2")(y)
+    return y.astype(jnp.float32)
+
+
+class SoftmaxHead(nn.Module):
+  """A dense layer of class logits: features y [..., feature_dim] -> [..., num_classes] float32.
+
+  HDML trains it on real features alone and asks it to recognise the class of synthetic ones
+  (J_soft, arXiv 1903.05503).
+
+  Attributes:
+    num_classes: number of training classes.
+    dtype: of the computation; parameters and output stay float32.
+    kernel_init: initializer of the weights.
+  """
+
+  num_classes: int
+  dtype: Dtype = jnp.float32
+  kernel_init: Any = GLOROT_INIT
+
+  @nn.compact
+  def __call__(self, y: Array) -> Array:
+    """Returns the logits of features y."""
+    logits = nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=self.kernel_init, name="fc")(
+      y
+    )
+    return logits.astype(jnp.float32)

@@ -1,0 +1,114 @@
+"""A small ConvNet for images of about 32x32 pixels that trains in minutes on two CPU cores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import lax
+
+from jaxdml.models.blocks import HE_INIT, BatchNorm, Dtype, check_images
+from jaxdml.types import Array
+
+
+class StridedConv(nn.Module):
+  """3x3 convolution with stride 2 and no bias, as nine strided slices and one matrix product.
+
+  Equals `nn.Conv(features, (3, 3), strides=2, padding="SAME", use_bias=False)`, with a kernel
+  of the same name and layout [3, 3, c, features], for inputs with even sides. XLA's CPU convolution (its
+  backward pass above all) is slower than a matrix product for images this small.
+
+  Attributes:
+    features: output channels.
+    dtype: of the computation; the kernel stays float32.
+  """
+
+  features: int
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Returns [n, h/2, w/2, features] in `dtype`, of x [n, h, w, c]."""
+    n, h, w, c = x.shape
+    kernel = self.param("kernel", HE_INIT, (3, 3, c, self.features), jnp.float32)
+    # "SAME" pads an even side at its end only.
+    x = jnp.pad(x.astype(self.dtype), ((0, 0), (0, 1), (0, 1), (0, 0)))
+    taps = [
+      lax.slice(x, (0, row, column, 0), (n, row + h - 1, column + w - 1, c), (1, 2, 2, 1))
+      for row in range(3)
+      for column in range(3)
+    ]
+    columns = jnp.concatenate(taps, axis=-1).reshape(-1, 9 * c)
+    y = columns @ kernel.astype(self.dtype).reshape(9 * c, self.features)
+    return y.reshape(n, h // 2, w // 2, self.features)
+
+
+class ConvNet(nn.Module):
+  """Stride-2 3x3 convolutions with BatchNorm and ReLU, then a coarse grid of average pools.
+
+  Images [n, h, w, c] float32 -> features [n, feature_dim] float32, with
+  feature_dim = grid^2 * widths[-1]. The last map is averaged within grid x grid cells (quadrants by
+  default) and flattened, so some layout reaches the embedding: global pooling would hide the
+  sub-clusters that easy positives (arXiv 2006.05162) keep apart.
+
+  Sides have to be multiples of grid * 2^len(widths): 16 by default.
+
+  Attributes:
+    widths: channels of each stride-2 block.
+    grid: cells along each side of the final pooling; 1 is global average pooling.
+    axis_name: mapped axis over which BatchNorm's statistics are synchronised.
+    frozen_bn: BatchNorm uses its running statistics in training too, and never moves them.
+    frozen_bn_affine: with it, its scale and bias get no gradient either.
+    dtype: of the computation; parameters, statistics and features stay float32.
+    momentum: share of the old running statistics that an update keeps.
+
+  >>> import jax
+  >>> model = ConvNet(widths=(8, 16, 32))
+  >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)), train=False)
+  >>> model.apply(variables, jnp.zeros((2, 32, 32, 1)), train=False).shape, model.feature_dim
+  ((2, 128), 128)
+  """
+
+  widths: Sequence[int] = (32, 64, 128)
+  grid: int = 2
+  axis_name: Any = None
+  frozen_bn: bool = False
+  frozen_bn_affine: bool = False
+  dtype: Dtype = jnp.float32
+  momentum: float = 0.9
+
+  @property
+  def feature_dim(self) -> int:
+    """Size of the features."""
+    return self.grid * self.grid * self.widths[-1]
+
+  @nn.compact
+  def __call__(self, images: Array, train: bool) -> Array:
+    """Returns features [n, feature_dim] float32 of images [n, h, w, c]."""
+    multiple = self.grid * 2 ** len(self.widths)
+    check_images(images, multiple, multiple)
+    x = images.astype(self.dtype)
+    for block, width in enumerate(self.widths):
+      if block == 0:
+        # So few input channels that a matrix product would be thin: here XLA's own is faster.
+        conv = nn.Conv(
+          width, (3, 3), 2, use_bias=False, dtype=self.dtype, kernel_init=HE_INIT, name="conv0"
+        )
+      else:
+        conv = StridedConv(width, dtype=self.dtype, name=f"conv{block}")
+      norm = BatchNorm(
+        axis_name=self.axis_name,
+        frozen=self.frozen_bn,
+        frozen_affine=self.frozen_bn_affine,
+        momentum=self.momentum,
+        dtype=self.dtype,
+        name=f"bn{block}",
+      )
+      x = nn.relu(norm(conv(x), train))
+    n, h, w, c = x.shape
+    cells = x.astype(jnp.float32).reshape(
+      n, self.grid, h // self.grid, self.grid, w // self.grid, c
+    )
+    return cells.mean((2, 4)).reshape(n, self.feature_dim)

@@ -12,8 +12,8 @@ from jax import lax
 from jaxdml.types import Array
 
 Dtype = Any
-HE_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "truncated_normal")
-"""He initialisation by fan-out (arXiv 1502.01852), for convolutions that a ReLU follows."""
+HE_INIT = nn.initializers.he_normal()
+"""He initialisation (arXiv 1502.01852): variance 2 / fan-in, for convolutions before a ReLU."""
 
 
 class BatchNorm(nn.Module):

@@ -16,9 +16,9 @@ from jaxdml.types import Array
 class StridedConv(nn.Module):
   """3x3 convolution with stride 2 and no bias, as nine strided slices and one matrix product.
 
-  Equals `nn.Conv(features, (3, 3), strides=2, padding="SAME", use_bias=False)`, with a kernel
-  of the same name and layout [3, 3, c, features], for inputs with even sides. XLA's CPU convolution (its
-  backward pass above all) is slower than a matrix product for images this small.
+  Equals `nn.Conv(features, (3, 3), strides=2, padding="SAME", use_bias=False)`, with a kernel of
+  that name and layout [3, 3, c, features], for inputs with even sides. XLA's CPU convolution, its
+  backward pass above all, is slower than a matrix product for images this small.
 
   Attributes:
     features: output channels.

@@ -1,0 +1,174 @@
+"""GoogLeNet, "Inception v1" (arXiv 1409.4842): the encoder of HDML (arXiv 1903.05503)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import lax
+
+from jaxdml.models.blocks import (
+  HE_INIT,
+  BatchNorm,
+  Dtype,
+  check_images,
+  max_pool,
+  max_pool_ceil,
+)
+from jaxdml.types import Array
+
+INCEPTION = {
+  "3a": (64, (96, 128), (16, 32), 32),
+  "3b": (128, (128, 192), (32, 96), 64),
+  "4a": (192, (96, 208), (16, 48), 64),
+  "4b": (160, (112, 224), (24, 64), 64),
+  "4c": (128, (128, 256), (24, 64), 64),
+  "4d": (112, (144, 288), (32, 64), 64),
+  "4e": (256, (160, 320), (32, 128), 128),
+  "5a": (256, (160, 320), (32, 128), 128),
+  "5b": (384, (192, 384), (48, 128), 128),
+}
+"""Table 1 of the paper: 1x1, (3x3 reduce, 3x3), (5x5 reduce, 5x5), pool projection."""
+
+
+def local_response_norm(x: Array, size: int = 5, alpha: float = 1e-4, beta: float = 0.75) -> Array:
+  """Divides each channel by the energy of its neighbours, x / (1 + alpha/size * sum x^2)^beta.
+
+  The sum runs over `size` channels centred on each one; x is [..., c], the result float32. These
+  are Caffe's definition and constants, with which the published GoogLeNet weights were trained.
+
+  >>> local_response_norm(jnp.ones((1, 3)), size=3, alpha=3.0, beta=1.0).tolist()
+  [[0.3333333432674408, 0.25, 0.3333333432674408]]
+  """
+  x = x.astype(jnp.float32)
+  window = (1,) * (x.ndim - 1) + (size,)
+  energy = lax.reduce_window(jnp.square(x), 0.0, lax.add, window, (1,) * x.ndim, "SAME")
+  return x * (1.0 + alpha / size * energy) ** -beta
+
+
+class ConvUnit(nn.Module):
+  """Convolution and ReLU; with a bias, or with BatchNorm instead of it.
+
+  Attributes:
+    width: output channels.
+    size: side of the kernel.
+    stride: of the convolution; the padding is size // 2 on every side.
+    norm: makes a BatchNorm, or None for a bias.
+    dtype: of the computation.
+  """
+
+  width: int
+  size: int
+  norm: Any = None
+  stride: int = 1
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    """Returns [n, h/stride, w/stride, width] of x [n, h, w, c]."""
+    pad = (self.size // 2, self.size // 2)
+    x = nn.Conv(
+      self.width,
+      (self.size, self.size),
+      self.stride,
+      padding=(pad, pad),
+      use_bias=self.norm is None,
+      dtype=self.dtype,
+      kernel_init=HE_INIT,
+      name="conv",
+    )(x)
+    if self.norm is not None:
+      x = self.norm(name="bn")(x, train)
+    return nn.relu(x)
+
+
+class Inception(nn.Module):
+  """Four parallel branches, concatenated along the channels in the order of `widths`.
+
+  Attributes:
+    widths: 1x1, (3x3 reduce, 3x3), (5x5 reduce, 5x5), pool projection.
+    unit: makes a ConvUnit.
+  """
+
+  widths: tuple[int, tuple[int, int], tuple[int, int], int]
+  unit: Any
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    """Returns [n, h, w, sum of the branches' widths] of x [n, h, w, c]."""
+    single, (reduce3, out3), (reduce5, out5), projection = self.widths
+    branches = [
+      self.unit(single, 1, name="1x1")(x, train),
+      self.unit(out3, 3, name="3x3")(self.unit(reduce3, 1, name="3x3_reduce")(x, train), train),
+      self.unit(out5, 5, name="5x5")(self.unit(reduce5, 1, name="5x5_reduce")(x, train), train),
+      self.unit(projection, 1, name="pool_proj")(max_pool(x, 3, 1, (1, 1)), train),
+    ]
+    return jnp.concatenate(branches, axis=-1)
+
+
+class GoogLeNet(nn.Module):
+  """Inception v1 without classifiers: images to globally average-pooled features [n, 1024].
+
+  Images [n, h, w, c] float32 -> features [n, 1024] float32; sides of at least 32 (the paper: 224,
+  HDML: 227). Layers carry the names of Caffe's model ("conv1", "inception_3a/3x3_reduce", ...), and
+  pooling rounds up as Caffe's does, so that its weights fit.
+
+  Attributes:
+    batch_norm: BatchNorm after every convolution instead of biases and local response
+      normalisation. Training from scratch needs it; the published weights have none. The
+      four attributes below matter only with it.
+    axis_name: mapped axis over which BatchNorm's statistics are synchronised.
+    frozen_bn: BatchNorm uses its running statistics in training too, and never moves them.
+    frozen_bn_affine: with it, its scale and bias get no gradient either.
+    momentum: share of the old running statistics that an update keeps.
+    dtype: of the computation; parameters, statistics and features stay float32.
+    lrn_size: channels in the window of `local_response_norm`. Caffe's 5; HDML's release ran Caffe's
+      weights with TensorFlow's op, a window of 11 and alpha not divided by it: (11, 11e-4).
+    lrn_alpha: its alpha.
+  """
+
+  batch_norm: bool = False
+  axis_name: Any = None
+  frozen_bn: bool = False
+  frozen_bn_affine: bool = False
+  momentum: float = 0.9
+  dtype: Dtype = jnp.float32
+  lrn_size: int = 5
+  lrn_alpha: float = 1e-4
+
+  @property
+  def feature_dim(self) -> int:
+    """Size of the features."""
+    return 1024
+
+  @nn.compact
+  def __call__(self, images: Array, train: bool) -> Array:
+    """Returns features [n, 1024] float32 of images [n, h, w, c]."""
+    check_images(images, 32)
+    norm = partial(
+      BatchNorm,
+      axis_name=self.axis_name,
+      frozen=self.frozen_bn,
+      frozen_affine=self.frozen_bn_affine,
+      momentum=self.momentum,
+      dtype=self.dtype,
+    )
+    unit = partial(ConvUnit, norm=norm if self.batch_norm else None, dtype=self.dtype)
+    x = images.astype(self.dtype)
+    x = unit(64, 7, stride=2, name="conv1")(x, train)
+    x = self._response_norm(max_pool_ceil(x))
+    x = unit(64, 1, name="conv2_reduce")(x, train)
+    x = unit(192, 3, name="conv2")(x, train)
+    x = max_pool_ceil(self._response_norm(x))
+    for block, widths in INCEPTION.items():
+      if block in ("4a", "5a"):
+        x = max_pool_ceil(x)
+      x = Inception(widths, unit, name=f"inception_{block}")(x, train)
+    return x.astype(jnp.float32).mean((1, 2))
+
+  def _response_norm(self, x: Array) -> Array:
+    if self.batch_norm:
+      return x
+    return local_response_norm(x, self.lrn_size, self.lrn_alpha).astype(self.dtype)

@@ -1,0 +1,111 @@
+"""Losses over pairs: contrastive, margin, multi-similarity."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxdml import distances
+from jaxdml.losses import reducers
+from jaxdml.losses.core import RowFn, element_rows, tuple_loss
+from jaxdml.losses.numerics import log1p_sum_exp
+from jaxdml.types import Array, Rows
+
+__all__ = ["contrastive_loss", "margin_loss", "multi_similarity_loss"]
+
+
+@tuple_loss(distance_fn=distances.normalized_euclidean, reduce_fn=reducers.mean_nonzero)
+def contrastive_loss(positive_margin: float = 0.0, negative_margin: float = 1.0) -> RowFn:
+  """Contrastive loss: pulls positives together and pushes negatives beyond a margin.
+
+  mean_p [d(a, p) - m_p]_+^2  +  mean_n [m_n - d(a, n)]_+^2, each mean over its active pairs
+  (Hadsell, Chopra and LeCun 2006, eq. 4, with the factors 1/2 left out).
+
+  Args:
+    positive_margin: m_p, below which a positive costs nothing.
+    negative_margin: m_n, beyond which a negative costs nothing.
+
+  Returns:
+    The reduced loss; shared arguments and errors: docs/conventions.md.
+
+  >>> import jax.numpy as jnp
+  >>> x = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.8, 0.6]])
+  >>> print(round(float(contrastive_loss(x, jnp.array([0, 0, 1]))), 4))  # (1 - sqrt(.4))^2
+  0.1351
+  """
+
+  def row_fn(pairs, inputs):
+    del inputs
+    positive = element_rows(
+      jnp.square(jax.nn.relu(pairs.distances - positive_margin)), pairs.positive
+    )
+    negative = element_rows(
+      jnp.square(jax.nn.relu(negative_margin - pairs.distances)), pairs.negative
+    )
+    return jax.tree.map(lambda p, n: jnp.stack([p, n], axis=1), positive, negative)
+
+  return row_fn
+
+
+@tuple_loss(distance_fn=distances.normalized_euclidean, reduce_fn=reducers.mean_nonzero)
+def margin_loss(margin: float = 0.2, beta: Array | float = 1.2, nu: float = 0.0) -> RowFn:
+  """Margin loss: positives within beta - margin, negatives beyond beta + margin.
+
+  sum_p [d(a, p) - beta_a + margin]_+ + sum_n [beta_a - d(a, n) + margin]_+ over the number of
+  active pairs, plus nu * beta_a for each anchor (Wu et al., arXiv 1706.07567).
+
+  Args:
+    margin: half the width of the band that must stay empty.
+    beta: the boundary, a scalar or [num_classes] indexed by the anchor's label; an array that
+      requires a gradient gets one, so it is learnable. Labels must then be below num_classes.
+    nu: weight of the beta regulariser; positive values pull the boundary in.
+
+  Returns:
+    The reduced loss; shared arguments and errors: docs/conventions.md.
+  """
+
+  def row_fn(pairs, inputs):
+    boundary = jnp.asarray(beta, pairs.distances.dtype)
+    if boundary.ndim > 1:
+      raise ValueError(f"beta must be a scalar or [num_classes]; got shape {boundary.shape}")
+    if boundary.ndim == 1:
+      # Out of range would silently clip to the last class: NaN instead, which the caller sees.
+      boundary = boundary.at[inputs.labels[pairs.anchor]].get(mode="fill", fill_value=jnp.nan)
+    boundary = jnp.broadcast_to(boundary, pairs.anchor.shape)
+    signed = jnp.where(
+      pairs.positive,
+      pairs.distances - boundary[:, None],
+      boundary[:, None] - pairs.distances,
+    )
+    rows = element_rows(jax.nn.relu(signed + margin), pairs.positive | pairs.negative)
+    used = rows.elements > 0
+    return rows._replace(total=rows.total + jnp.where(used, nu * boundary, 0.0))
+
+  return row_fn
+
+
+@tuple_loss(distance_fn=distances.cosine, reduce_fn=reducers.mean)
+def multi_similarity_loss(alpha: float = 2.0, beta: float = 50.0, base: float = 0.5) -> RowFn:
+  """Multi-similarity loss: soft sums over the positives and the negatives of an anchor.
+
+  1/alpha log(1 + sum_p exp(-alpha (s_ap - base))) + 1/beta log(1 + sum_n exp(beta (s_an - base)))
+  with s = 1 - distance (Wang et al., arXiv 1904.06627). The paper's pair mining is a miner.
+
+  Args:
+    alpha: sharpness over positives.
+    beta: sharpness over negatives.
+    base: the similarity that separates them (lambda in the paper).
+
+  Returns:
+    The reduced loss; shared arguments and errors: docs/conventions.md.
+  """
+
+  def row_fn(pairs, inputs):
+    del inputs
+    excess = (1.0 - pairs.distances) - base
+    positive = log1p_sum_exp(-alpha * excess, pairs.positive) / alpha
+    negative = log1p_sum_exp(beta * excess, pairs.negative) / beta
+    used = jnp.any(pairs.positive | pairs.negative, axis=1).astype(excess.dtype)
+    return Rows(total=positive + negative, elements=used, active=used)
+
+  return row_fn

@@ -1,0 +1,76 @@
+"""From one row an anchor to one number.
+
+Every denominator is guarded: without pair or triplet the result is exactly 0, with zero gradients.
+
+Under `axis_name` (pmap, shard_map, vmap) numerator and denominator are summed over the devices, so
+unequal counts are exact. The returned value is the global loss; its gradient is the local anchors'
+share, so that a psum (not pmean) of the parameter gradients gives the gradient of the global loss.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxdml.types import Array, Rows
+
+__all__ = ["create", "mean", "mean_elements", "mean_nonzero", "none", "sum"]
+
+
+def _divide(numerator: Array, denominator: Array, axis_name: str | None) -> Array:
+  """sum_t numerator / denominator [t], globally; 0 where there is nothing to divide by."""
+  denominator = jax.lax.stop_gradient(denominator)
+  if axis_name is not None:
+    denominator = jax.lax.psum(denominator, axis_name)
+    numerator = _globalize(numerator, axis_name)
+  some = denominator > 0
+  return jnp.sum(jnp.where(some, numerator / jnp.where(some, denominator, 1.0), 0.0))
+
+
+def _globalize(x: Array, axis_name: str) -> Array:
+  """The sum over devices, with the gradient of the local part only."""
+  return x + jax.lax.stop_gradient(jax.lax.psum(x, axis_name) - x)
+
+
+def mean(rows: Rows, weights: Array, /, *, axis_name: str | None = None) -> Array:
+  """Mean over anchors that have elements of each anchor's mean element; weighted by `weights`."""
+  valid = (rows.elements > 0) * weights[:, None]
+  per_anchor = rows.total / jnp.maximum(rows.elements, 1.0)
+  return _divide(jnp.sum(valid * per_anchor, axis=0), jnp.sum(valid, axis=0), axis_name)
+
+
+def mean_elements(rows: Rows, weights: Array, /, *, axis_name: str | None = None) -> Array:
+  """Sum of all elements over their number."""
+  w = weights[:, None]
+  return _divide(jnp.sum(w * rows.total, axis=0), jnp.sum(w * rows.elements, axis=0), axis_name)
+
+
+def mean_nonzero(rows: Rows, weights: Array, /, *, axis_name: str | None = None) -> Array:
+  """Sum of all elements over the number of active ones."""
+  w = weights[:, None]
+  return _divide(jnp.sum(w * rows.total, axis=0), jnp.sum(w * rows.active, axis=0), axis_name)
+
+
+def sum(rows: Rows, weights: Array, /, *, axis_name: str | None = None) -> Array:
+  """Sum of all elements."""
+  total = jnp.sum(weights[:, None] * rows.total)
+  return total if axis_name is None else _globalize(total, axis_name)
+
+
+def none(rows: Rows, weights: Array, /) -> Array:
+  """No reduction: the sum of each anchor's elements, [n]; its sum is what `sum` gives."""
+  return weights * jnp.sum(rows.total, axis=1)
+
+
+_BY_NAME = {fn.__name__: fn for fn in (mean, mean_elements, mean_nonzero, none, sum)}
+
+
+def create(name: str):
+  """The reducer of that name.
+
+  Raises:
+    ValueError: for an unknown name, listing the valid ones.
+  """
+  if name not in _BY_NAME:
+    raise ValueError(f"unknown reducer {name!r}; valid names: {', '.join(sorted(_BY_NAME))}")
+  return _BY_NAME[name]

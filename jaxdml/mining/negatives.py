@@ -1,0 +1,88 @@
+"""Which negatives a row keeps. Ties go to the lowest column."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxdml.mining.keys import row_keys
+from jaxdml.mining.select import first_max, first_min
+from jaxdml.types import Pairs
+
+__all__ = [
+  "all_negatives",
+  "distance_weighted_negative",
+  "hardest_negative",
+  "random_negative",
+  "semihard_negative",
+]
+
+
+def all_negatives(pairs: Pairs, /) -> Pairs:
+  """Keeps every pair: the identity, for configs that name a miner."""
+  return pairs
+
+
+def hardest_negative(pairs: Pairs, /) -> Pairs:
+  """Keeps the nearest negative of each row (batch hard: Hermans et al., arXiv 1703.07737)."""
+  return pairs._replace(negative=first_min(pairs.distances, pairs.negative))
+
+
+def random_negative(pairs: Pairs, /) -> Pairs:
+  """Keeps one negative of each row, uniformly at random. Needs the loss's `key`."""
+  keys = row_keys(pairs, "random_negative")
+  score = jax.vmap(lambda k: jax.random.uniform(k, pairs.distances.shape[1:]))(keys)
+  return pairs._replace(negative=first_max(score, pairs.negative))
+
+
+def semihard_negative(pairs: Pairs, /) -> Pairs:
+  """Keeps the nearest negative farther than the positive (FaceNet, arXiv 1503.03832).
+
+  n = argmin_{n: d(a, n) > d(a, p)} d(a, n), with p the row's farthest positive; combine it with
+  `nearest_positive`, or with `expand_positives` for the paper's one row a pair.
+  Fallback: where no negative is farther than p, the farthest negative is taken, the one closest to
+  being semihard. A row without a positive keeps no negative.
+  """
+  farthest = jnp.max(
+    jnp.where(pairs.positive, pairs.distances, -jnp.inf), axis=1, keepdims=True, initial=-jnp.inf
+  )
+  negative = pairs.negative & jnp.any(pairs.positive, axis=1, keepdims=True)
+  beyond = negative & (pairs.distances > farthest)
+  semihard = first_min(pairs.distances, beyond)
+  fallback = first_max(pairs.distances, negative)
+  has_semihard = jnp.any(beyond, axis=1, keepdims=True)
+  return pairs._replace(negative=jnp.where(has_semihard, semihard, fallback))
+
+
+def distance_weighted_negative(
+  pairs: Pairs, /, *, dim: int, cutoff: float = 0.5, max_distance: float = 1.4
+) -> Pairs:
+  """Draws one negative with probability inverse to the density of its distance (Wu et al. 2017).
+
+  On the unit sphere in R^dim, distances have density
+  q(d) ~ d^(dim-2) (1 - d^2/4)^((dim-3)/2); P(n) ~ 1/q(max(d(a, n), cutoff)) (arXiv 1706.07567),
+  in log space, so it does not overflow in high dimension. Negatives farther than `max_distance`
+  are drawn only where a row has none nearer, then uniformly.
+
+  Args:
+    pairs: rows with normalised euclidean distances. Needs the loss's `key`.
+    dim: the embedding's dimension; bind it with functools.partial.
+    cutoff: distances below it count as this distance.
+    max_distance: beyond it the weight would explode; in (cutoff, 2).
+
+  Returns:
+    pairs with one negative a row.
+  """
+  if not 0.0 < cutoff < max_distance < 2.0:
+    raise ValueError(
+      f"need 0 < cutoff < max_distance < 2; got cutoff={cutoff}, max_distance={max_distance}"
+    )
+  keys = row_keys(pairs, "distance_weighted_negative")
+  d = jnp.clip(pairs.distances, cutoff, max_distance)
+  log_q = (dim - 2.0) * jnp.log(d) + 0.5 * (dim - 3.0) * jnp.log1p(-0.25 * d * d)
+  near = pairs.negative & (pairs.distances < max_distance)
+  has_near = jnp.any(near, axis=1, keepdims=True)
+  candidates = jnp.where(has_near, near, pairs.negative)
+  logits = jnp.where(has_near, -log_q, 0.0)
+  noise = jax.vmap(lambda k: jax.random.gumbel(k, pairs.distances.shape[1:]))(keys)
+  return pairs._replace(negative=first_max(logits + noise, candidates))

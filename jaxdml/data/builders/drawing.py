@@ -1,0 +1,201 @@
+"""Draws the letters of matplotlib's bundled fonts and merges the ones that look the same.
+
+Nothing here knows TFDS: `draw_letters` gives the drawings, `merge_homoglyphs` the classes.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import os
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib import ft2font
+from PIL import Image, ImageDraw, ImageFont
+
+SIZE = 32
+"""Height and width of a drawing in pixels."""
+EM = 22
+"""Font size in pixels: capitals come out about 16 pixels high."""
+BASELINE = 23
+"""Row of the baseline, the same for every letter, so that case and descenders are kept."""
+MIN_FONTS = 8
+"""A letter is in the data set if at least this many fonts draw it."""
+
+# cm* and STIXNonUni*/STIXSiz* map their glyphs to arbitrary code points; LastResort draws a box
+# that names the block for every code point there is.
+_NOT_UNICODE = ("cm", "STIXNonUni", "STIXSiz", "LastResort")
+_MARGIN = 1
+_PRIVATE_USE = range(0xE000, 0xF900)
+_SCRIPTS = ("LATIN", "GREEK", "CYRILLIC", "ARMENIAN", "GEORGIAN", "HEBREW", "ARABIC", "LAO")
+
+
+class Drawing(NamedTuple):
+  """One letter in one font: where it comes from, and its pixels (SIZE x SIZE bytes)."""
+
+  codepoint: int
+  font: str
+  pixels: bytes
+
+
+def font_files() -> dict[str, str]:
+  """Returns name -> path of the bundled fonts that encode Unicode, sorted by name."""
+  directory = os.path.join(matplotlib.get_data_path(), "fonts", "ttf")
+  files = sorted(f for f in os.listdir(directory) if f.endswith(".ttf"))
+  return {f[:-4]: os.path.join(directory, f) for f in files if not f.startswith(_NOT_UNICODE)}
+
+
+class Pen:
+  """Draws single characters of one font file, bright on dark, on a common em and baseline."""
+
+  def __init__(self, path: str):
+    self.path = path
+    self._fonts: dict[float, ImageFont.FreeTypeFont] = {}
+    charmap = ft2font.FT2Font(path).get_charmap()
+    # Glyph 0 is the missing-glyph box by the TrueType specification.
+    self.codepoints = sorted(code for code, glyph in charmap.items() if int(glyph) != 0)
+    mapped = set(self.codepoints)
+    unmapped = next(code for code in _PRIVATE_USE if code not in mapped)
+    self._notdef = self._draw(chr(unmapped))
+
+  def _font(self, size: float) -> ImageFont.FreeTypeFont:
+    if size not in self._fonts:
+      # The basic layout draws the character asked for: no ligatures, no system libraries.
+      self._fonts[size] = ImageFont.truetype(self.path, size, layout_engine=ImageFont.Layout.BASIC)
+    return self._fonts[size]
+
+  def _draw(self, char: str) -> np.ndarray | None:
+    size = float(EM)
+    while True:
+      font = self._font(size)
+      left, top, right, bottom = font.getbbox(char, anchor="ls")
+      width, above, below = right - left, -top, bottom
+      if width <= 0 or above + below <= 0:
+        return None
+      room = (
+        (SIZE - 2 * _MARGIN) / width,
+        (BASELINE - _MARGIN) / max(above, 1),
+        (SIZE - BASELINE - _MARGIN) / max(below, 1),
+      )
+      if min(room) >= 1 or size <= 1:
+        break
+      # Hinting makes widths step, so shrink by a quarter of a pixel at least.
+      size = max(min(np.floor(size * min(room) * 4) / 4, size - 0.25), 1.0)
+    image = Image.new("L", (SIZE, SIZE))
+    origin = (round((SIZE - width) / 2) - left, BASELINE)
+    ImageDraw.Draw(image).text(origin, char, fill=255, font=font, anchor="ls")
+    return np.asarray(image)
+
+  def draw(self, char: str) -> np.ndarray | None:
+    """Returns uint8 [SIZE, SIZE], or None if the font leaves it blank or draws its missing box."""
+    pixels = self._draw(char)
+    if pixels is None or not pixels.any():
+      return None
+    if self._notdef is not None and np.array_equal(pixels, self._notdef):
+      return None
+    return pixels
+
+
+def is_letter(codepoint: int) -> bool:
+  """Says whether Unicode puts the code point in one of the letter categories, L*."""
+  return unicodedata.category(chr(codepoint)).startswith("L")
+
+
+def draw_letters(
+  fonts: Mapping[str, str] | None = None,
+  *,
+  min_fonts: int = MIN_FONTS,
+  progress: Callable[[Iterable], Iterable] = iter,
+) -> list[Drawing]:
+  """Draws every letter that at least `min_fonts` of the fonts draw.
+
+  Args:
+    fonts: name -> path; by default `font_files()`.
+    min_fonts: letters that fewer fonts draw are left out.
+    progress: wraps the list of (font, code point) to draw, to show a progress bar.
+
+  Returns:
+    The drawings, by font and then by code point.
+  """
+  pens = {name: Pen(path) for name, path in (fonts or font_files()).items()}
+  todo = [(n, code) for n, pen in pens.items() for code in pen.codepoints if is_letter(code)]
+  # Fonts that claim a letter bound those that draw it: no need to draw the rare ones.
+  claims = collections.Counter(code for _, code in todo)
+  todo = [(name, code) for name, code in todo if claims[code] >= min_fonts]
+  drawings = []
+  for name, code in progress(todo):
+    pixels = pens[name].draw(chr(code))
+    if pixels is not None:
+      drawings.append(Drawing(code, name, pixels.tobytes()))
+  counts = collections.Counter(d.codepoint for d in drawings)
+  return [d for d in drawings if counts[d.codepoint] >= min_fonts]
+
+
+def merge_homoglyphs(drawings: Collection[Drawing]) -> dict[int, int]:
+  """Maps each code point to the smallest code point that it looks the same as.
+
+  Two letters are one class if their drawings are equal, pixel by pixel, in at least half of the
+  fonts that draw both; classes are the connected components (union-find).
+
+  >>> same = [Drawing(c, f, b"A") for c in (0x41, 0x391) for f in ("serif", "sans")]
+  >>> merge_homoglyphs([*same, Drawing(0x42, "sans", b"B")])
+  {65: 65, 913: 65, 66: 66}
+  """
+  fonts_of = collections.defaultdict(set)
+  looks = collections.defaultdict(set)
+  for d in drawings:
+    fonts_of[d.codepoint].add(d.font)
+    looks[d.font, d.pixels].add(d.codepoint)
+  equal = collections.Counter(
+    pair for codes in looks.values() for pair in itertools.combinations(sorted(codes), 2)
+  )
+  parent = {code: code for code in fonts_of}
+
+  def root(code: int) -> int:
+    while parent[code] != code:
+      parent[code] = parent[parent[code]]
+      code = parent[code]
+    return code
+
+  for (a, b), count in equal.items():
+    if 2 * count >= len(fonts_of[a] & fonts_of[b]):
+      low, high = sorted((root(a), root(b)))
+      parent[high] = low
+  return {code: root(code) for code in parent}
+
+
+def class_name(codepoint: int) -> str:
+  """Returns the name shown for a class.
+
+  >>> class_name(0x41)
+  'U+0041 LATIN CAPITAL LETTER A'
+  """
+  return f"U+{codepoint:04X} {unicodedata.name(chr(codepoint), 'UNNAMED')}"
+
+
+def base_letter(codepoint: int) -> str:
+  """Returns the letter without case, compatibility form or marks.
+
+  >>> base_letter(ord("Å")), base_letter(ord("ª")), base_letter(ord("Ǆ"))
+  ('a', 'a', 'dz')
+  """
+  decomposed = unicodedata.normalize("NFKD", chr(codepoint).casefold()).casefold()
+  kept = "".join(c for c in decomposed if unicodedata.category(c).startswith("L"))
+  return kept or chr(codepoint)
+
+
+def script(codepoint: int) -> str:
+  """Returns the script's Unicode name, or COMMON for letters that belong to none.
+
+  >>> script(ord("Ж")), script(ord("ª")), script(0x2BC)
+  ('CYRILLIC', 'LATIN', 'COMMON')
+  """
+  for char in (chr(codepoint), *unicodedata.normalize("NFKD", chr(codepoint))):
+    first = unicodedata.name(char, "").split(" ")[0]
+    if first in _SCRIPTS:
+      return first
+  return "COMMON"

@@ -1,0 +1,212 @@
+"""Which records make up a batch: pure functions (seed, step) -> record indices.
+
+Nothing is carried from step to step, so a run resumes anywhere from the step number alone, and
+every host computes the same global batch. A step costs O(batch), whatever the size of the data.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+_STREAM = 0x5A3F1C  # Keeps the sampler's random numbers apart from those of the augmentation.
+
+
+class Sampler(Protocol):
+  """What `create` returns.
+
+  Attributes:
+    batch_size: records in a global batch.
+    dropped_classes: classes of one image, which cannot give a positive pair and are left out as
+      anchors.
+  """
+
+  batch_size: int
+  dropped_classes: int
+
+  def __call__(self, step: int) -> np.ndarray:
+    """Returns the record indices of a step's global batch, int64 [batch_size]."""
+    ...
+
+
+def _rng(seed: int, step: int) -> np.random.Generator:
+  if step < 0:
+    raise ValueError(f"step must be at least 0, got {step}")
+  key = np.array([seed & (2**64 - 1), _STREAM], np.uint64)
+  return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, step, 0]))
+
+
+def _distinct(rng: np.random.Generator, total: int, count: int) -> np.ndarray:
+  """Draws `count` different numbers below `total` in random order, in O(count) for small counts."""
+  if total <= 4 * count:
+    return rng.permutation(total)[:count]
+  # Rejection: at most a quarter of the numbers is ever taken, so few draws are repeated.
+  chosen: dict[int, None] = {}
+  while len(chosen) < count:
+    for value in rng.integers(total, size=count - len(chosen)).tolist():
+      chosen.setdefault(value)
+  return np.fromiter(chosen, np.int64, count)
+
+
+class _Classes:
+  """The records of each class that has at least two, in one array with offsets (CSR)."""
+
+  def __init__(self, labels: np.ndarray, label: str, needed: int):
+    values, dense = np.unique(labels, return_inverse=True)
+    counts = np.bincount(dense, minlength=len(values))
+    kept = np.flatnonzero(counts >= 2)
+    self.order = np.argsort(dense, kind="stable").astype(np.int64)
+    starts = np.cumsum(counts) - counts
+    self.starts, self.counts = starts[kept], counts[kept]
+    self.dropped = int(np.sum(counts == 1))
+    if len(kept) < needed:
+      raise ValueError(
+        f"label column {label!r} has {len(kept)} classes with at least 2 images "
+        f"({self.dropped} more have one image and cannot give a positive pair), and a batch needs "
+        f"{needed} classes: lower data.batch_size, raise data.images_per_class, or train on a "
+        "coarser label"
+      )
+
+  def __len__(self) -> int:
+    return len(self.counts)
+
+  def draw(self, rng: np.random.Generator, which: int, count: int) -> np.ndarray:
+    """Draws `count` records of a class; all differ unless the class is smaller."""
+    size = int(self.counts[which])
+    if size >= count:
+      places = _distinct(rng, size, count)
+    else:
+      # Cyclically over one permutation: each image comes floor or ceil of count/size times.
+      places = np.resize(rng.permutation(size), count)
+    return self.order[self.starts[which] + places]
+
+
+class ClassBalanced:
+  """P classes x K images: K consecutive records of each of P different classes.
+
+  A class with fewer than K images repeats them as evenly as possible. With K = 2 this is the N-pair
+  batch a0, p0, a1, p1, ..., whose contiguous parts of even length hold whole pairs.
+  """
+
+  def __init__(
+    self, labels: np.ndarray, batch_size: int, images_per_class: int, seed: int, label: str
+  ):
+    if images_per_class < 2:
+      raise ValueError(
+        f"data.images_per_class must be at least 2, to have a positive pair, got {images_per_class}"
+      )
+    if batch_size % images_per_class:
+      raise ValueError(
+        f"data.batch_size ({batch_size}) must be a multiple of data.images_per_class "
+        f"({images_per_class})"
+      )
+    self.batch_size = batch_size
+    self._per_class = images_per_class
+    self._seed = seed
+    self._classes = _Classes(labels, label, batch_size // images_per_class)
+    self.dropped_classes = self._classes.dropped
+
+  def __call__(self, step: int) -> np.ndarray:
+    """Returns the record indices of a step, int64 [batch_size]."""
+    rng = _rng(self._seed, step)
+    chosen = _distinct(rng, len(self._classes), self.batch_size // self._per_class)
+    return np.concatenate([self._classes.draw(rng, c, self._per_class) for c in chosen])
+
+
+class Triplets:
+  """HDML's scheme: a0, p0, n0, a1, p1, n1, ...; anchor and positive of one class, negative of another.
+
+  Classes of anchors are drawn without replacement while there are enough of them, and the negative
+  is an image of a class other than the anchor's, classes being equally likely.
+  """
+
+  def __init__(self, labels: np.ndarray, batch_size: int, seed: int, label: str):
+    if batch_size % 3:
+      raise ValueError(f"data.batch_size ({batch_size}) must be a multiple of 3 for triplets")
+    self.batch_size = batch_size
+    self._seed = seed
+    self._classes = _Classes(labels, label, 2)
+    self.dropped_classes = self._classes.dropped
+
+  def __call__(self, step: int) -> np.ndarray:
+    """Returns the record indices of a step, int64 [batch_size]."""
+    rng = _rng(self._seed, step)
+    triplets, total = self.batch_size // 3, len(self._classes)
+    anchors = np.resize(_distinct(rng, total, min(triplets, total)), triplets)
+    others = (anchors + rng.integers(1, total, size=triplets)) % total
+    parts = []
+    for anchor, other in zip(anchors, others, strict=True):
+      parts += [self._classes.draw(rng, anchor, 2), self._classes.draw(rng, other, 1)]
+    return np.concatenate(parts)
+
+
+class Uniform:
+  """Different records, each equally likely, whatever their class; positives are not guaranteed."""
+
+  dropped_classes = 0
+
+  def __init__(self, labels: np.ndarray, batch_size: int, seed: int):
+    if batch_size > len(labels):
+      raise ValueError(
+        f"data.batch_size ({batch_size}) is more than the {len(labels)} records of the data set"
+      )
+    self.batch_size = batch_size
+    self._seed = seed
+    self._total = len(labels)
+
+  def __call__(self, step: int) -> np.ndarray:
+    """Returns the record indices of a step, int64 [batch_size]."""
+    return _distinct(_rng(self._seed, step), self._total, self.batch_size).astype(np.int64)
+
+
+NAMES = ("npair", "pk", "triplet", "uniform")
+"""The samplers that `create` knows."""
+
+
+def create(
+  name: str,
+  labels: np.ndarray,
+  batch_size: int,
+  images_per_class: int = 2,
+  seed: int = 0,
+  *,
+  label: str = "label",
+) -> Sampler:
+  """Makes the sampler `name`, a pure function step -> record indices.
+
+  >>> sampler = create("pk", np.repeat(np.arange(10), 6), 6, 3, seed=1)
+  >>> batch = sampler(0)
+  >>> batch.shape, bool((batch == sampler(0)).all()), len(set((batch // 6).tolist()))
+  ((6,), True, 2)
+
+  Args:
+    name: "pk" (P classes x K images), "npair" (pk with K = 2), "triplet" (HDML's), "uniform".
+    labels: integer class of each record, [n].
+    batch_size: records in the GLOBAL batch.
+    images_per_class: K; used by "pk", must be 2 for "npair", ignored by the others.
+    seed: the same seed and step give the same batch.
+    label: name of the label column, for messages.
+
+  Raises:
+    ValueError: unknown name, sizes that do not divide, or too few classes with two images.
+  """
+  labels = np.asarray(labels)
+  if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+    raise ValueError(f"labels must be integers [n], got {labels.dtype} {list(labels.shape)}")
+  if batch_size < 1:
+    raise ValueError(f"data.batch_size must be at least 1, got {batch_size}")
+  if name == "pk":
+    return ClassBalanced(labels, batch_size, images_per_class, seed, label)
+  if name == "npair":
+    if images_per_class != 2:
+      raise ValueError(
+        f"data.images_per_class must be 2 for data.sampler=npair, got {images_per_class}; "
+        "data.sampler=pk takes any"
+      )
+    return ClassBalanced(labels, batch_size, 2, seed, label)
+  if name == "triplet":
+    return Triplets(labels, batch_size, seed, label)
+  if name == "uniform":
+    return Uniform(labels, batch_size, seed)
+  raise ValueError(f"unknown sampler {name!r}; valid names are {', '.join(NAMES)}")

@@ -1,0 +1,174 @@
+"""Finds data sets that TFDS prepared, reads their records and keeps their labels in a side file.
+
+Reading goes through array_record and the tf.Example message alone: nothing is decoded, and
+TensorFlow is not needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.decode import DeserializeMethod
+from tensorflow_datasets.proto import tf_example_pb2
+from tqdm.auto import tqdm
+
+INDEX_FILE = "jaxdml-labels.npz"
+"""Side file with the labels of every split, in the directory of the prepared data set."""
+
+_FINGERPRINT = "fingerprint"
+_CHUNK = 2048
+_INT32 = np.iinfo(np.int32)
+
+
+def find_version(root: Path, name: str) -> Path | None:
+  """Returns the directory of the newest version of `name` or `name/config` that is prepared.
+
+  Args:
+    root: TFDS data directory.
+    name: data set, with its config if it has some.
+
+  Returns:
+    `<root>/<name>/<version>`, or None.
+  """
+  parent = root.joinpath(*name.split("/"))
+  versions = []
+  if parent.is_dir():
+    for path in parent.iterdir():
+      match = re.fullmatch(r"(\d+)\.(\d+)\.(\d+)", path.name)
+      if match and (path / "dataset_info.json").is_file():
+        versions.append((tuple(map(int, match.groups())), path))
+  return max(versions)[1] if versions else None
+
+
+def open_records(directory: str | os.PathLike[str], split: str) -> Any:
+  """Opens a split, or splits joined by "+", for random access to serialized records."""
+  builder = tfds.builder_from_directory(os.fspath(directory))
+  return builder.as_data_source(split, deserialize_method=DeserializeMethod.RAW_BYTES)
+
+
+def _example(record: bytes) -> Any:
+  return tf_example_pb2.Example.FromString(record).features.feature
+
+
+def read_bytes(source: Any, rows: Sequence[int], feature: str) -> list[bytes]:
+  """Returns one bytes feature of the records `rows` of an open source, in that order."""
+  records = source.__getitems__([int(row) for row in rows])
+  return [_example(record)[feature].bytes_list.value[0] for record in records]
+
+
+def image_feature(info: tfds.core.DatasetInfo) -> str:
+  """Returns the name of the data set's image feature: "image", or the only or first one.
+
+  Raises:
+    ValueError: the data set has no image.
+  """
+  names = [k for k, f in info.features.items() if isinstance(f, tfds.features.Image)]
+  if not names:
+    raise ValueError(
+      f"data set {info.name!r} has no image among its features {list(info.features)}"
+    )
+  return "image" if "image" in names else names[0]
+
+
+def label_features(info: tfds.core.DatasetInfo) -> dict[str, list[str] | None]:
+  """Returns the integer scalar features: name -> the names of its values, where it has any."""
+  columns: dict[str, list[str] | None] = {}
+  for name, feature in info.features.items():
+    if isinstance(feature, tfds.features.ClassLabel):
+      columns[name] = list(feature.names) if feature.num_classes else None
+    elif getattr(feature, "shape", None) == () and np.issubdtype(
+      np.dtype(getattr(feature, "np_dtype", object)), np.integer
+    ):
+      columns[name] = None
+  return columns
+
+
+def _fingerprint(directory: Path) -> str:
+  """Changes whenever the records do: names and sizes of the shards, and TFDS's description."""
+  digest = hashlib.sha256((directory / "dataset_info.json").read_bytes())
+  for path in sorted(directory.glob("*.array_record*")):
+    digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+  return digest.hexdigest()
+
+
+def _scan(directory: Path, info: tfds.core.DatasetInfo) -> dict[str, np.ndarray]:
+  columns = label_features(info)
+  arrays: dict[str, np.ndarray] = {}
+  total = sum(s.num_examples for s in info.splits.values())
+  with tqdm(
+    total=total,
+    desc=f"{info.name}: reading labels (once)",
+    unit=" records",
+    disable=None,
+    delay=2,  # Only large data sets take long enough to show a bar.
+  ) as bar:
+    for split in info.splits:
+      source = open_records(directory, split)
+      values: dict[str, list[int]] = {c: [] for c in columns}
+      for start in range(0, len(source), _CHUNK):
+        records = source.__getitems__(list(range(start, min(start + _CHUNK, len(source)))))
+        for example in map(_example, records):
+          for column, into in values.items():
+            into.append(example[column].int64_list.value[0])
+        bar.update(len(records))
+      for column, into in values.items():
+        array = np.asarray(into, np.int64)
+        if array.size and (array.min() < _INT32.min or array.max() > _INT32.max):
+          logging.getLogger(__name__).info("%s: column %r is not int32", info.name, column)
+        else:
+          arrays[f"{split}/{column}"] = array.astype(np.int32)
+  return arrays
+
+
+def read_labels(directory: Path, info: tfds.core.DatasetInfo) -> dict[str, dict[str, np.ndarray]]:
+  """Returns split -> column -> int32 [n], from the side file, which is written if missing or stale.
+
+  The file appears whole or not at all. Where it cannot be written, the labels are only returned.
+  Columns with values outside int32 are left out.
+  """
+  path = directory / INDEX_FILE
+  fingerprint = _fingerprint(directory)
+  arrays = _load_index(path, fingerprint)
+  if arrays is None:
+    arrays = _scan(directory, info)
+    try:
+      _store_index(path, fingerprint, arrays)
+    except OSError as error:
+      logging.getLogger(__name__).info("labels are kept in memory only: %s", error)
+  labels: dict[str, dict[str, np.ndarray]] = {split: {} for split in info.splits}
+  for key, array in arrays.items():
+    split, column = key.split("/", 1)
+    labels[split][column] = array
+  return labels
+
+
+def _load_index(path: Path, fingerprint: str) -> dict[str, np.ndarray] | None:
+  try:
+    with np.load(path, allow_pickle=False) as stored:
+      if str(stored[_FINGERPRINT]) != fingerprint:
+        return None
+      return {key: stored[key] for key in stored.files if key != _FINGERPRINT}
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    return None  # Missing or damaged: it is made again from the records.
+
+
+def _store_index(path: Path, fingerprint: str, arrays: dict[str, np.ndarray]) -> None:
+  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".npz")
+  try:
+    with os.fdopen(handle, "wb") as file:
+      np.savez_compressed(file, **{_FINGERPRINT: np.asarray(fingerprint)}, **arrays)
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, path)
+  except BaseException:
+    Path(temporary).unlink(missing_ok=True)
+    raise

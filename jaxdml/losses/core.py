@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from jaxdml.types import Array, DistanceFn, MiningFn, Pairs, ReduceFn, Refs, Rows
 
-__all__ = ["Inputs", "element_rows", "tuple_loss"]
+__all__ = ["Inputs", "element_rows", "make_pairs", "mine", "tuple_loss"]
 
 
 class Inputs(NamedTuple):
@@ -69,34 +69,75 @@ def _zero_where_empty(embeddings: Array, where: Array | None) -> Array:
   return embeddings if where is None else jnp.where(where[..., None], embeddings, 0)
 
 
-def _rows_of_block(row_fn, inputs, distance_fn, mining_fn, block) -> Rows:
-  """Rows of a block of anchors, summed by anchor; `block` holds slices of per-anchor arrays."""
-  index, x, label, where, ids, keys, ref = block
-  if ref is None:
-    ref = inputs.refs
-    distances = distance_fn(x, ref.embeddings)
+def make_pairs(
+  embeddings: Array,
+  labels: Array,
+  refs: Refs,
+  *,
+  distance_fn: DistanceFn,
+  ids: Array | None = None,
+  where: Array | None = None,
+  keys: Array | None = None,
+  anchor: Array | None = None,
+) -> Pairs:
+  """The unmined rows of anchors [n, d] against references: distances and masks [n, m].
+
+  Args:
+    embeddings: [n, d] anchors.
+    labels: [n].
+    refs: shared [m, d] or private [n, m, d] references.
+    distance_fn: applied to anchors and references.
+    ids: [n], needed when `refs.ids` is there: equal ids are never a pair.
+    where: [n] bool, the anchor exists.
+    keys: [n] PRNG keys for random miners.
+    anchor: [n] the anchors' indices; 0..n-1 by default.
+  """
+  if refs.embeddings.ndim == 2:
+    distances = distance_fn(embeddings, refs.embeddings)
     expand = lambda a: a[None, :]
   else:
-    distances = jax.vmap(lambda a, b: distance_fn(a[None], b)[0])(x, ref.embeddings)
+    distances = jax.vmap(lambda a, b: distance_fn(a[None], b)[0])(embeddings, refs.embeddings)
     expand = lambda a: a
-  usable = where[:, None]
-  if ref.where is not None:
-    usable = usable & expand(ref.where)
-  if ref.ids is not None:
-    usable = usable & (ids[:, None] != expand(ref.ids))
-  same = label[:, None] == expand(ref.labels)
-  pairs = Pairs(distances, same & usable, ~same & usable, index, keys)
-  if mining_fn is not None:
-    mined = mining_fn(pairs._replace(distances=jax.lax.stop_gradient(distances)))
-    if mined.positive.shape[0] == distances.shape[0]:
-      pairs = mined._replace(distances=distances)
-    else:
-      pairs = mined._replace(distances=distances[mined.anchor - index[0]])
+  same = labels[:, None] == expand(refs.labels)
+  usable = jnp.ones_like(same) if where is None else jnp.broadcast_to(where[:, None], same.shape)
+  if refs.where is not None:
+    usable = usable & expand(refs.where)
+  if refs.ids is not None:
+    usable = usable & (ids[:, None] != expand(refs.ids))
+  if anchor is None:
+    anchor = jnp.arange(embeddings.shape[0], dtype=jnp.int32)
+  return Pairs(distances, same & usable, ~same & usable, anchor, keys)
+
+
+def mine(pairs: Pairs, mining_fn: MiningFn | None) -> Pairs:
+  """Mined pairs: the miner sees distances without gradient, the result carries the real ones."""
+  if mining_fn is None:
+    return pairs
+  mined = mining_fn(pairs._replace(distances=jax.lax.stop_gradient(pairs.distances)))
+  if mined.positive.shape[0] == pairs.positive.shape[0]:
+    return mined._replace(distances=pairs.distances)
+  return mined._replace(distances=pairs.distances[mined.anchor - pairs.anchor[0]])
+
+
+def _rows_of_block(row_fn, inputs, distance_fn, mining_fn, block) -> Rows:
+  """Rows of a block of anchors, summed by anchor; `block` holds slices of per-anchor arrays."""
+  index, x, label, where, ids, keys, private = block
+  pairs = make_pairs(
+    x,
+    label,
+    inputs.refs if private is None else private,
+    distance_fn=distance_fn,
+    ids=ids,
+    where=where,
+    keys=keys,
+    anchor=index,
+  )
+  pairs = mine(pairs, mining_fn)
   rows = row_fn(pairs, inputs)
   rows = jax.tree.map(lambda a: a[:, None] if a.ndim == 1 else a, rows)
-  if rows.total.shape[0] != distances.shape[0]:
+  if rows.total.shape[0] != x.shape[0]:
     by_anchor = functools.partial(
-      jax.ops.segment_sum, segment_ids=pairs.anchor - index[0], num_segments=distances.shape[0]
+      jax.ops.segment_sum, segment_ids=pairs.anchor - index[0], num_segments=x.shape[0]
     )
     rows = jax.tree.map(by_anchor, rows)
   return rows

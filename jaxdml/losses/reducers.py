@@ -14,7 +14,16 @@ import jax.numpy as jnp
 
 from jaxdml.types import Array, Rows
 
-__all__ = ["create", "mean", "mean_elements", "mean_nonzero", "none", "sum"]
+__all__ = [
+  "create",
+  "global_mean",
+  "global_sum",
+  "mean",
+  "mean_elements",
+  "mean_nonzero",
+  "none",
+  "sum",
+]
 
 
 def _divide(numerator: Array, denominator: Array, axis_name: str | None) -> Array:
@@ -22,13 +31,21 @@ def _divide(numerator: Array, denominator: Array, axis_name: str | None) -> Arra
   denominator = jax.lax.stop_gradient(denominator)
   if axis_name is not None:
     denominator = jax.lax.psum(denominator, axis_name)
-    numerator = _globalize(numerator, axis_name)
+  numerator = global_sum(numerator, axis_name)
   some = denominator > 0
   return jnp.sum(jnp.where(some, numerator / jnp.where(some, denominator, 1.0), 0.0))
 
 
-def _globalize(x: Array, axis_name: str) -> Array:
+def global_mean(values: Array, mask: Array | None = None, *, axis_name: str | None = None) -> Array:
+  """Mean of all values where `mask`, over devices too; 0 where there is none."""
+  mask = jnp.ones_like(values) if mask is None else mask.astype(values.dtype)
+  return _divide(jnp.sum(jnp.where(mask > 0, values, 0.0))[None], jnp.sum(mask)[None], axis_name)
+
+
+def global_sum(x: Array, axis_name: str | None = None) -> Array:
   """The sum over devices, with the gradient of the local part only."""
+  if axis_name is None:
+    return x
   return x + jax.lax.stop_gradient(jax.lax.psum(x, axis_name) - x)
 
 
@@ -53,8 +70,7 @@ def mean_nonzero(rows: Rows, weights: Array, /, *, axis_name: str | None = None)
 
 def sum(rows: Rows, weights: Array, /, *, axis_name: str | None = None) -> Array:
   """Sum of all elements."""
-  total = jnp.sum(weights[:, None] * rows.total)
-  return total if axis_name is None else _globalize(total, axis_name)
+  return global_sum(jnp.sum(weights[:, None] * rows.total), axis_name)
 
 
 def none(rows: Rows, weights: Array, /) -> Array:

@@ -1,6 +1,9 @@
-"""Where references come from besides the batch itself: all devices."""
+"""What anchors are compared with: the batch in one of its layouts, on one device or all."""
 
 from jaxdml.refs.gather import gather as gather
 from jaxdml.refs.gather import gather_ids as gather_ids
+from jaxdml.refs.layouts import LAYOUTS as LAYOUTS
+from jaxdml.refs.layouts import Layout as Layout
+from jaxdml.refs.layouts import create as create
 
-__all__ = ["gather", "gather_ids"]
+__all__ = ["LAYOUTS", "Layout", "create", "gather", "gather_ids"]

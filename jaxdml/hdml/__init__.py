@@ -1,0 +1,29 @@
+"""Hardness-aware deep metric learning (arXiv 1903.05503) around any tuple loss and miner."""
+
+from jaxdml.hdml.augment import hardness as hardness
+from jaxdml.hdml.augment import pull_negatives as pull_negatives
+from jaxdml.hdml.objective import HdmlConfig as HdmlConfig
+from jaxdml.hdml.objective import Networks as Networks
+from jaxdml.hdml.objective import objective as objective
+from jaxdml.hdml.schedule import HdmlState as HdmlState
+from jaxdml.hdml.schedule import Window as Window
+from jaxdml.hdml.schedule import init_state as init_state
+from jaxdml.hdml.schedule import init_window as init_window
+from jaxdml.hdml.schedule import update_window as update_window
+from jaxdml.hdml.tuples import Tuples as Tuples
+from jaxdml.hdml.tuples import private_tuples as private_tuples
+
+__all__ = [
+  "HdmlConfig",
+  "HdmlState",
+  "Networks",
+  "Tuples",
+  "Window",
+  "hardness",
+  "init_state",
+  "init_window",
+  "objective",
+  "private_tuples",
+  "pull_negatives",
+  "update_window",
+]

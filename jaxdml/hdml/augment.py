@@ -1,0 +1,61 @@
+"""Hardness-aware augmentation: negatives pulled towards their anchor (arXiv 1903.05503)."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from jaxdml.distances import safe_sqrt
+from jaxdml.types import Array
+
+__all__ = ["hardness", "pull_negatives"]
+
+
+def hardness(average_loss: Array, alpha: float) -> Array:
+  """lambda = exp(-alpha / J_avg): 1 (no pull) while the loss is high, towards 0 as it falls.
+
+  Args:
+    average_loss: J_avg >= 0, the metric loss of the last window.
+    alpha: the loss at which a pull of 1 - 1/e is reached, in units of J_avg.
+
+  Returns:
+    lambda in [0, 1]; 0 at J_avg = 0.
+  """
+  average_loss = jnp.asarray(average_loss, jnp.result_type(average_loss, jnp.float32))
+  some = average_loss > 0
+  return jnp.where(some, jnp.exp(-alpha / jnp.where(some, average_loss, 1.0)), 0.0)
+
+
+def pull_negatives(
+  anchors: Array, negatives: Array, positive_distances: Array, lam: Array | float
+) -> Array:
+  """z^ = z + [lam d- + (1 - lam) d+] (z- - z) / d- where d- > d+, else z- (arXiv 1903.05503).
+
+  A pulled negative keeps its direction and ends at a distance from d+ (lam = 0) to d- (lam = 1).
+  Gradients flow through the anchors, the negatives and both distances; they are finite at d- = 0,
+  d+ = 0 and d- = d+.
+
+  Args:
+    anchors: z, [n, d].
+    negatives: z-, [n, k, d], private to each anchor.
+    positive_distances: d+, [n] plain Euclidean distances from anchor to positive; an infinite one
+      pulls nothing.
+    lam: lambda in [0, 1].
+
+  Returns:
+    z^, [n, k, d].
+
+  >>> import jax.numpy as jnp
+  >>> z = jnp.zeros((1, 2))
+  >>> print(pull_negatives(z, jnp.array([[[4.0, 0.0], [0.0, 1.0]]]), jnp.array([2.0]), 0.5))
+  [[[3. 0.]
+    [0. 1.]]]
+  """
+  offset = negatives - anchors[:, None, :]
+  negative_distances = safe_sqrt(jnp.sum(jnp.square(offset), axis=-1))
+  d_pos = positive_distances[:, None]
+  pulled = negative_distances > d_pos
+  # Guarded input: where nothing is pulled the division never sees d- = 0.
+  divisor = jnp.where(pulled, negative_distances, 1.0)
+  length = lam * divisor + (1.0 - lam) * jnp.where(pulled, d_pos, 1.0)
+  moved = anchors[:, None, :] + (length / divisor)[..., None] * offset
+  return jnp.where(pulled[..., None], moved, negatives)

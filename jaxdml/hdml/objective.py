@@ -1,0 +1,195 @@
+"""HDML's three objectives as one scalar with one backward pass (arXiv 1903.05503, eq. 7-12).
+
+  total = J_metric(encoder, embedding; generator fixed)
+        + J_gen(generator; z, z^, y and head fixed)
+        + CE(head; y fixed)
+
+The stop_gradients make the gradient of the sum give each group of parameters exactly its own
+objective's gradient, so one optimizer with labelled groups trains all three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxdml.hdml.augment import hardness, pull_negatives
+from jaxdml.hdml.schedule import HdmlState, update_window
+from jaxdml.hdml.tuples import private_tuples, synthesis_distances
+from jaxdml.losses import core, reducers
+from jaxdml.refs.layouts import Layout
+from jaxdml.types import Array, DistanceFn, MiningFn, PyTree, Refs
+
+__all__ = ["HdmlConfig", "Networks", "objective"]
+
+
+class Networks(NamedTuple):
+  """HDML's networks as pure functions of (parameters, inputs).
+
+  Attributes:
+    embed: (parameters, y [..., f]) -> z [..., d], BatchNorm by the statistics of what it is given.
+    generate: (parameters, z [b, d]) -> (y' [b, f], new running statistics).
+    classify: (parameters, y [..., f]) -> logits [..., c].
+  """
+
+  embed: Callable[[PyTree, Array], Array]
+  generate: Callable[[PyTree, Array], tuple[Array, PyTree]]
+  classify: Callable[[PyTree, Array], Array]
+
+
+class HdmlConfig(NamedTuple):
+  """HDML's dials; the defaults are the authors' code for N-pair on Cars196.
+
+  Attributes:
+    alpha: hardness, lambda = exp(-alpha / J_avg).
+    beta: trust in the synthetics, J_metric = w J_m + (1 - w) J_syn with w = exp(-beta / J_gen).
+    reconstruction_weight: weight of J_recon in J_gen.
+    soft_weight: weight of J_soft in J_gen.
+    sum_reconstruction: J_recon sums the squared error over the batch; else it is the mean of each
+      example's squared error.
+    joint_soft: J_soft is one mean over all synthetic features (the code's triplet form); else the
+      mean over anchors plus the mean over partners (its N-pair form).
+    weighted_average: J_avg averages w J_m, as the code does; else J_m.
+    window: steps in the means J_avg and J_gen.
+    slots: partners synthesised for each anchor; None is all (`tuples.private_tuples`).
+  """
+
+  alpha: float = 90.0
+  beta: float = 1e4
+  reconstruction_weight: float = 0.5
+  soft_weight: float = 5e3
+  sum_reconstruction: bool = True
+  joint_soft: bool = False
+  weighted_average: bool = True
+  window: int = 64
+  slots: int | None = None
+
+
+def _cross_entropy(logits: Array, labels: Array) -> Array:
+  log_p = jax.nn.log_softmax(logits)
+  return -jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
+
+
+def objective(
+  networks: Networks,
+  params: dict[str, PyTree],
+  y: Array,
+  z: Array,
+  labels: Array,
+  state: HdmlState,
+  *,
+  loss_fn: Callable[..., Array],
+  distance_fn: DistanceFn,
+  layout: Layout,
+  config: HdmlConfig,
+  mining_fn: MiningFn | None = None,
+  key: Array | None = None,
+  regularizer: Array | float = 0.0,
+  axis_name: str | None = None,
+) -> tuple[Array, tuple[HdmlState, PyTree, dict[str, Array]]]:
+  """HDML's total loss of a batch, its next state, and what it logs.
+
+  Args:
+    networks: see `Networks`.
+    params: {"embedding", "generator", "head"}.
+    y: [n, f] features of the batch, differentiable to the encoder.
+    z: [n, d] their embeddings, differentiable to encoder and embedding.
+    labels: [n] int, below the head's number of classes.
+    state: window means; constants here.
+    loss_fn: tuple loss with its hyperparameters and reducer (with `axis_name`) bound.
+    distance_fn: the distance mining and loss use.
+    layout: splits the batch into anchors and references (`jaxdml.refs.layouts`).
+    config: see `HdmlConfig`.
+    mining_fn: e.g. `nearest_positive` (EPS); J_m and J_syn use the same mined tuples, and d+ is the
+      distance to the positive it keeps.
+    key: PRNG key for random miners.
+    regularizer: scalar added to J_m (weight decay in the loss), alike on every device.
+    axis_name: the mapped axis; psum the gradients over it.
+
+  Returns:
+    (total, (next state, the generator's new running statistics, metrics)).
+  """
+  frozen = jax.lax.stop_gradient
+  if axis_name is not None:
+    share = jnp.asarray(regularizer) / jax.lax.psum(1, axis_name)
+    regularizer = share + frozen(regularizer - share)
+
+  # J_m, the metric loss on real tuples.
+  anchors, anchor_labels, ids, refs = layout(z, labels, axis_name)
+  keys = None
+  if key is not None:
+    row_ids = jnp.arange(anchors.shape[0], dtype=jnp.int32) if ids is None else ids
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(row_ids)
+  pairs = core.make_pairs(anchors, anchor_labels, refs, distance_fn=distance_fn, ids=ids, keys=keys)
+  pairs = core.mine(pairs, mining_fn)
+  tuples = private_tuples(pairs, refs, config.slots)
+  used = tuples.positive | tuples.negative
+  tuple_loss = lambda a, partners: loss_fn(
+    a, anchor_labels, refs=Refs(partners, tuples.labels, used), distance_fn=distance_fn
+  )
+  j_m = tuple_loss(anchors, tuples.partners) + regularizer
+
+  # Hardness-aware augmentation.
+  lam = hardness(state.metric.mean, config.alpha)
+  d_pos = synthesis_distances(anchors, tuples)
+  pulled = pull_negatives(anchors, tuples.partners, d_pos, lam)
+  partners = jnp.where(tuples.negative[..., None], pulled, tuples.partners)
+
+  # One generator batch: [z ; anchors ; partners], as in the code, so that BatchNorm sees them all.
+  n, k, d = partners.shape
+  batch = z.shape[0]
+  flat = jnp.concatenate([z, anchors, partners.reshape(n * k, d)])
+  y_metric, _ = networks.generate(frozen(params["generator"]), flat)
+  y_gen, generator_stats = networks.generate(params["generator"], frozen(flat))
+
+  # J_syn: synthetic anchors, positives and negatives alike went through the generator.
+  z_syn = networks.embed(params["embedding"], y_metric[batch:])
+  j_syn = tuple_loss(z_syn[:n], z_syn[n:].reshape(n, k, d))
+  trust = jnp.exp(-config.beta / jnp.maximum(state.generator.mean, 1e-30))
+  j_metric = trust * j_m + (1.0 - trust) * j_syn
+
+  # J_gen, for the generator alone.
+  mean = lambda x, mask=None: reducers.global_mean(x, mask, axis_name=axis_name)
+  error = jnp.sum(jnp.square(y_gen[:batch] - frozen(y)), axis=-1)
+  if config.sum_reconstruction:
+    j_recon = reducers.global_sum(jnp.sum(error), axis_name)
+  else:
+    j_recon = mean(error)
+  soft_logits = networks.classify(frozen(params["head"]), y_gen[batch:])
+  soft_labels = jnp.concatenate([anchor_labels, tuples.labels.reshape(-1)])
+  soft = _cross_entropy(soft_logits, soft_labels)
+  if config.joint_soft:
+    j_soft = mean(soft, jnp.concatenate([jnp.ones(n, bool), used.reshape(-1)]))
+  else:
+    j_soft = mean(soft[:n]) + mean(soft[n:], used.reshape(-1))
+  j_gen = config.reconstruction_weight * j_recon + config.soft_weight * j_soft
+
+  # The head learns from real features only.
+  cross_entropy = mean(_cross_entropy(networks.classify(params["head"], frozen(y)), labels))
+
+  total = j_metric + j_gen + cross_entropy
+  averaged = frozen(trust * j_m if config.weighted_average else j_m)
+  next_state = HdmlState(
+    update_window(state.metric, averaged, config.window),
+    update_window(state.generator, frozen(j_gen), config.window),
+  )
+  center = jnp.mean(frozen(y), axis=0)
+  if axis_name is not None:
+    center = jax.lax.pmean(center, axis_name)
+  variance = mean(jnp.sum(jnp.square(frozen(y) - center), axis=-1))
+  metrics = {
+    "loss/metric": j_metric,
+    "loss/real": j_m,
+    "loss/synthetic": j_syn,
+    "loss/reconstruction": j_recon,
+    "loss/soft": j_soft,
+    "loss/generator": j_gen,
+    "loss/head": cross_entropy,
+    "hdml/lambda": lam,
+    "hdml/trust_in_real": trust,
+    "hdml/reconstruction_error": mean(frozen(error)) / jnp.maximum(variance, 1e-12),
+  }
+  return total, (next_state, generator_stats, jax.tree.map(frozen, metrics))

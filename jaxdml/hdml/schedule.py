@@ -1,0 +1,63 @@
+"""Window means: the J_avg and J_gen that HDML's schedule reads (arXiv 1903.05503, sec. 3.4)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from jaxdml.types import Array
+
+__all__ = ["HdmlState", "Window", "init_state", "init_window", "update_window"]
+
+
+class Window(NamedTuple):
+  """The mean over the last whole window of steps, and the running window.
+
+  Attributes:
+    mean: scalar, the last whole window's mean (the initial value before the first ends).
+    total: scalar, sum over the running window.
+    count: int32, steps in the running window.
+  """
+
+  mean: Array
+  total: Array
+  count: Array
+
+
+def init_window(initial: float = 1e6) -> Window:
+  """An empty window; a large `initial` stands for "not trained yet"."""
+  return Window(jnp.float32(initial), jnp.float32(0.0), jnp.int32(0))
+
+
+def update_window(window: Window, value: Array, length: int) -> Window:
+  """Adds one step's value; every `length` steps the mean is renewed.
+
+  >>> w = update_window(init_window(), 1.0, length=2)
+  >>> float(w.mean), float(update_window(w, 3.0, length=2).mean)
+  (1000000.0, 2.0)
+  """
+  total, count = window.total + value, window.count + 1
+  full = count >= length
+  return Window(
+    mean=jnp.where(full, total / count, window.mean),
+    total=jnp.where(full, 0.0, total),
+    count=jnp.where(full, 0, count),
+  )
+
+
+class HdmlState(NamedTuple):
+  """What HDML carries from step to step.
+
+  Attributes:
+    metric: window of the metric loss, J_avg.
+    generator: window of J_gen.
+  """
+
+  metric: Window
+  generator: Window
+
+
+def init_state(initial: float = 1e6) -> HdmlState:
+  """The state before training: negatives are not pulled, synthetic tuples weigh nothing."""
+  return HdmlState(init_window(initial), init_window(initial))

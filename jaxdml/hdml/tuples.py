@@ -1,0 +1,73 @@
+"""Private copies of each anchor's partners: what HDML may pull without touching anyone else's."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxdml.distances import safe_sqrt
+from jaxdml.types import Array, Pairs, Refs
+
+__all__ = ["Tuples", "private_tuples", "synthesis_distances"]
+
+
+class Tuples(NamedTuple):
+  """Each anchor with its own k partners.
+
+  Attributes:
+    partners: [n, k, d] embeddings.
+    labels: [n, k].
+    positive: [n, k] bool.
+    negative: [n, k] bool; a slot that is neither is empty.
+  """
+
+  partners: Array
+  labels: Array
+  positive: Array
+  negative: Array
+
+
+def private_tuples(pairs: Pairs, refs: Refs, slots: int | None = None) -> Tuples:
+  """The partners that mining left each anchor, copied per anchor; gradients flow to the originals.
+
+  Args:
+    pairs: mined pairs, one row an anchor.
+    refs: what they were mined from, shared [m, d] or private [n, m, d].
+    slots: partners kept, positives first, then negatives by column; 2 holds a triplet, for miners
+      that leave one positive and one negative. None keeps all m: [n, m, d].
+
+  Raises:
+    ValueError: if the miner changed the number of rows (expand_positives).
+  """
+  n, m = pairs.positive.shape
+  if pairs.distances.shape[0] != pairs.anchor.shape[0] or n != pairs.anchor.shape[0]:
+    raise ValueError("HDML needs one row an anchor")
+  private = refs.embeddings.ndim == 3
+  if slots is None or slots >= m:
+    shape = (n, m, refs.embeddings.shape[-1])
+    partners = refs.embeddings if private else jnp.broadcast_to(refs.embeddings, shape)
+    labels = refs.labels if private else jnp.broadcast_to(refs.labels, (n, m))
+    return Tuples(partners, labels, pairs.positive, pairs.negative)
+  priority = 2 * pairs.positive.astype(jnp.int32) + pairs.negative.astype(jnp.int32)
+  _, index = jax.lax.top_k(priority, slots)
+  pick = lambda a: jnp.take_along_axis(a, index, axis=1)
+  if private:
+    partners = jnp.take_along_axis(refs.embeddings, index[..., None], axis=1)
+    labels = pick(refs.labels)
+  else:
+    partners, labels = refs.embeddings[index], refs.labels[index]
+  return Tuples(partners, labels, pick(pairs.positive), pick(pairs.negative))
+
+
+def synthesis_distances(anchors: Array, tuples: Tuples) -> Array:
+  """d+ [n]: plain Euclidean distance to the nearest positive kept; infinite without one.
+
+  With one positive a tuple (N-pair, triplet, EPS) it is that positive's distance. An infinite d+
+  pulls nothing, so an anchor without a positive keeps its negatives as they are.
+  """
+  square = jnp.sum(jnp.square(tuples.partners - anchors[:, None, :]), axis=-1)
+  some = jnp.any(tuples.positive, axis=1)
+  nearest = jnp.min(jnp.where(tuples.positive, square, jnp.inf), axis=1)
+  return jnp.where(some, safe_sqrt(jnp.where(some, nearest, 0.0)), jnp.inf)

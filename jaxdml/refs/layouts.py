@@ -1,0 +1,79 @@
+"""How a batch splits into anchors and references: all against all, N-pair, or sampled triplets.
+
+A layout maps (embeddings [n, d], labels [n], axis_name) to (anchors, labels, ids, Refs), the
+arguments of any loss. Under `axis_name` the references are those of every device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from jaxdml.refs.gather import gather, gather_ids
+from jaxdml.types import Array, Refs
+
+__all__ = ["LAYOUTS", "Layout", "all_pairs", "create", "npair", "triplet"]
+
+Layout = Callable[[Array, Array, str | None], tuple[Array, Array, Array | None, Refs]]
+
+
+def all_pairs(embeddings: Array, labels: Array, axis_name: str | None = None):
+  """Every example is an anchor, every other example a reference."""
+  n = embeddings.shape[0]
+  if axis_name is None:
+    ids = jnp.arange(n, dtype=jnp.int32)
+    return embeddings, labels, ids, Refs(embeddings, labels, None, ids)
+  ids = gather_ids(n, axis_name)
+  return embeddings, labels, ids, gather(embeddings, labels, axis_name, ids=ids)
+
+
+def npair(embeddings: Array, labels: Array, axis_name: str | None = None):
+  """Batches a0 p0 a1 p1 ...: first images are anchors, second ones references (Sohn, NIPS 2016).
+
+  Raises:
+    ValueError: if n is odd.
+  """
+  _check_multiple(embeddings, 2, "npair", "a0 p0 a1 p1 ...")
+  anchors, positives = embeddings[0::2], embeddings[1::2]
+  if axis_name is None:
+    refs = Refs(positives, labels[1::2])
+  else:
+    refs = gather(positives, labels[1::2], axis_name)._replace(ids=None)
+  return anchors, labels[0::2], None, refs
+
+
+def triplet(embeddings: Array, labels: Array, axis_name: str | None = None):
+  """Batches a0 p0 n0 a1 p1 n1 ...: each anchor has its own positive and negative, [n/3, 2, d].
+
+  Nothing crosses devices, whatever `axis_name`.
+
+  Raises:
+    ValueError: if n is not a multiple of 3.
+  """
+  del axis_name
+  _check_multiple(embeddings, 3, "triplet", "a0 p0 n0 a1 p1 n1 ...")
+  others = embeddings.reshape(-1, 3, embeddings.shape[1])[:, 1:]
+  return embeddings[0::3], labels[0::3], None, Refs(others, labels.reshape(-1, 3)[:, 1:])
+
+
+def _check_multiple(embeddings: Array, k: int, name: str, order: str) -> None:
+  if embeddings.shape[0] % k:
+    raise ValueError(
+      f"the {name} layout needs batches of {order}, a multiple of {k} on each device; "
+      f"got {embeddings.shape[0]} embeddings"
+    )
+
+
+LAYOUTS: dict[str, Layout] = {fn.__name__: fn for fn in (all_pairs, npair, triplet)}
+
+
+def create(name: str) -> Layout:
+  """The layout of that name.
+
+  Raises:
+    ValueError: for an unknown name, listing the valid ones.
+  """
+  if name not in LAYOUTS:
+    raise ValueError(f"unknown layout {name!r}; valid names: {', '.join(LAYOUTS)}")
+  return LAYOUTS[name]

@@ -1,1 +1,25 @@
-"""Data."""
+"""Data sets, samplers and input pipelines for metric learning; TensorFlow is never imported."""
+
+from jaxdml.data import preprocess as preprocess
+from jaxdml.data import sampling as sampling
+from jaxdml.data.datasets import Dataset as Dataset
+from jaxdml.data.datasets import DatasetNotPreparedError as DatasetNotPreparedError
+from jaxdml.data.datasets import load as load
+from jaxdml.data.datasets import validation_split as validation_split
+from jaxdml.data.pipeline import Batches as Batches
+from jaxdml.data.pipeline import eval_batches as eval_batches
+from jaxdml.data.pipeline import train_batches as train_batches
+from jaxdml.data.preprocess import ImageDecodeError as ImageDecodeError
+
+__all__ = [
+  "Batches",
+  "Dataset",
+  "DatasetNotPreparedError",
+  "ImageDecodeError",
+  "eval_batches",
+  "load",
+  "preprocess",
+  "sampling",
+  "train_batches",
+  "validation_split",
+]

@@ -180,8 +180,8 @@ def load(name: str, split: str, *, data_dir: str | os.PathLike[str] | None = Non
     directory = storage.find_version(root, tfds_name)
   else:
     raise ValueError(
-      f"unknown data set {name!r}; valid names are {', '.join(names())}, and tfds:NAME for any data "
-      "set that TFDS has prepared as array_record"
+      f"unknown data set {name!r}; valid names are {', '.join(names())}, and tfds:NAME for any "
+      "data set that TFDS has prepared as array_record"
     )
   if directory is None:
     raise DatasetNotPreparedError(_how_to_prepare(name, tfds_name, root))
@@ -189,8 +189,8 @@ def load(name: str, split: str, *, data_dir: str | os.PathLike[str] | None = Non
   formats = {getattr(f, "value", f) for f in info.available_file_formats()}
   if "array_record" not in formats:
     raise DatasetNotPreparedError(
-      f"Data set {tfds_name!r} is in {directory}, but as {', '.join(sorted(formats))}, which gives no "
-      "random access. Convert it, on a machine with TensorFlow, with: tfds convert_format "
+      f"Data set {tfds_name!r} is in {directory}, but as {', '.join(sorted(formats))}, which gives "
+      "no random access. Convert it, on a machine with TensorFlow, with: tfds convert_format "
       f"--dataset_version_dir={directory} --out_file_format=array_record"
     )
   return _divide(name, split, info, directory)
@@ -250,9 +250,9 @@ def _how_to_prepare(name: str, tfds_name: str, root: Path) -> str:
   if rule is not None:
     text += (
       f"\n{rule.note or 'If its host no longer serves it:'} "
-      f"{'Get' if rule.note else 'get'} the archives ({', '.join(rule.archives)}) elsewhere, put them "
-      "unchanged in a directory, and add --manual_dir=THAT_DIRECTORY to the command: TFDS takes "
-      "them from there and checks their checksums."
+      f"{'Get' if rule.note else 'get'} the archives ({', '.join(rule.archives)}) elsewhere, put "
+      "them unchanged in a directory, and add --manual_dir=THAT_DIRECTORY to the command: TFDS "
+      "takes them from there and checks their checksums."
     )
   return text
 

@@ -18,11 +18,16 @@ class Sampler(Protocol):
 
   Attributes:
     batch_size: records in a global batch.
+    num_records: length of the labels it was made from.
+    group: records that belong together (2 for pairs, 3 for triplets); parts of a batch for hosts
+      and devices must hold whole groups.
     dropped_classes: classes of one image, which cannot give a positive pair and are left out as
       anchors.
   """
 
   batch_size: int
+  num_records: int
+  group: int
   dropped_classes: int
 
   def __call__(self, step: int) -> np.ndarray:
@@ -102,6 +107,8 @@ class ClassBalanced:
         f"({images_per_class})"
       )
     self.batch_size = batch_size
+    self.num_records = len(labels)
+    self.group = 1
     self._per_class = images_per_class
     self._seed = seed
     self._classes = _Classes(labels, label, batch_size // images_per_class)
@@ -115,7 +122,7 @@ class ClassBalanced:
 
 
 class Triplets:
-  """HDML's scheme: a0, p0, n0, a1, p1, n1, ...; anchor and positive of one class, negative of another.
+  """HDML's scheme: a0, p0, n0, a1, p1, n1, ...; the negative is of another class than the anchor.
 
   Classes of anchors are drawn without replacement while there are enough of them, and the negative
   is an image of a class other than the anchor's, classes being equally likely.
@@ -125,6 +132,8 @@ class Triplets:
     if batch_size % 3:
       raise ValueError(f"data.batch_size ({batch_size}) must be a multiple of 3 for triplets")
     self.batch_size = batch_size
+    self.num_records = len(labels)
+    self.group = 3
     self._seed = seed
     self._classes = _Classes(labels, label, 2)
     self.dropped_classes = self._classes.dropped
@@ -152,12 +161,13 @@ class Uniform:
         f"data.batch_size ({batch_size}) is more than the {len(labels)} records of the data set"
       )
     self.batch_size = batch_size
+    self.num_records = len(labels)
+    self.group = 1
     self._seed = seed
-    self._total = len(labels)
 
   def __call__(self, step: int) -> np.ndarray:
     """Returns the record indices of a step, int64 [batch_size]."""
-    return _distinct(_rng(self._seed, step), self._total, self.batch_size).astype(np.int64)
+    return _distinct(_rng(self._seed, step), self.num_records, self.batch_size)
 
 
 NAMES = ("npair", "pk", "triplet", "uniform")
@@ -204,7 +214,9 @@ def create(
         f"data.images_per_class must be 2 for data.sampler=npair, got {images_per_class}; "
         "data.sampler=pk takes any"
       )
-    return ClassBalanced(labels, batch_size, 2, seed, label)
+    sampler = ClassBalanced(labels, batch_size, 2, seed, label)
+    sampler.group = 2
+    return sampler
   if name == "triplet":
     return Triplets(labels, batch_size, seed, label)
   if name == "uniform":

@@ -16,10 +16,11 @@ _SPLIT_SEED = 2019
 
 _DESCRIPTION = """\
 Letters (Unicode categories L*) that at least 8 of the TrueType fonts bundled with matplotlib draw,
-rendered to 32x32 grayscale, bright on dark, on a common em and baseline so that the size of capital
-and small letters is kept; drawings that do not fit are shrunk. Letters whose drawings are
-the same in at least half of the fonts that draw both (A in Latin, Greek and Cyrillic) are one class,
-named by its smallest code point. Train and test have no class in common, half of the classes each.
+rendered to 32x32 grayscale, bright on dark, on a common em and baseline so that the size of
+capital and small letters is kept; drawings that do not fit are shrunk. Letters whose drawings are
+the same in at least half of the fonts that draw both (A in Latin, Greek and Cyrillic) are one
+class, named by its smallest code point. Train and test have no class in common, half of the
+classes each.
 """
 
 
@@ -33,7 +34,7 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
 
   Features:
     image: PNG, 32 x 32 x 1.
-    label: class id, 0 to about 1,750, in the order of the classes' smallest code points (fine label).
+    label: class id, in the order of the classes' smallest code points (fine label).
     base_letter: that code point without case and marks (coarse label).
     script: that code point's script (coarsest label).
     font: the font that drew the image.

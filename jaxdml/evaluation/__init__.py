@@ -1,0 +1,25 @@
+"""What a trained embedding is worth: retrieval and clustering metrics, independent of training."""
+
+from jaxdml.evaluation.clustering import KMeans as KMeans
+from jaxdml.evaluation.clustering import clustering_metrics as clustering_metrics
+from jaxdml.evaluation.clustering import kmeans as kmeans
+from jaxdml.evaluation.clustering import nmi as nmi
+from jaxdml.evaluation.clustering import pairwise_f1 as pairwise_f1
+from jaxdml.evaluation.embed import Embedded as Embedded
+from jaxdml.evaluation.embed import embed as embed
+from jaxdml.evaluation.embed import raw_pixels as raw_pixels
+from jaxdml.evaluation.retrieval import retrieval_metrics as retrieval_metrics
+from jaxdml.evaluation.table import format_table as format_table
+
+__all__ = [
+  "Embedded",
+  "KMeans",
+  "clustering_metrics",
+  "embed",
+  "format_table",
+  "kmeans",
+  "nmi",
+  "pairwise_f1",
+  "raw_pixels",
+  "retrieval_metrics",
+]

@@ -1,0 +1,54 @@
+"""Input checks that the metrics share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def as_embeddings(name: str, value: Any) -> np.ndarray:
+  """Returns `value` as a float32 array [n, d], n > 0, or raises ValueError naming `name`."""
+  array = np.asarray(value, np.float32)
+  if array.ndim != 2 or not array.size:
+    raise ValueError(
+      f"{name}: expected a non-empty array [n, d], got shape {array.shape}; "
+      "flatten all axes but the first"
+    )
+  bad = ~np.isfinite(array).all(axis=1)
+  if bad.any():
+    raise ValueError(
+      f"{name}: expected finite values, got NaN or infinity in {int(bad.sum())} of {len(array)} "
+      f"rows, the first at row {int(bad.argmax())}; the model has probably diverged"
+    )
+  return array
+
+
+def as_column(name: str, value: Any, length: int, of: str) -> np.ndarray:
+  """Returns `value` as an array [length], or raises ValueError naming `name` and both lengths."""
+  array = np.asarray(value)
+  if array.ndim != 1:
+    raise ValueError(f"{name}: expected one value a row, [n], got shape {array.shape}")
+  if len(array) != length:
+    raise ValueError(
+      f"{name}: expected as many as {of} has rows, {length}, got {len(array)}; "
+      "they have to describe the same rows"
+    )
+  return array
+
+
+def as_positive(name: str, value: Any) -> int:
+  """Returns `value` as an int of at least 1, or raises ValueError naming `name`."""
+  if int(value) != value or value < 1:
+    raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
+  return int(value)
+
+
+def normalized(embeddings: np.ndarray) -> np.ndarray:
+  """Returns the rows of embeddings [n, d] scaled to unit L2 norm; a zero row stays zero.
+
+  >>> normalized(np.array([[3.0, 4.0], [0.0, 0.0]], np.float32)).round(1).tolist()
+  [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+  """
+  norms = np.sqrt(np.square(embeddings, dtype=np.float64).sum(1, keepdims=True))
+  return (embeddings / np.where(norms > 0, norms, 1.0)).astype(np.float32)

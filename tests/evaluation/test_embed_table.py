@@ -1,0 +1,95 @@
+"""Embedding batches, the raw-pixel floor and the table that compares them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdml.evaluation import embed, format_table, raw_pixels, retrieval_metrics
+
+
+def batches(n=10, size=4, devices=None):
+  """`n` images in batches of `size`, the last one padded with copies of row 0."""
+  images = np.arange(n * 4, dtype=np.float32).reshape(n, 2, 2, 1)
+  for start in range(0, n, size):
+    rows = np.arange(start, start + size)
+    mask = rows < n
+    rows = np.where(mask, rows, 0)
+    batch = {"image": images[rows], "mask": mask, "label": rows % 3, "id": 100 + rows}
+    if devices:
+      batch = {k: v.reshape(devices, size // devices, *v.shape[1:]) for k, v in batch.items()}
+    yield batch
+
+
+def test_embed_drops_padding_and_keeps_order():
+  compiled = []
+
+  @jax.jit
+  def apply_fn(images):
+    compiled.append(images.shape)
+    return images.reshape(images.shape[0], -1)[:, :2].astype(jnp.bfloat16)
+
+  embeddings, columns = embed(apply_fn, batches(), progress=False)
+  assert embeddings.dtype == np.float32
+  expected = np.arange(10)[:, None] * 4 + [0, 1]
+  np.testing.assert_array_equal(embeddings, expected)
+  np.testing.assert_array_equal(columns["id"], 100 + np.arange(10))
+  np.testing.assert_array_equal(columns["label"], np.arange(10) % 3)
+  assert sorted(columns) == ["id", "label"]
+  assert compiled == [(4, 2, 2, 1)]
+
+
+def test_embed_takes_batches_split_over_devices():
+  def flat(images):
+    return images.reshape(*images.shape[:-3], -1)
+
+  whole = embed(flat, batches(), progress=False)
+  split = embed(jax.vmap(flat), batches(devices=2), progress=False)
+  np.testing.assert_array_equal(whole.embeddings, split.embeddings)
+  np.testing.assert_array_equal(whole.columns["id"], split.columns["id"])
+
+
+def test_embed_without_mask_and_with_a_bar(capsys):
+  listed = [{k: v for k, v in batch.items() if k != "mask"} for batch in batches(n=8)]
+  result = embed(lambda x: x.reshape(len(x), -1), listed, progress=True, description="test")
+  assert len(result.embeddings) == 8
+  assert "0/2" in capsys.readouterr().err
+
+
+def test_embed_refuses_nothing_and_misfits():
+  with pytest.raises(ValueError, match="at least one batch"):
+    embed(lambda x: x, [], progress=False)
+  batch = {"image": np.zeros((2, 1, 1, 1)), "label": np.zeros(3)}
+  with pytest.raises(ValueError, match=r"'label' to start with \(2,\) .* got shape \(3,\)"):
+    raw_pixels([batch])
+
+
+def test_raw_pixels():
+  embeddings, columns = raw_pixels(batches())
+  assert embeddings.shape == (10, 4)
+  centred = raw_pixels(batches(), center=True).embeddings
+  np.testing.assert_allclose(centred.mean(1), 0, atol=1e-6)
+  np.testing.assert_allclose(centred, embeddings - embeddings.mean(1, keepdims=True))
+  assert retrieval_metrics(embeddings, columns["label"])["num_queries"] == 10
+
+
+def test_table():
+  row = {
+    "recall@10": 0.5,
+    "recall@1": 0.39,
+    "map@r": 0.1,
+    "r_precision": 0.2,
+    "num_queries": 7,
+    "num_without_match": 0,
+    "f1": 0.25,
+    "nmi": float("nan"),
+    "gap": 12.5,
+  }
+  text = format_table({"raw pixels": row, "trained": {"recall@1": 1.0}})
+  assert text.splitlines() == [
+    "              R@1   R@10  MAP@R  R-prec    NMI     F1     gap",
+    "raw pixels  0.390  0.500  0.100   0.200    nan  0.250  12.500",
+    "trained     1.000      -      -       -      -      -       -",
+  ]
+  with pytest.raises(ValueError, match="at least one row"):
+    format_table({})

@@ -1,0 +1,187 @@
+"""Retrieval metrics against a plain double loop, on ties, duplicates and singletons."""
+
+import numpy as np
+import pytest
+
+from jaxdml.evaluation import retrieval_metrics
+
+KS = (1, 2, 4, 8, 50)
+
+
+def reference(x, labels, gallery, gallery_labels, ids, gallery_ids, normalize, ks=KS):
+  """Sorts every query's items in a Python loop, in float64."""
+  x, gallery = np.asarray(x, np.float64), np.asarray(gallery, np.float64)
+  recalls, precisions, averages, left_out = [], [], [], 0
+  for i in range(len(x)):
+    items = []
+    for j in range(len(gallery)):
+      if ids is not None and ids[i] == gallery_ids[j]:
+        continue
+      if normalize:
+        norms = np.linalg.norm(x[i]) * np.linalg.norm(gallery[j])
+        distance = -float(x[i] @ gallery[j]) / norms if norms else 0.0
+      else:
+        distance = float(((x[i] - gallery[j]) ** 2).sum())
+      items.append((distance, j, labels[i] == gallery_labels[j]))
+    hits = [hit for _, _, hit in sorted(items)]
+    total = sum(hits)
+    if not total:
+      left_out += 1
+      continue
+    recalls.append([any(hits[:k]) for k in ks])
+    precisions.append(sum(hits[:total]) / total)
+    terms = [sum(hits[: r + 1]) / (r + 1) for r in range(total) if hits[r]]
+    averages.append(sum(terms) / total)
+  result = {
+    f"recall@{k}": float(np.mean(r)) for k, r in zip(ks, np.transpose(recalls), strict=True)
+  }
+  return {
+    **result,
+    "map@r": float(np.mean(averages)),
+    "r_precision": float(np.mean(precisions)),
+    "num_queries": len(averages),
+    "num_without_match": left_out,
+  }
+
+
+def data(kind, n=60, d=3, seed=0):
+  """Embeddings and labels; small whole numbers, where float32 is exact, make the ties exact."""
+  rng = np.random.default_rng(seed)
+  labels = rng.integers(0, 8, n)
+  if kind == "random":
+    return rng.normal(size=(n, d)), labels
+  if kind == "tied":
+    return rng.integers(-1, 2, (n, d)).astype(float), labels
+  if kind == "duplicated":
+    return np.repeat(rng.integers(-9, 9, (n // 4, d)), 4, axis=0).astype(float), labels
+  if kind == "singletons":
+    return rng.integers(-9, 9, (n, d)).astype(float), np.where(
+      rng.random(n) < 0.5, labels, 100 + np.arange(n)
+    )
+  raise AssertionError(kind)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("kind", ["random", "tied", "duplicated", "singletons"])
+def test_equals_the_double_loop(kind, normalize):
+  x, labels = data(kind)
+  if normalize and kind != "random":
+    x = np.eye(4)[x.astype(int).sum(1) % 4]  # cosines of 0 and 1 only: exact ties again
+  ids = np.arange(len(x))
+  expected = reference(x, labels, x, labels, ids, ids, normalize)
+  actual = retrieval_metrics(x, labels, ks=KS, normalize=normalize)
+  assert actual == pytest.approx(expected, abs=1e-6)
+  assert (expected["num_without_match"] > 0) == (kind == "singletons")
+
+
+@pytest.mark.parametrize("block_size", [1, 7, 60, 64, 10_000])
+def test_any_block_size_gives_the_same(block_size):
+  x, labels = data("tied")
+  whole = retrieval_metrics(x, labels, normalize=False)
+  assert retrieval_metrics(x, labels, normalize=False, block_size=block_size) == whole
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_queries_against_a_gallery(shared):
+  """With ids, a query's own picture in the gallery is dropped, wherever it stands."""
+  x, labels = data("duplicated", n=40)
+  gallery, gallery_labels = data("duplicated", n=52, seed=1)
+  ids = gallery_ids = None
+  if shared:
+    gallery, gallery_labels = gallery.copy(), gallery_labels.copy()
+    gallery_ids, ids = 1000 + np.arange(52), np.arange(40)
+    for query, item in ((0, 51), (7, 3), (39, 20), (39, 21)):
+      gallery[item], gallery_labels[item], gallery_ids[item] = x[query], labels[query], ids[query]
+  expected = reference(x, labels, gallery, gallery_labels, ids, gallery_ids, normalize=False)
+  actual = retrieval_metrics(
+    x,
+    labels,
+    ks=KS,
+    gallery=gallery,
+    gallery_labels=gallery_labels,
+    ids=ids,
+    gallery_ids=gallery_ids,
+    normalize=False,
+  )
+  assert actual == pytest.approx(expected, abs=1e-6)
+
+
+def test_self_is_dropped_by_identity_not_by_position():
+  # All in one point, so that the index decides: row 2's first item is row 0, row 0's is row 1.
+  x, labels = np.ones((4, 2)), [0, 1, 0, 1]
+  actual = retrieval_metrics(x, labels, ks=(1, 2))
+  # Row 0 sees 1, 2: its class comes second; row 1 sees 0, 2, 3: third; row 2: first; row 3: second.
+  assert actual["recall@1"] == pytest.approx(1 / 4)
+  assert actual["recall@2"] == pytest.approx(3 / 4)
+  # Rows 2 and 3 carry the same id: two views of one picture, never each other's match.
+  views = retrieval_metrics([[0.0], [1.0], [9.0], [9.0]], [0, 0, 1, 1], ids=[0, 1, 2, 2], ks=(1,))
+  assert (views["num_queries"], views["num_without_match"]) == (2, 2)
+
+
+def test_map_at_r_by_hand():
+  # One query of class 0, R = 3; hits at ranks 1 and 3: (1/1 + 2/3) / 3.
+  gallery = [[1.0], [2.0], [3.0], [4.0], [5.0]]
+  actual = retrieval_metrics(
+    [[0.0]], [0], gallery=gallery, gallery_labels=[0, 1, 0, 1, 0], normalize=False, ks=(1,)
+  )
+  assert actual["map@r"] == pytest.approx((1 + 2 / 3) / 3)
+  assert actual["r_precision"] == pytest.approx(2 / 3)
+  assert actual["recall@1"] == 1
+
+
+def test_zero_embedding_has_similarity_zero():
+  """A zero row ranks between positive and negative cosines, and nothing is NaN."""
+  gallery = [[-1.0, 0.0], [0.0, 0.0], [1.0, 0.1]]
+  for label, recall in ((0, 1.0), (1, 0.0), (2, 0.0)):
+    actual = retrieval_metrics(
+      [[1.0, 0.0]], [label], gallery=gallery, gallery_labels=[2, 1, 0], ks=(1, 2)
+    )
+    assert actual["recall@1"] == recall
+    assert actual["recall@2"] == (label != 2)
+
+
+def test_no_query_with_a_match_scores_nan():
+  actual = retrieval_metrics(np.eye(3), [0, 1, 2])
+  assert np.isnan([actual["recall@1"], actual["map@r"], actual["r_precision"]]).all()
+  assert (actual["num_queries"], actual["num_without_match"]) == (0, 3)
+
+
+def test_labels_of_any_type_and_range():
+  x, labels = data("random")
+  expected = retrieval_metrics(x, labels)
+  assert retrieval_metrics(x, labels.astype(np.int64) * 10**12 - 5) == expected
+  assert retrieval_metrics(x, [f"class {label}" for label in labels]) == expected
+
+
+def test_scale_matters_only_unnormalised():
+  x, labels = data("random")
+  scaled = x * np.random.default_rng(1).uniform(0.1, 10, (len(x), 1))
+  assert retrieval_metrics(scaled, labels) == pytest.approx(retrieval_metrics(x, labels))
+  assert retrieval_metrics(scaled, labels, normalize=False) != retrieval_metrics(x, labels)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "match"),
+  [
+    ({"labels": [0, 1]}, "labels: expected .* 3, got 2"),
+    (
+      {"embeddings": [[0.0], [np.nan], [1.0]]},
+      "NaN or infinity in 1 of 3 rows, the first at row 1",
+    ),
+    ({"embeddings": [0.0, 1.0, 2.0]}, r"\[n, d\], got shape \(3,\)"),
+    ({"embeddings": np.zeros((0, 2)), "labels": []}, "non-empty"),
+    ({"labels": [[0], [1], [2]]}, r"one value a row"),
+    ({"ids": [0, 1]}, "ids: expected .* 3, got 2"),
+    ({"ks": (0,)}, "ks: .* at least 1, got 0"),
+    ({"block_size": 0}, "block_size"),
+    ({"gallery": [[1.0, 2.0]], "gallery_labels": [0]}, "gallery: expected embeddings of size 1"),
+    ({"gallery": [[1.0]]}, "gallery_labels: expected one label"),
+    ({"gallery": [[1.0]], "gallery_labels": [0, 1]}, "gallery_labels: expected .* 1, got 2"),
+    ({"gallery": [[1.0]], "gallery_labels": [0], "ids": [0, 1, 2]}, "both or neither"),
+    ({"gallery_labels": [0]}, "pass gallery too"),
+  ],
+)
+def test_wrong_input_is_refused(arguments, match):
+  arguments = {"embeddings": [[0.0], [1.0], [2.0]], "labels": [0, 0, 1], **arguments}
+  with pytest.raises(ValueError, match=match):
+    retrieval_metrics(arguments.pop("embeddings"), arguments.pop("labels"), **arguments)

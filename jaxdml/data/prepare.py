@@ -24,7 +24,7 @@ def default_data_dir() -> Path:
 
 
 @contextlib.contextmanager
-def _quiet_tfds() -> Iterator[None]:
+def quiet_tfds() -> Iterator[None]:
   """Silences TFDS's own bars and notes; the builders show a bar with an ETA, on stderr."""
   from tensorflow_datasets.core.utils import tqdm_utils
 
@@ -63,7 +63,7 @@ def build(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
   module = importlib.import_module(f"jaxdml.data.builders.{name}")
   builder_class = getattr(module, BUNDLED[name])
   root = Path(data_dir or default_data_dir()).expanduser()
-  with _quiet_tfds():
+  with quiet_tfds():
     builder = builder_class(data_dir=os.fspath(root), file_format="array_record")
     directory = Path(builder.data_dir)
     if directory.exists():

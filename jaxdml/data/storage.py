@@ -154,7 +154,8 @@ def read_labels(directory: Path, info: tfds.core.DatasetInfo) -> dict[str, dict[
 
 def _load_index(path: Path, fingerprint: str) -> dict[str, np.ndarray] | None:
   try:
-    with np.load(path, allow_pickle=False) as stored:
+    # Opened here: np.load leaves a damaged file open.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
       if str(stored[_FINGERPRINT]) != fingerprint:
         return None
       return {key: stored[key] for key in stored.files if key != _FINGERPRINT}

@@ -1,0 +1,185 @@
+import json
+import os
+import pickle
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from jaxdml import data
+from jaxdml.data import storage
+
+
+def _label_of(encoded):
+  return int(cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)[0, 0, 0])
+
+
+@pytest.mark.parametrize("split, classes", [("train", range(0, 98)), ("test", range(98, 196))])
+def test_cars_joins_the_official_splits_and_divides_the_classes(cars_dir, split, classes):
+  cars = data.load("cars196", split, data_dir=cars_dir)
+  # The miniature has labels 0, 3, ... in train and 1, 4, ... in test, one image each.
+  expected = sorted(c for c in classes if c % 3 < 2)
+  assert sorted(cars.labels["label"].tolist()) == expected
+  assert cars.labels["label"].dtype == np.int32
+  order = np.random.default_rng(0).permutation(len(cars))
+  assert [_label_of(b) for b in cars.read(order)] == cars.labels["label"][order].tolist()
+  assert cars.default_label == "label"
+  assert cars.label_names("label")[3] == "car 3"
+  assert set(cars.labels) == {"label"}
+
+
+def test_any_prepared_data_set(cars_dir):
+  both = data.load("tfds:cars196", "test+train", data_dir=cars_dir)
+  test = data.load("tfds:cars196", "test", data_dir=cars_dir)
+  assert len(both) == 131 and len(test) == 65
+  np.testing.assert_array_equal(both.labels["label"][:65], test.labels["label"])
+  assert [_label_of(b) for b in both.read([0, 130])] == both.labels["label"][[0, 130]].tolist()
+  with pytest.raises(ValueError, match=r"no split 'val'; it has test, train"):
+    data.load("tfds:cars196", "val", data_dir=cars_dir)
+
+
+def test_unknown_names(data_dir, digits):
+  with pytest.raises(ValueError, match=r"unknown data set 'cars'; valid names are digits, glyphs"):
+    data.load("cars", "train", data_dir=data_dir)
+  with pytest.raises(ValueError, match=r"'digits' has no split 'val'; it has train, test"):
+    data.load("digits", "val", data_dir=data_dir)
+  with pytest.raises(ValueError, match=r"no label column 'digit'; it has \['label', 'parity'\]"):
+    digits["train"].column("digit")
+
+
+@pytest.mark.parametrize("name", ["cars196", "caltech_birds2011", "stanford_online_products"])
+def test_a_missing_public_data_set_says_how_to_get_it(tmp_path, name):
+  with pytest.raises(data.DatasetNotPreparedError) as error:
+    data.load(name, "train", data_dir=tmp_path)
+  message = str(error.value)
+  assert f"tfds build {name} --file_format=array_record --data_dir={tmp_path}" in message
+  assert "--manual_dir=" in message and "TFDS_DATA_DIR" in message
+
+
+def test_a_missing_other_data_set_says_how_to_get_it(tmp_path):
+  with pytest.raises(data.DatasetNotPreparedError, match="tfds build food101 --file_format"):
+    data.load("tfds:food101", "train", data_dir=tmp_path)
+
+
+def test_tfrecord_is_refused_with_the_command_that_converts_it(tmp_path, cars_dir):
+  shutil.copytree(cars_dir, tmp_path / "tfds")
+  directory = tmp_path / "tfds" / "cars196" / "2.1.0"
+  info = json.loads((directory / "dataset_info.json").read_text())
+  info["fileFormat"] = "tfrecord"
+  (directory / "dataset_info.json").write_text(json.dumps(info))
+  with pytest.raises(data.DatasetNotPreparedError) as error:
+    data.load("cars196", "train", data_dir=tmp_path / "tfds")
+  expected = f"tfds convert_format --dataset_version_dir={directory} --out_file_format=array_record"
+  assert expected in str(error.value) and "tfrecord" in str(error.value)
+
+
+def test_the_newest_version_is_taken(tmp_path):
+  for version in ("1.9.0", "1.10.0", "incomplete.ABC_2.0.0", "2.0.0"):
+    (tmp_path / "x" / version).mkdir(parents=True)
+    if version != "2.0.0":  # Not finished: it has no description.
+      (tmp_path / "x" / version / "dataset_info.json").write_text("{}")
+  assert storage.find_version(tmp_path, "x") == tmp_path / "x" / "1.10.0"
+  assert storage.find_version(tmp_path, "y") is None
+
+
+def test_labels_come_from_the_side_file(tmp_path, cars_dir, monkeypatch):
+  shutil.copytree(cars_dir, tmp_path / "tfds")
+  path = tmp_path / "tfds" / "cars196" / "2.1.0" / storage.INDEX_FILE
+  path.unlink(missing_ok=True)
+  first = data.load("cars196", "train", data_dir=tmp_path / "tfds")
+  assert path.is_file()
+  assert not [p for p in path.parent.iterdir() if p.name.startswith(".")]
+
+  def no_scan(*_):
+    raise AssertionError("the records were read for their labels again")
+
+  monkeypatch.setattr(storage, "_scan", no_scan)
+  again = data.load("cars196", "train", data_dir=tmp_path / "tfds")
+  np.testing.assert_array_equal(first.labels["label"], again.labels["label"])
+  monkeypatch.undo()
+  path.write_bytes(path.read_bytes()[:100])
+  damaged = data.load("cars196", "train", data_dir=tmp_path / "tfds")
+  np.testing.assert_array_equal(first.labels["label"], damaged.labels["label"])
+
+
+def test_the_side_file_of_other_records_is_not_used(tmp_path, cars_dir):
+  shutil.copytree(cars_dir, tmp_path / "tfds")
+  directory = tmp_path / "tfds" / "cars196" / "2.1.0"
+  stale = {"train/label": np.zeros(3, np.int32), "test/label": np.zeros(3, np.int32)}
+  np.savez(directory / storage.INDEX_FILE, fingerprint=np.asarray("other"), **stale)
+  assert len(data.load("cars196", "train", data_dir=tmp_path / "tfds")) == 66
+
+
+def test_a_directory_that_cannot_be_written_still_loads(tmp_path, cars_dir, monkeypatch):
+  shutil.copytree(cars_dir, tmp_path / "tfds")
+  path = tmp_path / "tfds" / "cars196" / "2.1.0" / storage.INDEX_FILE
+  path.unlink(missing_ok=True)
+
+  def refuse(*_, **__):
+    raise PermissionError("read-only")
+
+  monkeypatch.setattr(storage.tempfile, "mkstemp", refuse)
+  assert len(data.load("cars196", "train", data_dir=tmp_path / "tfds")) == 66
+  assert not path.exists()
+
+
+def test_pickles_small_and_reads_again(digits):
+  train = digits["train"]
+  expected = train.read([5, 3, 5])
+  copy = pickle.loads(pickle.dumps(train))
+  assert "_source" not in copy.__dict__
+  assert copy.read(np.array([5, 3, 5])) == expected
+  assert copy.read([]) == []
+
+
+def test_indices_out_of_range(digits):
+  for bad in ([-1], [0, len(digits["train"])]):
+    with pytest.raises(IndexError, match=r"record index outside 0\.\.\d+ of data set 'digits'"):
+      digits["train"].read(bad)
+
+
+def test_select(digits):
+  train = digits["train"]
+  part = train.select([7, 2, 2])
+  assert len(part) == 3
+  assert part.read([0, 1]) == train.read([7, 2])
+  np.testing.assert_array_equal(part.labels["label"], train.labels["label"][[7, 2, 2]])
+  odd = train.select(train.labels["parity"] == 1)
+  assert odd.classes("label").tolist() == [1, 3, 5, 7, 9]
+  np.testing.assert_array_equal(
+    odd.classes("label")[odd.dense_labels("label")], odd.labels["label"]
+  )
+
+
+def test_validation_split_is_class_disjoint_and_repeatable(glyphs):
+  train, val = data.validation_split(glyphs["train"], "label", 0.2, seed=3)
+  classes = [set(part.classes("label")) for part in (train, val)]
+  assert not classes[0] & classes[1]
+  assert len(train) + len(val) == len(glyphs["train"])
+  assert len(classes[1]) == round(0.2 * len(glyphs["train"].classes("label")))
+  again = data.validation_split(glyphs["train"], "label", 0.2, seed=3)[1]
+  other = data.validation_split(glyphs["train"], "label", 0.2, seed=4)[1]
+  np.testing.assert_array_equal(val.rows, again.rows)
+  assert set(other.classes("label")) != classes[1]
+  assert val.split == "train:validation"
+
+
+def test_validation_split_keeps_a_class_on_each_side(digits):
+  for fraction in (0.01, 0.99):
+    parts = data.validation_split(digits["train"], "parity", fraction, seed=0)
+    assert [len(p.classes("parity")) for p in parts] == [1, 1]
+  with pytest.raises(ValueError, match="fraction must be between 0 and 1, got 1.0"):
+    data.validation_split(digits["train"], "parity", 1.0, seed=0)
+  even = digits["train"].select(digits["train"].labels["parity"] == 0)
+  with pytest.raises(ValueError, match=r"at least 2 classes of 'parity'.* has 1"):
+    data.validation_split(even, "parity", 0.5, seed=0)
+
+
+def test_default_data_dir(monkeypatch, tmp_path):
+  from jaxdml.data import prepare
+
+  monkeypatch.setenv("TFDS_DATA_DIR", os.fspath(tmp_path))
+  assert prepare.default_data_dir() == tmp_path
+  monkeypatch.delenv("TFDS_DATA_DIR")
+  assert prepare.default_data_dir().name == "tensorflow_datasets"

@@ -85,13 +85,13 @@ class Dataset:
 
   name: str
   split: str
-  labels: Mapping[str, np.ndarray]
+  labels: Mapping[str, np.ndarray] = dataclasses.field(repr=False)
   default_label: str | None
   directory: str
   tfds_split: str
-  rows: np.ndarray
+  rows: np.ndarray = dataclasses.field(repr=False)
   image: str
-  names: Mapping[str, Sequence[str] | None]
+  names: Mapping[str, Sequence[str] | None] = dataclasses.field(repr=False)
 
   def __len__(self) -> int:
     return len(self.rows)
@@ -150,7 +150,8 @@ class Dataset:
 
   def select(self, indices: Sequence[int] | np.ndarray) -> Dataset:
     """Returns the data set of the given records (int [m], or bool [n]), in that order."""
-    chosen = np.arange(len(self))[np.asarray(indices)]
+    places = np.asarray(indices)
+    chosen = np.arange(len(self))[places if places.size else places.astype(np.int64)]
     labels = {column: values[chosen] for column, values in self.labels.items()}
     return dataclasses.replace(self, labels=labels, rows=self.rows[chosen])
 

@@ -14,7 +14,7 @@ from jaxdml.data import prepare
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
-  """TFDS data directory that the workers of pytest-xdist share; building is safe among processes."""
+  """TFDS data directory that the workers of pytest-xdist share; builds may race."""
   base = tmp_path_factory.getbasetemp()
   root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tfds"
   root.mkdir(exist_ok=True)

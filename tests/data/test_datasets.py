@@ -169,7 +169,7 @@ def test_validation_split_keeps_a_class_on_each_side(digits):
   for fraction in (0.01, 0.99):
     parts = data.validation_split(digits["train"], "parity", fraction, seed=0)
     assert [len(p.classes("parity")) for p in parts] == [1, 1]
-  with pytest.raises(ValueError, match="fraction must be between 0 and 1, got 1.0"):
+  with pytest.raises(ValueError, match=r"fraction must be between 0 and 1, got 1\.0"):
     data.validation_split(digits["train"], "parity", 1.0, seed=0)
   even = digits["train"].select(digits["train"].labels["parity"] == 0)
   with pytest.raises(ValueError, match=r"at least 2 classes of 'parity'.* has 1"):

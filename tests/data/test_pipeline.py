@@ -1,0 +1,275 @@
+import dataclasses
+import hashlib
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from jaxdml import data
+from jaxdml.data import pipeline
+
+
+@pytest.fixture
+def parts(digits):
+  train = digits["train"]
+  sampler = data.sampling.create("pk", train.column("label"), 16, 4, seed=3)
+  return train, sampler, data.preprocess.create("digits", 32, True, 1)
+
+
+def _hashes(parts, **options):
+  options = {"label": "parity", "seed": 7, "num_steps": 6, **options}
+  with data.train_batches(*parts, **options) as batches:
+    return [
+      hashlib.sha256(b"".join(batch[k].tobytes() for k in sorted(batch))).hexdigest()
+      for batch in batches
+    ]
+
+
+def test_batch(parts):
+  train, sampler, _ = parts
+  with data.train_batches(*parts, label="label", seed=0, num_steps=2) as batches:
+    got = list(batches)
+  assert len(got) == 2
+  assert {k: (v.shape, v.dtype.name) for k, v in got[1].items()} == {
+    "image": ((16, 32, 32, 1), "float32"),
+    "label": ((16,), "int32"),
+    "index": ((16,), "int32"),
+    "id": ((16,), "int32"),
+  }
+  np.testing.assert_array_equal(got[1]["index"], sampler(1))
+  np.testing.assert_array_equal(got[1]["label"], train.labels["label"][sampler(1)])
+  np.testing.assert_array_equal(got[1]["id"], np.arange(16))
+  assert -1 <= got[1]["image"].min() < got[1]["image"].max() <= 1
+
+
+def test_labels_are_dense(glyphs):
+  test = glyphs["test"]
+  sampler = data.sampling.create("npair", test.column("label"), 64, seed=0)
+  fn = data.preprocess.create("glyphs", 32, True, 1)
+  with data.train_batches(test, sampler, fn, label="label", seed=0, num_steps=1) as batches:
+    batch = next(batches)
+  classes = test.classes("label")
+  assert batch["label"].max() < len(classes)
+  np.testing.assert_array_equal(
+    classes[batch["label"]], test.labels["label"][batch["index"].astype(int)]
+  )
+
+
+@pytest.mark.slow
+def test_the_stream_is_the_same_for_any_number_of_workers(parts):
+  alone = _hashes(parts)
+  assert len(set(alone)) == 6
+  assert _hashes(parts, num_workers=1) == alone
+  assert _hashes(parts, num_workers=2) == alone
+
+
+def test_resuming_continues_the_stream(parts):
+  whole = _hashes(parts)
+  for step in (1, 5):
+    assert _hashes(parts, start_step=step, num_steps=6 - step) == whole[step:]
+
+
+def test_the_seed_changes_the_augmentation_alone(parts):
+  with data.train_batches(*parts, label="label", seed=0, num_steps=1) as batches:
+    first = next(batches)
+  with data.train_batches(*parts, label="label", seed=1, num_steps=1) as batches:
+    second = next(batches)
+  np.testing.assert_array_equal(first["index"], second["index"])
+  assert not np.array_equal(first["image"], second["image"])
+
+
+def test_keeping_decoded_images_changes_nothing(parts, monkeypatch):
+  kept = _hashes(parts)
+  monkeypatch.setattr(pipeline, "CACHE_BYTES", 0)
+  assert _hashes(parts) == kept
+  train, sampler, fn = parts
+  opaque = lambda encoded, rng: fn(encoded, rng)
+  assert _hashes((train, sampler, opaque)) == kept
+
+
+def test_kept_images_are_not_sent_to_workers(parts):
+  images = pipeline._Images(parts[0], parts[2])
+  size = len(pickle.dumps(images))
+  images(np.arange(100), pipeline._augmentation_rngs(0, 0, list(range(100))))
+  assert len(images._kept) == 100
+  assert len(pickle.dumps(images)) < size + 1000
+
+
+def test_each_slot_has_its_own_generator():
+  draws = {
+    (seed, step, slot): pipeline.augmentation_rng(seed, step, slot).random(3).tobytes()
+    for seed in (0, 1, 2**63)
+    for step in (0, 1, 10**9)
+    for slot in (0, 1, 500)
+  }
+  assert len(set(draws.values())) == len(draws)
+  for slot, rng in zip((1, 500), pipeline._augmentation_rngs(1, 10**9, [1, 500]), strict=True):
+    # Left-over half words of one slot must not reach the next.
+    assert rng.random(3).tobytes() == draws[1, 10**9, slot]
+    rng.integers(3, dtype=np.uint32)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_shards_are_contiguous_parts_of_the_global_batch(parts, count):
+  with data.train_batches(*parts, label="label", seed=0, num_steps=1) as batches:
+    whole = next(batches)
+  shards = []
+  for i in range(count):
+    options = {"shard_index": i, "shard_count": count}
+    with data.train_batches(*parts, label="label", seed=0, num_steps=1, **options) as batches:
+      shards.append(next(batches))
+  for key, value in whole.items():
+    np.testing.assert_array_equal(np.concatenate([s[key] for s in shards]), value)
+
+
+def test_evaluation_keeps_order_and_pads(digits):
+  part = digits["test"].select(np.arange(70))
+  fn = data.preprocess.create("digits", 32, False, 1)
+  with data.eval_batches(part, fn, 32) as batches:
+    got = list(batches)
+  assert [int(b["mask"].sum()) for b in got] == [32, 32, 6]
+  assert all(b["image"].shape == (32, 32, 32, 1) for b in got)
+  index = np.concatenate([b["index"][b["mask"]] for b in got])
+  np.testing.assert_array_equal(index, np.arange(70))
+  assert (got[-1]["image"][6:] == 0).all() and (got[-1]["index"][6:] == 69).all()
+  one = fn(part.read([33])[0], np.random.default_rng(0))
+  np.testing.assert_array_equal(got[1]["image"][1], one)
+
+
+class _Damaged(data.Dataset):
+  """Record 5 is damaged."""
+
+  def read(self, indices):
+    return [b"junk" if i == 5 else b for i, b in zip(indices, super().read(indices), strict=True)]
+
+
+@pytest.fixture
+def damaged(digits):
+  fields = {f.name: getattr(digits["test"], f.name) for f in dataclasses.fields(data.Dataset)}
+  return _Damaged(**fields)
+
+
+@pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_damaged_image_is_named(damaged, num_workers):
+  fn = data.preprocess.create("digits", 32, False, 1)
+  with (
+    data.eval_batches(damaged, fn, 4, num_workers) as batches,
+    pytest.raises(data.ImageDecodeError, match=r"record 5 of data set 'digits', split 'test'"),
+  ):
+    list(batches)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_raises(parts):
+  with data.train_batches(*parts, label="label", seed=0, num_workers=1) as batches:
+    next(batches)
+    (worker,) = [p for p in multiprocessing.active_children() if p.name.startswith("grain")]
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match="terminated unexpectedly"):
+      for _ in range(100):
+        next(batches)
+
+
+_SCRIPT = """
+import os, sys
+from jaxdml import data
+def main():
+  train = data.load("digits", "train", data_dir=sys.argv[1])
+  sampler = data.sampling.create("npair", train.column("label"), 8)
+  fn = data.preprocess.create("digits", 32, True, 1)
+  batches = data.train_batches(train, sampler, fn, label="label", seed=0, num_workers=1)
+  next(batches)
+  from multiprocessing import active_children
+  print(*(p.pid for p in active_children()), flush=True)
+  if sys.argv[2] == "wait":
+    sys.stdin.read()
+if __name__ == "__main__":
+  main()
+"""
+
+
+def _gone(pid, seconds=20):
+  deadline = time.monotonic() + seconds
+  while time.monotonic() < deadline:
+    try:
+      with open(f"/proc/{pid}/stat") as file:
+        if file.read().rsplit(")", 1)[1].split()[0] == "Z":
+          return True
+    except FileNotFoundError:
+      return True
+    time.sleep(0.1)
+  return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc"), reason="looks at /proc")
+@pytest.mark.parametrize("how", ["exit", "wait"])
+def test_workers_end_with_their_parent(tmp_path, data_dir, digits, how):
+  script = tmp_path / "script.py"
+  script.write_text(_SCRIPT)
+  process = subprocess.Popen(
+    [sys.executable, script, data_dir, how],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+    env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+  )
+  with process:
+    workers = [int(pid) for pid in process.stdout.readline().split()]
+    assert workers
+    if how == "wait":
+      process.kill()
+    else:
+      assert process.wait(timeout=60) == 0  # Not closed, and yet it ends.
+  assert all(_gone(pid) for pid in workers)
+
+
+def test_closing_twice_and_iterating_after(parts):
+  batches = data.train_batches(*parts, label="label", seed=0)
+  next(batches)
+  batches.close()
+  batches.close()
+  assert list(batches) == []
+
+
+def test_labels_of_another_length(parts, digits):
+  _, sampler, fn = parts
+  with pytest.raises(ValueError, match=r"sampler was made from 901 labels.*has 10 records"):
+    data.train_batches(digits["train"].select(range(10)), sampler, fn, label="label", seed=0)
+
+
+@pytest.mark.parametrize(
+  "options, message",
+  [
+    ({"shard_count": 3}, r"data.batch_size \(16\) must be a multiple of the number of hosts \(3\)"),
+    ({"shard_index": 1}, r"shard_index must be in 0\.\.0, got 1"),
+    ({"start_step": -1}, "start_step must be at least 0, got -1"),
+    ({"num_workers": -1}, "data.num_workers must be at least 0, got -1"),
+    ({"label": "digit"}, "no label column 'digit'"),
+  ],
+)
+def test_wrong_arguments(parts, options, message):
+  with pytest.raises(ValueError, match=message):
+    data.train_batches(*parts, **{"label": "label", "seed": 0, **options})
+
+
+def test_shards_hold_whole_triplets(digits):
+  train = digits["train"]
+  sampler = data.sampling.create("triplet", train.column("label"), 12)
+  fn = data.preprocess.create("digits", 32, True, 1)
+  with pytest.raises(ValueError, match=r"hosts \(3\) times 3"):
+    data.train_batches(train, sampler, fn, label="label", seed=0, shard_count=3)
+
+
+def test_wrong_evaluation_arguments(digits):
+  fn = data.preprocess.create("digits", 32, False, 1)
+  with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    data.eval_batches(digits["test"], fn, 0)
+  with pytest.raises(ValueError, match="has no records"):
+    data.eval_batches(digits["test"].select([]), fn, 8)

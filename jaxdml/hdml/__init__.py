@@ -4,6 +4,7 @@ from jaxdml.hdml.augment import hardness as hardness
 from jaxdml.hdml.augment import pull_negatives as pull_negatives
 from jaxdml.hdml.objective import HdmlConfig as HdmlConfig
 from jaxdml.hdml.objective import Networks as Networks
+from jaxdml.hdml.objective import local_share as local_share
 from jaxdml.hdml.objective import objective as objective
 from jaxdml.hdml.schedule import HdmlState as HdmlState
 from jaxdml.hdml.schedule import Window as Window
@@ -22,6 +23,7 @@ __all__ = [
   "hardness",
   "init_state",
   "init_window",
+  "local_share",
   "objective",
   "private_tuples",
   "pull_negatives",

@@ -23,7 +23,7 @@ from jaxdml.losses import core, reducers
 from jaxdml.refs.layouts import Layout
 from jaxdml.types import Array, DistanceFn, MiningFn, PyTree, Refs
 
-__all__ = ["HdmlConfig", "Networks", "objective"]
+__all__ = ["HdmlConfig", "Networks", "local_share", "objective"]
 
 
 class Networks(NamedTuple):
@@ -73,6 +73,18 @@ def _cross_entropy(logits: Array, labels: Array) -> Array:
   return -jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
 
 
+def local_share(value: Array | float, axis_name: str | None) -> Array:
+  """A term computed alike on every device: its value, with 1 / devices of its gradient.
+
+  The psum of the parameter gradients then counts it once.
+  """
+  value = jnp.asarray(value)
+  if axis_name is None:
+    return value
+  share = value / jax.lax.psum(1, axis_name)
+  return share + jax.lax.stop_gradient(value - share)
+
+
 def objective(
   networks: Networks,
   params: dict[str, PyTree],
@@ -103,8 +115,8 @@ def objective(
     distance_fn: the distance mining and loss use.
     layout: splits the batch into anchors and references (`jaxdml.refs.layouts`).
     config: see `HdmlConfig`.
-    mining_fn: e.g. `nearest_positive` (EPS); J_m and J_syn use the same mined tuples, and d+ is the
-      distance to the positive it keeps.
+    mining_fn: e.g. `nearest_positive` (EPS); J_syn uses the tuples mined for J_m (`config.slots` of
+      each anchor's), and d+ is the distance to the positive kept.
     key: PRNG key for random miners.
     regularizer: scalar added to J_m (weight decay in the loss), alike on every device.
     axis_name: the mapped axis; psum the gradients over it.
@@ -113,24 +125,26 @@ def objective(
     (total, (next state, the generator's new running statistics, metrics)).
   """
   frozen = jax.lax.stop_gradient
-  if axis_name is not None:
-    share = jnp.asarray(regularizer) / jax.lax.psum(1, axis_name)
-    regularizer = share + frozen(regularizer - share)
+  regularizer = local_share(regularizer, axis_name)
 
-  # J_m, the metric loss on real tuples.
+  # J_m, the metric loss on real tuples, and the partners that its miner leaves each anchor.
   anchors, anchor_labels, ids, refs = layout(z, labels, axis_name)
   keys = None
   if key is not None:
-    row_ids = jnp.arange(anchors.shape[0], dtype=jnp.int32) if ids is None else ids
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(row_ids)
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
   pairs = core.make_pairs(anchors, anchor_labels, refs, distance_fn=distance_fn, ids=ids, keys=keys)
   pairs = core.mine(pairs, mining_fn)
   tuples = private_tuples(pairs, refs, config.slots)
   used = tuples.positive | tuples.negative
-  tuple_loss = lambda a, partners: loss_fn(
-    a, anchor_labels, refs=Refs(partners, tuples.labels, used), distance_fn=distance_fn
+  j_m = regularizer + loss_fn(
+    anchors,
+    anchor_labels,
+    refs=refs,
+    ids=ids,
+    mining_fn=mining_fn,
+    key=key,
+    distance_fn=distance_fn,
   )
-  j_m = tuple_loss(anchors, tuples.partners) + regularizer
 
   # Hardness-aware augmentation.
   lam = hardness(state.metric.mean, config.alpha)
@@ -147,7 +161,8 @@ def objective(
 
   # J_syn: synthetic anchors, positives and negatives alike went through the generator.
   z_syn = networks.embed(params["embedding"], y_metric[batch:])
-  j_syn = tuple_loss(z_syn[:n], z_syn[n:].reshape(n, k, d))
+  synthetic = Refs(z_syn[n:].reshape(n, k, d), tuples.labels, used)
+  j_syn = loss_fn(z_syn[:n], anchor_labels, refs=synthetic, distance_fn=distance_fn)
   trust = jnp.exp(-config.beta / jnp.maximum(state.generator.mean, 1e-30))
   j_metric = trust * j_m + (1.0 - trust) * j_syn
 

@@ -35,8 +35,8 @@ def private_tuples(pairs: Pairs, refs: Refs, slots: int | None = None) -> Tuples
   Args:
     pairs: mined pairs, one row an anchor.
     refs: what they were mined from, shared [m, d] or private [n, m, d].
-    slots: partners kept, positives first, then negatives by column; 2 holds a triplet, for miners
-      that leave one positive and one negative. None keeps all m: [n, m, d].
+    slots: partners kept, positives first, then the nearest negatives; 2 holds a triplet, for
+      miners that leave one positive and one negative. None keeps all m: [n, m, d].
 
   Raises:
     ValueError: if the miner changed the number of rows (expand_positives).
@@ -50,8 +50,8 @@ def private_tuples(pairs: Pairs, refs: Refs, slots: int | None = None) -> Tuples
     partners = refs.embeddings if private else jnp.broadcast_to(refs.embeddings, shape)
     labels = refs.labels if private else jnp.broadcast_to(refs.labels, (n, m))
     return Tuples(partners, labels, pairs.positive, pairs.negative)
-  priority = 2 * pairs.positive.astype(jnp.int32) + pairs.negative.astype(jnp.int32)
-  _, index = jax.lax.top_k(priority, slots)
+  nearness = jnp.where(pairs.negative, -jax.lax.stop_gradient(pairs.distances), -jnp.inf)
+  _, index = jax.lax.top_k(jnp.where(pairs.positive, jnp.inf, nearness), slots)
   pick = lambda a: jnp.take_along_axis(a, index, axis=1)
   if private:
     partners = jnp.take_along_axis(refs.embeddings, index[..., None], axis=1)

@@ -15,16 +15,14 @@ from jaxdml.types import Array, Refs
 
 __all__ = ["LAYOUTS", "Layout", "all_pairs", "create", "npair", "triplet"]
 
-Layout = Callable[[Array, Array, str | None], tuple[Array, Array, Array | None, Refs]]
+Layout = Callable[[Array, Array, str | None], tuple[Array, Array, Array, Refs]]
 
 
 def all_pairs(embeddings: Array, labels: Array, axis_name: str | None = None):
   """Every example is an anchor, every other example a reference."""
-  n = embeddings.shape[0]
+  ids = _ids(embeddings, axis_name)
   if axis_name is None:
-    ids = jnp.arange(n, dtype=jnp.int32)
     return embeddings, labels, ids, Refs(embeddings, labels, None, ids)
-  ids = gather_ids(n, axis_name)
   return embeddings, labels, ids, gather(embeddings, labels, axis_name, ids=ids)
 
 
@@ -40,7 +38,7 @@ def npair(embeddings: Array, labels: Array, axis_name: str | None = None):
     refs = Refs(positives, labels[1::2])
   else:
     refs = gather(positives, labels[1::2], axis_name)._replace(ids=None)
-  return anchors, labels[0::2], None, refs
+  return anchors, labels[0::2], _ids(anchors, axis_name), refs
 
 
 def triplet(embeddings: Array, labels: Array, axis_name: str | None = None):
@@ -51,10 +49,16 @@ def triplet(embeddings: Array, labels: Array, axis_name: str | None = None):
   Raises:
     ValueError: if n is not a multiple of 3.
   """
-  del axis_name
   _check_multiple(embeddings, 3, "triplet", "a0 p0 n0 a1 p1 n1 ...")
-  others = embeddings.reshape(-1, 3, embeddings.shape[1])[:, 1:]
-  return embeddings[0::3], labels[0::3], None, Refs(others, labels.reshape(-1, 3)[:, 1:])
+  anchors, others = embeddings[0::3], embeddings.reshape(-1, 3, embeddings.shape[1])[:, 1:]
+  refs = Refs(others, labels.reshape(-1, 3)[:, 1:])
+  return anchors, labels[0::3], _ids(anchors, axis_name), refs
+
+
+def _ids(anchors: Array, axis_name: str | None) -> Array:
+  """Each anchor's place among the anchors of all devices."""
+  n = anchors.shape[0]
+  return jnp.arange(n, dtype=jnp.int32) if axis_name is None else gather_ids(n, axis_name)
 
 
 def _check_multiple(embeddings: Array, k: int, name: str, order: str) -> None:

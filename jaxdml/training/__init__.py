@@ -1,0 +1,1 @@
+"""Training: joins models, data, losses, HDML and evaluation (see `loop.train_and_evaluate`)."""

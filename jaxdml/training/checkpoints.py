@@ -1,0 +1,84 @@
+"""Orbax checkpoints: asynchronous, atomic, the last few and the best.
+
+Orbax writes into a temporary directory and renames it when it is whole, so a save that was cut off
+is never seen by `restore`.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxdml.types import PyTree
+
+__all__ = ["CheckpointError", "Checkpoints"]
+
+
+class CheckpointError(RuntimeError):
+  """A checkpoint that cannot be read; the message names it and says what to do."""
+
+
+class Checkpoints:
+  """`workdir/checkpoints/last/STEP` and `workdir/checkpoints/best/STEP`.
+
+  Each holds the unreplicated training state and a dict of what the loop must remember.
+  """
+
+  def __init__(self, workdir: pathlib.Path, keep: int):
+    root = pathlib.Path(workdir).resolve() / "checkpoints"
+    self._managers = {
+      name: ocp.CheckpointManager(
+        root / name,
+        options=ocp.CheckpointManagerOptions(max_to_keep=count, cleanup_tmp_directories=True),
+      )
+      for name, count in (("last", keep), ("best", 1))
+    }
+
+  def latest_step(self, which: str = "last") -> int | None:
+    """The newest whole checkpoint's step, or None."""
+    return self._managers[which].latest_step()
+
+  def save(self, which: str, step: int, state: PyTree, memory: dict[str, Any]) -> None:
+    """Starts saving host arrays `state` and the JSON-able `memory`; returns at once."""
+    if step in self._managers[which].all_steps():
+      return
+    args = ocp.args.Composite(state=ocp.args.StandardSave(state), memory=ocp.args.JsonSave(memory))
+    self._managers[which].save(step, args=args, force=True)
+
+  def restore(self, which: str, abstract: PyTree) -> tuple[PyTree, dict[str, Any]]:
+    """The newest checkpoint as host arrays, in the structure of `abstract`, and its memory.
+
+    Raises:
+      CheckpointError: if it cannot be read or has another structure.
+    """
+    manager = self._managers[which]
+    step = manager.latest_step()
+    path = pathlib.Path(manager.directory) / str(step)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract
+    )
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(target), memory=ocp.args.JsonRestore())
+    try:
+      restored = manager.restore(step, args=args)
+    except Exception as error:
+      reason = str(error).strip().split("\n")[0][:300]
+      raise CheckpointError(
+        f"cannot read the checkpoint {path}: {type(error).__name__}: {reason}\n"
+        f"delete that directory to go back to the checkpoint before it, or choose another --workdir"
+      ) from error
+    return jax.tree.map(np.asarray, restored["state"]), restored["memory"]
+
+  def wait(self) -> None:
+    """Waits until everything is on disk."""
+    for manager in self._managers.values():
+      manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits and releases the threads."""
+    for manager in self._managers.values():
+      manager.close()

@@ -1,0 +1,161 @@
+"""Checking a config before anything is built, and durations in steps or epochs."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+import re
+
+from ml_collections import ConfigDict
+
+from jaxdml import distances, losses, mining, refs
+from jaxdml.data import preprocess, sampling
+from jaxdml.losses import reducers
+from jaxdml.models import registry
+
+__all__ = ["ConfigError", "check", "check_workdir", "duration"]
+
+# What may differ between the run that made a workdir and the one that resumes it: nothing here
+# reaches the parameters.
+OPERATIONAL = (
+  "data.data_dir",
+  "data.num_workers",
+  "train.checkpoint_every",
+  "train.keep",
+  "train.log_every",
+)
+_GROUP = {"all_pairs": 1, "npair": 2, "triplet": 3}
+
+
+class ConfigError(ValueError):
+  """A config that cannot run; the message names the key and what it takes."""
+
+
+def duration(value: str, steps_per_epoch: int, key: str) -> int:
+  """Steps in "300 steps" or "1.5 epochs" (rounded up).
+
+  Raises:
+    ConfigError: for anything else, naming `key`.
+
+  >>> duration("2 epochs", 50, "train.duration")
+  100
+  """
+  match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(steps?|epochs?)\s*", str(value))
+  if not match:
+    raise ConfigError(f'config.{key}: expected "N steps" or "N epochs"; got {value!r}')
+  number, unit = float(match[1]), match[2]
+  return math.ceil(number * (steps_per_epoch if unit.startswith("epoch") else 1))
+
+
+def _one_of(key: str, value: str, valid) -> None:
+  if value not in valid:
+    raise ConfigError(f"config.{key}: expected one of {', '.join(valid)}; got {value!r}")
+
+
+def _positive(config: ConfigDict, *keys: str) -> None:
+  for key in keys:
+    section, name = key.split(".")
+    if config[section][name] <= 0:
+      raise ConfigError(f"config.{key}: expected a positive number; got {config[section][name]}")
+
+
+def check(config: ConfigDict, device_count: int) -> None:
+  """Refuses a config whose values cannot work together.
+
+  Args:
+    config: with every key of jaxdml/training/defaults.py.
+    device_count: devices over all hosts.
+
+  Raises:
+    ConfigError: naming the key, what it takes and what came.
+  """
+  data, loss = config.data, config.loss
+  _one_of("data.sampler", data.sampler, sampling.NAMES)
+  _one_of("data.preprocess", data.preprocess, preprocess.NAMES)
+  _one_of("encoder.name", config.encoder.name, list(registry.ENCODERS))
+  _one_of("encoder.dtype", config.encoder.dtype, ("float32", "bfloat16"))
+  _one_of("loss.name", loss.name, list(losses.LOSSES))
+  _one_of("loss.layout", loss.layout, list(refs.LAYOUTS))
+  _one_of("loss.learnable_beta", loss.learnable_beta, ("none", "scalar", "per_class"))
+  _one_of("optimizer.schedule", config.optimizer.schedule, ("constant", "cosine", "step"))
+  _positive(
+    config, "data.batch_size", "data.image_size", "data.images_per_class", "embedding.dim",
+    "optimizer.learning_rate", "eval.batch_size", "train.keep", "hdml.window",
+  )  # fmt: skip
+  try:
+    losses.create(loss.name, **loss.options)
+    distances.create(loss.distance or "cosine")
+    reducers.create(loss.reducer or "mean")
+    mining.create(f"{config.mining.positive}+{config.mining.negative}", **config.mining.options)
+    registry.create(config.encoder.name, **config.encoder.options)
+  except (ValueError, TypeError) as error:
+    raise ConfigError(f"config: {error}") from error
+  if loss.reducer == "none":
+    raise ConfigError("config.loss.reducer: training needs one number; none gives one an anchor")
+  if loss.learnable_beta != "none" and loss.name != "margin":
+    raise ConfigError("config.loss.learnable_beta: only the margin loss has a beta")
+  if loss.layout != "all_pairs" and data.sampler != loss.layout:
+    raise ConfigError(
+      f"config.loss.layout={loss.layout} reads batches in the order of data.sampler={loss.layout}; "
+      f"got data.sampler={data.sampler}"
+    )
+  if data.batch_size % device_count:
+    raise ConfigError(
+      f"config.data.batch_size: {data.batch_size} is not divisible by the {device_count} devices"
+    )
+  group = _GROUP[loss.layout]
+  if (data.batch_size // device_count) % group:
+    raise ConfigError(
+      f"config.data.batch_size: each of the {device_count} devices needs a multiple of {group} for "
+      f"loss.layout={loss.layout}; got {data.batch_size} in all"
+    )
+  if not 0.0 <= config.eval.validation_fraction < 1.0:
+    raise ConfigError(
+      "config.eval.validation_fraction: expected a share in [0, 1); "
+      f"got {config.eval.validation_fraction}"
+    )
+  if "expand_positives" in config.mining.negative + config.mining.positive and config.hdml.enabled:
+    raise ConfigError("config.mining: HDML needs one row an anchor; drop expand_positives")
+
+
+def _flatten(tree: dict, prefix: str = "") -> dict:
+  flat = {}
+  for key, value in tree.items():
+    if isinstance(value, dict):
+      flat.update(_flatten(value, f"{prefix}{key}."))
+    else:
+      flat[prefix + key] = value
+  return flat
+
+
+def check_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
+  """Writes config.json into a new workdir; in an old one, refuses a config that differs.
+
+  Raises:
+    ConfigError: the workdir holds a run of another config; the differing keys are listed.
+  """
+  path = workdir / "config.json"
+  ours = json.loads(json.dumps(config.to_dict()))
+  if not path.exists():
+    workdir.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(ours, indent=2) + "\n")
+    temporary.replace(path)
+    return
+  try:
+    theirs = _flatten(json.loads(path.read_text()))
+  except json.JSONDecodeError as error:
+    raise ConfigError(f"{path} is not JSON ({error}); choose another --workdir") from error
+  mine = _flatten(ours)
+  differing = [
+    f"  {key}: there {theirs.get(key, '(absent)')!r}, here {mine.get(key, '(absent)')!r}"
+    for key in sorted(mine.keys() | theirs.keys())
+    if key not in OPERATIONAL and mine.get(key) != theirs.get(key)
+  ]
+  if differing:
+    raise ConfigError(
+      f"--workdir={workdir} holds a run of another config:\n"
+      + "\n".join(differing)
+      + "\nchoose another --workdir, or give the same config to resume"
+    )

@@ -1,0 +1,86 @@
+"""Every config key, with its default; the files in configs/ overlay it.
+
+Durations ("300 steps", "2 epochs") count optimizer steps or passes over the training images.
+Override any key on the command line: --config.optimizer.learning_rate=1e-4
+"""
+
+from ml_collections import ConfigDict
+
+from jaxdml.hdml import HdmlConfig
+
+
+def get_config() -> ConfigDict:
+  """The defaults: N-pair loss on the bundled glyphs, a small ConvNet."""
+  config = ConfigDict()
+  config.seed = 0
+
+  config.data = ConfigDict()
+  config.data.dataset = "glyphs"  # jaxdml.data.names() or "tfds:NAME"
+  config.data.data_dir = ""  # "": TFDS's default, ~/tensorflow_datasets or $TFDS_DATA_DIR
+  config.data.label = "label"  # the column trained on
+  config.data.eval_label = ""  # the column evaluated on; "": data.label
+  config.data.batch_size = 128  # global, over all devices and hosts
+  config.data.sampler = "pk"  # pk, npair, triplet, uniform
+  config.data.images_per_class = 4  # K of the P x K sampler
+  config.data.preprocess = "glyphs"  # glyphs, digits, hdml, standard
+  config.data.image_size = 32
+  config.data.channels = 1
+  config.data.num_workers = 0  # processes preparing batches; 0: a thread
+
+  config.encoder = ConfigDict()
+  config.encoder.name = "convnet"  # convnet, googlenet, resnet18, resnet50
+  config.encoder.dtype = "float32"  # or bfloat16: compute only, parameters stay float32
+  config.encoder.frozen_bn = False
+  config.encoder.options = ConfigDict()  # the encoder's own attributes
+
+  config.embedding = ConfigDict()
+  config.embedding.dim = 128
+  config.embedding.kernel_scale = 1.0  # factor on the initial weights
+
+  config.loss = ConfigDict()
+  config.loss.name = "npair"
+  config.loss.options = ConfigDict()  # the loss's own hyperparameters
+  config.loss.distance = ""  # "": the loss's default
+  config.loss.reducer = ""  # "": the loss's default
+  config.loss.layout = "all_pairs"  # all_pairs, npair, triplet
+  config.loss.block_size = 0  # anchors at a time; 0: all at once
+  config.loss.learnable_beta = "none"  # margin loss: none, scalar, per_class
+
+  config.mining = ConfigDict()
+  config.mining.positive = "all_positives"  # nearest_positive is EPS
+  config.mining.negative = "all_negatives"
+  config.mining.options = ConfigDict()  # the miners' own hyperparameters
+
+  config.hdml = ConfigDict(HdmlConfig()._asdict())
+  config.hdml.slots = 0  # partners synthesised for each anchor, nearest negatives first; 0: all
+  config.hdml.enabled = False
+  config.hdml.generator_hidden = 512
+  config.hdml.initial_average = 1e6  # J_avg and J_gen before the first window ends
+
+  config.optimizer = ConfigDict()
+  config.optimizer.learning_rate = 1e-3  # encoder and embedding; Adam
+  config.optimizer.generator_learning_rate = 1e-2
+  config.optimizer.head_learning_rate = 1e-3
+  config.optimizer.loss_learning_rate = 1e-3  # the loss's own parameters (beta)
+  config.optimizer.weight_decay = 0.0
+  config.optimizer.weight_decay_in_loss = False  # True: an L2 term of J_m; False: decoupled (AdamW)
+  config.optimizer.clip_norm = 0.0  # global gradient norm of encoder and embedding; 0: no clipping
+  config.optimizer.schedule = "constant"  # constant, cosine, step: of optimizer.learning_rate
+  config.optimizer.warmup = "0 steps"
+  config.optimizer.milestones = ()  # schedule=step: e.g. ("5632 steps", "6848 steps")
+  config.optimizer.decay_factor = 0.5  # schedule=step: at each milestone
+
+  config.train = ConfigDict()
+  config.train.duration = "1000 steps"
+  config.train.log_every = "20 steps"
+  config.train.evaluate_every = "250 steps"
+  config.train.checkpoint_every = "250 steps"
+  config.train.keep = 2  # checkpoints kept besides the best
+
+  config.eval = ConfigDict()
+  config.eval.ks = (1, 2, 4, 8)
+  config.eval.batch_size = 256
+  config.eval.validation_fraction = 0.0  # share of the training classes held out for selection
+  config.eval.select_by = "map@r"  # the metric that picks the best checkpoint
+  config.eval.raw_pixels = True  # the raw-pixel floor
+  return config

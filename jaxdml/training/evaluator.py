@@ -1,0 +1,78 @@
+"""Evaluation during training: embeds a split on all devices and scores retrieval and clustering."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxdml import data, evaluation
+from jaxdml.training import parallel
+from jaxdml.types import Array, PyTree
+
+__all__ = ["Evaluator"]
+
+
+class Evaluator:
+  """Scores models on one split of unseen images.
+
+  Args:
+    config: the run's.
+    dataset: the images; `eval_label` (or `label`) says what counts as a match.
+    embed_fn: ({"params", "batch_stats"}, images) -> embeddings, per device.
+  """
+
+  def __init__(self, config: ConfigDict, dataset: data.Dataset, embed_fn: Callable[..., Array]):
+    devices = jax.local_device_count()
+    self._batch_size = -(-config.eval.batch_size // devices) * devices
+    self._config = config
+    self._dataset = dataset
+    self._labels = dataset.column(config.data.eval_label or config.data.label)
+    self._embed = parallel.compile_embed(embed_fn)
+    self._preprocess = data.preprocess.create(
+      config.data.preprocess, config.data.image_size, train=False, channels=config.data.channels
+    )
+
+  @property
+  def name(self) -> str:
+    """The data set's split, for messages."""
+    return f"{self._dataset.name} {self._dataset.split}"
+
+  def _batches(self) -> data.Batches:
+    return data.eval_batches(
+      self._dataset, self._preprocess, self._batch_size, self._config.data.num_workers
+    )
+
+  def _score(self, embedded: evaluation.Embedded) -> dict[str, float]:
+    labels = self._labels[embedded.columns["index"]]
+    return {
+      **evaluation.retrieval_metrics(embedded.embeddings, labels, ks=self._config.eval.ks),
+      **evaluation.clustering_metrics(embedded.embeddings, labels, seed=self._config.seed),
+    }
+
+  @property
+  def _total(self) -> int:
+    return -(-len(self._dataset) // self._batch_size)
+
+  def model(self, params: PyTree, batch_stats: PyTree) -> dict[str, float]:
+    """Metrics of a model given by its host arrays."""
+    keep = ("encoder", "embedding")
+    pick = lambda tree: {name: tree[name] for name in keep if name in tree}
+    variables = parallel.replicate({"params": pick(params), "batch_stats": pick(batch_stats)})
+
+    def apply(images: np.ndarray) -> Any:
+      return self._embed(variables, parallel.split(images)).reshape(len(images), -1)
+
+    with self._batches() as batches:
+      embedded = evaluation.embed(
+        apply, batches, total=self._total, description=f"embed {self.name}"
+      )
+    return self._score(embedded)
+
+  def raw_pixels(self) -> dict[str, float]:
+    """Metrics of the flattened, centred pixels: the floor."""
+    with self._batches() as batches:
+      return self._score(evaluation.raw_pixels(batches, center=True, total=self._total))

@@ -1,0 +1,264 @@
+"""The one trainer: `train_and_evaluate(config, workdir)`."""
+
+from __future__ import annotations
+
+import collections
+import json
+import pathlib
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from jaxdml import data, evaluation
+from jaxdml.training import checkpoints, parallel, steps, writers
+from jaxdml.training import config as config_lib
+from jaxdml.training.evaluator import Evaluator
+
+__all__ = ["NonFiniteError", "train_and_evaluate"]
+
+
+class NonFiniteError(RuntimeError):
+  """The loss or a gradient became NaN or infinite; training stopped, checkpoints are kept."""
+
+
+def _say(message: str) -> None:
+  """One line on stderr that leaves progress bars whole."""
+  tqdm.write(message, file=sys.stderr)
+
+
+class _Interrupt:
+  """Turns SIGTERM into a flag while it is active, so that the loop can save first."""
+
+  def __enter__(self):
+    self.requested = False
+    self._previous = None
+    if threading.current_thread() is threading.main_thread():
+      self._previous = signal.signal(signal.SIGTERM, self._handle)
+    return self
+
+  def _handle(self, signum, frame):
+    del signum, frame
+    self.requested = True
+
+  def __exit__(self, *_):
+    if self._previous is not None:
+      signal.signal(signal.SIGTERM, self._previous)
+
+
+class _Run:
+  """One run: what is built once, and the steps of its life."""
+
+  def __init__(self, config: ConfigDict, workdir: pathlib.Path):
+    config_lib.check(config, jax.device_count())
+    data_dir = config.data.data_dir or None
+    train = data.load(config.data.dataset, "train", data_dir=data_dir)
+    test = data.load(config.data.dataset, "test", data_dir=data_dir)
+    validation = None
+    label = config.data.label
+    if config.eval.validation_fraction:
+      train, validation = data.validation_split(
+        train, label, config.eval.validation_fraction, config.seed
+      )
+    self.config, self.workdir, self.train_data = config, workdir, train
+    try:
+      self.sampler = data.sampling.create(
+        config.data.sampler,
+        train.column(label),
+        config.data.batch_size,
+        config.data.images_per_class,
+        config.seed,
+        label=label,
+      )
+    except ValueError as error:
+      raise config_lib.ConfigError(f"config: {error}") from error
+    config_lib.check_workdir(config, workdir)
+    self.steps_per_epoch = -(-len(train) // config.data.batch_size)
+    self.total = self._steps("duration")
+    program = steps.build(
+      config,
+      num_classes=len(train.classes(label)),
+      total_steps=self.total,
+      steps_per_epoch=self.steps_per_epoch,
+      axis_name=parallel.AXIS,
+    )
+    self.init = jax.jit(program.init)
+    self.step_fn = parallel.compile_step(program.step)
+    self.test = Evaluator(config, test, program.embed)
+    self.selection = Evaluator(config, validation, program.embed) if validation else self.test
+    self.checkpoints = checkpoints.Checkpoints(workdir, config.train.keep)
+    self.preprocess = data.preprocess.create(
+      config.data.preprocess, config.data.image_size, train=True, channels=config.data.channels
+    )
+
+  def _steps(self, key: str) -> int:
+    value = config_lib.duration(self.config.train[key], self.steps_per_epoch, f"train.{key}")
+    if value < 1:
+      raise config_lib.ConfigError(f"config.train.{key}: expected at least 1 step; got {value}")
+    return value
+
+  def start(self) -> tuple[Any, dict[str, Any]]:
+    """The state to go on from, on the host, and what the loop remembers."""
+    key = jax.random.key(self.config.seed)
+    if self.checkpoints.latest_step() is None:
+      state = jax.tree.map(np.asarray, self.init(key))
+      return state, {"best": None, "best_step": None, "floors": {}}
+    state, memory = self.checkpoints.restore("last", jax.eval_shape(self.init, key))
+    _say(f"resuming from step {int(state.step)} of {self.total} in {self.workdir}")
+    return state, memory
+
+  def evaluate(self, state, memory: dict[str, Any], writer: writers.MetricsWriter) -> None:
+    """Scores the selection split; keeps the checkpoint if it is the best so far."""
+    metrics = self.selection.model(state.params, state.batch_stats)
+    step, metric = int(state.step), self.config.eval.select_by
+    if metric not in metrics:
+      raise config_lib.ConfigError(
+        f"config.eval.select_by: expected one of {', '.join(metrics)}; got {metric!r}"
+      )
+    writer.write(step, {f"eval/{self.selection.name}/{k}": v for k, v in metrics.items()})
+    shown = "  ".join(f"{k} {v:.3f}" for k, v in metrics.items() if not k.startswith("num_"))
+    _say(f"step {step}, {self.selection.name}: {shown}")
+    if memory["best"] is None or metrics[metric] > memory["best"]:
+      memory.update(best=metrics[metric], best_step=step)
+      self.checkpoints.save("best", step, state, memory)
+
+  def floors(self, state, memory: dict[str, Any]) -> None:
+    """What training must beat, on the test split: raw pixels and the untrained encoder."""
+    if self.config.eval.raw_pixels:
+      memory["floors"]["raw pixels"] = self.test.raw_pixels()
+    memory["floors"]["untrained encoder"] = self.test.model(state.params, state.batch_stats)
+
+  def train(self) -> dict[str, dict[str, float]] | None:
+    """Runs the remaining steps; None if SIGTERM ended them early."""
+    config = self.config
+    state, memory = self.start()
+    start = int(state.step)
+    log_every, evaluate_every = self._steps("log_every"), self._steps("evaluate_every")
+    save_every = self._steps("checkpoint_every")
+    writer = writers.MetricsWriter(self.workdir, start)
+    if start == 0:
+      self.floors(state, memory)
+      self.evaluate(state, memory, writer)
+      self.checkpoints.save("last", 0, state, memory)
+    device_state = parallel.replicate(state)
+    pending: collections.deque = collections.deque()
+    batches = data.train_batches(
+      self.train_data,
+      self.sampler,
+      self.preprocess,
+      label=config.data.label,
+      seed=config.seed,
+      start_step=start,
+      num_steps=max(self.total - start, 0),
+      num_workers=config.data.num_workers,
+      shard_index=jax.process_index(),
+      shard_count=jax.process_count(),
+    )
+    # Without a terminal a bar would fill log files: a line each log_every instead.
+    bar = tqdm(total=self.total, initial=start, desc="train", unit="step", disable=None)
+    since = time.perf_counter()
+    logged = start
+    with batches, _Interrupt() as interrupt, bar:
+      for step in range(start + 1, self.total + 1):
+        batch = next(batches)
+        arrays = {name: batch[name] for name in ("image", "label")}
+        device_state, metrics = self.step_fn(device_state, parallel.split(arrays))
+        pending.append((step, metrics["finite"]))
+        # One step behind, so that looking does not stall the device.
+        self._check_finite(pending, allow=1)
+        bar.update()
+        last = step == self.total
+        if step % log_every == 0 or last:
+          scalars = {k: float(v) for k, v in parallel.unreplicate(metrics).items()}
+          now = time.perf_counter()
+          rate = (step - logged) * config.data.batch_size / (now - since)
+          since, logged = now, step
+          del scalars["finite"]
+          self._check_finite(pending)
+          writer.write(step, {**scalars, "images_per_second": rate})
+          status = f"loss {scalars['loss/real']:.3f}, {rate:.0f} images/s"
+          bar.set_postfix_str(status)
+          if bar.disable:
+            left = (self.total - step) * config.data.batch_size / rate
+            _say(f"step {step} of {self.total}: {status}, {left:.0f} s left")
+        stop = interrupt.requested
+        evaluate = step % evaluate_every == 0 or last
+        if evaluate or stop or step % save_every == 0:
+          self._check_finite(pending)
+          state = parallel.unreplicate(device_state)
+          paused = time.perf_counter()
+          if evaluate:
+            self.evaluate(state, memory, writer)
+          self.checkpoints.save("last", step, state, memory)
+          since += time.perf_counter() - paused
+        if stop and not last:
+          self.checkpoints.wait()
+          writer.close()
+          _say(f"SIGTERM: saved step {step} of {self.total}; the same command resumes it")
+          return None
+    self.checkpoints.wait()
+    writer.close()
+    return self.results(memory)
+
+  def _check_finite(self, pending: collections.deque, allow: int = 0) -> None:
+    while len(pending) > allow:
+      step, finite = pending.popleft()
+      if not parallel.unreplicate(finite):
+        self.checkpoints.wait()
+        raise NonFiniteError(
+          f"the loss or its gradient is NaN or infinite at step {step}. The last good checkpoint "
+          f"is step {self.checkpoints.latest_step()} in {self.workdir}/checkpoints/last. Try a "
+          "lower config.optimizer.learning_rate, config.optimizer.clip_norm=1.0 or warm-up, in "
+          "another --workdir, and look for damaged images if it happens at the first step"
+        )
+
+  def results(self, memory: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """The final table on the test split, of the best checkpoint; prints and keeps it."""
+    state, _ = self.checkpoints.restore("best", jax.eval_shape(self.init, jax.random.key(0)))
+    rows = {**memory["floors"], "trained model": self.test.model(state.params, state.batch_stats)}
+    (self.workdir / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
+    queries = {k: int(v) for k, v in rows["trained model"].items() if k.startswith("num_")}
+    label = self.config.data.eval_label or self.config.data.label
+    print(
+      f"\n{self.test.name}, by {label}: {queries['num_queries']} queries, "
+      f"{queries['num_without_match']} without a match left out. Trained model: step "
+      f"{memory['best_step']} of {self.total}, selected by {self.config.eval.select_by} on "
+      f"{self.selection.name}"
+      + (" (the test split itself: optimistic)" if self.selection is self.test else "")
+      + f".\n{evaluation.format_table(rows)}"
+    )
+    return rows
+
+
+def train_and_evaluate(
+  config: ConfigDict, workdir: str | pathlib.Path
+) -> dict[str, dict[str, float]] | None:
+  """Trains as the config says, or resumes the same config's run in `workdir`, and evaluates.
+
+  Writes to workdir: config.json, metrics.jsonl, TensorBoard events, checkpoints/ and results.json.
+
+  Args:
+    config: every key of jaxdml/training/defaults.py.
+    workdir: made if needed.
+
+  Returns:
+    {"raw pixels", "untrained encoder", "trained model"} -> metrics on the test split; None if
+    SIGTERM ended the run early (saved; the same call resumes).
+
+  Raises:
+    ConfigError: the config cannot run, or the workdir holds another config's run.
+    DatasetNotPreparedError: the data set is not there.
+    CheckpointError: the checkpoint to resume from cannot be read.
+    NonFiniteError: the loss became NaN; the last good checkpoint is kept.
+  """
+  run = _Run(config, pathlib.Path(workdir))
+  try:
+    return run.train()
+  finally:
+    run.checkpoints.close()

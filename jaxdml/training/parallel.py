@@ -1,0 +1,53 @@
+"""Data parallelism: the only file that knows pmap.
+
+A step is a plain per-device function with collectives over AXIS. Here it is compiled for all
+devices, the state replicated, the batch split in contiguous slices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdml.types import PyTree
+
+__all__ = ["AXIS", "compile_embed", "compile_step", "replicate", "split", "unreplicate"]
+
+AXIS = "batch"
+
+
+def compile_step(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+  """pmap of step(state, batch) -> (state, metrics); the old state's memory is reused."""
+  return jax.pmap(step, axis_name=AXIS, donate_argnums=0)
+
+
+def compile_embed(embed: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+  """pmap of embed(replicated variables, images) -> embeddings."""
+  return jax.pmap(embed, axis_name=AXIS)
+
+
+def replicate(tree: PyTree) -> PyTree:
+  """A copy of the tree on each local device, stacked on a new leading axis."""
+  count = jax.local_device_count()
+  mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
+  sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+
+  def copy(x):
+    x = np.asarray(x)
+    return jax.device_put(np.broadcast_to(x, (count, *x.shape)), sharding)
+
+  return jax.tree.map(copy, tree)
+
+
+def unreplicate(tree: PyTree) -> PyTree:
+  """The first device's copy, as NumPy arrays on the host."""
+  return jax.tree.map(lambda x: np.asarray(x.addressable_shards[0].data)[0], tree)
+
+
+def split(batch: PyTree) -> PyTree:
+  """[n, ...] arrays of this host as [devices, n / devices, ...]."""
+  count = jax.local_device_count()
+  return jax.tree.map(lambda x: x.reshape(count, x.shape[0] // count, *x.shape[1:]), batch)

@@ -1,0 +1,244 @@
+"""The training step and the embedding function: plain per-device functions, no pmap in sight."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from jaxdml import distances, hdml, losses, mining, models, refs
+from jaxdml.losses import reducers
+from jaxdml.training import optimizers
+from jaxdml.types import Array, Batch, MiningFn, PyTree
+
+__all__ = ["Program", "TrainState", "build"]
+
+
+class TrainState(NamedTuple):
+  """Everything a step needs from the one before.
+
+  Attributes:
+    step: int32, steps done.
+    params: {"encoder", "embedding"} and, as the config asks, "generator", "head", "loss".
+    batch_stats: running BatchNorm statistics of encoder, embedding, generator.
+    opt_state: optax's.
+    hdml: HDML's window means, or ().
+  """
+
+  step: Array
+  params: dict[str, PyTree]
+  batch_stats: dict[str, PyTree]
+  opt_state: PyTree
+  hdml: Any
+
+
+class Program(NamedTuple):
+  """What a config becomes.
+
+  Attributes:
+    init: key -> TrainState.
+    step: (state, batch) -> (state, metrics), per device.
+    embed: ({"params", "batch_stats"}, images) -> embeddings, per device.
+  """
+
+  init: Callable[[Array], TrainState]
+  step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
+  embed: Callable[[PyTree, Array], Array]
+
+
+def _mining_fn(config: ConfigDict) -> MiningFn | None:
+  names = [config.mining.positive, config.mining.negative]
+  names = [name for name in names if name not in ("all_positives", "all_negatives")]
+  options = dict(config.mining.options)
+  if "distance_weighted_negative" in names:
+    options.setdefault("dim", config.embedding.dim)
+  return mining.create("+".join(names), **options) if names else None
+
+
+def _loss(config: ConfigDict, axis_name: str | None):
+  """(loss with options and reducer bound, its distance)."""
+  loss = losses.create(config.loss.name, **config.loss.options)
+  defaults = inspect.signature(losses.LOSSES[config.loss.name]).parameters
+  default = lambda name: defaults[name].default
+  distance_fn = (
+    distances.create(config.loss.distance) if config.loss.distance else default("distance_fn")
+  )
+  reduce_fn = reducers.create(config.loss.reducer) if config.loss.reducer else default("reduce_fn")
+  bound = functools.partial(
+    loss,
+    reduce_fn=functools.partial(reduce_fn, axis_name=axis_name),
+    block_size=config.loss.block_size or None,
+  )
+  return bound, distance_fn
+
+
+def build(
+  config: ConfigDict,
+  *,
+  num_classes: int,
+  total_steps: int,
+  steps_per_epoch: int,
+  axis_name: str | None = None,
+) -> Program:
+  """Builds the program of a checked config.
+
+  Args:
+    config: with every key of jaxdml/training/defaults.py.
+    num_classes: training classes; labels are 0..num_classes-1.
+    total_steps: for the schedules.
+    steps_per_epoch: for durations in epochs.
+    axis_name: mapped axis over which the batch is gathered, BatchNorm synchronised and gradients
+      summed; None for one device alone.
+  """
+  dtype = jnp.dtype(config.encoder.dtype)
+  encoder = models.create(
+    config.encoder.name,
+    axis_name=axis_name,
+    frozen_bn=config.encoder.frozen_bn,
+    dtype=dtype,
+    **config.encoder.options,
+  )
+  embedding = models.Embedding(
+    config.embedding.dim, axis_name=axis_name, kernel_scale=config.embedding.kernel_scale
+  )
+  generator = models.Generator(
+    encoder.feature_dim, hidden=config.hdml.generator_hidden, axis_name=axis_name
+  )
+  head = models.SoftmaxHead(num_classes)
+  loss_fn, distance_fn = _loss(config, axis_name)
+  mining_fn = _mining_fn(config)
+  layout = refs.create(config.loss.layout)
+  use_hdml = config.hdml.enabled
+  fields = {name: config.hdml[name] for name in hdml.HdmlConfig._fields}
+  hdml_config = hdml.HdmlConfig(**fields | {"slots": config.hdml.slots or None})
+  optimizer = optimizers.create(config, total_steps, steps_per_epoch)
+  schedule = optimizers.learning_rate(config, total_steps, steps_per_epoch)
+
+  def init(key: Array) -> TrainState:
+    images = jnp.zeros((1, config.data.image_size, config.data.image_size, config.data.channels))
+    keys = dict(
+      zip(("encoder", "embedding", "generator", "head"), jax.random.split(key, 4), strict=True)
+    )
+    modules = {
+      "encoder": (encoder, images),
+      "embedding": (embedding, jnp.zeros((1, encoder.feature_dim))),
+    }
+    if use_hdml:
+      modules["generator"] = (generator, jnp.zeros((1, config.embedding.dim)))
+    variables = {
+      name: module.init(keys[name], x, train=False) for name, (module, x) in modules.items()
+    }
+    if use_hdml:
+      variables["head"] = head.init(keys["head"], jnp.zeros((1, encoder.feature_dim)))
+    params = {name: v["params"] for name, v in variables.items()}
+    batch_stats = {n: v["batch_stats"] for n, v in variables.items() if "batch_stats" in v}
+    if config.loss.learnable_beta != "none":
+      shape = () if config.loss.learnable_beta == "scalar" else (num_classes,)
+      beta = config.loss.options.get("beta", 1.2)
+      params["loss"] = {"beta": jnp.full(shape, beta, jnp.float32)}
+    return TrainState(
+      step=jnp.int32(0),
+      params=params,
+      batch_stats=batch_stats,
+      opt_state=optimizer.init(params),
+      hdml=hdml.init_state(config.hdml.initial_average) if use_hdml else (),
+    )
+
+  def variables_of(state, params, name):
+    variables = {"params": params[name]}
+    if name in state.batch_stats:
+      variables["batch_stats"] = state.batch_stats[name]
+    return variables
+
+  def networks(state: TrainState) -> hdml.Networks:
+    # BatchNorm sees synthetic features by their own statistics; the running ones stay real.
+    def embed_synthetic(params, y):
+      variables = variables_of(state, {"embedding": params}, "embedding")
+      return embedding.apply(variables, y, train=True, update_stats=False)
+
+    def generate(params, z):
+      variables = variables_of(state, {"generator": params}, "generator")
+      y, updates = generator.apply(variables, z, train=True, mutable=["batch_stats"])
+      return y, updates["batch_stats"]
+
+    return hdml.Networks(
+      embed=embed_synthetic,
+      generate=generate,
+      classify=lambda params, y: head.apply({"params": params}, y),
+    )
+
+  def objective(params, state: TrainState, batch: Batch, key: Array):
+    y, encoder_updates = encoder.apply(
+      variables_of(state, params, "encoder"), batch["image"], train=True, mutable=["batch_stats"]
+    )
+    z, embedding_updates = embedding.apply(
+      variables_of(state, params, "embedding"), y, train=True, mutable=["batch_stats"]
+    )
+    updates = {"encoder": encoder_updates, "embedding": embedding_updates}
+    stats = {name: u["batch_stats"] for name, u in updates.items() if "batch_stats" in u}
+    stats = {**state.batch_stats, **stats}
+    loss = functools.partial(loss_fn, **params.get("loss", {}))
+    regularizer = 0.0
+    if config.optimizer.weight_decay and config.optimizer.weight_decay_in_loss:
+      decayed = {name: params[name] for name in ("encoder", "embedding")}
+      regularizer = optimizers.l2_penalty(decayed, config.optimizer.weight_decay)
+    if not use_hdml:
+      anchors, labels, ids, references = layout(z, batch["label"], axis_name)
+      total = loss(
+        anchors, labels, refs=references, ids=ids, mining_fn=mining_fn, key=key,
+        distance_fn=distance_fn,
+      )  # fmt: skip
+      metrics = {"loss/real": total}
+      return total + hdml.local_share(regularizer, axis_name), (state.hdml, stats, metrics)
+    total, (hdml_state, generator_stats, metrics) = hdml.objective(
+      networks(state),
+      {name: params[name] for name in ("embedding", "generator", "head")},
+      y,
+      z,
+      batch["label"],
+      state.hdml,
+      loss_fn=loss,
+      distance_fn=distance_fn,
+      layout=layout,
+      config=hdml_config,
+      mining_fn=mining_fn,
+      key=key,
+      regularizer=regularizer,
+      axis_name=axis_name,
+    )
+    stats["generator"] = generator_stats
+    return total, (hdml_state, stats, metrics)
+
+  def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    grad_fn = jax.value_and_grad(objective, has_aux=True)
+    (total, (hdml_state, stats, metrics)), grads = grad_fn(state.params, state, batch, key)
+    if axis_name is not None:
+      grads = jax.lax.psum(grads, axis_name)
+    grad_norm = optax.global_norm(grads)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = {
+      "loss": total,
+      **metrics,
+      "grad_norm": grad_norm,
+      "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+      "finite": jnp.isfinite(total) & jnp.isfinite(grad_norm),
+    }
+    return TrainState(state.step + 1, params, stats, opt_state, hdml_state), metrics
+
+  def embed(variables: PyTree, images: Array) -> Array:
+    y = encoder.apply(_pick(variables, "encoder"), images, train=False)
+    return embedding.apply(_pick(variables, "embedding"), y, train=False)
+
+  return Program(init, step, embed)
+
+
+def _pick(variables: PyTree, name: str) -> PyTree:
+  return {kind: tree[name] for kind, tree in variables.items() if name in tree}

@@ -1,0 +1,44 @@
+"""Metrics to metrics.jsonl and to TensorBoard event files."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Mapping
+
+from tensorboardX import SummaryWriter
+
+__all__ = ["MetricsWriter"]
+
+
+class MetricsWriter:
+  """Appends one JSON line a step to workdir/metrics.jsonl, and the same scalars to events files.
+
+  On resuming, lines beyond `start_step` are dropped: those steps are about to be run again.
+  """
+
+  def __init__(self, workdir: pathlib.Path, start_step: int):
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    # A line cut off by a kill is the last one, and belongs to a step that runs again.
+    whole = [line for line in lines if line.endswith("}")]
+    kept = [line for line in whole if json.loads(line)["step"] <= start_step]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(f"{line}\n" for line in kept))
+    temporary.replace(path)
+    self._file = path.open("a")
+    self._events = SummaryWriter(str(workdir), purge_step=start_step + 1 if start_step else None)
+
+  def write(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Writes the scalars of one step."""
+    scalars = {name: float(value) for name, value in metrics.items()}
+    self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+    self._file.flush()
+    for name, value in scalars.items():
+      self._events.add_scalar(name, value, step)
+
+  def close(self) -> None:
+    """Flushes and closes both."""
+    self._file.close()
+    self._events.close()

@@ -1,15 +1,14 @@
-"""Builds the bundled data sets: `python -m jaxdml.data.prepare glyphs digits [--data_dir=...]`."""
+"""Builds the bundled data sets into the TFDS data directory."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import io
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import tensorflow_datasets as tfds
@@ -93,18 +92,3 @@ def build(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
 def is_prepared(directory: Path) -> bool:
   """Says whether TFDS finished writing a data set into the directory."""
   return (directory / "dataset_info.json").is_file()
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-  """Builds the data sets named on the command line and prints where they are."""
-  parser = argparse.ArgumentParser(prog="python -m jaxdml.data.prepare", description=__doc__)
-  parser.add_argument("names", nargs="+", choices=sorted(BUNDLED), help="data sets to build")
-  parser.add_argument("--data_dir", default=None, help="TFDS data directory")
-  args = parser.parse_args(argv)
-  for name in args.names:
-    print(build(name, args.data_dir))
-  return 0
-
-
-if __name__ == "__main__":
-  sys.exit(main())

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm.auto import tqdm
 
-from jaxdml.data.builders.glyphs import encode_png
+from jaxdml.data.builders import base
 
 SIZE = 32
 _SPLIT_SEED = 2006
@@ -23,7 +23,7 @@ retrieval of unseen classes.
 """
 
 
-class Digits(tfds.core.GeneratorBasedBuilder):
+class Digits(base.BundledBuilder):
   """Handwritten digits with their parity as coarse label; train and test share all classes.
 
   The splits are stratified halves of the images of each digit, NOT class-disjoint.
@@ -36,7 +36,6 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES = {"1.0.0": "Initial release."}  # noqa: RUF012 (TFDS reads a plain dict)
-  url_infos = None  # Nothing is downloaded; else TFDS looks for checksum files of this package.
 
   def _info(self) -> tfds.core.DatasetInfo:
     return tfds.core.DatasetInfo(
@@ -83,5 +82,5 @@ class Digits(tfds.core.GeneratorBasedBuilder):
       digit = int(data.target[i])
       yield (
         f"{i:04d}",
-        {"image": encode_png(large), "label": digit, "parity": digit % 2},
+        {"image": base.encode_png(large), "label": digit, "parity": digit % 2},
       )

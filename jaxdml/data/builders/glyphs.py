@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 from tqdm.auto import tqdm
 
-from jaxdml.data.builders import drawing
+from jaxdml.data.builders import base, drawing
 
 _SPLIT_SEED = 2019
 
@@ -24,12 +23,7 @@ classes each.
 """
 
 
-def encode_png(image: np.ndarray) -> bytes:
-  """Encodes a uint8 image [h, w] or [h, w, 3] (BGR) as PNG."""
-  return cv2.imencode(".png", image)[1].tobytes()
-
-
-class Glyphs(tfds.core.GeneratorBasedBuilder):
+class Glyphs(base.BundledBuilder):
   """Letters drawn by matplotlib's bundled fonts; class-disjoint train and test.
 
   Features:
@@ -43,7 +37,6 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
 
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES = {"1.0.0": "Initial release."}  # noqa: RUF012 (TFDS reads a plain dict)
-  url_infos = None  # Nothing is downloaded; else TFDS looks for checksum files of this package.
 
   def _info(self) -> tfds.core.DatasetInfo:
     # The names are known once the letters are drawn; TFDS stores them with the data.
@@ -118,5 +111,5 @@ class Glyphs(tfds.core.GeneratorBasedBuilder):
     for record in tqdm(records, desc=f"glyphs: writing {split}", unit=" images", mininterval=0.5):
       example = dict(record)
       pixels = np.frombuffer(example.pop("pixels"), np.uint8)
-      example["image"] = encode_png(pixels.reshape(drawing.SIZE, drawing.SIZE))
+      example["image"] = base.encode_png(pixels.reshape(drawing.SIZE, drawing.SIZE))
       yield f"{record['codepoint']:06x}-{record['font']}", example

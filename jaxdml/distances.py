@@ -54,18 +54,18 @@ def _matmul(x: Array, y: Array) -> Array:
 
 
 def safe_sqrt(x: Array) -> Array:
-  """sqrt(x) for x >= 0 with gradient 0, not infinity, at x = 0."""
-  positive = x > 0
-  return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
+  """sqrt(x) for x >= 0 with gradient 0, not infinity, at x = 0; NaN stays NaN."""
+  zero = x <= 0
+  return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, x)))
 
 
 def l2_normalize(x: Array) -> Array:
-  """x / ||x|| over the last axis; a zero vector stays zero and gets a zero gradient."""
+  """x / ||x|| over the last axis; a zero vector stays zero with a zero gradient, NaN NaN."""
   x = _at_least_float32(x)
   square = jnp.sum(x * x, axis=-1, keepdims=True)
   # Below the smallest normal number 1/sqrt overflows: such a vector has no direction to speak of.
-  positive = square > jnp.finfo(x.dtype).tiny
-  return jnp.where(positive, x * jax.lax.rsqrt(jnp.where(positive, square, 1.0)), 0.0)
+  zero = square <= jnp.finfo(x.dtype).tiny
+  return jnp.where(zero, 0.0, x * jax.lax.rsqrt(jnp.where(zero, 1.0, square)))
 
 
 def squared_euclidean(x: Array, y: Array, /) -> Array:

@@ -21,7 +21,7 @@ __all__ = ["Inputs", "element_rows", "make_pairs", "mine", "tuple_loss"]
 
 
 class Inputs(NamedTuple):
-  """The whole call's arrays, for losses that need more than distances; index with `pairs.anchor`."""
+  """The whole call's arrays, for losses that need more than distances; index by `pairs.anchor`."""
 
   embeddings: Array
   labels: Array

@@ -22,7 +22,8 @@ def log1p_sum_exp(x: Array, mask: Array) -> Array:
   # exp(x) is only ever taken of masked entries shifted below 0; the others never reach it.
   shifted = jnp.where(mask, x - top[:, None], 0.0)
   total = jnp.sum(jnp.where(mask, jnp.exp(shifted), 0.0), axis=1)
-  return jnp.log(jnp.exp(-top) + total) + top
+  # Not log(exp(-top) + total): it would round a small total away.
+  return jnp.log1p(jnp.expm1(-top) + total) + top
 
 
 def log_sum_exp(x: Array, mask: Array) -> Array:

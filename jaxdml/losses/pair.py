@@ -52,7 +52,8 @@ def margin_loss(margin: float = 0.2, beta: Array | float = 1.2, nu: float = 0.0)
   """Margin loss: positives within beta - margin, negatives beyond beta + margin.
 
   sum_p [d(a, p) - beta_a + margin]_+ + sum_n [beta_a - d(a, n) + margin]_+ over the number of
-  active pairs, plus nu * beta_a for each anchor (Wu et al., arXiv 1706.07567).
+  active pairs, plus nu * beta_a for each row with a pair: each anchor, or, behind
+  `expand_positives`, each of its positives (Wu et al., arXiv 1706.07567).
 
   Args:
     margin: half the width of the band that must stay empty.

@@ -27,13 +27,17 @@ __all__ = [
 
 
 def _divide(numerator: Array, denominator: Array, axis_name: str | None) -> Array:
-  """sum_t numerator / denominator [t], globally; 0 where there is nothing to divide by."""
+  """sum_t numerator / denominator [t], globally; 0 where there is nothing to divide by.
+
+  Nothing to divide by hides no NaN: diverged embeddings may well leave no active element.
+  """
   denominator = jax.lax.stop_gradient(denominator)
   if axis_name is not None:
     denominator = jax.lax.psum(denominator, axis_name)
   numerator = global_sum(numerator, axis_name)
   some = denominator > 0
-  return jnp.sum(jnp.where(some, numerator / jnp.where(some, denominator, 1.0), 0.0))
+  nothing = jnp.where(jnp.isnan(numerator), jnp.nan, 0.0)
+  return jnp.sum(jnp.where(some, numerator / jnp.where(some, denominator, 1.0), nothing))
 
 
 def global_mean(values: Array, mask: Array | None = None, *, axis_name: str | None = None) -> Array:

@@ -54,7 +54,8 @@ def expand_positives(pairs: Pairs, /, *, max_positives: int | None = None) -> Pa
   keys = pairs.keys
   if keys is not None:
     fold = lambda key: jax.vmap(lambda j: jax.random.fold_in(key, j))(jnp.arange(k))
-    keys = jax.vmap(fold)(keys).reshape(-1)
+    # Typed keys are [r], raw uint32 ones [r, 2].
+    keys = jax.vmap(fold)(keys).reshape(-1, *keys.shape[1:])
   return Pairs(
     distances=repeat(pairs.distances),
     positive=positive,

@@ -201,7 +201,7 @@ def _score_block(
   first = jnp.argmax(at_best & relevant, axis=1)
   index = jnp.arange(items.shape[0])
   beats = (similarity > best) | (at_best & (index < first[:, None]))
-  rank = jnp.sum(beats & present, axis=1)
+  rank = jnp.sum(beats, axis=1)
 
   total = jnp.sum(relevant, axis=1)
   _, nearest = lax.top_k(similarity, depth)  # equal similarities come in the order of their index

@@ -125,10 +125,10 @@ def test_googlenet_maps_shrink_as_in_the_paper():
 def test_inception_concatenates_its_four_branches():
   block = Inception((1, (2, 3), (2, 4), 5), ConvUnit)
   x = images_of(2, side=4)
-  variables = initialized(block, x)
-  y, state = block.apply(
-    variables, x, train=False, capture_intermediates=True, mutable=["intermediates"]
+  apply = functools.partial(
+    block.apply, train=False, capture_intermediates=True, mutable=["intermediates"]
   )
+  y, state = jax.jit(apply)(initialized(block, x), x)
   branches = [
     state["intermediates"][name]["__call__"][0] for name in ("1x1", "3x3", "5x5", "pool_proj")
   ]
@@ -137,10 +137,9 @@ def test_inception_concatenates_its_four_branches():
   assert (np.asarray(y) >= 0).all()
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_convnet_features(channels):
+def test_convnet_features():
   model = models.create("convnet", widths=(4, 8), grid=2)
-  images = images_of(3, channels=channels)
+  images = images_of(3, channels=1)
   features, _ = applied(model, initialized(model, images), images, train=False)
   assert features.shape == (3, 32) == (3, model.feature_dim)
   assert features.dtype == jnp.float32
@@ -220,24 +219,30 @@ def test_frozen_batchnorm_trains_its_scale_unless_told_not_to(affine):
 @small
 def test_gradients_are_finite_even_for_blank_images(make):
   model = make()
-  for images in (images_of(4), jnp.zeros((4, 32, 32, 3)), images_of(1)):
-    variables = initialized(model, images)
 
-    def loss(params, variables=variables, images=images):
+  @jax.jit
+  def gradients(variables, images):
+    def loss(params):
       state = {**variables, "params": params}
       features, _ = model.apply(state, images, train=True, mutable=["batch_stats"])
       return jnp.sum(features**2)
 
-    for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(variables["params"])):
+    return jax.grad(loss)(variables["params"])
+
+  variables = initialized(model, images_of(4))
+  for images in (images_of(4), jnp.zeros((4, 32, 32, 3)), jnp.repeat(images_of(1), 4, axis=0)):
+    for leaf in jax.tree.leaves(gradients(variables, images)):
       assert np.isfinite(leaf).all()
 
 
-@small
-@pytest.mark.parametrize("spread", ["vmap", "pmap"])
-def test_eight_devices_equal_one(make, spread):
+@pytest.mark.parametrize(
+  ("name", "spread"), [("convnet", "vmap"), ("convnet", "pmap"), ("resnet", "pmap")]
+)
+def test_eight_devices_equal_one(name, spread):
   """Features, updated statistics and gradients of 8 x 2 images equal those of 16 at once."""
   if spread == "pmap" and jax.device_count() < 8:
     pytest.skip("needs 8 devices (XLA_FLAGS=--xla_force_host_platform_device_count=8)")
+  make = SMALL[name]
   images = images_of(16)
   variables = initialized(make(), images)
   targets = jax.random.normal(jax.random.key(5), (16, make().feature_dim))

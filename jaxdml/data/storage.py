@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.decode import DeserializeMethod
 from tensorflow_datasets.proto import tf_example_pb2
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 INDEX_FILE = "jaxdml-labels.npz"
 """Side file with the labels of every split, in the directory of the prepared data set."""

@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from jaxdml.data.builders import base
 

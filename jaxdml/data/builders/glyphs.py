@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from jaxdml.data.builders import base, drawing
 

@@ -9,12 +9,12 @@ from jaxdml.models import Embedding, Generator, SoftmaxHead
 
 
 def batch(n=16, d=6, seed=0):
-  return 2 + 3 * jax.random.normal(jax.random.key(seed), (n, d))
+  return jnp.asarray(2 + 3 * np.random.default_rng(seed).normal(size=(n, d)), jnp.float32)
 
 
 def embedding_and_variables(**kwargs):
   model = Embedding(dim=4, **kwargs)
-  return model, model.init(jax.random.key(1), batch(), train=False)
+  return model, model.init(jax.random.key(1, impl="rbg"), batch(), train=False)
 
 
 def normalized(y, epsilon):
@@ -35,7 +35,7 @@ def test_embedding_is_batchnorm_then_dense():
 def test_generator_applies_batchnorm_after_the_relu():
   model = Generator(feature_dim=6, hidden=8)
   z = batch(d=4)
-  variables = model.init(jax.random.key(2), z, train=False)
+  variables = model.init(jax.random.key(2, impl="rbg"), z, train=False)
   fc1, fc2 = (variables["params"][name] for name in ("fc1", "fc2"))
   hidden = np.maximum(np.asarray(z) @ np.asarray(fc1["kernel"]) + fc1["bias"], 0)
   expected = normalized(hidden, 1e-3) @ np.asarray(fc2["kernel"]) + fc2["bias"]
@@ -105,7 +105,7 @@ def test_embedding_without_batchnorm_and_with_a_frozen_one():
 )
 def test_synchronised_statistics_equal_one_batch(model):
   y = batch()
-  variables = model.init(jax.random.key(1), y, train=False)
+  variables = model.init(jax.random.key(1, impl="rbg"), y, train=False)
   expected, expected_updates = model.clone(axis_name=None).apply(
     variables, y, train=True, mutable=["batch_stats"]
   )
@@ -125,7 +125,7 @@ def test_synchronised_statistics_equal_one_batch(model):
 def test_bfloat16_returns_float32(model):
   model = model.clone(dtype=jnp.bfloat16)
   extra = () if isinstance(model, SoftmaxHead) else (False,)
-  variables = model.init(jax.random.key(0), batch(), *extra)
+  variables = model.init(jax.random.key(0, impl="rbg"), batch(), *extra)
   assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
   assert model.apply(variables, batch(), *extra).dtype == jnp.float32
 

@@ -1,0 +1,118 @@
+"""Wrong input is refused with a message that names the argument, what it must be and what came."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxdml import distances, losses, mining
+from jaxdml.losses import reducers
+from jaxdml.types import Refs
+
+X, Y = jnp.ones((4, 2)), jnp.arange(4) // 2
+LOSS = losses.triplet_loss
+KEY = jax.random.key(0)
+IDS = jnp.arange(4)
+
+CASES = {
+  "3-d embeddings": (
+    lambda: LOSS(X[None], Y), ValueError,
+    r"embeddings must be \[n, d\]; got shape \(1, 4, 2\); use vmap",
+  ),
+  "integer embeddings": (
+    lambda: LOSS(X.astype(int), Y), TypeError,
+    "embeddings must be floating point; got int32",
+  ),
+  "labels of another length": (
+    lambda: LOSS(X, Y[:3]), ValueError,
+    r"labels must be \[4\], one for each embedding; got shape \(3,\)",
+  ),
+  "one-hot labels": (lambda: LOSS(X, jnp.eye(4)), ValueError, r"labels must be \[4\].*\(4, 4\)"),
+  "ids": (lambda: LOSS(X, Y, ids=IDS[:2]), ValueError, r"ids must be \[4\].*\(2,\)"),
+  "where": (lambda: LOSS(X, Y, where=jnp.ones((4, 4), bool)), ValueError, r"where must be \[4\]"),
+  "weights": (lambda: LOSS(X, Y, weights=1.0), ValueError, r"weights must be \[4\].*\(\)"),
+  "refs of another dimension": (
+    lambda: LOSS(X, Y, refs=Refs(jnp.ones((3, 5)), jnp.arange(3))), ValueError,
+    r"refs.embeddings must be \[m, 2\] or.*\[4, m, 2\]; got shape \(3, 5\)",
+  ),
+  "private refs of another batch": (
+    lambda: LOSS(X, Y, refs=Refs(jnp.ones((3, 5, 2)), jnp.ones((3, 5)))), ValueError,
+    r"refs.embeddings .*got shape \(3, 5, 2\)",
+  ),
+  "refs.labels": (
+    lambda: LOSS(X, Y, refs=Refs(jnp.ones((3, 2)), jnp.arange(4))), ValueError,
+    r"refs.labels must be shaped \(3,\); got \(4,\)",
+  ),
+  "refs.ids without ids": (
+    lambda: LOSS(X, Y, refs=Refs(X, Y, None, IDS)), ValueError,
+    "refs.ids is given without ids",
+  ),
+  "block_size": (
+    lambda: LOSS(X, Y, block_size=0), ValueError,
+    "block_size must be at least 1 anchor, or None; got 0",
+  ),
+  "beta of two axes": (
+    lambda: losses.margin_loss(X, Y, beta=jnp.ones((2, 2))), ValueError,
+    r"beta must be a scalar or \[num_classes\]; got shape \(2, 2\)",
+  ),
+  "a hyperparameter of another loss": (
+    lambda: LOSS(X, Y, alpha=1.0), TypeError, r"triplet_loss\(\).*'alpha'",
+  ),
+  "random miner without key": (
+    lambda: LOSS(X, Y, mining_fn=mining.random_negative), ValueError,
+    r"mining with random_negative is random: pass key=jax.random.key\(\.\.\.\) to the loss",
+  ),
+  "distance weighted without key": (
+    lambda: LOSS(X, Y, mining_fn=mining.create("distance_weighted_negative", dim=2)), ValueError,
+    "distance_weighted_negative is random: pass key=",
+  ),
+  "cutoff": (
+    lambda: LOSS(
+      X, Y, key=KEY,
+      mining_fn=mining.create("distance_weighted_negative", dim=2, cutoff=1.5),
+    ), ValueError,
+    "need 0 < cutoff < max_distance < 2; got cutoff=1.5, max_distance=1.4",
+  ),
+  "unknown loss": (
+    lambda: losses.create("tripplet"), ValueError,
+    "unknown loss 'tripplet'; valid names: contrastive, margin",
+  ),
+  "unknown option": (
+    lambda: losses.create("triplet", beta=1.0), ValueError,
+    r"loss 'triplet' has no option \['beta'\]; valid options: margin, refs",
+  ),
+  "unknown miner": (
+    lambda: mining.create("nearest_positive+hard"), ValueError,
+    r"unknown miner 'hard' in 'nearest_positive\+hard'; valid names: all_positives",
+  ),
+  "unknown miner option": (
+    lambda: mining.create("nearest_positive", dim=3), ValueError,
+    r"none of the miners in 'nearest_positive' takes the options \['dim'\]",
+  ),
+  "unknown distance": (
+    lambda: distances.create("l2"), ValueError, "unknown distance 'l2'; valid names: cosine, dot",
+  ),
+  "unknown reducer": (
+    lambda: reducers.create("avg"), ValueError, "unknown reducer 'avg'; valid names: mean, ",
+  ),
+  "distances of other dimensions": (
+    lambda: distances.dot(X, jnp.ones((4, 3))), ValueError,
+    r"distances need x \[n, d\] and y \[m, d\]; got x \(4, 2\) and y \(4, 3\)",
+  ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_refused_with_its_message(case):
+  call, error, message = CASES[case]
+  with pytest.raises(error, match=message):
+    call()
+
+
+def test_the_options_that_create_lists_are_the_losses_arguments():
+  loss = losses.create("margin", margin=0.3, beta=0.9, block_size=2)
+  assert loss(X, Y) == losses.margin_loss(X, Y, margin=0.3, beta=0.9)
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_created_jits_and_needs_two_arrays_only(name):
+  assert losses.create(name) and jnp.isfinite(jax.jit(losses.LOSSES[name])(X, Y))

@@ -6,6 +6,7 @@ each slot draws from its own generator, keyed by (seed, step, slot).
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -58,25 +59,36 @@ def _augmentation_rngs(seed: int, step: int, slots: list[int]) -> Iterator[np.ra
 class Batches(Iterator[dict[str, np.ndarray]]):
   """An iterator over batches that owns threads or processes: a context manager, with `close`."""
 
-  def __init__(self, steps: grain.IterDataset):
+  def __init__(self, steps: grain.IterDataset, has_workers: bool):
     self._iterator = iter(steps)
+    self._has_workers = has_workers
     self._closed = False
 
   def __next__(self) -> dict[str, np.ndarray]:
     if self._closed:
       raise StopIteration
     try:
-      return next(self._iterator)
+      batch = next(self._iterator, None)
     except BaseException:
-      # The end, an error or Ctrl-C: whichever it is, no worker may outlive it.
+      # An error or Ctrl-C: whichever it is, no worker may outlive it.
       self.close()
       raise
+    if batch is None:
+      self.close()
+      raise StopIteration
+    return batch
 
   def close(self) -> None:
     """Stops the threads and processes; may be called twice."""
     if not self._closed:
       self._closed = True
       self._iterator.close()
+      self._iterator = iter(())
+      if self._has_workers:
+        # Grain's queues are in reference cycles. Their semaphores go now, at a known point:
+        # collected at a random one they may interrupt multiprocessing's own bookkeeping, which
+        # Python 3.12 answers with a warning and a leak (gh-109629).
+        gc.collect()
 
   def __enter__(self) -> Batches:
     return self
@@ -206,7 +218,7 @@ def _batches(
   if num_workers == 0:
     # One thread works ahead while the device computes; OpenCV and NumPy release the lock.
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_AHEAD)
-    return Batches(steps.to_iter_dataset(options))
+    return Batches(steps.to_iter_dataset(options), has_workers=False)
   if not flags.FLAGS.is_parsed():
     # Grain reads one of its flags here, which raises in a notebook or script without absl.app.
     flags.FLAGS.mark_as_parsed()
@@ -215,7 +227,8 @@ def _batches(
     steps.to_iter_dataset(options).mp_prefetch(
       grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=_WORKER_AHEAD),
       worker_init_fn=_start_worker,
-    )
+    ),
+    has_workers=True,
   )
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+import gc
 import hashlib
 import multiprocessing
 import os
@@ -13,6 +14,13 @@ import pytest
 
 from jaxdml import data
 from jaxdml.data import pipeline
+
+
+@pytest.fixture(autouse=True)
+def _collect():
+  """What an exception kept alive goes before the next test starts its processes."""
+  yield
+  gc.collect()
 
 
 @pytest.fixture

@@ -1,0 +1,190 @@
+"""Miners on rows written by hand: what is kept, ties, fallbacks, order of chains."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdml import losses, mining
+from jaxdml.types import Pairs
+from tests.losses import reference
+from tests.losses.table import compiled
+
+
+def create(names, **options):
+  """mining.create, compiled: op by op, the random numbers take seconds."""
+  return compiled(mining.create(names, **options))
+
+
+def pairs(distances, kinds, key=None):
+  """Rows from distances and a string of p (positive), n (negative) and . (neither) each."""
+  kind = np.array([list(row) for row in kinds])
+  keys = None if key is None else jax.random.split(key, len(kinds))
+  return Pairs(
+    jnp.array(distances, jnp.float32),
+    jnp.array(kind == "p"),
+    jnp.array(kind == "n"),
+    jnp.arange(len(kinds)),
+    keys,
+  )
+
+
+def kinds(mined):
+  """The masks of mined pairs, written back as strings."""
+  chars = np.where(mined.positive, "p", np.where(mined.negative, "n", "."))
+  return ["".join(row) for row in chars]
+
+
+HAND_CASES = [
+  # name, distances, before, after
+  ("all_positives", [3, 1, 2], "ppn", "ppn"),
+  ("all_negatives", [3, 1, 2], "pnn", "pnn"),
+  ("nearest_positive", [3, 1, 2, 0], "pppn", ".p.n"),
+  ("nearest_positive", [2, 1, 1, 1], "pppp", ".p.."),  # a tie: the lowest column
+  ("nearest_positive", [0, 1, 2, 3], ".n.n", ".n.n"),  # no positive
+  ("nearest_positive", [0, 9, 8, 1], "nppn", "n.pn"),  # masked minima do not win
+  ("hardest_positive", [1, 3, 2, 9], "pppn", ".p.n"),
+  ("hardest_positive", [1, 3, 3, 0], "pppp", ".p.."),
+  ("hardest_negative", [1, 3, 2, 4], "pnnn", "p.n."),
+  ("hardest_negative", [1, 2, 2, 2], "pnnn", "pn.."),
+  ("hardest_negative", [1, 2, 0, 0], "pp..", "pp.."),
+  ("semihard_negative", [2, 1, 3, 4], "pnnn", "p.n."),  # the nearest one beyond the positive
+  ("semihard_negative", [2, 2, 3, 3], "pnnn", "p.n."),  # at the positive's distance: not beyond
+  ("semihard_negative", [5, 1, 3, 3], "pnnn", "p.n."),  # none beyond: the farthest, lowest column
+  ("semihard_negative", [1, 5, 3, 6], "ppnn", "pp.n"),  # beyond the farthest positive
+  ("semihard_negative", [1, 5, 3, 6], "..nn", "...."),  # no positive, so no negative
+  ("semihard_negative", [1, 5, 3, 6], "pp..", "pp.."),
+  ("nearest_positive+semihard_negative", [1, 5, 3, 6], "ppnn", "p.n."),
+  ("semihard_negative+nearest_positive", [1, 5, 3, 6], "ppnn", "p..n"),  # order matters
+  ("hardest_positive+hardest_negative", [1, 5, 3, 6], "ppnn", ".pn."),
+]
+
+
+@pytest.mark.parametrize(("name", "distances", "before", "after"), HAND_CASES)
+def test_by_hand(name, distances, before, after):
+  given = pairs([distances], [before])
+  mined = create(name)(given)
+  assert kinds(mined) == [after]
+  np.testing.assert_array_equal(mined.distances, given.distances)
+
+
+def test_chain_applies_from_left_to_right_and_nothing_changes_nothing():
+  calls = []
+  note = lambda name: lambda p: calls.append(name) or p
+  given = pairs([[1, 2]], ["pn"])
+  assert mining.chain(note("a"), note("b"), note("c"))(given) is given
+  assert calls == ["a", "b", "c"]
+  assert mining.chain()(given) is given
+
+
+def test_expand_positives():
+  given = pairs([[1, 2, 3, 4], [5, 6, 7, 8]], ["pnpp", "n.np"])
+  mined = create("expand_positives")(given)
+  assert [k for k in kinds(mined) if k != "...."] == ["pn..", ".np.", ".n.p", "n.np"]
+  np.testing.assert_array_equal(mined.anchor, [0, 0, 0, 0, 1, 1, 1, 1])
+  np.testing.assert_array_equal(mined.distances[4:], np.tile([5, 6, 7, 8], (4, 1)))
+  mined = create("expand_positives", max_positives=2)(given)
+  assert kinds(mined) == ["pn..", ".np.", "n.np", "...."]
+  np.testing.assert_array_equal(mined.anchor, [0, 0, 1, 1])
+
+
+def test_each_pair_gets_its_own_semihard_negative():
+  given = pairs([[1, 4, 2, 5]], ["ppnn"])
+  mined = create("expand_positives+semihard_negative", max_positives=2)(given)
+  assert kinds(mined) == ["p.n.", ".p.n"]
+
+
+def test_random_miners_are_uniform_and_independent():
+  n = 4000
+  given = pairs([[1, 2, 3, 4, 5, 6]] * n, ["pppnn."] * n, jax.random.key(0))
+  mined = create("random_positive+random_negative")(given)
+  joint = np.einsum("rp,rn->pn", np.asarray(mined.positive), np.asarray(mined.negative), dtype=int)
+  assert joint.sum() == n and not joint[3:].any() and not joint[:, [0, 1, 2, 5]].any()
+  expected = n / 6
+  chi_square = np.sum((joint[:3, 3:5] - expected) ** 2) / expected
+  assert chi_square < 20.5  # 5 degrees of freedom: one in a thousand
+
+
+def test_a_key_and_an_id_fix_a_draw():
+  given = pairs(np.ones((50, 9)), ["p" * 4 + "n" * 5] * 50, jax.random.key(1))
+  mine = create("random_positive+random_negative")
+  assert kinds(mine(given)) == kinds(mine(given))
+  half = jax.tree.map(lambda a: a[25:], given)
+  assert kinds(mine(half)) == kinds(mine(given))[25:]
+  other = given._replace(keys=jax.random.split(jax.random.key(2), 50))
+  assert kinds(mine(other)) != kinds(mine(given))
+
+
+def test_rows_of_one_anchor_draw_apart():
+  given = pairs(np.ones((1, 40)), ["p" * 8 + "n" * 32], jax.random.key(1))
+  mined = create("expand_positives+random_negative", max_positives=8)(given)
+  chosen = np.argmax(np.asarray(mined.negative), axis=1)
+  assert len(set(chosen)) > 4
+
+
+def test_raw_keys_work_as_typed_ones_do():
+  x, y = np.random.default_rng(0).normal(size=(6, 3)), np.arange(6) // 3
+  mine = mining.create("expand_positives+random_negative", max_positives=2)
+  loss = lambda key, b: losses.triplet_loss(x, y, mining_fn=mine, key=key, block_size=b)
+  typed = compiled(lambda key: loss(key, None))(jax.random.key(3))
+  np.testing.assert_allclose(compiled(lambda key: loss(key, 4))(jax.random.PRNGKey(3)), typed)
+
+
+def inverse_density(d, dim, cutoff, max_distance):
+  """1/q(d) of two random points on the sphere in R^dim, up to a factor, in log space."""
+  d = np.maximum(np.asarray(d, np.float64), cutoff)
+  log_q = (dim - 2) * np.log(d) + (dim - 3) / 2 * np.log(1 - d**2 / 4)
+  weight = np.where(d < max_distance, -log_q, -np.inf)
+  weight = np.exp(weight - weight.max())
+  return weight / weight.sum()
+
+
+@pytest.mark.parametrize(("dim", "spread"), [(3, 1.0), (16, 0.25), (2048, 0.002)])
+def test_distance_weighted_frequencies(dim, spread):
+  """Frequencies follow 1/q(max(d, cutoff)), in 2,048 dimensions too (q spans 1e-600)."""
+  n = 6000
+  d = 1.0 + spread * np.array([0.0, -0.3, -0.1, 0.1, 0.2, 0.35])
+  d[-1] = 0.2 if dim == 3 else d[-1]  # below the cutoff
+  row = [0.1, *d, 1.6, 0.9]  # a positive, six candidates, one too far, one masked
+  given = pairs([row] * n, ["p" + "n" * 7 + "."] * n, jax.random.key(dim))
+  mined = create("distance_weighted_negative", dim=dim)(given)
+  counts = np.sum(np.asarray(mined.negative), axis=0)
+  assert counts.sum() == n and not counts[[0, 7, 8]].any()
+  expected = n * inverse_density(d, dim, 0.5, 1.4)
+  assert np.sum((counts[1:7] - expected) ** 2 / expected) < 20.5
+
+
+def test_distance_weighted_extremes():
+  mine = create("distance_weighted_negative", dim=2048)
+  keys = jax.random.key(0)
+  # Nothing within max_distance: uniform over what there is, never nothing.
+  mined = mine(pairs([[1.5, 1.6, 2.0, 0.3]] * 900, ["nnnp"] * 900, keys))
+  counts = np.sum(np.asarray(mined.negative), axis=0)
+  assert counts.sum() == 900 and counts[3] == 0 and np.all(np.abs(counts[:3] - 300) < 60)
+  # Duplicates (0), antipodes (2) and rounding beyond 2 are fine; a near one wins in high dimension.
+  mined = mine(pairs([[0.0, 2.0, 2.00001, 1.3]] * 5, ["nnnn"] * 5, keys))
+  assert kinds(mined) == ["n..."] * 5
+  assert kinds(mine(pairs([[0.0, 1.0]], ["p."], keys))) == ["p."]
+
+
+@pytest.mark.parametrize("loss", losses.LOSSES)
+def test_easy_positive_sampling_with_every_loss(loss):
+  rng = np.random.default_rng(3)
+  x, y = rng.normal(size=(9, 4)), np.array([0, 0, 0, 0, 1, 1, 1, 2, 2])
+  loss_fn = losses.create(loss, mining_fn=mining.nearest_positive)
+  value = compiled(loss_fn)(x, y)
+  mine = reference.chain(reference.nearest_positive)
+  np.testing.assert_allclose(value, reference.loss(loss, x, y, mine=mine), rtol=1e-4)
+
+
+def test_the_loss_reads_its_own_distances_not_the_miners():
+  x, y = np.random.default_rng(0).normal(size=(6, 3)), np.arange(6) // 3
+
+  def by_distance(given):
+    return given._replace(distances=given.distances * 100.0)
+
+  plain = compiled(jax.grad(losses.triplet_loss))(x, y)
+  leaky = compiled(jax.grad(functools.partial(losses.triplet_loss, mining_fn=by_distance)))(x, y)
+  np.testing.assert_array_equal(plain, leaky)

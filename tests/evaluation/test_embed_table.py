@@ -49,11 +49,21 @@ def test_embed_takes_batches_split_over_devices():
   np.testing.assert_array_equal(whole.columns["id"], split.columns["id"])
 
 
-def test_embed_without_mask_and_with_a_bar(capsys):
+def test_embed_without_mask_and_with_a_bar(monkeypatch):
+  bars = []
+
+  def bar(iterable, **kwargs):
+    bars.append(kwargs)
+    return iterable
+
+  monkeypatch.setattr("jaxdml.evaluation.embed.tqdm", bar)
   listed = [{k: v for k, v in batch.items() if k != "mask"} for batch in batches(n=8)]
-  result = embed(lambda x: x.reshape(len(x), -1), listed, progress=True, description="test")
-  assert len(result.embeddings) == 8
-  assert "0/2" in capsys.readouterr().err
+  for progress in (True, False):
+    result = embed(lambda x: x.reshape(len(x), -1), listed, progress=progress)
+    assert len(result.embeddings) == 8
+  embed(lambda x: x.reshape(len(x), -1), iter(listed), total=7)
+  assert [kwargs["total"] for kwargs in bars] == [2, 2, 7]
+  assert [kwargs["disable"] is True for kwargs in bars] == [False, True, False]
 
 
 def test_embed_refuses_nothing_and_misfits():

@@ -1,5 +1,7 @@
 """Embedding batches, the raw-pixel floor and the table that compares them."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,7 +58,8 @@ def test_embed_without_mask_and_with_a_bar(monkeypatch):
     bars.append(kwargs)
     return iterable
 
-  monkeypatch.setattr("jaxdml.evaluation.embed.tqdm", bar)
+  # By sys.modules: the package's attribute of that name is the function.
+  monkeypatch.setattr(sys.modules["jaxdml.evaluation.embed"], "tqdm", bar)
   listed = [{k: v for k, v in batch.items() if k != "mask"} for batch in batches(n=8)]
   for progress in (True, False):
     result = embed(lambda x: x.reshape(len(x), -1), listed, progress=progress)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
+import os
+import runpy
 import sys
 from collections.abc import Sequence
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from jaxdml.data import DatasetNotPreparedError, ImageDecodeError
 from jaxdml.training import loop
@@ -20,32 +23,70 @@ _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Where checkpoints, metrics and results go; an unfinished run there is resumed."
 )
 
-_USER_ERRORS = (ConfigError, DatasetNotPreparedError, CheckpointError)
+
+def _fail(message: object, code: int) -> int:
+  print(f"error: {message}", file=sys.stderr)
+  return code
 
 
 def _main(argv: Sequence[str]) -> int:
-  if len(argv) > 1:
-    raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+  del argv
   try:
     loop.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
-  except _USER_ERRORS as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
+  except (ConfigError, DatasetNotPreparedError, CheckpointError) as error:
+    return _fail(error, 2)
   except (loop.NonFiniteError, ImageDecodeError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
+    return _fail(error, 1)
   return 0
 
 
+def _config_path(argv: Sequence[str]) -> str:
+  """The value of --config, "" without one."""
+  for arg, following in zip(argv, [*argv[1:], ""], strict=True):
+    name, equals, value = arg.partition("=")
+    if name.lstrip("-") == "config":
+      return (value if equals else following).partition(":")[0]
+  return ""
+
+
+def _unknown_key(argv: Sequence[str]) -> str | None:
+  """What is wrong with the first override whose key the config does not have."""
+  config = runpy.run_path(_config_path(argv))["get_config"]()
+  for arg in argv:
+    if not arg.lstrip("-").startswith("config."):
+      continue
+    node, known = config, "config"
+    for key in arg.lstrip("-").partition("=")[0].split(".")[1:]:
+      if not isinstance(node, ConfigDict) or key not in node:
+        valid = list(node) if isinstance(node, ConfigDict) else []
+        near = difflib.get_close_matches(key, valid, n=1)
+        guess = f"; did you mean {near[0]!r}?" if near else "."
+        return f"{arg}: {known} has no key {key!r}{guess} It takes: {', '.join(valid) or 'none'}"
+      node, known = node[key], f"{known}.{key}"
+  return None
+
+
 def _parse(argv: Sequence[str]) -> list[str]:
+  path = _config_path(argv)
+  if path and not os.path.isfile(path):
+    raise SystemExit(_fail(f"--config={path}: no such file; see configs/", 2))
+  if path:
+    # So that one config can import another of its folder, whatever the working directory.
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(path))))
   flags.mark_flags_as_required(["config", "workdir"])
   try:
-    return flags.FLAGS(list(argv))
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-    # ml_collections raises AttributeError or KeyError for a key that the config does not have.
-    reason = str(error).replace("\\n", " ").replace("\\'", "'").strip("'\"")
-    print(f"error: {reason}\nsee python -m jaxdml.main --help", file=sys.stderr)
-    sys.exit(2)
+    rest = flags.FLAGS(list(argv))
+  except (AttributeError, KeyError) as error:
+    # How ml_collections says that the config lacks a key.
+    message = _unknown_key(argv)
+    if message is None:
+      raise
+    raise SystemExit(_fail(message, 2)) from error
+  except (flags.Error, TypeError, ValueError) as error:
+    raise SystemExit(_fail(f"{error}\nsee python -m jaxdml.main --help", 2)) from error
+  if len(rest) > 1:
+    raise SystemExit(_fail(f"unknown arguments: {' '.join(rest[1:])}", 2))
+  return rest
 
 
 def run() -> None:

@@ -52,7 +52,12 @@ def embed(
   if total is None and hasattr(batches, "__len__"):
     total = len(batches)
   for batch in tqdm(
-    batches, total=total, desc=description, unit="batch", disable=not progress, leave=False
+    batches,
+    total=total,
+    desc=description,
+    unit="batch",
+    disable=None if progress else True,
+    leave=False,
   ):
     running = (apply_fn(batch["image"]), batch)
     # One batch behind, so that the device computes while the host copies.

@@ -81,6 +81,6 @@ def get_config() -> ConfigDict:
   config.eval.ks = (1, 2, 4, 8)
   config.eval.batch_size = 256
   config.eval.validation_fraction = 0.0  # share of the training classes held out for selection
-  config.eval.select_by = "map@r"  # the metric that picks the best checkpoint
+  config.eval.select_by = "map@r"  # the metric that picks the checkpoint kept; "last": none
   config.eval.raw_pixels = True  # the raw-pixel floor
   return config

@@ -117,15 +117,16 @@ class _Run:
     """Scores the selection split; keeps the checkpoint if it is the best so far."""
     metrics = self.selection.model(state.params, state.batch_stats)
     step, metric = int(state.step), self.config.eval.select_by
-    if metric not in metrics:
+    if metric not in ("last", *metrics):
       raise config_lib.ConfigError(
-        f"config.eval.select_by: expected one of {', '.join(metrics)}; got {metric!r}"
+        f"config.eval.select_by: expected one of last, {', '.join(metrics)}; got {metric!r}"
       )
     writer.write(step, {f"eval/{self.selection.name}/{k}": v for k, v in metrics.items()})
     shown = "  ".join(f"{k} {v:.3f}" for k, v in metrics.items() if not k.startswith("num_"))
     _say(f"step {step}, {self.selection.name}: {shown}")
-    if memory["best"] is None or metrics[metric] > memory["best"]:
-      memory.update(best=metrics[metric], best_step=step)
+    score = float(step) if metric == "last" else metrics[metric]
+    if memory["best"] is None or score > memory["best"]:
+      memory.update(best=score, best_step=step)
       self.checkpoints.save("best", step, state, memory)
 
   def floors(self, state, memory: dict[str, Any]) -> None:
@@ -225,13 +226,16 @@ class _Run:
     (self.workdir / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
     queries = {k: int(v) for k, v in rows["trained model"].items() if k.startswith("num_")}
     label = self.config.data.eval_label or self.config.data.label
+    if self.config.eval.select_by == "last":
+      how = "the last one, nothing selected"
+    else:
+      how = f"the best {self.config.eval.select_by} on {self.selection.name}"
+      if self.selection is self.test:
+        how += " (the test split itself: optimistic)"
     print(
       f"\n{self.test.name}, by {label}: {queries['num_queries']} queries, "
       f"{queries['num_without_match']} without a match left out. Trained model: step "
-      f"{memory['best_step']} of {self.total}, selected by {self.config.eval.select_by} on "
-      f"{self.selection.name}"
-      + (" (the test split itself: optimistic)" if self.selection is self.test else "")
-      + f".\n{evaluation.format_table(rows)}"
+      f"{memory['best_step']} of {self.total}, {how}.\n{evaluation.format_table(rows)}"
     )
     return rows
 

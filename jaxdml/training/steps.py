@@ -221,7 +221,7 @@ def build(
     (total, (hdml_state, stats, metrics)), grads = grad_fn(state.params, state, batch, key)
     if axis_name is not None:
       grads = jax.lax.psum(grads, axis_name)
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = {

@@ -1,0 +1,33 @@
+"""A tiny model and fake images, shared by the training tests."""
+
+import numpy as np
+
+from jaxdml.training import defaults
+
+
+def tiny_config(**overrides):
+  """A config of a few thousand parameters; `overrides` are dotted keys."""
+  config = defaults.get_config()
+  config.data.batch_size = 32
+  config.data.image_size = 16
+  config.encoder.options = {"widths": (4, 8), "grid": 2}
+  config.embedding.dim = 8
+  config.hdml.generator_hidden = 16
+  config.hdml.alpha = 1.0
+  config.hdml.beta = 20.0
+  config.hdml.reconstruction_weight = 0.5
+  config.hdml.soft_weight = 0.5
+  config.hdml.sum_reconstruction = False
+  config.hdml.window = 2
+  config.optimizer.learning_rate = 1e-2
+  config.update_from_flattened_dict(overrides)
+  return config
+
+
+def fake_batch(step, batch_size=32, classes=20, size=16):
+  """Pairs a0 p0 a1 p1 ... of distinct classes, each class a pattern plus noise."""
+  rng = np.random.default_rng(step)
+  label = np.repeat(rng.permutation(classes)[: batch_size // 2], 2).astype(np.int32)
+  pattern = np.random.default_rng(0).normal(size=(classes, size, size, 1))
+  image = pattern[label] + 0.3 * rng.normal(size=(batch_size, size, size, 1))
+  return {"image": image.astype(np.float32), "label": label}

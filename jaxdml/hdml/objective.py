@@ -123,6 +123,9 @@ def objective(
 
   Returns:
     (total, (next state, the generator's new running statistics, metrics)).
+
+  Raises:
+    ValueError: if the miner makes several rows of an anchor (expand_positives).
   """
   frozen = jax.lax.stop_gradient
   regularizer = local_share(regularizer, axis_name)
@@ -134,6 +137,11 @@ def objective(
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
   pairs = core.make_pairs(anchors, anchor_labels, refs, distance_fn=distance_fn, ids=ids, keys=keys)
   pairs = core.mine(pairs, mining_fn)
+  if pairs.positive.shape[0] != anchors.shape[0]:
+    raise ValueError(
+      f"HDML needs a miner that leaves one row an anchor; got {pairs.positive.shape[0]} rows of "
+      f"{anchors.shape[0]} anchors (is expand_positives among the miners?)"
+    )
   tuples = private_tuples(pairs, refs, config.slots)
   used = tuples.positive | tuples.negative
   j_m = regularizer + loss_fn(

@@ -33,17 +33,12 @@ def private_tuples(pairs: Pairs, refs: Refs, slots: int | None = None) -> Tuples
   """The partners that mining left each anchor, copied per anchor; gradients flow to the originals.
 
   Args:
-    pairs: mined pairs, one row an anchor.
+    pairs: mined pairs, one row an anchor and in the anchors' order.
     refs: what they were mined from, shared [m, d] or private [n, m, d].
     slots: partners kept, positives first, then the nearest negatives; 2 holds a triplet, for
       miners that leave one positive and one negative. None keeps all m: [n, m, d].
-
-  Raises:
-    ValueError: if the miner changed the number of rows (expand_positives).
   """
   n, m = pairs.positive.shape
-  if pairs.distances.shape[0] != pairs.anchor.shape[0] or n != pairs.anchor.shape[0]:
-    raise ValueError("HDML needs one row an anchor")
   private = refs.embeddings.ndim == 3
   if slots is None or slots >= m:
     shape = (n, m, refs.embeddings.shape[-1])

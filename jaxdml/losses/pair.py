@@ -70,8 +70,10 @@ def margin_loss(margin: float = 0.2, beta: Array | float = 1.2, nu: float = 0.0)
     if boundary.ndim > 1:
       raise ValueError(f"beta must be a scalar or [num_classes]; got shape {boundary.shape}")
     if boundary.ndim == 1:
-      # Out of range would silently clip to the last class: NaN instead, which the caller sees.
-      boundary = boundary.at[inputs.labels[pairs.anchor]].get(mode="fill", fill_value=jnp.nan)
+      # Out of range would silently clip or wrap to another class: NaN instead, which is seen.
+      boundary = boundary.at[inputs.labels[pairs.anchor]].get(
+        mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
+      )
     boundary = jnp.broadcast_to(boundary, pairs.anchor.shape)
     signed = jnp.where(
       pairs.positive,

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxdml import losses, mining
 from tests.losses import reference
 from tests.losses.table import (
   CASES,
@@ -160,3 +161,17 @@ def test_vmap_is_a_loop(loss):
   mapped = f.over_batches(4, 0, stacked)
   for k, b in enumerate(batches):
     jax.tree.map(lambda many, one, k=k: close(many[k], one), mapped, f(4, 0, b))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_jit_is_eager(loss):
+  """Called as a user would: plain arrays, nothing but the loss inside jit, options static."""
+  x, y = batch(seed=23)["x"], batch()["y"]
+  fn = losses.LOSSES[loss]
+  eager = fn(x, y, mining_fn=mining.nearest_positive, **LOSSES[loss])
+  static = jax.jit(fn, static_argnames=("mining_fn", "block_size"))
+  for block_size in (None, 4):
+    options = {"mining_fn": mining.nearest_positive, "block_size": block_size}
+    close(static(x, y, **options, **LOSSES[loss]), eager)
+    close(static(x[::-1], y[::-1], **options, **LOSSES[loss]), eager)
+  assert static._cache_size() == 2

@@ -55,7 +55,9 @@ def test_margin_with_a_boundary_for_each_class():
 
 
 def test_margin_boundary_missing_for_a_class_is_nan():
-  assert np.isnan(on_the_line(losses.margin_loss, beta=jnp.array([1.0])))
+  for labels in (Y, Y - 1):  # too large, and negative
+    value = losses.margin_loss(LINE, labels, beta=jnp.array([1.0]), distance_fn=distances.euclidean)
+    assert np.isnan(value)
 
 
 def test_triplet():

@@ -82,7 +82,8 @@ def local_share(value: Array | float, axis_name: str | None) -> Array:
   if axis_name is None:
     return value
   share = value / jax.lax.psum(1, axis_name)
-  return share + jax.lax.stop_gradient(value - share)
+  # In this order the value is exact: share - share is 0, where share + (value - share) rounds.
+  return jax.lax.stop_gradient(value) + (share - jax.lax.stop_gradient(share))
 
 
 def objective(
@@ -194,10 +195,14 @@ def objective(
   cross_entropy = mean(_cross_entropy(networks.classify(params["head"], frozen(y)), labels))
 
   total = j_metric + j_gen + cross_entropy
-  averaged = frozen(trust * j_m if config.weighted_average else j_m)
+  averaged = frozen((trust * j_m if config.weighted_average else j_m, j_gen))
+  if axis_name is not None:
+    # A reducer may round differently on each device: the state has to be the same bits on all, or
+    # a run resumed from one device's copy is not the run that was interrupted.
+    averaged = jax.lax.pmean(averaged, axis_name)
   next_state = HdmlState(
-    update_window(state.metric, averaged, config.window),
-    update_window(state.generator, frozen(j_gen), config.window),
+    update_window(state.metric, averaged[0], config.window),
+    update_window(state.generator, averaged[1], config.window),
   )
   center = jnp.mean(frozen(y), axis=0)
   if axis_name is not None:

@@ -137,60 +137,71 @@ class _Run:
 
   def train(self) -> dict[str, dict[str, float]] | None:
     """Runs the remaining steps; None if SIGTERM ended them early."""
-    config = self.config
     state, memory = self.start()
     start = int(state.step)
-    log_every, evaluate_every = self._steps("log_every"), self._steps("evaluate_every")
-    save_every = self._steps("checkpoint_every")
-    writer = writers.MetricsWriter(self.workdir, start)
-    if start == 0:
-      self.floors(state, memory)
-      self.evaluate(state, memory, writer)
-      self.checkpoints.save("last", 0, state, memory)
-    device_state = parallel.replicate(state)
-    pending: collections.deque = collections.deque()
-    batches = data.train_batches(
+    with writers.MetricsWriter(self.workdir, start) as writer:
+      if start == 0:
+        self.floors(state, memory)
+        self.evaluate(state, memory, writer)
+        self.checkpoints.save("last", 0, state, memory)
+      finished = start >= self.total or self._steps_from(state, memory, writer)
+      self.checkpoints.wait()
+    return self.results(memory) if finished else None
+
+  def _batches(self, start: int) -> data.Batches:
+    return data.train_batches(
       self.train_data,
       self.sampler,
       self.preprocess,
-      label=config.data.label,
-      seed=config.seed,
+      label=self.config.data.label,
+      seed=self.config.seed,
       start_step=start,
-      num_steps=max(self.total - start, 0),
-      num_workers=config.data.num_workers,
+      num_steps=self.total - start,
+      num_workers=self.config.data.num_workers,
       shard_index=jax.process_index(),
       shard_count=jax.process_count(),
     )
+
+  def _steps_from(self, state, memory: dict[str, Any], writer: writers.MetricsWriter) -> bool:
+    """Trains from `state` to the end; False if SIGTERM came first. Saves either way."""
+    log_every, evaluate_every = self._steps("log_every"), self._steps("evaluate_every")
+    save_every = self._steps("checkpoint_every")
+    start = logged = int(state.step)
+    device_state = parallel.replicate(state)
+    pending: collections.deque = collections.deque()
     # Without a terminal a bar would fill log files: a line each log_every instead.
     bar = tqdm(total=self.total, initial=start, desc="train", unit="step", disable=None)
     since = time.perf_counter()
-    logged = start
-    with batches, _Interrupt() as interrupt, bar:
+    with self._batches(start) as batches, _Interrupt() as interrupt, bar:
       for step in range(start + 1, self.total + 1):
-        batch = next(batches)
+        try:
+          batch = next(batches)
+        except RuntimeError:
+          # A SIGTERM to the whole process group ends the data workers first.
+          if not interrupt.requested:
+            raise
+          return self._interrupted(step - 1, device_state, memory, pending)
         arrays = {name: batch[name] for name in ("image", "label")}
         device_state, metrics = self.step_fn(device_state, parallel.split(arrays))
         pending.append((step, metrics["finite"]))
         # One step behind, so that looking does not stall the device.
         self._check_finite(pending, allow=1)
         bar.update()
-        last = step == self.total
-        if step % log_every == 0 or last:
+        if step % log_every == 0 or step == self.total:
           scalars = {k: float(v) for k, v in parallel.unreplicate(metrics).items()}
+          self._check_finite(pending)
           now = time.perf_counter()
-          rate = (step - logged) * config.data.batch_size / (now - since)
+          rate = (step - logged) * self.config.data.batch_size / (now - since)
           since, logged = now, step
           del scalars["finite"]
-          self._check_finite(pending)
           writer.write(step, {**scalars, "images_per_second": rate})
           status = f"loss {scalars['loss/real']:.3f}, {rate:.0f} images/s"
           bar.set_postfix_str(status)
           if bar.disable:
-            left = (self.total - step) * config.data.batch_size / rate
+            left = (self.total - step) * self.config.data.batch_size / rate
             _say(f"step {step} of {self.total}: {status}, {left:.0f} s left")
-        stop = interrupt.requested
-        evaluate = step % evaluate_every == 0 or last
-        if evaluate or stop or step % save_every == 0:
+        evaluate = step % evaluate_every == 0 or step == self.total
+        if evaluate or step % save_every == 0:
           self._check_finite(pending)
           state = parallel.unreplicate(device_state)
           paused = time.perf_counter()
@@ -198,14 +209,16 @@ class _Run:
             self.evaluate(state, memory, writer)
           self.checkpoints.save("last", step, state, memory)
           since += time.perf_counter() - paused
-        if stop and not last:
-          self.checkpoints.wait()
-          writer.close()
-          _say(f"SIGTERM: saved step {step} of {self.total}; the same command resumes it")
-          return None
+        if interrupt.requested and step < self.total:
+          return self._interrupted(step, device_state, memory, pending)
+    return True
+
+  def _interrupted(self, step: int, device_state, memory, pending: collections.deque) -> bool:
+    self._check_finite(pending)
+    self.checkpoints.save("last", step, parallel.unreplicate(device_state), memory)
     self.checkpoints.wait()
-    writer.close()
-    return self.results(memory)
+    _say(f"SIGTERM: saved step {step} of {self.total}; the same command resumes it")
+    return False
 
   def _check_finite(self, pending: collections.deque, allow: int = 0) -> None:
     while len(pending) > allow:

@@ -42,3 +42,9 @@ class MetricsWriter:
     """Flushes and closes both."""
     self._file.close()
     self._events.close()
+
+  def __enter__(self) -> MetricsWriter:
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self.close()

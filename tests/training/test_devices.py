@@ -36,9 +36,7 @@ CASES = {
 
 
 def _build(config, axis_name):
-  return steps.build(
-    config, num_classes=20, total_steps=5, steps_per_epoch=5, axis_name=axis_name
-  )
+  return steps.build(config, num_classes=20, total_steps=5, steps_per_epoch=5, axis_name=axis_name)
 
 
 def _config(case):
@@ -73,9 +71,7 @@ def _assert_same(one, many, rtol):
   flat_one = jax.tree_util.tree_leaves_with_path((state_one.params, state_one.batch_stats))
   flat_many = jax.tree.leaves((state_many.params, state_many.batch_stats))
   for (path, a), b in zip(flat_one, flat_many, strict=True):
-    np.testing.assert_allclose(
-      a, b, rtol=1e-3, atol=2e-4, err_msg=jax.tree_util.keystr(path)
-    )
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-4, err_msg=jax.tree_util.keystr(path))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -86,9 +82,7 @@ def test_eight_devices_equal_one(case):
   one = _run(step_fn, state)
   assert len(jax.devices()) == 8
   sharded = parallel.compile_step(_build(config, parallel.AXIS).step)
-  many = _run(
-    sharded, parallel.replicate(state), split=parallel.split, read=parallel.unreplicate
-  )
+  many = _run(sharded, parallel.replicate(state), split=parallel.split, read=parallel.unreplicate)
   _assert_same(one, many, rtol=2e-3)
   # The comparison means something: the loss moved, and every group of parameters with it.
   assert one[0][0]["loss/real"] != pytest.approx(one[0][-1]["loss/real"], rel=1e-3)

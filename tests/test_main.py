@@ -1,0 +1,113 @@
+"""The command as a user meets it: a kill -9, and every wrong input with its message."""
+
+import importlib.util
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.training.conftest import data_dir as data_dir
+from tests.training.test_loop import assert_bitwise, final_state
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def command(*args):
+  # One device, as on a user's machine.
+  environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+  return {
+    "args": [sys.executable, "-W", "ignore", "-m", "jaxdml.main", *args],
+    "env": environment,
+    "cwd": ROOT,
+    "text": True,
+    "stdout": subprocess.PIPE,
+    "stderr": subprocess.PIPE,
+  }
+
+
+def run(*args):
+  return subprocess.run(**command(*args), timeout=300)
+
+
+def refused(message, *args, code=2):
+  result = run(*args)
+  assert result.returncode == code, result.stderr
+  assert message in result.stderr
+  assert "Traceback" not in result.stderr
+  return result.stderr
+
+
+def test_unknown_key(tmp_path):
+  error = refused(
+    "config.optimizer has no key 'learnin_rate'; did you mean 'learning_rate'?",
+    "--config=configs/hdml_cars.py",
+    f"--workdir={tmp_path}",
+    "--config.optimizer.learnin_rate=1e-4",
+  )
+  assert "weight_decay" in error
+
+
+def test_missing_config_file(tmp_path):
+  refused("configs/nope.py: no such file", "--config=configs/nope.py", f"--workdir={tmp_path}")
+
+
+def test_data_set_not_prepared(tmp_path):
+  error = refused(
+    "cars196' is not prepared in",
+    "--config=configs/hdml_cars.py",
+    f"--workdir={tmp_path / 'run'}",
+    f"--config.data.data_dir={tmp_path}",
+  )
+  assert "tfds build cars196 --file_format=array_record" in error
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_kill_9_then_the_same_command_is_bitwise_the_same(data_dir, tmp_path):
+  overrides = {
+    "data.data_dir": data_dir,
+    "data.batch_size": 64,
+    "data.images_per_class": 32,
+    "train.duration": "60 steps",
+    "train.evaluate_every": "20 steps",
+    "train.checkpoint_every": "5 steps",
+    "train.log_every": "5 steps",
+    "hdml.enabled": True,
+    "hdml.slots": 4,
+    "hdml.window": 7,
+    "eval.raw_pixels": False,
+  }
+  flags = ["--config=configs/eps_digits.py"]
+  flags += [f"--config.{key}={value}" for key, value in overrides.items()]
+  whole = run(*flags, f"--workdir={tmp_path / 'whole'}")
+  assert whole.returncode == 0, whole.stderr
+
+  workdir = tmp_path / "killed"
+  process = subprocess.Popen(**command(*flags, f"--workdir={workdir}"))
+  last = workdir / "checkpoints" / "last"
+  deadline = time.time() + 240
+  while not any((last / str(step)).is_dir() for step in range(10, 60)):
+    assert process.poll() is None, process.stderr.read()
+    assert time.time() < deadline
+    time.sleep(0.005)
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  assert not (workdir / "results.json").exists()
+
+  resumed = run(*flags, f"--workdir={workdir}")
+  assert resumed.returncode == 0, resumed.stderr
+  assert "resuming from step" in resumed.stderr
+  assert resumed.stdout == whole.stdout
+
+  spec = importlib.util.spec_from_file_location("eps_digits", ROOT / "configs" / "eps_digits.py")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  config = module.get_config()
+  config.update_from_flattened_dict(overrides)
+  mine, theirs = final_state(workdir, config), final_state(tmp_path / "whole", config)
+  assert int(mine[0].step) == 60
+  assert_bitwise(mine, theirs)

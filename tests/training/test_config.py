@@ -1,0 +1,75 @@
+"""What a config refuses, each with the key in the message."""
+
+import json
+
+import pytest
+
+from jaxdml.training import config as config_lib
+from tests.training.helpers import tiny_config
+
+REFUSED = {
+  "loss.name": ("tripplet", "config.loss.name: expected one of contrastive, margin"),
+  "loss.layout": ("npair", "config.loss.layout=npair reads batches in the order of"),
+  "loss.distance": ("manhattan", "unknown distance 'manhattan'; valid names: cosine"),
+  "loss.reducer": ("none", "config.loss.reducer: training needs one number"),
+  "loss.learnable_beta": ("scalar", "config.loss.learnable_beta: only the margin loss"),
+  "data.sampler": ("pxk", "config.data.sampler: expected one of npair, pk"),
+  "data.batch_size": (30, "config.data.batch_size: 30 is not divisible by the 8 devices"),
+  "encoder.name": ("vgg", "config.encoder.name: expected one of convnet, googlenet"),
+  "encoder.dtype": ("float16", "config.encoder.dtype: expected one of float32, bfloat16"),
+  "mining.positive": ("easy", "unknown miner 'easy'"),
+  "optimizer.learning_rate": (-1.0, "config.optimizer.learning_rate: expected a positive number"),
+  "eval.validation_fraction": (1.5, "config.eval.validation_fraction: expected a share"),
+}
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_refuses(key):
+  value, message = REFUSED[key]
+  with pytest.raises(config_lib.ConfigError, match="config") as caught:
+    config_lib.check(tiny_config(**{key: value}), 8)
+  assert message in str(caught.value)
+
+
+def test_refuses_unknown_options_and_listing_the_valid_ones():
+  config = tiny_config()
+  config.loss.options = {"margine": 0.1}
+  with pytest.raises(config_lib.ConfigError, match=r"no option \['margine'\]; valid options: l2"):
+    config_lib.check(config, 1)
+  config = tiny_config()
+  config.encoder.options = {"width": 3}
+  with pytest.raises(config_lib.ConfigError, match="widths"):
+    config_lib.check(config, 1)
+
+
+def test_accepts_the_default():
+  config_lib.check(tiny_config(), 8)
+
+
+@pytest.mark.parametrize(
+  ("text", "steps"), [("300 steps", 300), ("1 step", 1), ("2 epochs", 14), ("0.5 epochs", 4)]
+)
+def test_duration(text, steps):
+  assert config_lib.duration(text, 7, "train.duration") == steps
+
+
+@pytest.mark.parametrize("text", ["300", "ten steps", "-3 steps", "3 hours", ""])
+def test_duration_refuses(text):
+  with pytest.raises(config_lib.ConfigError, match=r'config\.train\.duration: expected "N steps"'):
+    config_lib.duration(text, 7, "train.duration")
+
+
+def test_workdir_of_another_config(tmp_path):
+  config_lib.check_workdir(tiny_config(), tmp_path / "run")
+  config_lib.check_workdir(tiny_config(**{"data.num_workers": 3}), tmp_path / "run")
+  with pytest.raises(config_lib.ConfigError, match="another config") as caught:
+    config_lib.check_workdir(tiny_config(**{"seed": 5, "loss.name": "margin"}), tmp_path / "run")
+  assert "seed: there 0, here 5" in str(caught.value)
+  assert "loss.name: there 'npair', here 'margin'" in str(caught.value)
+  assert json.loads((tmp_path / "run" / "config.json").read_text())["seed"] == 0
+
+
+def test_workdir_with_a_broken_config_file(tmp_path):
+  (tmp_path / "config.json").write_text('{"seed"')
+  with pytest.raises(config_lib.ConfigError, match=r"config\.json is not JSON"):
+    config_lib.check_workdir(tiny_config(), tmp_path)

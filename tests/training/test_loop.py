@@ -1,0 +1,176 @@
+"""The trainer in one process: results, resuming, NaN, unreadable checkpoints, odd data."""
+
+import json
+import pathlib
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdml import data
+from jaxdml.training import checkpoints, loop, parallel, steps
+from jaxdml.training.config import ConfigError
+from tests.training.helpers import tiny_config
+
+
+def digits_config(data_dir, **overrides):
+  """Even/odd on digits, 8 steps."""
+  return tiny_config(
+    **{
+      "data.dataset": "digits",
+      "data.preprocess": "digits",
+      "data.data_dir": data_dir,
+      "data.label": "parity",
+      "data.eval_label": "label",
+      "data.images_per_class": 16,
+      "mining.positive": "nearest_positive",
+      "train.duration": "8 steps",
+      "train.evaluate_every": "4 steps",
+      "train.checkpoint_every": "2 steps",
+      "train.log_every": "2 steps",
+      "eval.select_by": "last",
+      **overrides,
+    }
+  )
+
+
+def final_state(workdir, config):
+  program = steps.build(config, num_classes=2, total_steps=8, steps_per_epoch=29)
+  abstract = jax.eval_shape(program.init, jax.random.key(0))
+  manager = checkpoints.Checkpoints(pathlib.Path(workdir), keep=2)
+  state, memory = manager.restore("last", abstract)
+  manager.close()
+  return state, memory
+
+
+def assert_close(one, other):
+  # Not bitwise: eight fake CPU devices add up their gradients in the order in which they arrive.
+  # tests/test_main.py holds one device to the last bit.
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def assert_bitwise(one, other):
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture(scope="module")
+def finished(data_dir, tmp_path_factory):
+  """An uninterrupted run: (config, workdir, rows)."""
+  workdir = tmp_path_factory.mktemp("finished") / "run"
+  config = digits_config(data_dir, **{"hdml.enabled": True, "hdml.slots": 4})
+  return config, workdir, loop.train_and_evaluate(config, workdir)
+
+
+@pytest.mark.slow
+def test_rows_files_and_learning(finished, capsys):
+  config, workdir, rows = finished
+  assert list(rows) == ["raw pixels", "untrained encoder", "trained model"]
+  for row in rows.values():
+    assert {"recall@1", "recall@8", "map@r", "r_precision", "nmi", "f1"} <= row.keys()
+    assert row["num_queries"] == 896
+  assert json.loads((workdir / "results.json").read_text()) == rows
+  lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  trained = [line for line in lines if "loss" in line]
+  assert [line["step"] for line in trained] == [2, 4, 6, 8]
+  assert {"loss/real", "loss/synthetic", "hdml/lambda", "images_per_second"} <= trained[0].keys()
+  assert list(workdir.glob("events.out.tfevents.*"))
+  # The same command again trains nothing and gives the same table.
+  again = loop.train_and_evaluate(config, workdir)
+  assert again == rows
+  assert "nothing selected" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_resuming_is_exact(finished, data_dir, tmp_path, monkeypatch, capsys):
+  config, workdir, rows = finished
+  calls = []
+  real = parallel.compile_step
+
+  def compile_and_stop(step):
+    compiled = real(step)
+
+    def run(state, batch):
+      calls.append(1)
+      if len(calls) == 3:
+        signal.raise_signal(signal.SIGTERM)
+      return compiled(state, batch)
+
+    return run
+
+  monkeypatch.setattr(parallel, "compile_step", compile_and_stop)
+  assert loop.train_and_evaluate(config, tmp_path / "run") is None
+  assert len(calls) == 3
+  assert "saved step 3 of 8" in capsys.readouterr().err
+  resumed = loop.train_and_evaluate(config, tmp_path / "run")
+  assert len(calls) == 8
+  assert resumed["trained model"]["map@r"] == pytest.approx(
+    rows["trained model"]["map@r"], rel=1e-3
+  )
+  (mine, memory), (theirs, _) = final_state(tmp_path / "run", config), final_state(workdir, config)
+  assert_close(mine, theirs)
+  assert memory["best_step"] == 8
+  steps_seen = [
+    line["step"]
+    for line in map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    if "loss" in line
+  ]
+  assert steps_seen == [2, 4, 6, 8]
+
+
+@pytest.mark.slow
+def test_nan_aborts_and_keeps_the_last_good_checkpoint(data_dir, tmp_path):
+  config = digits_config(data_dir, **{"optimizer.learning_rate": 1e30, "eval.raw_pixels": False})
+  with pytest.raises(loop.NonFiniteError, match="NaN or infinite at step") as caught:
+    loop.train_and_evaluate(config, tmp_path / "run")
+  assert "optimizer.learning_rate" in str(caught.value)
+  state, _ = final_state(tmp_path / "run", config)
+  assert f"step {int(state.step)} in" in str(caught.value)
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+@pytest.mark.slow
+def test_unreadable_checkpoint(finished, tmp_path):
+  config, workdir, _ = finished
+  shutil.copytree(workdir, tmp_path / "run")
+  last = tmp_path / "run" / "checkpoints" / "last" / "8" / "state"
+  for path in last.rglob("*"):
+    if path.is_file():
+      path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+  with pytest.raises(checkpoints.CheckpointError, match="cannot read the checkpoint") as caught:
+    loop.train_and_evaluate(config, tmp_path / "run")
+  assert str(last.parent) in str(caught.value)
+  # Doing what the message says goes back to the checkpoint before it.
+  shutil.rmtree(last.parent)
+  assert loop.train_and_evaluate(config, tmp_path / "run") is not None
+
+
+def test_class_with_one_image_is_refused_when_too_few_remain(data_dir, tmp_path, monkeypatch):
+  config = digits_config(data_dir)
+  real = data.load
+
+  def load(name, split, **kwargs):
+    dataset = real(name, split, **kwargs)
+    parity = dataset.column("parity")
+    odd = np.flatnonzero(parity == 1)[:1]
+    return dataset.select(np.concatenate([np.flatnonzero(parity == 0), odd]))
+
+  monkeypatch.setattr(data, "load", load)
+  with pytest.raises(ConfigError, match="parity"):
+    loop.train_and_evaluate(config, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_batch_not_divisible_by_images_per_class(data_dir, tmp_path):
+  config = digits_config(data_dir, **{"data.images_per_class": 5})
+  with pytest.raises(ConfigError, match=r"data\.images_per_class"):
+    loop.train_and_evaluate(config, tmp_path / "run")
+
+
+def test_unknown_selection_metric(data_dir, tmp_path):
+  config = digits_config(data_dir, **{"eval.select_by": "recall", "eval.raw_pixels": False})
+  with pytest.raises(ConfigError, match=r"config\.eval\.select_by: expected one of last, recall@1"):
+    loop.train_and_evaluate(config, tmp_path / "run")

@@ -43,7 +43,7 @@ def from_modules(tree):
   return jax.tree.map(np.asarray, flat)
 
 
-def objective(case, params, x, labels, state, *, axis_name=None, **dials):
+def objective(case, params, x, labels, state, *, axis_name=None, distance_fn=None):
   """Encoder, embedding and HDML's objective, with BatchNorm synchronised over `axis_name`."""
   embedding = models.Embedding(tiny.Z, axis_name=axis_name)
   generator = models.Generator(tiny.Y, hidden=tiny.HIDDEN, axis_name=axis_name)
@@ -62,7 +62,9 @@ def objective(case, params, x, labels, state, *, axis_name=None, **dials):
   y = tiny.encode(params["encoder"], x)
   decayed = [params["encoder"]["w"], params["embedding"]["fc"]["kernel"]]
   regularizer = 0.5 * tiny.DECAY * sum(jnp.sum(w**2) for w in decayed)
-  bound = tiny.bound(case, axis_name=axis_name, **(tiny.DIALS | dials))
+  bound = tiny.bound(case, axis_name=axis_name, **tiny.DIALS)
+  if distance_fn is not None:
+    bound["distance_fn"] = distance_fn
   z = embed(params["embedding"], y)
   return hdml.objective(networks, params, y, z, labels, state, regularizer=regularizer, **bound)
 

@@ -9,7 +9,6 @@ from jaxdml.training import parallel
 from tests.hdml import modules, tiny
 
 DEVICES = 8
-CASES = ("npair", "triplet", "eps_npair", "eps_triplet")
 
 
 def global_batch(layout):
@@ -17,16 +16,13 @@ def global_batch(layout):
   r = np.random.default_rng(3)
   if layout == "npair":
     labels = np.repeat(r.integers(0, tiny.CLASSES, DEVICES), 2)
-  elif layout == "triplet":
-    anchors = r.integers(0, tiny.CLASSES, DEVICES)
-    labels = np.stack([anchors, anchors, (anchors + 2) % tiny.CLASSES], axis=1).reshape(-1)
   else:
     labels = r.permutation(np.arange(2 * DEVICES) % (tiny.CLASSES - 1))
     labels[5] = tiny.CLASSES - 1
   return labels.astype(np.int32), r.normal(size=(len(labels), tiny.X)).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["npair", "eps_triplet"])
 def test_eight_devices_are_one(name):
   case = tiny.CASES[name]
   labels, x = global_batch(case.layout)
@@ -46,7 +42,7 @@ def test_eight_devices_are_one(name):
     return run
 
   batch = {"x": x, "y": labels}
-  want = jax.jit(program(None))(params, state, batch)
+  want = jax.jit(program(None), compiler_options=tiny.QUICK)(params, state, batch)
   mapped = jax.pmap(program(parallel.AXIS), axis_name=parallel.AXIS)
   stacked = mapped(parallel.replicate(params), parallel.replicate(state), parallel.split(batch))
   # What the run goes on with is the same bits everywhere; the logged values may round apart.

@@ -50,34 +50,32 @@ def check_values(want, total, aux):
 
 
 @cases
-@pytest.mark.parametrize("start", ["untrained", "trained"])
-def test_values_and_windows_are_the_reference_step_by_step(name, start):
+def test_values_and_windows_are_the_reference_step_by_step(name):
   """Five steps with windows of two: lambda and trust follow the means of the steps before."""
   case = tiny.CASES[name]
   # Of the size of these networks' losses, so that the exponentials do not saturate.
   dials = {"alpha": 10.0 if case.loss == "triplet" else 0.5, "beta": 10.0}
-  initial = (1e6, 1e6) if start == "untrained" else (dials["alpha"], dials["beta"])
-  state = tiny.state(*initial)
-  metric, generator = (reference.WindowMean(value, 2) for value in initial)
-  seen = []
-  for step in range(5):
-    params, x = tiny.params(step), tiny.images(case, step)
-    (total, aux), _ = tiny.program(name)(params, x, state, tiny.DIALS | dials)
-    want = expected(name, params, x, metric.mean, generator.mean, **dials)
-    check_values(want, total, aux)
-    seen.append((want["hdml/lambda"], want["hdml/trust_in_real"]))
-    metric.update(
-      want["loss/real"] * (want["hdml/trust_in_real"] if case.weighted_average else 1.0)
-    )
-    generator.update(want["loss/generator"])
-    state = aux[0]
-    close(state.metric.mean, metric.mean)
-    close(state.generator.mean, generator.mean)
-    close(state.metric.total, sum(metric.values))
-    assert int(state.metric.count) == int(state.generator.count) == (step + 1) % 2
-  for of_step in zip(*seen, strict=True):
-    assert len(set(of_step)) == 3, "two windows end within five steps"
-    assert any(0.02 < value < 0.98 for value in of_step[2:]), f"saturated: {of_step}"
+  for initial in ((1e6, 1e6), (dials["alpha"], dials["beta"])):
+    state = tiny.state(*initial)
+    metric, generator = (reference.WindowMean(value, 2) for value in initial)
+    seen = []
+    for step in range(5):
+      params, x = tiny.params(step), tiny.images(case, step)
+      (total, aux), _ = tiny.program(name)(params, x, state, tiny.DIALS | dials)
+      want = expected(name, params, x, metric.mean, generator.mean, **dials)
+      check_values(want, total, aux)
+      lam, trust = want["hdml/lambda"], want["hdml/trust_in_real"]
+      seen.append((lam, trust))
+      metric.update(want["loss/real"] * (trust if case.weighted_average else 1.0))
+      generator.update(want["loss/generator"])
+      state = aux[0]
+      close(state.metric.mean, metric.mean)
+      close(state.generator.mean, generator.mean)
+      close(state.metric.total, sum(metric.values))
+      assert int(state.metric.count) == int(state.generator.count) == (step + 1) % 2
+    for of_step in zip(*seen, strict=True):
+      assert len(set(of_step)) == 3, "two windows end within five steps"
+      assert any(0.02 < value < 0.98 for value in of_step[2:]), f"saturated: {of_step}"
 
 
 def finite_differences(name, params, x, group, step=1e-5, **kwargs):
@@ -97,23 +95,23 @@ def finite_differences(name, params, x, group, step=1e-5, **kwargs):
   return result
 
 
-def check_gradients(got, want, tolerance=1e-6):
+def check_gradients(got, want, group, tolerance=1e-6):
   for key, slope in want.items():
     error = np.max(np.abs(got[key] - slope))
     # Differences cannot see past this; a group's largest entry sets the scale.
     scale = max(np.max(np.abs(s)) for s in want.values())
-    assert error <= tolerance * scale, f"{key}: {got[key]} is not {slope}"
-  assert any(np.any(np.abs(s) > 1e-3) for s in want.values()), "nothing was learnt"
+    assert error <= tolerance * scale, f"{group} {key}: {got[key]} is not {slope}"
+  assert any(np.any(np.abs(s) > 1e-3) for s in want.values()), f"{group} learns nothing"
 
 
 @cases
-@pytest.mark.parametrize("group", OBJECTIVE)
-def test_each_group_learns_from_its_own_objective(name, group):
+def test_each_group_learns_from_its_own_objective(name):
   """The gradient of the total is that of the group's objective, everything else constant."""
   params, x = tiny.params(), tiny.images(tiny.CASES[name])
   _, _, gradients = run(name, params, x)
-  want = finite_differences(name, params, x, group, metric=1.3, generator=0.8)
-  check_gradients(gradients[group], want)
+  for group in OBJECTIVE:
+    want = finite_differences(name, params, x, group, metric=1.3, generator=0.8)
+    check_gradients(gradients[group], want, group)
 
 
 @pytest.mark.parametrize("name", ["npair", "triplet", "eps_npair"])
@@ -125,7 +123,7 @@ def test_encoder_learns_from_synthetics_alone(name):
   assert float(aux[2]["hdml/trust_in_real"]) == 0.0
   for group in ("encoder", "embedding"):
     want = finite_differences(name, params, x, group, **averages)
-    check_gradients(gradients[group], want)
+    check_gradients(gradients[group], want, group)
 
 
 def same(a, b):
@@ -179,8 +177,29 @@ def test_miner_that_makes_rows_is_refused():
   """HDML pulls one anchor's negatives once; a row for each positive has no place for its pull."""
   case = tiny.CASES["eps_triplet"]
   arguments = tiny.bound(case, **tiny.DIALS) | {"mining_fn": mining.expand_positives}
-  z, y = jnp.zeros((9, tiny.Z)), jnp.zeros((9, tiny.Y))
+  run = lambda y, z: hdml.objective(
+    tiny.NETWORKS, tiny.params(), y, z, jnp.array(case.labels), tiny.state(1, 1), **arguments
+  )
   with pytest.raises(ValueError, match="one row an anchor; got 81 rows of 9 anchors"):
-    hdml.objective(
-      tiny.NETWORKS, tiny.params(), y, z, jnp.array(case.labels), tiny.state(1, 1), **arguments
-    )
+    jax.eval_shape(run, np.zeros((9, tiny.Y)), np.zeros((9, tiny.Z)))
+
+
+@pytest.mark.parametrize(
+  ("miners", "slots"),
+  [(None, None), ("random_positive+random_negative", None), ("random_positive+random_negative", 2)],
+)
+def test_synthetic_tuples_are_the_real_ones_where_nothing_is_generated(miners, slots):
+  """Identity networks and lambda = 1: J_syn is J_m, whatever a (random) miner draws."""
+  case = tiny.CASES["eps_triplet"]._replace(slots=slots)
+  arguments = tiny.bound(case, alpha=0.0) | {
+    "mining_fn": miners and mining.create(miners),
+    "key": jax.random.key(7, impl="rbg"),
+  }
+  z = np.random.default_rng(0).normal(size=(8, 3))
+  networks = hdml.Networks(lambda p, y: y, lambda p, z: (z, None), lambda p, y: y)
+  labels = jnp.array([0, 1, 0, 1, 0, 1, 2, 2])
+  params = dict.fromkeys(("embedding", "generator", "head"), ())
+  run = lambda z: hdml.objective(networks, params, z, z, labels, tiny.state(1.0, 1.0), **arguments)
+  _, (_, _, metrics) = jax.jit(run, compiler_options=tiny.QUICK)(z)
+  np.testing.assert_allclose(metrics["loss/synthetic"], metrics["loss/real"], rtol=1e-12)
+  assert metrics["loss/real"] > 1.0

@@ -92,7 +92,9 @@ def all_reducers(default):
 
 
 @functools.cache
-def program(loss: str, group: str = "one_row", block_size: int | None = None, defaults=False):
+def program(
+  loss: str, group: str = "one_row", block_size: int | None = None, defaults=False, names=DISTANCES
+):
   """(miner index, distance index, batch) -> ((value, by reducer), gradient), traces counted."""
   miners = [fn for fn, _ in GROUPS[group].values()]
   default = reducers.create(reference.LOSSES[loss][2])
@@ -108,7 +110,7 @@ def program(loss: str, group: str = "one_row", block_size: int | None = None, de
       **hyperparameters,
       mining_fn=lambda pairs: jax.lax.switch(miner, miners, pairs),
       distance_fn=lambda a, b: jax.lax.switch(
-        distance, [distances.create(name) for name in DISTANCES], a, b
+        distance, [distances.create(name) for name in names], a, b
       ),
       reduce_fn=all_reducers(default),
       block_size=block_size,

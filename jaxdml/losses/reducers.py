@@ -50,7 +50,8 @@ def global_sum(x: Array, axis_name: str | None = None) -> Array:
   """The sum over devices, with the gradient of the local part only."""
   if axis_name is None:
     return x
-  return x + jax.lax.stop_gradient(jax.lax.psum(x, axis_name) - x)
+  # In this order the value is the psum itself, the same bits on every device.
+  return jax.lax.stop_gradient(jax.lax.psum(x, axis_name)) + (x - jax.lax.stop_gradient(x))
 
 
 def mean(rows: Rows, weights: Array, /, *, axis_name: str | None = None) -> Array:

@@ -92,6 +92,7 @@ def check(name, mapped, block_size=None, mining_fn=mining.nearest_positive):
   one = compiled(functools.partial(single_device, name, mining_fn))
   value, gradient = jax.device_get(one(ENCODER, *whole, key))
   assert value > 0 and np.any(gradient)
+  np.testing.assert_array_equal(values, values[0])  # the same bits on every device
   for device in range(DEVICES):
     np.testing.assert_allclose(values[device], value, rtol=2e-6)
     np.testing.assert_allclose(gradients[device], gradient, rtol=2e-5, atol=2e-6)

@@ -226,8 +226,8 @@ class _Run:
       if not parallel.unreplicate(finite):
         self.checkpoints.wait()
         raise NonFiniteError(
-          f"the loss or its gradient is NaN or infinite at step {step}. The last good checkpoint "
-          f"is step {self.checkpoints.latest_step()} in {self.workdir}/checkpoints/last. Try a "
+          f"loss, gradient or parameters are NaN or infinite at step {step}. The last good "
+          f"checkpoint is step {self.checkpoints.latest_step()} in {self.workdir}/checkpoints/last. Try a "
           "lower config.optimizer.learning_rate, config.optimizer.clip_norm=1.0 or warm-up, in "
           "another --workdir, and look for damaged images if it happens at the first step"
         )

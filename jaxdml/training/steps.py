@@ -229,7 +229,7 @@ def build(
       **metrics,
       "grad_norm": grad_norm,
       "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
-      "finite": jnp.isfinite(total) & jnp.isfinite(grad_norm),
+      "finite": jnp.isfinite(total + grad_norm + optax.tree.norm(params)),
     }
     return TrainState(state.step + 1, params, stats, opt_state, hdml_state), metrics
 

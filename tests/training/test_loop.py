@@ -113,8 +113,16 @@ def test_sigterm_saves_and_resuming_is_exact(finished, data_dir, tmp_path, monke
 
 
 @pytest.mark.slow
-def test_nan_aborts_and_keeps_the_last_good_checkpoint(data_dir, tmp_path):
-  config = digits_config(data_dir, **{"optimizer.learning_rate": 1e30, "eval.raw_pixels": False})
+@pytest.mark.parametrize("evaluate_every", ["1 steps", "4 steps"])
+def test_nan_aborts_and_keeps_the_last_good_checkpoint(data_dir, tmp_path, evaluate_every):
+  config = digits_config(
+    data_dir,
+    **{
+      "optimizer.learning_rate": 1e30,
+      "eval.raw_pixels": False,
+      "train.evaluate_every": evaluate_every,
+    },
+  )
   with pytest.raises(loop.NonFiniteError, match="NaN or infinite at step") as caught:
     loop.train_and_evaluate(config, tmp_path / "run")
   assert "optimizer.learning_rate" in str(caught.value)

@@ -1,0 +1,25 @@
+"""README's code runs, and its commands name files that exist."""
+
+import pathlib
+import re
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_python_blocks_run():
+  blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+  assert blocks
+  for block in blocks:
+    exec(compile(block, "README.md", "exec"), {})
+
+
+def test_links_and_configs_exist():
+  links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+  paths = links + re.findall(r"configs/\w+\.py", README)
+  assert len(paths) > 5
+  assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_no_placeholder_is_left():
+  assert "PLACEHOLDER" not in README

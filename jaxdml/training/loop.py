@@ -227,7 +227,7 @@ class _Run:
         self.checkpoints.wait()
         raise NonFiniteError(
           f"loss, gradient or parameters are NaN or infinite at step {step}. The last good "
-          f"checkpoint is step {self.checkpoints.latest_step()} in {self.workdir}/checkpoints/last. "
+          f"checkpoint is step {self.checkpoints.latest_step()} in {self.workdir / 'checkpoints'}. "
           "Try a lower config.optimizer.learning_rate, config.optimizer.clip_norm=1.0 or warm-up, "
           "in another --workdir, and look for damaged images if it happens at the first step"
         )

@@ -267,6 +267,7 @@ def of_run(run: Any, *, queries: int = 8, k: int = 8, seed: int = 0) -> Figure:
     "trained model": run.embed(),
   }
   rows = {name: nearest_neighbours(x, chosen, k) for name, x in embedded.items()}
+  seen = "None of these classes was" if run.disjoint else "These images were not"
   # Only what is shown is decoded.
   shown = np.unique(np.concatenate([chosen, *map(np.ravel, rows.values())]))
   renumber = lambda indices: np.searchsorted(shown, indices)
@@ -277,7 +278,7 @@ def of_run(run: Any, *, queries: int = 8, k: int = 8, seed: int = 0) -> Figure:
     {name: renumber(neighbours) for name, neighbours in rows.items()},
     title=f"Nearest neighbours of unseen {run.test.name} before and after training",
     note=(
-      f"Green: the query's class. Red: another. None of these classes was seen in training. "
+      f"Green: the query's class. Red: another. {seen} seen in training. "
       f"Queries drawn at random (seed {seed})."
     ),
   )

@@ -32,6 +32,7 @@ class Restored:
     untrained: the state that training started from.
     memory: what the loop remembered: "best" (the selection metric), "best_step", "floors".
     test: the test split.
+    disjoint: no class of the test split was in training.
     preprocess: bytes -> image, as in evaluation.
   """
 
@@ -41,6 +42,7 @@ class Restored:
   untrained: steps.TrainState
   memory: dict[str, Any]
   test: data.Dataset
+  disjoint: bool
   preprocess: data.preprocess.Preprocess
 
   @property
@@ -133,7 +135,9 @@ def restore(workdir: str | os.PathLike[str], *, data_dir: str | None = None) -> 
     manager.close()
   size, channels = config.data.image_size, config.data.channels
   preprocess = data.preprocess.create(config.data.preprocess, size, train=False, channels=channels)
-  return Restored(config, program, state, untrained, memory, test, preprocess)
+  matched = config.data.eval_label or config.data.label
+  disjoint = not np.isin(test.classes(matched), train.classes(matched)).any()
+  return Restored(config, program, state, untrained, memory, test, disjoint, preprocess)
 
 
 def _read_config(workdir: pathlib.Path) -> ConfigDict:

@@ -1,0 +1,94 @@
+"""Neighbours against a loop; frames where they belong; a run restored as it was."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxdml import evaluation
+from jaxdml.report import gallery
+from jaxdml.training import checkpoints, loop, restore
+from tests.training.conftest import data_dir as data_dir
+from tests.training.test_loop import digits_config
+
+
+def test_neighbours_equal_a_loop():
+  rng = np.random.default_rng(0)
+  embeddings = rng.normal(size=(30, 4)).astype(np.float32)
+  embeddings[7] = embeddings[3]  # a duplicate of the query is a neighbour, the query is not
+  queries = [3, 11, 29]
+  expected = []
+  for query in queries:
+    cosines = []
+    for row in range(30):
+      if row != query:
+        a, b = embeddings[query].astype(float), embeddings[row].astype(float)
+        cosines.append((-a @ b / np.sqrt((a @ a) * (b @ b)), row))
+    expected.append([row for _, row in sorted(cosines)[:5]])
+  found = gallery.nearest_neighbours(embeddings, queries, 5)
+  assert found.tolist() == expected
+  assert found[0, 0] == 7
+
+
+def test_neighbours_break_ties_by_index():
+  assert gallery.nearest_neighbours(np.ones((5, 2)), [2], 4).tolist() == [[0, 1, 3, 4]]
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (([[1.0], [np.nan]], [0], 1), "NaN"),
+    (([[1.0], [2.0]], [2], 1), "queries: expected rows in 0..1"),
+    (([[1.0], [2.0]], [0], 2), "k: expected less than the 2 rows"),
+  ],
+)
+def test_neighbours_refuse(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    gallery.nearest_neighbours(*arguments)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_frames_show_who_is_right(channels):
+  images = np.random.default_rng(0).integers(0, 255, (6, 8, 8, channels)).astype(np.uint8)
+  labels = ["$a_{$", "$a_{$", "b", "b", "c", "c"]
+  rows = {"good $x": [[1, 2], [3, 0]], "bad": [[2, 3], [4, 5]]}
+  figure = gallery.gallery(images, labels, [0, 2], rows, title="t", note="n")
+  kinds = [frame.get_gid() for frame in figure.axes[0].patches]
+  assert kinds.count("query") == 2
+  assert kinds.count("right") == 2
+  assert kinds.count("wrong") == 6
+  texts = [text.get_text() for text in figure.axes[0].texts]
+  assert "2 of 4 right" in texts and "0 of 4 right" in texts
+  figure.canvas.draw()  # a stray $ would fail here if it were read as mathtext
+
+
+def test_choose_queries_takes_large_classes_once():
+  labels = np.repeat([5, 6, 7], [4, 2, 4])
+  chosen = gallery.choose_queries(labels, 2, k=3, seed=1)
+  assert sorted(labels[chosen]) == [5, 7]
+  with pytest.raises(ValueError, match="queries: expected 1 to 2"):
+    gallery.choose_queries(labels, 3, k=3, seed=1)
+
+
+@pytest.mark.slow
+def test_restored_run_embeds_as_the_run_did(data_dir, tmp_path):
+  config = digits_config(data_dir)
+  rows = loop.train_and_evaluate(config, tmp_path / "run")
+  run = restore.restore(tmp_path / "run")
+  assert json.loads(run.config.to_json()) == json.loads(config.to_json())
+  assert not run.disjoint
+  assert run.embed().shape == (896, 8)
+  for state, name in ((run.state, "trained model"), (run.untrained, "untrained encoder")):
+    metrics = evaluation.retrieval_metrics(run.embed(state), run.labels)
+    assert metrics["map@r"] == pytest.approx(rows[name]["map@r"], rel=1e-4)
+  out = tmp_path / "picture.png"
+  assert gallery.main([f"--workdir={tmp_path / 'run'}", f"--out={out}", "--queries=3"]) == 0
+  assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_command_without_a_run(tmp_path, capsys):
+  assert gallery.main([f"--workdir={tmp_path}", f"--out={tmp_path / 'x.png'}"]) == 2
+  assert "holds no run: there is no config.json" in capsys.readouterr().err
+  (tmp_path / "config.json").write_text("{}")
+  with pytest.raises(checkpoints.CheckpointError, match="holds no checkpoint"):
+    restore.restore(tmp_path)

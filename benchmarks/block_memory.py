@@ -18,6 +18,8 @@ import subprocess
 import sys
 import time
 
+import machine as machine_lib
+
 
 def parse() -> argparse.Namespace:
   """The command line."""
@@ -42,15 +44,6 @@ def peak_mb() -> float:
   """Peak resident set of this process so far, in MB (10^6 bytes)."""
   unit = 1 if sys.platform == "darwin" else 1024
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
-
-
-def cpu_model() -> str:
-  """The processor's name."""
-  try:
-    with open("/proc/cpuinfo") as file:
-      return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
-  except (OSError, StopIteration):
-    return platform.processor() or platform.machine()
 
 
 def best_time(fn, repeats: int) -> float:
@@ -102,7 +95,7 @@ def measure(args: argparse.Namespace, block_size: int) -> dict:
     "matmul_gflops": round(machine, 1),
     "share_of_matmul": round(flops / machine, 3),
     "device": jax.devices()[0].device_kind,
-    "cpu": cpu_model(),
+    "cpu": machine_lib.cpu_model(),
     "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     "python": platform.python_version(),
     "jax": jax.__version__,

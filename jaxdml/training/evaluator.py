@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 
 from jaxdml import data, evaluation
 from jaxdml.training import parallel
-from jaxdml.types import Array, PyTree
+from jaxdml.training.steps import TrainState
+from jaxdml.types import Array
 
 __all__ = ["Evaluator"]
 
@@ -32,7 +33,7 @@ class Evaluator:
     self._dataset = dataset
     self._labels = dataset.column(config.data.eval_label or config.data.label)
     self._embed = parallel.compile_embed(embed_fn)
-    self._preprocess = data.preprocess.create(
+    self.preprocess = data.preprocess.create(
       config.data.preprocess, config.data.image_size, train=False, channels=config.data.channels
     )
 
@@ -43,7 +44,7 @@ class Evaluator:
 
   def _batches(self) -> data.Batches:
     return data.eval_batches(
-      self._dataset, self._preprocess, self._batch_size, self._config.data.num_workers
+      self._dataset, self.preprocess, self._batch_size, self._config.data.num_workers
     )
 
   def _score(self, embedded: evaluation.Embedded) -> dict[str, float]:
@@ -57,22 +58,28 @@ class Evaluator:
   def _total(self) -> int:
     return -(-len(self._dataset) // self._batch_size)
 
-  def model(self, params: PyTree, batch_stats: PyTree) -> dict[str, float]:
-    """Metrics of a model given by its host arrays."""
+  def embed(self, state: TrainState) -> evaluation.Embedded:
+    """Embeds every image with a model on the host, in the order of the data set."""
     keep = ("encoder", "embedding")
     pick = lambda tree: {name: tree[name] for name in keep if name in tree}
-    variables = parallel.replicate({"params": pick(params), "batch_stats": pick(batch_stats)})
+    variables = {"params": pick(state.params), "batch_stats": pick(state.batch_stats)}
+    variables = parallel.replicate(variables)
 
     def apply(images: np.ndarray) -> Any:
       return self._embed(variables, parallel.split(images)).reshape(len(images), -1)
 
     with self._batches() as batches:
-      embedded = evaluation.embed(
-        apply, batches, total=self._total, description=f"embed {self.name}"
-      )
-    return self._score(embedded)
+      return evaluation.embed(apply, batches, total=self._total, description=f"embed {self.name}")
+
+  def pixels(self) -> evaluation.Embedded:
+    """The flattened, centred pixels: the embedding of no model."""
+    with self._batches() as batches:
+      return evaluation.raw_pixels(batches, center=True, total=self._total)
+
+  def model(self, state: TrainState) -> dict[str, float]:
+    """Metrics of a model on the host."""
+    return self._score(self.embed(state))
 
   def raw_pixels(self) -> dict[str, float]:
-    """Metrics of the flattened, centred pixels: the floor."""
-    with self._batches() as batches:
-      return self._score(evaluation.raw_pixels(batches, center=True, total=self._total))
+    """Metrics of the raw pixels: the floor."""
+    return self._score(self.pixels())

@@ -12,12 +12,11 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jaxdml import data, evaluation
-from jaxdml.training import checkpoints, parallel, steps, writers
+from jaxdml.training import checkpoints, parallel, setup, writers
 from jaxdml.training import config as config_lib
 from jaxdml.training.evaluator import Evaluator
 
@@ -57,65 +56,41 @@ class _Run:
 
   def __init__(self, config: ConfigDict, workdir: pathlib.Path):
     config_lib.check(config, jax.device_count())
-    data_dir = config.data.data_dir or None
-    train = data.load(config.data.dataset, "train", data_dir=data_dir)
-    test = data.load(config.data.dataset, "test", data_dir=data_dir)
-    validation = None
-    label = config.data.label
-    if config.eval.validation_fraction:
-      train, validation = data.validation_split(
-        train, label, config.eval.validation_fraction, config.seed
-      )
-    self.config, self.workdir, self.train_data = config, workdir, train
+    self.config, self.workdir = config, workdir
+    self.setup = setup.prepare(config)
+    self.total = self.setup.total_steps
     try:
       self.sampler = data.sampling.create(
         config.data.sampler,
-        train.column(label),
+        self.setup.train.column(config.data.label),
         config.data.batch_size,
         config.data.images_per_class,
         config.seed,
-        label=label,
+        label=config.data.label,
       )
     except ValueError as error:
       raise config_lib.ConfigError(f"config: {error}") from error
     config_lib.check_workdir(config, workdir)
-    self.steps_per_epoch = -(-len(train) // config.data.batch_size)
-    self.total = self._steps("duration")
-    program = steps.build(
-      config,
-      num_classes=len(train.classes(label)),
-      total_steps=self.total,
-      steps_per_epoch=self.steps_per_epoch,
-      axis_name=parallel.AXIS,
-    )
-    self.init = jax.jit(program.init)
+    program, validation = self.setup.program, self.setup.validation
     self.step_fn = parallel.compile_step(program.step)
-    self.test = Evaluator(config, test, program.embed)
+    self.test = Evaluator(config, self.setup.test, program.embed)
     self.selection = Evaluator(config, validation, program.embed) if validation else self.test
     self.checkpoints = checkpoints.Checkpoints(workdir, config.train.keep)
     self.preprocess = data.preprocess.create(
       config.data.preprocess, config.data.image_size, train=True, channels=config.data.channels
     )
 
-  def _steps(self, key: str) -> int:
-    value = config_lib.duration(self.config.train[key], self.steps_per_epoch, f"train.{key}")
-    if value < 1:
-      raise config_lib.ConfigError(f"config.train.{key}: expected at least 1 step; got {value}")
-    return value
-
   def start(self) -> tuple[Any, dict[str, Any]]:
     """The state to go on from, on the host, and what the loop remembers."""
-    key = jax.random.key(self.config.seed)
     if self.checkpoints.latest_step() is None:
-      state = jax.tree.map(np.asarray, self.init(key))
-      return state, {"best": None, "best_step": None, "floors": {}}
-    state, memory = self.checkpoints.restore("last", jax.eval_shape(self.init, key))
+      return self.setup.initial_state(), {"best": None, "best_step": None, "floors": {}}
+    state, memory = self.checkpoints.restore("last", self.setup.abstract_state())
     _say(f"resuming from step {int(state.step)} of {self.total} in {self.workdir}")
     return state, memory
 
   def evaluate(self, state, memory: dict[str, Any], writer: writers.MetricsWriter) -> None:
     """Scores the selection split; keeps the checkpoint if it is the best so far."""
-    metrics = self.selection.model(state.params, state.batch_stats)
+    metrics = self.selection.model(state)
     step, metric = int(state.step), self.config.eval.select_by
     if metric not in ("last", *metrics):
       raise config_lib.ConfigError(
@@ -133,7 +108,7 @@ class _Run:
     """What training must beat, on the test split: raw pixels and the untrained encoder."""
     if self.config.eval.raw_pixels:
       memory["floors"]["raw pixels"] = self.test.raw_pixels()
-    memory["floors"]["untrained encoder"] = self.test.model(state.params, state.batch_stats)
+    memory["floors"]["untrained encoder"] = self.test.model(state)
 
   def train(self) -> dict[str, dict[str, float]] | None:
     """Runs the remaining steps; None if SIGTERM ended them early."""
@@ -150,7 +125,7 @@ class _Run:
 
   def _batches(self, start: int) -> data.Batches:
     return data.train_batches(
-      self.train_data,
+      self.setup.train,
       self.sampler,
       self.preprocess,
       label=self.config.data.label,
@@ -164,8 +139,8 @@ class _Run:
 
   def _steps_from(self, state, memory: dict[str, Any], writer: writers.MetricsWriter) -> bool:
     """Trains from `state` to the end; False if SIGTERM came first. Saves either way."""
-    log_every, evaluate_every = self._steps("log_every"), self._steps("evaluate_every")
-    save_every = self._steps("checkpoint_every")
+    log_every, save_every = self.setup.steps("log_every"), self.setup.steps("checkpoint_every")
+    evaluate_every = self.setup.steps("evaluate_every")
     start = logged = int(state.step)
     device_state = parallel.replicate(state)
     pending: collections.deque = collections.deque()
@@ -234,8 +209,8 @@ class _Run:
 
   def results(self, memory: dict[str, Any]) -> dict[str, dict[str, float]]:
     """The final table on the test split, of the best checkpoint; prints and keeps it."""
-    state, _ = self.checkpoints.restore("best", jax.eval_shape(self.init, jax.random.key(0)))
-    rows = {**memory["floors"], "trained model": self.test.model(state.params, state.batch_stats)}
+    state, _ = self.checkpoints.restore("best", self.setup.abstract_state())
+    rows = {**memory["floors"], "trained model": self.test.model(state)}
     (self.workdir / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
     queries = {k: int(v) for k, v in rows["trained model"].items() if k.startswith("num_")}
     label = self.config.data.eval_label or self.config.data.label

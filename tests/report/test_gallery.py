@@ -75,7 +75,7 @@ def test_restored_run_embeds_as_the_run_did(data_dir, tmp_path):
   config = digits_config(data_dir)
   rows = loop.train_and_evaluate(config, tmp_path / "run")
   run = restore.restore(tmp_path / "run")
-  assert json.loads(run.config.to_json()) == json.loads(config.to_json())
+  assert json.loads(run.setup.config.to_json()) == json.loads(config.to_json())
   assert not run.disjoint
   assert run.embed().shape == (896, 8)
   for state, name in ((run.state, "trained model"), (run.untrained, "untrained encoder")):

@@ -173,3 +173,18 @@ def test_unknown_selection_metric(data_dir, tmp_path):
   config = digits_config(data_dir, **{"eval.select_by": "recall", "eval.raw_pixels": False})
   with pytest.raises(ConfigError, match=r"config\.eval\.select_by: expected one of last, recall@1"):
     loop.train_and_evaluate(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+  ("key", "value", "message"),
+  [
+    ("data.dataset", "glyph", "unknown data set 'glyph'; valid names are"),
+    ("data.label", "digit", "digit"),
+    ("data.eval_label", "shape", "shape"),
+  ],
+)
+def test_data_that_is_not_there(data_dir, tmp_path, key, value, message):
+  with pytest.raises(ConfigError, match=r"config\.data: ") as caught:
+    loop.train_and_evaluate(digits_config(data_dir, **{key: value}), tmp_path / "run")
+  assert message in str(caught.value)
+  assert not (tmp_path / "run").exists()

@@ -1,0 +1,94 @@
+"""From a config to its data and its program: what training and looking at a run both start with."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxdml import data
+from jaxdml.training import config as config_lib
+from jaxdml.training import parallel, steps
+
+__all__ = ["Setup", "prepare"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """What a config becomes.
+
+  Attributes:
+    config: the config.
+    train: training images.
+    validation: class-disjoint part of the training classes held out, or None.
+    test: the test split.
+    steps_per_epoch: for durations in epochs.
+    total_steps: of the run.
+    program: its init, step and embed, per device.
+  """
+
+  config: ConfigDict
+  train: data.Dataset
+  validation: data.Dataset | None
+  test: data.Dataset
+  steps_per_epoch: int
+  total_steps: int
+  program: steps.Program
+
+  def initial_state(self) -> steps.TrainState:
+    """The state before training, on the host."""
+    key = jax.random.key(self.config.seed)
+    return jax.tree.map(np.asarray, jax.jit(self.program.init)(key))
+
+  def abstract_state(self) -> steps.TrainState:
+    """Shapes and dtypes of the state."""
+    return jax.eval_shape(self.program.init, jax.random.key(self.config.seed))
+
+  def steps(self, key: str) -> int:
+    """The duration `config.train[key]` in steps.
+
+    Raises:
+      ConfigError: no duration, or less than a step.
+    """
+    return _steps(self.config, key, self.steps_per_epoch)
+
+
+def _steps(config: ConfigDict, key: str, steps_per_epoch: int) -> int:
+  value = config_lib.duration(config.train[key], steps_per_epoch, f"train.{key}")
+  if value < 1:
+    raise config_lib.ConfigError(f"config.train.{key}: expected at least 1 step; got {value}")
+  return value
+
+
+def prepare(config: ConfigDict) -> Setup:
+  """Loads the data and builds the program of a config.
+
+  Raises:
+    ConfigError: the config does not fit the data set (its name, its label columns, its classes).
+    DatasetNotPreparedError: the data set is not there.
+  """
+  directory, label = config.data.data_dir or None, config.data.label
+  validation = None
+  try:
+    train = data.load(config.data.dataset, "train", data_dir=directory)
+    test = data.load(config.data.dataset, "test", data_dir=directory)
+    classes = train.classes(label)
+    test.column(config.data.eval_label or label)
+    if config.eval.validation_fraction:
+      fraction = config.eval.validation_fraction
+      train, validation = data.validation_split(train, label, fraction, config.seed)
+      classes = train.classes(label)
+  except ValueError as error:
+    raise config_lib.ConfigError(f"config.data: {error}") from error
+  steps_per_epoch = -(-len(train) // config.data.batch_size)
+  total_steps = _steps(config, "duration", steps_per_epoch)
+  program = steps.build(
+    config,
+    num_classes=len(classes),
+    total_steps=total_steps,
+    steps_per_epoch=steps_per_epoch,
+    axis_name=parallel.AXIS,
+  )
+  return Setup(config, train, validation, test, steps_per_epoch, total_steps, program)

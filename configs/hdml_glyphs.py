@@ -1,4 +1,11 @@
-"""HDML with easy positives on the bundled glyphs: unseen letters, 2 CPU cores, minutes."""
+"""HDML with easy positives on the bundled glyphs, tested on letters that training never saw.
+
+python -m jaxdml.main --config=configs/hdml_glyphs.py --workdir=runs/hdml_glyphs
+
+Cost: COST on 2 CPU cores. Result (3 seeds, docs/results.md): R@1 .653, MAP@R .428, NMI .880;
+raw pixels .419, .175, .749. Without HDML: --config.hdml.enabled=False. Without EPS:
+--config.mining.positive=all_positives.
+"""
 
 from ml_collections import ConfigDict
 
@@ -6,6 +13,7 @@ from jaxdml.training import defaults
 
 
 def get_config() -> ConfigDict:
+  """N-pair loss over all pairs of 32 classes x 4 images; 16 synthetic partners an anchor."""
   config = defaults.get_config()
   config.data.batch_size = 128
   config.data.images_per_class = 4

@@ -2,8 +2,8 @@
 
 python -m jaxdml.main --config=configs/hdml_glyphs.py --workdir=runs/hdml_glyphs
 
-Cost: about 2.5 minutes on 2 CPU cores. Result (3 seeds, docs/results.md): R@1 .653, MAP@R .428, NMI .880;
-raw pixels .419, .175, .749. Without HDML: --config.hdml.enabled=False. Without EPS:
+Cost: about 2.5 minutes on 2 CPU cores. Result (3 seeds, docs/results.md): R@1 .653, MAP@R .428,
+NMI .880; raw pixels .419, .175, .749. Without HDML: --config.hdml.enabled=False. Without EPS:
 --config.mining.positive=all_positives.
 """
 

@@ -15,7 +15,7 @@ import jax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from jaxdml import data, evaluation
+from jaxdml import data, evaluation, models
 from jaxdml.training import checkpoints, parallel, setup, writers
 from jaxdml.training import config as config_lib
 from jaxdml.training.evaluator import Evaluator
@@ -106,6 +106,7 @@ class _Run:
 
   def floors(self, state, memory: dict[str, Any]) -> None:
     """What training must beat, on the test split: raw pixels and the untrained encoder."""
+    _say(f"measuring what training must beat on {self.test.name}")
     if self.config.eval.raw_pixels:
       memory["floors"]["raw pixels"] = self.test.raw_pixels()
     memory["floors"]["untrained encoder"] = self.test.model(state)
@@ -114,6 +115,13 @@ class _Run:
     """Runs the remaining steps; None if SIGTERM ended them early."""
     state, memory = self.start()
     start = int(state.step)
+    train, label = self.setup.train, self.config.data.label
+    devices = jax.devices()
+    _say(
+      f"{len(train)} training images of {len(train.classes(label))} classes by {label}, "
+      f"{models.count_parameters(state.params)} parameters, "
+      f"{len(devices)} x {devices[0].device_kind}"
+    )
     with writers.MetricsWriter(self.workdir, start) as writer:
       if start == 0:
         self.floors(state, memory)

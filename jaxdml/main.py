@@ -8,6 +8,7 @@ import runpy
 import sys
 from collections.abc import Sequence
 
+import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
@@ -23,6 +24,10 @@ _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Where checkpoints, metrics and results go; an unfinished run there is resumed."
 )
 
+_MULTIHOST = flags.DEFINE_bool(
+  "multihost", False, "Join the other hosts first (TPU pods, Slurm): jax.distributed.initialize()."
+)
+
 
 def _fail(message: object, code: int) -> int:
   print(f"error: {message}", file=sys.stderr)
@@ -31,6 +36,8 @@ def _fail(message: object, code: int) -> int:
 
 def _main(argv: Sequence[str]) -> int:
   del argv
+  if _MULTIHOST.value:
+    jax.distributed.initialize()
   try:
     loop.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
   except (ConfigError, DatasetNotPreparedError, CheckpointError) as error:

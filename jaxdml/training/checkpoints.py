@@ -33,7 +33,12 @@ class Checkpoints:
     self._managers = {
       name: ocp.CheckpointManager(
         root / name,
-        options=ocp.CheckpointManagerOptions(max_to_keep=count, cleanup_tmp_directories=True),
+        options=ocp.CheckpointManagerOptions(
+          max_to_keep=count,
+          cleanup_tmp_directories=True,
+          # With several hosts, the two managers must not wait at each other's barriers.
+          multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=name),
+        ),
       )
       for name, count in (("last", keep), ("best", 1))
     }

@@ -7,6 +7,7 @@ import math
 import pathlib
 import re
 
+import jax
 from ml_collections import ConfigDict
 
 from jaxdml import distances, losses, mining, refs
@@ -138,6 +139,8 @@ def check_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
   path = workdir / "config.json"
   ours = json.loads(json.dumps(config.to_dict()))
   if not path.exists():
+    if jax.process_index():
+      return
     workdir.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(ours, indent=2) + "\n")

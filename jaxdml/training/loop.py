@@ -28,8 +28,9 @@ class NonFiniteError(RuntimeError):
 
 
 def _say(message: str) -> None:
-  """One line on stderr that leaves progress bars whole."""
-  tqdm.write(message, file=sys.stderr)
+  """One line on stderr that leaves progress bars whole; from the first host alone."""
+  if not jax.process_index():
+    tqdm.write(message, file=sys.stderr)
 
 
 class _Interrupt:
@@ -219,6 +220,8 @@ class _Run:
     """The final table on the test split, of the best checkpoint; prints and keeps it."""
     state, _ = self.checkpoints.restore("best", self.setup.abstract_state())
     rows = {**memory["floors"], "trained model": self.test.model(state)}
+    if jax.process_index():
+      return rows
     (self.workdir / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
     queries = {k: int(v) for k, v in rows["trained model"].items() if k.startswith("num_")}
     label = self.config.data.eval_label or self.config.data.label

@@ -6,6 +6,7 @@ import json
 import pathlib
 from collections.abc import Mapping
 
+import jax
 from tensorboardX import SummaryWriter
 
 __all__ = ["MetricsWriter"]
@@ -14,10 +15,14 @@ __all__ = ["MetricsWriter"]
 class MetricsWriter:
   """Appends one JSON line a step to workdir/metrics.jsonl, and the same scalars to events files.
 
-  On resuming, lines beyond `start_step` are dropped: those steps are about to be run again.
+  On resuming, lines beyond `start_step` are dropped: those steps are about to be run again. Of
+  several hosts only the first writes.
   """
 
   def __init__(self, workdir: pathlib.Path, start_step: int):
+    self._file = self._events = None
+    if jax.process_index():
+      return
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
@@ -32,6 +37,8 @@ class MetricsWriter:
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
     """Writes the scalars of one step."""
+    if self._file is None:
+      return
     scalars = {name: float(value) for name, value in metrics.items()}
     self._file.write(json.dumps({"step": step, **scalars}) + "\n")
     self._file.flush()
@@ -40,8 +47,9 @@ class MetricsWriter:
 
   def close(self) -> None:
     """Flushes and closes both."""
-    self._file.close()
-    self._events.close()
+    if self._file is not None:
+      self._file.close()
+      self._events.close()
 
   def __enter__(self) -> MetricsWriter:
     return self

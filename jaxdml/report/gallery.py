@@ -25,9 +25,10 @@ __all__ = ["RIGHT", "WRONG", "choose_queries", "gallery", "nearest_neighbours"]
 
 RIGHT, WRONG = "#1a9641", "#e34234"
 _QUERY = "#333333"
-_CELL = 0.5  # inches
+_CELL = 0.435  # inches; eight neighbours under three models make 1,200 pixels
 _GAP = 0.8  # between models, in cells
-_LETTERS = 0.155  # width of a letter of the headings, in cells, at most
+_LETTER = 0.62 / 72 / _CELL  # width of an average letter a point of its size, in cells
+_DIMMED = 0.45  # opacity of wrong neighbours: who cannot tell red from green sees them too
 
 
 def nearest_neighbours(embeddings: Any, queries: Sequence[int] | np.ndarray, k: int) -> np.ndarray:
@@ -98,8 +99,9 @@ def gallery(
 ) -> Figure:
   """Draws one line a query: the query, then its neighbours under each model, side by side.
 
-  A neighbour's frame is green if it has the query's label, else red; the heading of a model counts
-  the green ones. The figure owes nothing to pyplot: save it with `figure.savefig(path)`.
+  A neighbour's frame is green if it has the query's label, else red, and the image is dimmed; the
+  heading of a model counts the green ones. The figure owes nothing to pyplot: save it with
+  `figure.savefig(path)`.
 
   Args:
     images: [n, h, w], [n, h, w, 1] or [n, h, w, 3] (RGB); uint8, or floats, whose range is shown
@@ -156,7 +158,13 @@ def _draw(axes: Axes, image: np.ndarray, x: float, y: float, colour: str, kind: 
   """One image in the cell whose upper left corner is (x, y), framed; `kind` is the frame's gid."""
   low, high = 0.1, 0.9
   axes.imshow(
-    image, extent=(x + low, x + high, y + high, y + low), cmap="gray", vmin=0, vmax=1, aspect="auto"
+    image,
+    extent=(x + low, x + high, y + high, y + low),
+    cmap="gray",
+    vmin=0,
+    vmax=1,
+    aspect="auto",
+    alpha=_DIMMED if kind == "wrong" else 1.0,
   )
   frame = Rectangle((x + 0.06, y + 0.06), 0.88, 0.88, fill=False, edgecolor=colour, linewidth=2.2)
   frame.set_gid(kind)
@@ -168,7 +176,7 @@ def _write(
 ) -> None:
   """Text on its baseline at (x, y), shrunk to fit into `room` cells; never read as mathtext."""
   text = _printable(text)
-  size = min(size, 10 * room / max(len(text) * _LETTERS, 1e-9))
+  size = min(size, room / max(len(text) * _LETTER, 1e-9))
   axes.text(x, y, text, fontsize=size, parse_math=False, color=_QUERY, **style)
 
 
@@ -260,7 +268,7 @@ def of_run(run: Any, *, queries: int = 8, k: int = 8, seed: int = 0) -> Figure:
   Raises:
     ValueError: more queries, or neighbours, than the data set has.
   """
-  chosen = choose_queries(run.labels, queries, k, seed)
+  chosen = choose_queries(run.labels, queries, checks.as_positive("k", k), seed)
   embedded = {
     "raw pixels": run.raw_pixels(),
     "untrained model": run.embed(run.untrained),
@@ -278,7 +286,7 @@ def of_run(run: Any, *, queries: int = 8, k: int = 8, seed: int = 0) -> Figure:
     {name: renumber(neighbours) for name, neighbours in rows.items()},
     title=f"Nearest neighbours of unseen {run.setup.test.name} before and after training",
     note=(
-      f"Green: the query's class. Red: another. {seen} seen in training. "
+      f"Green: the query's class. Red and dimmed: another. {seen} seen in training. "
       f"Queries drawn at random (seed {seed})."
     ),
   )

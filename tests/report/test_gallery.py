@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 from jaxdml import evaluation
 from jaxdml.report import gallery
@@ -53,10 +54,18 @@ def test_frames_show_who_is_right(channels):
   labels = ["$a_{$", "$a_{$", "b", "b", "c", "c"]
   rows = {"good $x": [[1, 2], [3, 0]], "bad": [[2, 3], [4, 5]]}
   figure = gallery.gallery(images, labels, [0, 2], rows, title="t", note="n")
-  kinds = [frame.get_gid() for frame in figure.axes[0].patches]
+  frames = figure.axes[0].patches
+  kinds = [frame.get_gid() for frame in frames]
   assert kinds.count("query") == 2
   assert kinds.count("right") == 2
   assert kinds.count("wrong") == 6
+  colours = {"right": gallery.RIGHT, "wrong": gallery.WRONG}
+  for frame, image in zip(frames, figure.axes[0].images, strict=True):
+    if frame.get_gid() != "query":
+      assert to_hex(frame.get_edgecolor()) == colours[frame.get_gid()]
+    assert (image.get_alpha() < 1) == (frame.get_gid() == "wrong")
+  # The first query, then its neighbours under each model, in the order of the lines.
+  assert kinds[2:6] == ["right", "wrong", "right", "wrong"]
   texts = [text.get_text() for text in figure.axes[0].texts]
   assert "2 of 4 right" in texts and "0 of 4 right" in texts
   figure.canvas.draw()  # a stray $ would fail here if it were read as mathtext

@@ -28,14 +28,20 @@ class Checkpoints:
   Each holds the unreplicated training state and a dict of what the loop must remember.
   """
 
-  def __init__(self, workdir: pathlib.Path, keep: int):
+  def __init__(self, workdir: pathlib.Path, keep: int | None = None, *, read_only: bool = False):
+    """Opens the checkpoints of `workdir`; the last `keep` and the best are kept.
+
+    Read only, nothing is written or tidied up, so the run may still be training.
+    """
     root = pathlib.Path(workdir).resolve() / "checkpoints"
     self._managers = {
       name: ocp.CheckpointManager(
         root / name,
         options=ocp.CheckpointManagerOptions(
-          max_to_keep=count,
-          cleanup_tmp_directories=True,
+          max_to_keep=None if read_only else count,
+          cleanup_tmp_directories=not read_only,
+          create=not read_only,
+          read_only=read_only,
           # With several hosts, the two managers must not wait at each other's barriers.
           multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=name),
         ),

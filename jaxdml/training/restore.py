@@ -75,7 +75,7 @@ class Restored:
 def restore(workdir: str | os.PathLike[str], *, data_dir: str | None = None) -> Restored:
   """Loads what `train_and_evaluate` left in `workdir`: config, best model, test split.
 
-  Do not call it while the run is still training: opening its checkpoints clears half-written ones.
+  The run may still be training: nothing is written.
 
   Args:
     workdir: of a run, finished or stopped.
@@ -96,7 +96,7 @@ def restore(workdir: str | os.PathLike[str], *, data_dir: str | None = None) -> 
       "give its command again"
     )
   run = prepare(config)
-  manager = checkpoints.Checkpoints(workdir, config.train.keep)
+  manager = checkpoints.Checkpoints(workdir, read_only=True)
   try:
     state, memory = manager.restore("best", run.abstract_state())
   finally:

@@ -83,7 +83,11 @@ def test_choose_queries_takes_large_classes_once():
 def test_restored_run_embeds_as_the_run_did(data_dir, tmp_path):
   config = digits_config(data_dir)
   rows = loop.train_and_evaluate(config, tmp_path / "run")
+  # As if another process were saving: looking must leave it alone.
+  saving = tmp_path / "run" / "checkpoints" / "best" / "9.orbax-checkpoint-tmp"
+  saving.mkdir()
   run = restore.restore(tmp_path / "run")
+  assert saving.exists()
   assert json.loads(run.setup.config.to_json()) == json.loads(config.to_json())
   assert not run.disjoint
   assert run.embed().shape == (896, 8)

@@ -26,6 +26,7 @@ OPERATIONAL = (
   "train.keep",
   "train.log_every",
 )
+_METRICS = ("map@r", "r_precision", "nmi", "f1")
 _GROUP = {"all_pairs": 1, "npair": 2, "triplet": 3}
 
 
@@ -79,6 +80,8 @@ def check(config: ConfigDict, device_count: int) -> None:
   _one_of("loss.name", loss.name, list(losses.LOSSES))
   _one_of("loss.layout", loss.layout, list(refs.LAYOUTS))
   _one_of("loss.learnable_beta", loss.learnable_beta, ("none", "scalar", "per_class"))
+  recalls = [f"recall@{k}" for k in config.eval.ks]
+  _one_of("eval.select_by", config.eval.select_by, ("last", *recalls, *_METRICS))
   _one_of("optimizer.schedule", config.optimizer.schedule, ("constant", "cosine", "step"))
   _positive(
     config, "data.batch_size", "data.image_size", "data.images_per_class", "embedding.dim",

@@ -93,10 +93,6 @@ class _Run:
     """Scores the selection split; keeps the checkpoint if it is the best so far."""
     metrics = self.selection.model(state)
     step, metric = int(state.step), self.config.eval.select_by
-    if metric not in ("last", *metrics):
-      raise config_lib.ConfigError(
-        f"config.eval.select_by: expected one of last, {', '.join(metrics)}; got {metric!r}"
-      )
     writer.write(step, {f"eval/{self.selection.name}/{k}": v for k, v in metrics.items()})
     shown = "  ".join(f"{k} {v:.3f}" for k, v in metrics.items() if not k.startswith("num_"))
     _say(f"step {step}, {self.selection.name}: {shown}")

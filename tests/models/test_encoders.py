@@ -242,8 +242,7 @@ def test_gradients_are_finite_even_for_blank_images(make):
 )
 def test_eight_devices_equal_one(name, spread):
   """Features, updated statistics and gradients of 8 x 2 images equal those of 16 at once."""
-  if spread == "pmap" and jax.device_count() < 8:
-    pytest.skip("needs 8 devices (XLA_FLAGS=--xla_force_host_platform_device_count=8)")
+  assert jax.device_count() == 8, "tests/conftest.py sets XLA_FLAGS before JAX starts"
   make = SMALL[name]
   images = images_of(16)
   variables = initialized(make(), images)

@@ -19,6 +19,7 @@ REFUSED = {
   "encoder.dtype": ("float16", "config.encoder.dtype: expected one of float32, bfloat16"),
   "mining.positive": ("easy", "unknown miner 'easy'"),
   "optimizer.learning_rate": (-1.0, "config.optimizer.learning_rate: expected a positive number"),
+  "eval.select_by": ("recall", "config.eval.select_by: expected one of last, recall@1, recall@2"),
   "eval.validation_fraction": (1.5, "config.eval.validation_fraction: expected a share"),
 }
 

@@ -169,12 +169,6 @@ def test_batch_not_divisible_by_images_per_class(data_dir, tmp_path):
     loop.train_and_evaluate(config, tmp_path / "run")
 
 
-def test_unknown_selection_metric(data_dir, tmp_path):
-  config = digits_config(data_dir, **{"eval.select_by": "recall", "eval.raw_pixels": False})
-  with pytest.raises(ConfigError, match=r"config\.eval\.select_by: expected one of last, recall@1"):
-    loop.train_and_evaluate(config, tmp_path / "run")
-
-
 @pytest.mark.parametrize(
   ("key", "value", "message"),
   [

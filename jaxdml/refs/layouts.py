@@ -1,12 +1,14 @@
 """How a batch splits into anchors and references: all against all, N-pair, or sampled triplets.
 
 A layout maps (embeddings [n, d], labels [n], axis_name) to (anchors, labels, ids, Refs), the
-arguments of any loss. Under `axis_name` the references are those of every device.
+arguments of any loss. Under `axis_name` the references are those of every device. Anchors are
+numbered by their slots, unless `ids` [n] says which examples the batch holds (a cross-batch memory
+needs that to know an older embedding of the same image).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import jax.numpy as jnp
 
@@ -15,18 +17,35 @@ from jaxdml.types import Array, Refs
 
 __all__ = ["LAYOUTS", "Layout", "all_pairs", "create", "npair", "triplet"]
 
-Layout = Callable[[Array, Array, str | None], tuple[Array, Array, Array, Refs]]
+
+class Layout(Protocol):
+  """How a batch splits into anchors and references."""
+
+  def __call__(
+    self,
+    embeddings: Array,
+    labels: Array,
+    axis_name: str | None = None,
+    *,
+    ids: Array | None = None,
+  ) -> tuple[Array, Array, Array, Refs]:
+    """Returns (anchors, their labels, their ids, references)."""
+    ...
 
 
-def all_pairs(embeddings: Array, labels: Array, axis_name: str | None = None):
+def all_pairs(
+  embeddings: Array, labels: Array, axis_name: str | None = None, *, ids: Array | None = None
+) -> tuple[Array, Array, Array, Refs]:
   """Every example is an anchor, every other example a reference."""
-  ids = _ids(embeddings, axis_name)
+  ids = _slots(embeddings, axis_name) if ids is None else ids
   if axis_name is None:
     return embeddings, labels, ids, Refs(embeddings, labels, None, ids)
   return embeddings, labels, ids, gather(embeddings, labels, axis_name, ids=ids)
 
 
-def npair(embeddings: Array, labels: Array, axis_name: str | None = None):
+def npair(
+  embeddings: Array, labels: Array, axis_name: str | None = None, *, ids: Array | None = None
+) -> tuple[Array, Array, Array, Refs]:
   """Batches a0 p0 a1 p1 ...: first images are anchors, second ones references (Sohn, NIPS 2016).
 
   Raises:
@@ -34,14 +53,20 @@ def npair(embeddings: Array, labels: Array, axis_name: str | None = None):
   """
   _check_multiple(embeddings, 2, "npair", "a0 p0 a1 p1 ...")
   anchors, positives = embeddings[0::2], embeddings[1::2]
+  # Slots number the anchors alone: then no reference has an id.
+  ref_ids = None if ids is None else ids[1::2]
   if axis_name is None:
-    refs = Refs(positives, labels[1::2])
+    refs = Refs(positives, labels[1::2], None, ref_ids)
   else:
-    refs = gather(positives, labels[1::2], axis_name)._replace(ids=None)
-  return anchors, labels[0::2], _ids(anchors, axis_name), refs
+    refs = gather(positives, labels[1::2], axis_name, ids=ref_ids)
+  if ids is None:
+    return anchors, labels[0::2], _slots(anchors, axis_name), refs._replace(ids=None)
+  return anchors, labels[0::2], ids[0::2], refs
 
 
-def triplet(embeddings: Array, labels: Array, axis_name: str | None = None):
+def triplet(
+  embeddings: Array, labels: Array, axis_name: str | None = None, *, ids: Array | None = None
+) -> tuple[Array, Array, Array, Refs]:
   """Batches a0 p0 n0 a1 p1 n1 ...: each anchor has its own positive and negative, [n/3, 2, d].
 
   Nothing crosses devices, whatever `axis_name`.
@@ -52,10 +77,12 @@ def triplet(embeddings: Array, labels: Array, axis_name: str | None = None):
   _check_multiple(embeddings, 3, "triplet", "a0 p0 n0 a1 p1 n1 ...")
   anchors, others = embeddings[0::3], embeddings.reshape(-1, 3, embeddings.shape[1])[:, 1:]
   refs = Refs(others, labels.reshape(-1, 3)[:, 1:])
-  return anchors, labels[0::3], _ids(anchors, axis_name), refs
+  if ids is None:
+    return anchors, labels[0::3], _slots(anchors, axis_name), refs
+  return anchors, labels[0::3], ids[0::3], refs._replace(ids=ids.reshape(-1, 3)[:, 1:])
 
 
-def _ids(anchors: Array, axis_name: str | None) -> Array:
+def _slots(anchors: Array, axis_name: str | None) -> Array:
   """Each anchor's place among the anchors of all devices."""
   n = anchors.shape[0]
   return jnp.arange(n, dtype=jnp.int32) if axis_name is None else gather_ids(n, axis_name)

@@ -13,6 +13,9 @@ matmul precision, so that TPU and TF32 hardware give the same neighbours as a CP
 from __future__ import annotations
 
 import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,13 +27,20 @@ __all__ = [
   "create",
   "dot",
   "euclidean",
+  "hyperbolic",
   "l2_normalize",
+  "matmul",
   "normalized",
   "normalized_euclidean",
+  "normalized_signal_to_noise",
   "normalized_squared_euclidean",
+  "product_distance",
   "safe_sqrt",
+  "signal_to_noise",
   "squared_euclidean",
 ]
+
+Prepare = Callable[[Array], tuple[Array, tuple[Array, ...]]]
 
 
 def _at_least_float32(x: Array) -> Array:
@@ -42,12 +52,13 @@ def _check(x: Array, y: Array) -> None:
     raise ValueError(f"distances need x [n, d] and y [m, d]; got x {x.shape} and y {y.shape}")
 
 
-def _matmul(x: Array, y: Array) -> Array:
+def matmul(x: Array, y: Array, *, transposed: bool = False) -> Array:
+  """x y^T [n, m] of x [n, d] and y [m, d] (x y of y [d, m] if `transposed`), in float32 or more."""
   out = jnp.promote_types(jnp.promote_types(x.dtype, y.dtype), jnp.float32)
   return jax.lax.dot_general(
     x,
     y,
-    (((1,), (1,)), ((), ())),
+    (((1,), (0 if transposed else 1,)), ((), ())),
     precision=jax.lax.Precision.HIGHEST,
     preferred_element_type=out,
   )
@@ -68,33 +79,140 @@ def l2_normalize(x: Array) -> Array:
   return jnp.where(zero, 0.0, x * jax.lax.rsqrt(jnp.where(zero, 1.0, square)))
 
 
-def squared_euclidean(x: Array, y: Array, /) -> Array:
+def product_distance(prepare: Prepare) -> Callable:
+  """Decorator: a distance that reads its two inputs through one matrix product.
+
+  It turns combine(products [n, m], x_terms, y_terms) -> [n, m] into a `DistanceFn` which shows
+  `prepare` and `combine`, so that the losses prepare the references once, not once a block.
+
+  Args:
+    prepare: x [n, d] -> (features [n, k] to multiply, a tuple of terms [n]); combine is given the
+      x_terms as [n, 1] and the y_terms as [1, m].
+  """
+
+  def decorate(combine: Callable[..., Array]) -> DistanceFn:
+    @functools.wraps(combine)
+    def distance(x: Array, y: Array, /) -> Array:
+      _check(x, y)
+      (fx, x_terms), (fy, y_terms) = prepare(x), prepare(y)
+      columns, rows = [t[:, None] for t in x_terms], [t[None, :] for t in y_terms]
+      return combine(matmul(fx, fy), columns, rows)
+
+    distance.__signature__ = inspect.signature(distance, follow_wrapped=False)
+    distance.prepare, distance.combine = prepare, combine
+    return distance
+
+  return decorate
+
+
+def _no_terms(x: Array):
+  return x, ()
+
+
+def _square_norm(x: Array):
+  return x, (jnp.sum(jnp.square(_at_least_float32(x)), axis=1),)
+
+
+def _unit(x: Array):
+  return l2_normalize(x), ()
+
+
+def _centered(x: Array):
+  x = _at_least_float32(x)
+  x = x - jnp.mean(x, axis=1, keepdims=True)
+  return x, (jnp.sum(x * x, axis=1),)
+
+
+@product_distance(_square_norm)
+def squared_euclidean(products, x_square, y_square):
   """||x_i - y_j||^2, as ||x_i||^2 + ||y_j||^2 - 2 x_i . y_j, clipped at 0.
 
   The expansion loses digits for points much closer to each other than to the origin: expect an
   absolute error of about 1e-7 (||x||^2 + ||y||^2) in float32.
   """
-  _check(x, y)
-  xx = jnp.sum(jnp.square(_at_least_float32(x)), axis=1)
-  yy = jnp.sum(jnp.square(_at_least_float32(y)), axis=1)
-  return jnp.maximum(xx[:, None] + yy[None, :] - 2.0 * _matmul(x, y), 0.0)
+  return jnp.maximum(x_square[0] + y_square[0] - 2.0 * products, 0.0)
 
 
-def euclidean(x: Array, y: Array, /) -> Array:
+@product_distance(_square_norm)
+def euclidean(products, x_square, y_square):
   """||x_i - y_j||; gradient 0 where the points coincide."""
-  return safe_sqrt(squared_euclidean(x, y))
+  return safe_sqrt(squared_euclidean.combine(products, x_square, y_square))
 
 
-def dot(x: Array, y: Array, /) -> Array:
+@product_distance(_no_terms)
+def dot(products, x_terms, y_terms):
   """-x_i . y_j, the inner product turned into a distance."""
-  _check(x, y)
-  return -_matmul(x, y)
+  del x_terms, y_terms
+  return -products
 
 
-def cosine(x: Array, y: Array, /) -> Array:
+@product_distance(_unit)
+def cosine(products, x_terms, y_terms):
   """1 - cos(x_i, y_j), in [0, 2]; the similarity is 1 minus this distance."""
-  _check(x, y)
-  return 1.0 - _matmul(l2_normalize(x), l2_normalize(y))
+  del x_terms, y_terms
+  return 1.0 - products
+
+
+@product_distance(_centered)
+def signal_to_noise(products, x_power, y_power):
+  """var(x_i - y_j) / var(x_i), noise over signal (Yuan et al., CVPR 2019, arXiv 1904.02616).
+
+  Variances are over the d components, x_i is the anchor; not symmetric. An anchor of equal
+  components has no signal: its distances, and their gradients, are 0.
+  """
+  signal = x_power[0]
+  none = signal <= jnp.finfo(signal.dtype).tiny
+  noise = squared_euclidean.combine(products, x_power, y_power)
+  return jnp.where(none, 0.0, noise / jnp.where(none, 1.0, signal))
+
+
+def hyperbolic(curvature: float = 1.0, clip_radius: float | None = 2.3) -> DistanceFn:
+  """Makes the geodesic distance in the Poincare ball between exp_0(x_i) and exp_0(y_j).
+
+  exp_0(v) = tanh(sqrt(c) |v|) v / (sqrt(c) |v|) takes features v to the ball of curvature -c, and
+  d(p, q) = 2 / sqrt(c) asinh(sqrt(c |p - q|^2 / ((1 - c |p|^2) (1 - c |q|^2))))
+  (Khrulkov et al., arXiv 1904.02239). Features longer than `clip_radius` are first cut to it, which
+  keeps their gradients alive near the boundary (Guo et al., arXiv 2107.11472).
+
+  Args:
+    curvature: c > 0; towards 0 the distance becomes 2 |x - y|.
+    clip_radius: longest feature; None clips at 6 / sqrt(c) only, where float32 ends.
+
+  Raises:
+    ValueError: for a curvature or radius that is not positive.
+
+  >>> import jax.numpy as jnp
+  >>> fn = hyperbolic(clip_radius=None)  # along one ray the distance is twice the difference
+  >>> print(fn(jnp.array([[0.5, 0.0]]), jnp.array([[0.5, 0.0], [2.0, 0.0]])))
+  [[0. 3.]]
+  """
+  for name, value in (("curvature", curvature), ("clip_radius", clip_radius)):
+    if isinstance(value, (int, float)) and not value > 0:
+      raise ValueError(f"{name} must be positive; got {value}")
+
+  def on_the_ball(x: Array):
+    x = _at_least_float32(x)
+    root = jnp.sqrt(jnp.asarray(curvature, x.dtype))
+    limit = 6.0 / root if clip_radius is None else jnp.minimum(clip_radius, 6.0 / root)
+    radius = safe_sqrt(jnp.sum(x * x, axis=1))
+    t = root * jnp.minimum(radius, limit)
+    # sqrt(c) exp_0(x) and 1 - its square, which would cancel if it were subtracted.
+    point = jnp.tanh(t)[:, None] * l2_normalize(x)
+    return point, (jnp.sum(point * point, axis=1), 1.0 / jnp.square(jnp.cosh(t)))
+
+  @product_distance(on_the_ball)
+  def distance(products, x_terms, y_terms):
+    """Distance in the Poincare ball."""
+    (x_square, x_gap), (y_square, y_gap) = x_terms, y_terms
+    gap = jnp.maximum(x_square + y_square - 2.0 * products, 0.0)
+    return (
+      2.0
+      / jnp.sqrt(jnp.asarray(curvature, gap.dtype))
+      * jnp.arcsinh(safe_sqrt(gap / (x_gap * y_gap)))
+    )
+
+  distance.__name__ = distance.__qualname__ = "hyperbolic"
+  return distance
 
 
 def normalized(distance_fn: DistanceFn) -> DistanceFn:
@@ -110,29 +228,45 @@ def normalized(distance_fn: DistanceFn) -> DistanceFn:
   def on_the_sphere(x: Array, y: Array, /) -> Array:
     return distance_fn(l2_normalize(x), l2_normalize(y))
 
+  if hasattr(distance_fn, "prepare"):
+    on_the_sphere.prepare = lambda x: distance_fn.prepare(l2_normalize(x))
   on_the_sphere.__name__ = f"normalized_{getattr(distance_fn, '__name__', 'distance')}"
   return on_the_sphere
 
 
 normalized_euclidean = normalized(euclidean)
+normalized_signal_to_noise = normalized(signal_to_noise)
 normalized_squared_euclidean = normalized(squared_euclidean)
 
 _BY_NAME: dict[str, DistanceFn] = {
-  "cosine": cosine,
-  "dot": dot,
-  "euclidean": euclidean,
-  "normalized_euclidean": normalized_euclidean,
-  "normalized_squared_euclidean": normalized_squared_euclidean,
-  "squared_euclidean": squared_euclidean,
+  fn.__name__: fn
+  for fn in (
+    cosine,
+    dot,
+    euclidean,
+    normalized_euclidean,
+    normalized_signal_to_noise,
+    normalized_squared_euclidean,
+    signal_to_noise,
+    squared_euclidean,
+  )
 }
+_FACTORIES: dict[str, Callable[..., DistanceFn]] = {"hyperbolic": hyperbolic}
+NAMES = tuple(sorted([*_BY_NAME, *_FACTORIES]))
 
 
-def create(name: str) -> DistanceFn:
-  """The distance of that name.
+def create(name: str, **options: Any) -> DistanceFn:
+  """The distance of that name; `hyperbolic` takes its options.
 
   Raises:
-    ValueError: for an unknown name, listing the valid ones.
+    ValueError: for an unknown name or option, listing the valid ones.
+
+  >>> fn = create("hyperbolic", curvature=0.5)
   """
-  if name not in _BY_NAME:
-    raise ValueError(f"unknown distance {name!r}; valid names: {', '.join(sorted(_BY_NAME))}")
-  return _BY_NAME[name]
+  if name not in NAMES:
+    raise ValueError(f"unknown distance {name!r}; valid names: {', '.join(NAMES)}")
+  valid = list(inspect.signature(_FACTORIES[name]).parameters) if name in _FACTORIES else []
+  if unknown := sorted(set(options) - set(valid)):
+    known = ", ".join(valid) or "none"
+    raise ValueError(f"distance {name!r} has no option {unknown}; valid options: {known}")
+  return _FACTORIES[name](**options) if name in _FACTORIES else _BY_NAME[name]

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from jaxdml.hdml.augment import hardness, pull_negatives
 from jaxdml.hdml.schedule import HdmlState, update_window
 from jaxdml.hdml.tuples import private_tuples, synthesis_distances
-from jaxdml.losses import core, reducers
+from jaxdml.losses import reducers
+from jaxdml.losses.pairs import make_pairs, mine
 from jaxdml.refs.layouts import Layout
 from jaxdml.types import Array, DistanceFn, MiningFn, PyTree, Refs
 
@@ -136,8 +137,8 @@ def objective(
   keys = None
   if key is not None:
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
-  pairs = core.make_pairs(anchors, anchor_labels, refs, distance_fn=distance_fn, ids=ids, keys=keys)
-  pairs = core.mine(pairs, mining_fn)
+  pairs = make_pairs(anchors, anchor_labels, refs, distance_fn=distance_fn, ids=ids, keys=keys)
+  pairs = mine(pairs, mining_fn)
   if pairs.positive.shape[0] != anchors.shape[0]:
     raise ValueError(
       f"HDML needs a miner that leaves one row an anchor; got {pairs.positive.shape[0]} rows of "

@@ -16,12 +16,14 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxdml.losses import reducers as reducers
-from jaxdml.losses.core import Inputs as Inputs
-from jaxdml.losses.core import element_rows as element_rows
 from jaxdml.losses.core import tuple_loss as tuple_loss
 from jaxdml.losses.pair import contrastive_loss as contrastive_loss
 from jaxdml.losses.pair import margin_loss as margin_loss
 from jaxdml.losses.pair import multi_similarity_loss as multi_similarity_loss
+from jaxdml.losses.pairs import Inputs as Inputs
+from jaxdml.losses.pairs import TwoPass as TwoPass
+from jaxdml.losses.pairs import element_rows as element_rows
+from jaxdml.losses.pairs import make_pairs as make_pairs
 from jaxdml.losses.softmax import npair_loss as npair_loss
 from jaxdml.losses.triplet import soft_margin_triplet_loss as soft_margin_triplet_loss
 from jaxdml.losses.triplet import triplet_loss as triplet_loss
@@ -38,8 +40,10 @@ LOSSES: dict[str, Callable] = {
 __all__ = [
   "LOSSES",
   "Inputs",
+  "TwoPass",
   "create",
   "element_rows",
+  "make_pairs",
   "reducers",
   "tuple_loss",
   *(fn.__name__ for fn in LOSSES.values()),

@@ -15,140 +15,107 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdml.types import Array, DistanceFn, MiningFn, Pairs, ReduceFn, Refs, Rows
+from jaxdml.distances import matmul
+from jaxdml.losses import blocks, reducers
+from jaxdml.losses.pairs import (
+  Inputs,
+  RowFn,
+  TwoPass,
+  check_shapes,
+  masked_pairs,
+  mine,
+)
+from jaxdml.types import Array, DistanceFn, MiningFn, Pairs, PyTree, ReduceFn, Refs, Rows
 
-__all__ = ["Inputs", "element_rows", "make_pairs", "mine", "tuple_loss"]
-
-
-class Inputs(NamedTuple):
-  """The whole call's arrays, for losses that need more than distances; index by `pairs.anchor`."""
-
-  embeddings: Array
-  labels: Array
-  refs: Refs
-
-
-RowFn = Callable[[Pairs, Inputs], Rows]
-
-
-def element_rows(values: Array, mask: Array) -> Rows:
-  """Rows of masked elements: values [r, m] where mask; active means above zero."""
-  values = jnp.where(mask, values, 0.0)
-  return Rows(
-    total=jnp.sum(values, axis=1),
-    elements=jnp.sum(mask, axis=1, dtype=values.dtype),
-    active=jnp.sum(mask & (values > 0), axis=1, dtype=values.dtype),
-  )
-
-
-def _shapes(embeddings, labels, refs, ids, where, weights) -> None:
-  if embeddings.ndim != 2:
-    raise ValueError(f"embeddings must be [n, d]; got shape {embeddings.shape}; use vmap for more")
-  if not jnp.issubdtype(embeddings.dtype, jnp.floating):
-    raise TypeError(f"embeddings must be floating point; got {embeddings.dtype}")
-  n = embeddings.shape[0]
-  for name, x in (("labels", labels), ("ids", ids), ("where", where), ("weights", weights)):
-    if x is not None and x.shape != (n,):
-      raise ValueError(f"{name} must be [{n}], one for each embedding; got shape {x.shape}")
-  if refs is None:
-    return
-  e = refs.embeddings
-  if e.ndim not in (2, 3) or e.shape[-1] != embeddings.shape[1] or (e.ndim == 3 and len(e) != n):
-    raise ValueError(
-      f"refs.embeddings must be [m, {embeddings.shape[1]}] or, private to each anchor, "
-      f"[{n}, m, {embeddings.shape[1]}]; got shape {e.shape}"
-    )
-  for name, x in (("labels", refs.labels), ("where", refs.where), ("ids", refs.ids)):
-    if x is not None and x.shape != e.shape[:-1]:
-      raise ValueError(f"refs.{name} must be shaped {e.shape[:-1]}; got {x.shape}")
-  if refs.ids is not None and ids is None:
-    raise ValueError("refs.ids is given without ids: say which example each anchor is, or drop it")
+__all__ = ["tuple_loss"]
 
 
 def _zero_where_empty(embeddings: Array, where: Array | None) -> Array:
   return embeddings if where is None else jnp.where(where[..., None], embeddings, 0)
 
 
-def make_pairs(
-  embeddings: Array,
-  labels: Array,
-  refs: Refs,
-  *,
-  distance_fn: DistanceFn,
-  ids: Array | None = None,
-  where: Array | None = None,
-  keys: Array | None = None,
-  anchor: Array | None = None,
-) -> Pairs:
-  """The unmined rows of anchors [n, d] against references: distances and masks [n, m].
+class _Block(NamedTuple):
+  """What is sliced by anchor."""
 
-  Args:
-    embeddings: [n, d] anchors.
-    labels: [n].
-    refs: shared [m, d] or private [n, m, d] references.
-    distance_fn: applied to anchors and references.
-    ids: [n], needed when `refs.ids` is there: equal ids are never a pair.
-    where: [n] bool, the anchor exists.
-    keys: [n] PRNG keys for random miners.
-    anchor: [n] the anchors' indices; 0..n-1 by default.
-  """
-  if refs.embeddings.ndim == 2:
-    distances = distance_fn(embeddings, refs.embeddings)
-    expand = lambda a: a[None, :]
-  else:
-    distances = jax.vmap(lambda a, b: distance_fn(a[None], b)[0])(embeddings, refs.embeddings)
-    expand = lambda a: a
-  same = labels[:, None] == expand(refs.labels)
-  usable = jnp.ones_like(same) if where is None else jnp.broadcast_to(where[:, None], same.shape)
-  if refs.where is not None:
-    usable = usable & expand(refs.where)
-  if refs.ids is not None:
-    usable = usable & (ids[:, None] != expand(refs.ids))
-  if anchor is None:
-    anchor = jnp.arange(embeddings.shape[0], dtype=jnp.int32)
-  return Pairs(distances, same & usable, ~same & usable, anchor, keys)
+  index: Array
+  prepared: PyTree
+  labels: Array
+  where: Array
+  ids: Array
+  keys: Array | None
+  weights: Array
+  private: Refs | None
 
 
-def mine(pairs: Pairs, mining_fn: MiningFn | None) -> Pairs:
-  """Mined pairs: the miner sees distances without gradient, the result carries the real ones."""
-  if mining_fn is None:
-    return pairs
-  mined = mining_fn(pairs._replace(distances=jax.lax.stop_gradient(pairs.distances)))
-  if mined.positive.shape[0] == pairs.positive.shape[0]:
-    return mined._replace(distances=pairs.distances)
-  return mined._replace(distances=pairs.distances[mined.anchor - pairs.anchor[0]])
+class _Shared(NamedTuple):
+  """What every block reads."""
+
+  prepared: PyTree
+  inputs: Inputs
 
 
-def _rows_of_block(row_fn, inputs, distance_fn, mining_fn, block) -> Rows:
-  """Rows of a block of anchors, summed by anchor; `block` holds slices of per-anchor arrays."""
-  index, x, label, where, ids, keys, private = block
-  pairs = make_pairs(
-    x,
-    label,
-    inputs.refs if private is None else private,
-    distance_fn=distance_fn,
-    ids=ids,
-    where=where,
-    keys=keys,
-    anchor=index,
-  )
-  pairs = mine(pairs, mining_fn)
-  rows = row_fn(pairs, inputs)
-  rows = jax.tree.map(lambda a: a[:, None] if a.ndim == 1 else a, rows)
-  if rows.total.shape[0] != x.shape[0]:
-    by_anchor = functools.partial(
-      jax.ops.segment_sum, segment_ids=pairs.anchor - index[0], num_segments=x.shape[0]
+class _Call(NamedTuple):
+  """One call of a loss: its anchors in one block, what they share, and how pairs are made."""
+
+  block: _Block
+  shared: _Shared
+  mining_fn: MiningFn | None
+  between: Callable[[PyTree, PyTree], Array]
+
+  def pairs(self, block: _Block, shared: _Shared) -> Pairs:
+    """The mined pairs of a block of anchors."""
+    refs = shared.inputs.refs if block.private is None else block.private
+    distances = self.between(block.prepared, shared.prepared if block.private is None else refs)
+    pairs = masked_pairs(
+      distances, block.labels, refs, block.ids, block.where, block.keys, block.index
     )
-    rows = jax.tree.map(by_anchor, rows)
-  return rows
+    return mine(pairs, self.mining_fn)
+
+  def rows(self, row_fn: RowFn, block: _Block, shared: _Shared) -> Rows:
+    """[b, t] rows of a block, one an anchor."""
+    pairs = self.pairs(block, shared)
+    rows = row_fn(pairs, shared.inputs)
+    rows = jax.tree.map(lambda a: a[:, None] if a.ndim == 1 else a, rows)
+    count = block.labels.shape[0]
+    if rows.total.shape[0] != count:
+      by_anchor = functools.partial(
+        jax.ops.segment_sum, segment_ids=pairs.anchor - block.index[0], num_segments=count
+      )
+      rows = jax.tree.map(by_anchor, rows)
+    return rows
+
+  def rows_per_anchor(self) -> int:
+    """How many rows the miner makes of an anchor."""
+    one = jax.tree.map(lambda a: a[:1], self.block)
+    return jax.eval_shape(lambda: self.pairs(one, self.shared)).positive.shape[0]
 
 
-def _per_anchor_rows(
-  row_fn, embeddings, labels, refs, ids, where, distance_fn, mining_fn, key, block_size
-) -> Rows:
+def _between(distance_fn: DistanceFn, embeddings: Array, refs: Refs):
+  """(anchors prepared, references prepared, distances of a block of both)."""
+  if refs.embeddings.ndim == 3:
+    each = jax.vmap(lambda a, b: distance_fn(a[None], b)[0])
+    return embeddings, None, lambda x, private: each(x, private.embeddings)
+  if not hasattr(distance_fn, "prepare"):
+    return embeddings, refs.embeddings, distance_fn
+  x_features, x_terms = distance_fn.prepare(embeddings)
+  y_features, y_terms = distance_fn.prepare(refs.embeddings)
+
+  def between(x, y):
+    products = matmul(x[0], y[0], transposed=True)
+    return distance_fn.combine(products, [t[:, None] for t in x[1]], [t[None, :] for t in y[1]])
+
+  # [d, m]: the references' gradient then sums up in the layout that its matrix product writes.
+  return (x_features, x_terms), (y_features.T, y_terms), between
+
+
+def _prepare_call(
+  embeddings, labels, refs, ids, where, weights, distance_fn, mining_fn, key
+) -> _Call:
   n = embeddings.shape[0]
   if where is None:
     where = jnp.ones(n, bool)
+  if weights is None:
+    weights = jnp.ones(n, jnp.promote_types(embeddings.dtype, jnp.float32))
   index = jnp.arange(n, dtype=jnp.int32)
   row_ids = index if ids is None else ids
   embeddings = _zero_where_empty(embeddings, where)
@@ -157,35 +124,95 @@ def _per_anchor_rows(
   else:
     refs = refs._replace(embeddings=_zero_where_empty(refs.embeddings, refs.where))
   keys = None if key is None else jax.vmap(lambda i: jax.random.fold_in(key, i))(row_ids)
-  inputs = Inputs(embeddings, labels, refs)
+  x, y, between = _between(distance_fn, embeddings, refs)
   private = refs if refs.embeddings.ndim == 3 else None
-  block = (index, embeddings, labels, where, row_ids, keys, private)
-  body = functools.partial(_rows_of_block, row_fn, inputs, distance_fn, mining_fn)
-  if block_size is None or block_size >= n:
-    rows = body(block)
+  block = _Block(index, x, labels, where, row_ids, keys, weights, private)
+  inputs = Inputs(embeddings, labels, refs, distance_fn, weights)
+  return _Call(block, _Shared(y, inputs), mining_fn, between)
+
+
+def _with_stats(call: _Call, loss: TwoPass, block_size: int, axis_name: str | None) -> _Call:
+  """The call with `inputs.stats` filled: the first pass."""
+  n = call.block.labels.shape[0]
+  stats_fn = lambda block: loss.stats_fn(call.pairs(block, call.shared), call.shared.inputs)
+  if block_size >= n:
+    stats = stats_fn(call.block)
   else:
-    blocks = -(-n // block_size)
-    pad = blocks * block_size - n
+    cut, real = blocks.split(call.block, n, block_size)
+    stats = loss.merge_fn(blocks.map_blocks(stats_fn, cut._replace(where=cut.where & real)))
+  if axis_name is not None:
+    stats = loss.merge_fn(jax.tree.map(lambda a: jax.lax.all_gather(a, axis_name), stats))
+  shared = call.shared._replace(inputs=call.shared.inputs._replace(stats=stats))
+  return call._replace(shared=shared)
 
-    def split(a):
-      # Padding repeats the last anchor (so that nothing new can overflow) and masks it below.
-      a = jnp.concatenate([a, jnp.repeat(a[-1:], pad, axis=0)]) if pad else a
-      return a.reshape(blocks, block_size, *a.shape[1:])
 
-    padded = jax.tree.map(split, block)
-    real = (jnp.arange(blocks * block_size) < n).reshape(blocks, block_size)
-    position = jnp.arange(blocks * block_size, dtype=jnp.int32).reshape(blocks, block_size)
-    padded = (position, *padded[1:3], padded[3] & real, *padded[4:])
-    rows = jax.lax.map(jax.checkpoint(body, prevent_cse=False), padded)
-    rows = jax.tree.map(lambda a: a.reshape(blocks * block_size, -1)[:n], rows)
+def _reduce(
+  call: _Call, row_fn: RowFn, reduce_fn: ReduceFn, block_size: int, axis_name: str | None
+) -> Array:
+  """Rows of all anchors, reduced; in blocks where that is asked for."""
+  n, shared = call.block.labels.shape[0], call.shared
+  embeddings, refs = shared.inputs.embeddings, shared.inputs.refs
   # Masks and minima could hide a NaN: whatever was mined, a bad embedding makes the loss NaN.
   finite = jnp.all(jnp.isfinite(embeddings)) & jnp.all(jnp.isfinite(refs.embeddings))
-  poison = jnp.where(finite, 0.0, jnp.nan).astype(rows.total.dtype)
-  return rows._replace(total=rows.total + poison)
+  poison = jnp.where(finite, 0.0, jnp.nan)
+  linear, axis_name = _linear(reduce_fn, axis_name)
+  if block_size >= n:
+    rows = call.rows(row_fn, call.block, shared)
+  else:
+    cut, real = blocks.split(call.block, n, block_size)
+    cut = cut._replace(where=cut.where & real, weights=jnp.where(real, cut.weights, 0.0))
+    if linear is not None:
+      return _reduce_blocks(call, row_fn, linear, cut, poison, axis_name)
+    rows = blocks.map_blocks(lambda block: call.rows(row_fn, block, shared), cut)
+    rows = jax.tree.map(lambda a: a.reshape(-1, a.shape[-1])[:n], rows)
+  dtype = rows.total.dtype
+  rows = rows._replace(total=rows.total + poison.astype(dtype))
+  if axis_name is not None:
+    reduce_fn = functools.partial(reduce_fn, axis_name=axis_name)
+  return reduce_fn(rows, call.block.weights.astype(dtype))
+
+
+def _linear(reduce_fn: ReduceFn, axis_name: str | None):
+  """(the Linear reducer inside, or None; the axis it reduces over)."""
+  if isinstance(reduce_fn, functools.partial) and isinstance(reduce_fn.func, reducers.Linear):
+    return reduce_fn.func, reduce_fn.keywords.get("axis_name", axis_name)
+  return (reduce_fn if isinstance(reduce_fn, reducers.Linear) else None), axis_name
+
+
+def _reduce_blocks(call, row_fn, reduce_fn, cut, poison, axis_name) -> Array:
+  """The reduced loss through memory once; twice where several terms have denominators."""
+  # Integers are constants of the blocks; what may need a gradient goes in as an argument.
+  inputs = call.shared.inputs
+  constants = (inputs.labels, inputs.refs.labels, inputs.refs.where, inputs.refs.ids)
+  shared = (call.shared.prepared, inputs.embeddings, inputs.refs.embeddings, inputs.stats)
+
+  def sums(block, shared):
+    prepared, embeddings, ref_embeddings, stats = shared
+    refs = Refs(ref_embeddings, *constants[1:])
+    rebuilt = inputs._replace(embeddings=embeddings, refs=refs, stats=stats)
+    rows = call.rows(row_fn, block, _Shared(prepared, rebuilt))
+    return reduce_fn.sums(rows, block.weights.astype(rows.total.dtype))
+
+  first = jax.tree.map(lambda a: a[0], cut)
+  numerator, denominator = jax.eval_shape(sums, first, shared)
+  terms = numerator.shape[0]
+  if denominator is None or terms == 1:
+    one = lambda block, shared: (lambda v, c: (jnp.sum(v), c))(*sums(block, shared))
+    value, count = blocks.sum_blocks(one, cut, shared)
+    value = value[None] if denominator is not None else value
+    return reduce_fn.finish(value + poison.astype(numerator.dtype), count, axis_name)
+  fixed = jax.lax.stop_gradient(shared)
+  count = jnp.sum(jax.lax.map(lambda b: sums(jax.lax.stop_gradient(b), fixed)[1], cut), axis=0)
+  if axis_name is not None:
+    count = jax.lax.psum(count, axis_name)
+  share = jax.lax.stop_gradient(jnp.where(count > 0, 1.0 / jnp.where(count > 0, count, 1.0), 0.0))
+  scaled = lambda block, shared: (jnp.sum(share * sums(block, shared)[0]), ())
+  value, _ = blocks.sum_blocks(scaled, cut, shared)
+  return reducers.global_sum(value + poison.astype(numerator.dtype), axis_name)
 
 
 def tuple_loss(*, distance_fn: DistanceFn, reduce_fn: ReduceFn) -> Callable:
-  """Decorator: from `hyperparameters -> row_fn` to a loss with the shared arguments.
+  """Decorator: from `hyperparameters -> row_fn` (or `TwoPass`) to a loss with the shared arguments.
 
   Args:
     distance_fn: the loss's default distance.
@@ -193,7 +220,7 @@ def tuple_loss(*, distance_fn: DistanceFn, reduce_fn: ReduceFn) -> Callable:
   """
   default_distance, default_reduce = distance_fn, reduce_fn
 
-  def decorate(make_row_fn: Callable[..., RowFn]) -> Callable[..., Array]:
+  def decorate(make_row_fn: Callable[..., RowFn | TwoPass]) -> Callable[..., Array]:
     @functools.wraps(make_row_fn)
     def loss(
       embeddings: Array,
@@ -208,21 +235,26 @@ def tuple_loss(*, distance_fn: DistanceFn, reduce_fn: ReduceFn) -> Callable:
       key: Array | None = None,
       reduce_fn: ReduceFn = default_reduce,
       block_size: int | None = None,
+      axis_name: str | None = None,
       **hyperparameters,
     ) -> Array:
       embeddings, labels = jnp.asarray(embeddings), jnp.asarray(labels)
       as_array = lambda x: None if x is None else jnp.asarray(x)
       ids, where, weights = as_array(ids), as_array(where), as_array(weights)
-      _shapes(embeddings, labels, refs, ids, where, weights)
+      check_shapes(embeddings, labels, refs, ids, where, weights)
       if block_size is not None and block_size < 1:
         raise ValueError(f"block_size must be at least 1 anchor, or None; got {block_size}")
-      rows = _per_anchor_rows(
-        make_row_fn(**hyperparameters),
-        embeddings, labels, refs, ids, where, distance_fn, mining_fn, key, block_size,
-      )  # fmt: skip
-      if weights is None:
-        weights = jnp.ones(embeddings.shape[0], rows.total.dtype)
-      return reduce_fn(rows, weights.astype(rows.total.dtype))
+      row_fn = make_row_fn(**hyperparameters)
+      call = _prepare_call(
+        embeddings, labels, refs, ids, where, weights, distance_fn, mining_fn, key
+      )
+      if block_size is None:
+        columns = call.shared.inputs.refs.labels.shape[-1] * call.rows_per_anchor()
+        block_size = blocks.default_block_size(embeddings.shape[0], columns)
+      if isinstance(row_fn, TwoPass):
+        call = _with_stats(call, row_fn, block_size, axis_name)
+        row_fn = row_fn.row_fn
+      return _reduce(call, row_fn, reduce_fn, block_size, axis_name)
 
     own = list(inspect.signature(make_row_fn).parameters.values())
     shared = list(inspect.signature(loss, follow_wrapped=False).parameters.values())

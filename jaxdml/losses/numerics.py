@@ -1,13 +1,44 @@
-"""Masked reductions that stay finite, with finite gradients, on empty rows."""
+"""Masked reductions that stay finite, with finite gradients, on empty rows.
+
+exp is only taken of masked entries shifted below 0; the rest is exp(-inf) = 0, as is its
+gradient.
+"""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
+from jaxdml.distances import safe_sqrt
 from jaxdml.types import Array
 
-__all__ = ["log1p_sum_exp", "log_sum_exp"]
+__all__ = [
+  "log1p_sum_exp",
+  "log_sum_exp",
+  "log_sum_exp_pair",
+  "row_count",
+  "row_sum",
+  "sine",
+  "softplus",
+]
+
+
+def row_sum(values: Array, mask: Array) -> Array:
+  """Sum of the masked values of each row, [r]."""
+  return jnp.sum(jnp.where(mask, values, 0.0), axis=1)
+
+
+def row_count(mask: Array, dtype) -> Array:
+  """How many entries of each row the mask keeps, [r]."""
+  return jnp.sum(mask, axis=1, dtype=dtype)
+
+
+def _top(x: Array, mask: Array) -> Array:
+  return jax.lax.stop_gradient(jnp.max(jnp.where(mask, x, -jnp.inf), axis=1, initial=-jnp.inf))
+
+
+def _sum_exp(x: Array, mask: Array, top: Array) -> Array:
+  return jnp.sum(jnp.exp(jnp.where(mask, x - top[:, None], -jnp.inf)), axis=1)
 
 
 def log1p_sum_exp(x: Array, mask: Array) -> Array:
@@ -17,21 +48,49 @@ def log1p_sum_exp(x: Array, mask: Array) -> Array:
   >>> print(log1p_sum_exp(jnp.zeros((2, 3)), jnp.array([[True] * 3, [False] * 3])))
   [1.3862944 0.       ]
   """
-  masked = jnp.where(mask, x, -jnp.inf)
-  top = jax.lax.stop_gradient(jnp.maximum(jnp.max(masked, axis=1, initial=-jnp.inf), 0.0))
-  # exp(x) is only ever taken of masked entries shifted below 0; the others never reach it.
-  shifted = jnp.where(mask, x - top[:, None], 0.0)
-  total = jnp.sum(jnp.where(mask, jnp.exp(shifted), 0.0), axis=1)
+  top = jnp.maximum(_top(x, mask), 0.0)
+  return _log1p(_sum_exp(x, mask, top), top)
+
+
+def _log1p(total: Array, top: Array) -> Array:
   # Not log(exp(-top) + total): it would round a small total away.
   return jnp.log1p(jnp.expm1(-top) + total) + top
 
 
 def log_sum_exp(x: Array, mask: Array) -> Array:
   """log sum_j exp(x_ij) over the masked j, [r]; 0 for an empty row (mask the result)."""
-  some = jnp.any(mask, axis=1)
-  masked = jnp.where(mask, x, -jnp.inf)
-  top = jnp.where(some, jnp.max(masked, axis=1, initial=-jnp.inf), 0.0)
-  top = jax.lax.stop_gradient(top)
-  shifted = jnp.where(mask, x - top[:, None], 0.0)
-  total = jnp.sum(jnp.where(mask, jnp.exp(shifted), 0.0), axis=1)
+  top = _top(x, mask)
+  some = top > -jnp.inf
+  top = jnp.where(some, top, 0.0)
+  total = _sum_exp(x, mask, top)
   return jnp.where(some, jnp.log(jnp.where(some, total, 1.0)) + top, 0.0)
+
+
+def log_sum_exp_pair(
+  x: Array, positive: Array, negative: Array, *, add_one: bool
+) -> tuple[Array, Array]:
+  """(log_sum_exp over the positives, over the negatives), or log1p_sum_exp of both.
+
+  One exponential an entry serves both; the masks must not overlap.
+  """
+  tops = _top(x, positive), _top(x, negative)
+  empty = [top == -jnp.inf for top in tops]
+  floor = 0.0 if add_one else -jnp.inf
+  tops = [jnp.where(e, 0.0, jnp.maximum(top, floor)) for e, top in zip(empty, tops, strict=True)]
+  shift = jnp.where(positive, tops[0][:, None], tops[1][:, None])
+  powers = jnp.exp(jnp.where(positive | negative, x - shift, -jnp.inf))
+  totals = [row_sum(powers, positive), row_sum(powers, ~positive)]
+  if add_one:
+    return tuple(_log1p(total, top) for total, top in zip(totals, tops, strict=True))
+  log = lambda total, top, e: jnp.where(e, 0.0, jnp.log(jnp.where(e, 1.0, total)) + top)
+  return tuple(log(*args) for args in zip(totals, tops, empty, strict=True))
+
+
+def softplus(x: Array) -> Array:
+  """log(1 + exp(x)), with fewer passes than jax.nn.softplus on a CPU; NaN stays NaN."""
+  return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+def sine(cosine: Array) -> Array:
+  """sqrt(1 - cosine^2), the sine of an angle in [0, pi]; gradient 0 at and beyond both ends."""
+  return safe_sqrt(1.0 - cosine * cosine)

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from jaxdml import distances
 from jaxdml.losses import reducers
-from jaxdml.losses.core import RowFn, element_rows, tuple_loss
-from jaxdml.losses.numerics import log1p_sum_exp
+from jaxdml.losses.core import tuple_loss
+from jaxdml.losses.numerics import log_sum_exp_pair
+from jaxdml.losses.pairs import RowFn, element_rows
 from jaxdml.types import Array, Rows
 
 __all__ = ["contrastive_loss", "margin_loss", "multi_similarity_loss"]
@@ -106,9 +107,9 @@ def multi_similarity_loss(alpha: float = 2.0, beta: float = 50.0, base: float = 
   def row_fn(pairs, inputs):
     del inputs
     excess = (1.0 - pairs.distances) - base
-    positive = log1p_sum_exp(-alpha * excess, pairs.positive) / alpha
-    negative = log1p_sum_exp(beta * excess, pairs.negative) / beta
+    exponent = jnp.where(pairs.positive, -alpha * excess, beta * excess)
+    positive, negative = log_sum_exp_pair(exponent, pairs.positive, pairs.negative, add_one=True)
     used = jnp.any(pairs.positive | pairs.negative, axis=1).astype(excess.dtype)
-    return Rows(total=positive + negative, elements=used, active=used)
+    return Rows(total=positive / alpha + negative / beta, elements=used, active=used)
 
   return row_fn

@@ -9,12 +9,15 @@ share, so that a psum (not pmean) of the parameter gradients gives the gradient 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from jaxdml.types import Array, Rows
 
 __all__ = [
+  "Linear",
   "create",
   "global_mean",
   "global_sum",
@@ -24,6 +27,40 @@ __all__ = [
   "none",
   "sum",
 ]
+
+
+class Linear:
+  """A reducer that is sum_r factor[r] total[r] / sum_r count[r] for each term of the loss.
+
+  What it divides by carries no gradient, so the gradient of a block of rows is known up to one
+  number a term before the other blocks are seen: large batches go through memory once.
+
+  Attributes:
+    shares: (rows, weights [r, 1]) -> (factor [r, t], count [r, t], or None to divide by nothing).
+  """
+
+  def __init__(self, name: str, shares: Callable[[Rows, Array], tuple[Array, Array | None]]):
+    self.__name__ = name
+    self.shares = shares
+
+  def __repr__(self) -> str:
+    return f"reducers.{self.__name__}"
+
+  def sums(self, rows: Rows, weights: Array) -> tuple[Array, Array | None]:
+    """(numerator [t], denominator [t] or None) of these rows."""
+    factor, count = self.shares(rows, weights[:, None])
+    numerator = jnp.sum(factor * rows.total, axis=0)
+    return numerator, None if count is None else jax.lax.stop_gradient(jnp.sum(count, axis=0))
+
+  def finish(self, numerator: Array, denominator: Array | None, axis_name: str | None) -> Array:
+    """The value from the sums over all rows of this device."""
+    if denominator is None:
+      return global_sum(jnp.sum(numerator), axis_name)
+    return _divide(numerator, denominator, axis_name)
+
+  def __call__(self, rows: Rows, weights: Array, /, *, axis_name: str | None = None) -> Array:
+    """Reduces rows, weighted by `weights` [n], over the devices of `axis_name` too."""
+    return self.finish(*self.sums(rows, weights), axis_name)
 
 
 def _divide(numerator: Array, denominator: Array, axis_name: str | None) -> Array:
@@ -54,32 +91,27 @@ def global_sum(x: Array, axis_name: str | None = None) -> Array:
   return jax.lax.stop_gradient(jax.lax.psum(x, axis_name)) + (x - jax.lax.stop_gradient(x))
 
 
-def mean(rows: Rows, weights: Array, /, *, axis_name: str | None = None) -> Array:
-  """Mean over anchors that have elements of each anchor's mean element; weighted by `weights`."""
-  valid = (rows.elements > 0) * weights[:, None]
-  per_anchor = rows.total / jnp.maximum(rows.elements, 1.0)
-  return _divide(jnp.sum(valid * per_anchor, axis=0), jnp.sum(valid, axis=0), axis_name)
+def _mean(rows: Rows, w: Array) -> tuple[Array, Array]:
+  valid = (rows.elements > 0) * w
+  return valid / jnp.maximum(rows.elements, 1.0), valid
 
 
-def mean_elements(rows: Rows, weights: Array, /, *, axis_name: str | None = None) -> Array:
-  """Sum of all elements over their number."""
-  w = weights[:, None]
-  return _divide(jnp.sum(w * rows.total, axis=0), jnp.sum(w * rows.elements, axis=0), axis_name)
+mean = Linear("mean", _mean)
+"""Mean over anchors that have elements of each anchor's mean element; weighted by `weights`."""
+
+mean_elements = Linear("mean_elements", lambda rows, w: (w, w * rows.elements))
+"""Sum of all elements over their number."""
+
+mean_nonzero = Linear("mean_nonzero", lambda rows, w: (w, w * rows.active))
+"""Sum of all elements over the number of active ones."""
+
+sum = Linear("sum", lambda rows, w: (w, None))
+"""Sum of all elements."""
 
 
-def mean_nonzero(rows: Rows, weights: Array, /, *, axis_name: str | None = None) -> Array:
-  """Sum of all elements over the number of active ones."""
-  w = weights[:, None]
-  return _divide(jnp.sum(w * rows.total, axis=0), jnp.sum(w * rows.active, axis=0), axis_name)
-
-
-def sum(rows: Rows, weights: Array, /, *, axis_name: str | None = None) -> Array:
-  """Sum of all elements."""
-  return global_sum(jnp.sum(weights[:, None] * rows.total), axis_name)
-
-
-def none(rows: Rows, weights: Array, /) -> Array:
-  """No reduction: the sum of each anchor's elements, [n]; its sum is what `sum` gives."""
+def none(rows: Rows, weights: Array, /, *, axis_name: str | None = None) -> Array:
+  """No reduction: the sum of each (local) anchor's elements, [n]; its sum is what `sum` gives."""
+  del axis_name
   return weights * jnp.sum(rows.total, axis=1)
 
 

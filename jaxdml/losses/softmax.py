@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
 from jaxdml import distances
 from jaxdml.losses import reducers
-from jaxdml.losses.core import RowFn, tuple_loss
-from jaxdml.losses.numerics import log_sum_exp
+from jaxdml.losses.core import tuple_loss
+from jaxdml.losses.numerics import log_sum_exp, softplus
+from jaxdml.losses.pairs import RowFn
 from jaxdml.types import Rows
 
 __all__ = ["npair_loss"]
@@ -38,7 +38,7 @@ def npair_loss(l2_reg: float = 0.0) -> RowFn:
     similarity = -pairs.distances
     some = jnp.any(pairs.negative, axis=1, keepdims=True)
     away = log_sum_exp(similarity, pairs.negative)[:, None]
-    value = jnp.where(some, jax.nn.softplus(jnp.where(some, away - similarity, 0.0)), 0.0)
+    value = jnp.where(some, softplus(jnp.where(some, away - similarity, 0.0)), 0.0)
     value = jnp.sum(jnp.where(pairs.positive, value, 0.0), axis=1)
     count = jnp.sum(pairs.positive, axis=1, dtype=value.dtype)
     square = lambda x: jnp.sum(jnp.square(x.astype(value.dtype)), axis=-1)

@@ -1,0 +1,117 @@
+"""Anchors a block at a time: how big a block is, and sums whose gradient is found on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxdml.losses.closures import hoist, partition
+from jaxdml.types import Array, PyTree
+
+__all__ = ["default_block_size", "map_blocks", "split", "sum_blocks"]
+
+# Distances held at a time: what fits a CPU's cache, or keeps an accelerator busy.
+_CPU_ELEMENTS, _ACCELERATOR_ELEMENTS = 2**22, 2**26
+
+
+def default_block_size(n: int, elements_per_anchor: int) -> int:
+  """Anchors at a time, so that their distances fit a CPU's cache or a part of a GPU's memory.
+
+  Args:
+    n: anchors in all.
+    elements_per_anchor: distances that one anchor needs after mining (m, or m times its rows).
+
+  Returns:
+    n itself while everything fits.
+  """
+  budget = _CPU_ELEMENTS if jax.default_backend() == "cpu" else _ACCELERATOR_ELEMENTS
+  if n * elements_per_anchor <= budget:
+    return n
+  most = max(budget // elements_per_anchor, 8)
+  if most >= n:
+    return n
+  power = 1 << (most.bit_length() - 1)  # matrix products like round sizes
+  return power if n >= 4 * power else -(-n // -(-n // most))
+
+
+def split(tree: PyTree, n: int, block_size: int) -> tuple[PyTree, Array]:
+  """Arrays [n, ...] as [blocks, block_size, ...], and which rows are real.
+
+  Padding repeats the last row, so that nothing new can overflow.
+  """
+  blocks = -(-n // block_size)
+  pad = blocks * block_size - n
+
+  def cut(a):
+    a = jnp.concatenate([a, jnp.repeat(a[-1:], pad, axis=0)]) if pad else a
+    return a.reshape(blocks, block_size, *a.shape[1:])
+
+  return jax.tree.map(cut, tree), (jnp.arange(blocks * block_size) < n).reshape(blocks, block_size)
+
+
+def map_blocks(fn: Callable[[PyTree], PyTree], blocks: PyTree) -> PyTree:
+  """fn of each block, stacked; the gradient computes each block again instead of storing it."""
+  return jax.lax.map(jax.checkpoint(fn, prevent_cse=False), blocks)
+
+
+def sum_blocks(
+  fn: Callable[[PyTree, PyTree], tuple[Array, PyTree]], blocks: PyTree, shared: PyTree
+) -> tuple[Array, PyTree]:
+  """Sums fn(block, shared) -> (scalar, aux) over the blocks.
+
+  When it is differentiated, each block's gradient is taken while the block is at hand and only
+  scaled later, so nothing is stored and nothing computed twice. That is right because the sum's
+  gradient is one number times the gradients of the blocks. The aux are summed too, without
+  gradient. Reverse mode only.
+
+  Args:
+    fn: may close over traced arrays; floats among them get their gradients as well.
+    blocks: pytree of [blocks, block_size, ...]; integers, booleans and keys get no gradient.
+    shared: pytree that every block reads.
+  """
+  call, captured = hoist(fn, jax.tree.map(lambda x: x[0], blocks), shared)
+  cut, cut_others, merge_cut = partition(blocks)
+  same, same_others, merge_same = partition((shared, captured))
+
+  def of_block(cut, same, cut_others, same_others):
+    shared, captured = merge_same(same, same_others)
+    return call(captured, merge_cut(cut, cut_others), shared)
+
+  first = lambda xs: [x[0] for x in xs]
+  shapes = jax.eval_shape(of_block, first(cut), same, first(cut_others), same_others)
+  # Made where they are used: a traced constant would be a captured one.
+  zeros = lambda: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+  wide = lambda x: jnp.promote_types(x.dtype, jnp.float32)
+
+  @jax.custom_vjp
+  def total(cut, same, cut_others, same_others):
+    def body(so_far, block):
+      return jax.tree.map(jnp.add, so_far, of_block(block[0], same, block[1], same_others)), None
+
+    return jax.lax.scan(body, zeros(), (cut, cut_others))[0]
+
+  def forward(cut, same, cut_others, same_others):
+    def body(carry, block):
+      so_far, bar_so_far = carry
+      value, pull, aux = jax.vjp(
+        lambda c, s: of_block(c, s, block[1], same_others), block[0], same, has_aux=True
+      )
+      cut_bar, bar = pull(jnp.ones_like(value))
+      bar_so_far = [a + b.astype(a.dtype) for a, b in zip(bar_so_far, bar, strict=True)]
+      return (jax.tree.map(jnp.add, so_far, (value, aux)), bar_so_far), cut_bar
+
+    # Summed in float32 or more; they go back in their owners' dtype.
+    start = [jnp.zeros(x.shape, wide(x)) for x in same]
+    (result, bar), cut_bar = jax.lax.scan(body, (zeros(), start), (cut, cut_others))
+    return result, (cut_bar, bar, [jnp.zeros((), x.dtype) for x in same])
+
+  def backward(residuals, cotangents):
+    cut_bar, bar, dtypes = residuals
+    scale = cotangents[0]
+    bar = [(scale * b).astype(like.dtype) for b, like in zip(bar, dtypes, strict=True)]
+    return [(scale * b).astype(b.dtype) for b in cut_bar], bar, None, None
+
+  total.defvjp(forward, backward)
+  return total(cut, same, cut_others, same_others)

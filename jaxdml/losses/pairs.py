@@ -1,0 +1,148 @@
+"""Anchors against references: shapes checked, distances and masks made, pairs mined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxdml.types import Array, DistanceFn, MiningFn, Pairs, PyTree, Refs, Rows
+
+__all__ = [
+  "Inputs",
+  "RowFn",
+  "TwoPass",
+  "check_shapes",
+  "element_rows",
+  "make_pairs",
+  "masked_pairs",
+  "mine",
+]
+
+
+class Inputs(NamedTuple):
+  """The whole call's arrays, for losses that need more than distances; index by `pairs.anchor`.
+
+  Attributes:
+    embeddings: [n, d] anchors.
+    labels: [n].
+    refs: what they are compared with.
+    distance_fn: between any two of them.
+    weights: [n], the anchors' weights.
+    stats: what the first pass of a `TwoPass` loss found; None for others.
+  """
+
+  embeddings: Array
+  labels: Array
+  refs: Refs
+  distance_fn: DistanceFn
+  weights: Array
+  stats: PyTree = None
+
+
+RowFn = Callable[[Pairs, Inputs], Rows]
+
+
+class TwoPass(NamedTuple):
+  """A loss whose rows need statistics over all the rows, such as a column's sum.
+
+  Attributes:
+    stats_fn: (pairs, inputs) of a block of rows -> arrays of any shape, differentiable.
+    merge_fn: those arrays stacked over blocks, or over devices, [k, ...] -> merged [...].
+    row_fn: as for other losses, with `inputs.stats`.
+  """
+
+  stats_fn: Callable[[Pairs, Inputs], PyTree]
+  merge_fn: Callable[[PyTree], PyTree]
+  row_fn: RowFn
+
+
+def element_rows(values: Array, mask: Array) -> Rows:
+  """Rows of masked elements: values [r, m] where mask; active means above zero."""
+  values = jnp.where(mask, values, 0.0)
+  return Rows(
+    total=jnp.sum(values, axis=1),
+    elements=jnp.sum(mask, axis=1, dtype=values.dtype),
+    active=jnp.sum(mask & (values > 0), axis=1, dtype=values.dtype),
+  )
+
+
+def check_shapes(embeddings, labels, refs, ids, where, weights) -> None:
+  """Refuses arguments of a loss that do not fit together; see docs/conventions.md."""
+  if embeddings.ndim != 2:
+    raise ValueError(f"embeddings must be [n, d]; got shape {embeddings.shape}; use vmap for more")
+  if not jnp.issubdtype(embeddings.dtype, jnp.floating):
+    raise TypeError(f"embeddings must be floating point; got {embeddings.dtype}")
+  n = embeddings.shape[0]
+  for name, x in (("labels", labels), ("ids", ids), ("where", where), ("weights", weights)):
+    if x is not None and x.shape != (n,):
+      raise ValueError(f"{name} must be [{n}], one for each embedding; got shape {x.shape}")
+  if refs is None:
+    return
+  e = refs.embeddings
+  if e.ndim not in (2, 3) or e.shape[-1] != embeddings.shape[1] or (e.ndim == 3 and len(e) != n):
+    raise ValueError(
+      f"refs.embeddings must be [m, {embeddings.shape[1]}] or, private to each anchor, "
+      f"[{n}, m, {embeddings.shape[1]}]; got shape {e.shape}"
+    )
+  for name, x in (("labels", refs.labels), ("where", refs.where), ("ids", refs.ids)):
+    if x is not None and x.shape != e.shape[:-1]:
+      raise ValueError(f"refs.{name} must be shaped {e.shape[:-1]}; got {x.shape}")
+  if refs.ids is not None and ids is None:
+    raise ValueError("refs.ids is given without ids: say which example each anchor is, or drop it")
+
+
+def make_pairs(
+  embeddings: Array,
+  labels: Array,
+  refs: Refs,
+  *,
+  distance_fn: DistanceFn,
+  ids: Array | None = None,
+  where: Array | None = None,
+  keys: Array | None = None,
+  anchor: Array | None = None,
+) -> Pairs:
+  """The unmined rows of anchors [n, d] against references: distances and masks [n, m].
+
+  Args:
+    embeddings: [n, d] anchors.
+    labels: [n].
+    refs: shared [m, d] or private [n, m, d] references.
+    distance_fn: applied to anchors and references.
+    ids: [n], needed when `refs.ids` is there: equal ids are never a pair.
+    where: [n] bool, the anchor exists.
+    keys: [n] PRNG keys for random miners.
+    anchor: [n] the anchors' indices; 0..n-1 by default.
+  """
+  if refs.embeddings.ndim == 2:
+    distances = distance_fn(embeddings, refs.embeddings)
+  else:
+    distances = jax.vmap(lambda a, b: distance_fn(a[None], b)[0])(embeddings, refs.embeddings)
+  return masked_pairs(distances, labels, refs, ids, where, keys, anchor)
+
+
+def masked_pairs(distances, labels, refs: Refs, ids, where, keys, anchor) -> Pairs:
+  """Pairs with the masks that labels, ids and slots give."""
+  expand = lambda a: a[None, :] if a.ndim == 1 else a
+  same = labels[:, None] == expand(refs.labels)
+  usable = jnp.ones_like(same) if where is None else jnp.broadcast_to(where[:, None], same.shape)
+  if refs.where is not None:
+    usable = usable & expand(refs.where)
+  if refs.ids is not None:
+    usable = usable & (ids[:, None] != expand(refs.ids))
+  if anchor is None:
+    anchor = jnp.arange(distances.shape[0], dtype=jnp.int32)
+  return Pairs(distances, same & usable, ~same & usable, anchor, keys)
+
+
+def mine(pairs: Pairs, mining_fn: MiningFn | None) -> Pairs:
+  """Mined pairs: the miner sees distances without gradient, the result carries the real ones."""
+  if mining_fn is None:
+    return pairs
+  mined = mining_fn(pairs._replace(distances=jax.lax.stop_gradient(pairs.distances)))
+  if mined.positive.shape[0] == pairs.positive.shape[0]:
+    return mined._replace(distances=pairs.distances)
+  return mined._replace(distances=pairs.distances[mined.anchor - pairs.anchor[0]])

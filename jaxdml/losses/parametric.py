@@ -1,0 +1,246 @@
+"""Losses with parameters: class vectors (proxies, centers, weights) that learn with the network.
+
+The vectors are the references of the one engine in core.py, so masks, mining, blocks and reduction
+are those of every loss. The parameters are a plain pytree; the optimizer that holds the network's
+parameters holds them too.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxdml.losses.core import tuple_loss
+from jaxdml.losses.numerics import log_sum_exp, softplus
+from jaxdml.losses.pairs import Inputs, RowFn, check_shapes
+from jaxdml.types import Array, DistanceFn, MiningFn, Pairs, PyTree, ReduceFn, Refs, Rows
+
+__all__ = [
+  "PROXIES",
+  "Parameter",
+  "Penalized",
+  "check_examples",
+  "class_vectors",
+  "cross_entropy_rows",
+  "mapped_axis",
+  "out_of_range",
+  "parametric_loss",
+]
+
+
+class Parameter(NamedTuple):
+  """What a loss learns: the array params[name] of the given axes, and how to make it.
+
+  Attributes:
+    name: its key in `params`.
+    axes: names of its axes, "num_classes" first and "dim" last; one between them holds the vectors
+      of a class.
+    init: (key, num_classes, dim, **options) -> params.
+  """
+
+  name: str
+  axes: tuple[str, ...]
+  init: Callable[..., dict[str, Array]]
+
+
+class Penalized(NamedTuple):
+  """A row_fn and a penalty: vectors -> scalar that is added once to the reduced loss."""
+
+  row_fn: RowFn
+  penalty: Callable[[Array], Array]
+
+
+def class_vectors(key: Array, *shape: int) -> Array:
+  """Float32 random vectors of about unit norm, [num_classes, ..., dim].
+
+  Raises:
+    ValueError: for an axis below 1.
+  """
+  if min(shape) < 1:
+    raise ValueError(f"num_classes, vectors of a class and dim must be at least 1; got {shape}")
+  return jax.random.normal(key, shape, jnp.float32) / jnp.sqrt(jnp.float32(shape[-1]))
+
+
+def _init_proxies(key: Array, num_classes: int, dim: int) -> dict[str, Array]:
+  """Makes params: {"proxies": [num_classes, dim]}, one vector a class."""
+  return {"proxies": class_vectors(key, num_classes, dim)}
+
+
+PROXIES = Parameter("proxies", ("num_classes", "dim"), _init_proxies)
+"""One vector a class."""
+
+
+def _read(parameter: Parameter, params: PyTree, dim: int, loss_name: str) -> Array:
+  """The vectors in `params`, or one ValueError that says what is wrong."""
+  name, axes = parameter.name, [*parameter.axes[:-1], str(dim)]
+  if isinstance(params, Mapping) and set(params) == {name}:
+    vectors = jnp.asarray(params[name])
+    fits = vectors.ndim == len(axes) and vectors.shape[-1] == dim and vectors.size > 0
+    if fits and jnp.issubdtype(vectors.dtype, jnp.floating):
+      return vectors
+    came = f"{{{name!r}: {vectors.dtype}{list(vectors.shape)}}}"
+  elif isinstance(params, Mapping):
+    came = f"the keys {sorted(map(str, params))}"
+  else:
+    came = type(params).__name__
+  options = "".join(f", {axis}=..." for axis in parameter.axes[1:-1])
+  raise ValueError(
+    f"params must be {{{name!r}: floating point [{', '.join(axes)}]}}; got {came}. Make them with "
+    f"{loss_name}.init(key, num_classes, {dim}{options})"
+  )
+
+
+def check_examples(
+  embeddings: Array,
+  labels: Array,
+  where: Array | None,
+  weights: Array | None,
+  params: PyTree,
+  parameter: Parameter,
+  loss_name: str,
+) -> tuple[Array, Array, Array | None, Array | None, Array]:
+  """The arguments as arrays, refused if they do not fit, and the vectors in `params`."""
+  embeddings, labels = jnp.asarray(embeddings), jnp.asarray(labels)
+  where, weights = (None if x is None else jnp.asarray(x) for x in (where, weights))
+  check_shapes(embeddings, labels, None, None, where, weights)
+  if not jnp.issubdtype(labels.dtype, jnp.integer):
+    raise TypeError(f"labels must be integers from 0 to num_classes - 1; got {labels.dtype}")
+  vectors = _read(parameter, params, embeddings.shape[1], loss_name)
+  return embeddings, labels, where, weights, vectors
+
+
+def out_of_range(labels: Array, num_classes: int) -> Array:
+  """Labels that have no class vector; unsigned ones are never negative."""
+  return (labels < 0) | (labels >= num_classes)
+
+
+def mapped_axis(reduce_fn: ReduceFn, axis_name: str | None) -> str | None:
+  """The axis to reduce over, also where it is only bound to the reducer."""
+  if axis_name is None and isinstance(reduce_fn, functools.partial):
+    return reduce_fn.keywords.get("axis_name")
+  return axis_name
+
+
+def cross_entropy_rows(logits: Array, target: Array, positive: Array, negative: Array) -> Rows:
+  """Rows of log(exp(target) + sum_negatives exp(logits)) - target.
+
+  Args:
+    logits: [r, c] of the negatives; the positive's column is not read.
+    target: [r] logit of the positive, which a margin may have changed.
+    positive: [r, c] bool; a row without a positive has no element.
+    negative: [r, c] bool.
+  """
+  used = jnp.any(positive, axis=1)
+  compared = used & jnp.any(negative, axis=1)
+  excess = jnp.where(compared, log_sum_exp(logits, negative) - target, 0.0)
+  # The softplus of log sum exp keeps the digits of a small loss; log softmax would round it to 0.
+  value = jnp.where(compared, softplus(excess), 0.0)
+  elements = used.astype(value.dtype)
+  return Rows(total=value, elements=elements, active=elements)
+
+
+def _by_class(row_fn: RowFn, vectors: Array, where: Array | None) -> RowFn:
+  """The row_fn on pairs shaped like the vectors, NaN for a label that has none."""
+
+  def rows(pairs: Pairs, inputs: Inputs) -> Rows:
+    bad = out_of_range(inputs.labels[pairs.anchor], vectors.shape[0])
+    if where is not None:
+      bad = bad & where[pairs.anchor]
+    split = lambda a: a.reshape(-1, *vectors.shape[:-1])
+    pairs = pairs._replace(
+      distances=split(pairs.distances),
+      positive=split(pairs.positive),
+      negative=split(pairs.negative),
+    )
+    result = row_fn(pairs, inputs)
+    poison = jnp.where(bad, jnp.nan, 0.0).astype(result.total.dtype)
+    return result._replace(total=result.total + poison)
+
+  return rows
+
+
+def _with_penalty(value: PyTree, penalty: Array, axis_name: str | None) -> PyTree:
+  """Adds the penalty to each scalar; unreduced rows have no place for it."""
+  if axis_name is not None:
+    # Every device computes it alike: with 1 / devices of its gradient, a psum counts it once.
+    share = penalty / jax.lax.psum(1, axis_name)
+    penalty = jax.lax.stop_gradient(penalty) + (share - jax.lax.stop_gradient(share))
+  return jax.tree.map(lambda v: v + penalty.astype(v.dtype) if v.ndim == 0 else v, value)
+
+
+def parametric_loss(
+  *, parameter: Parameter, distance_fn: DistanceFn, reduce_fn: ReduceFn
+) -> Callable:
+  """Decorator: from `hyperparameters -> row_fn` to a loss with `params`, and its `init`.
+
+  The row_fn is that of `tuple_loss` with anchors against class vectors: where a class has several,
+  `pairs.distances`, `pairs.positive` and `pairs.negative` are [r, num_classes, per class]. It may
+  come in a `Penalized`. The loss has no `refs` and `ids`; labels index the class vectors, and one
+  out of range makes the loss NaN.
+
+  Args:
+    parameter: what is learnt.
+    distance_fn: the loss's default distance, of embeddings to class vectors.
+    reduce_fn: the loss's default reducer.
+  """
+  default_distance, default_reduce = distance_fn, reduce_fn
+  engine = tuple_loss(distance_fn=distance_fn, reduce_fn=reduce_fn)(lambda row_fn: row_fn)
+
+  def decorate(make_row_fn: Callable[..., RowFn | Penalized]) -> Callable[..., Array]:
+    @functools.wraps(make_row_fn)
+    def loss(
+      embeddings: Array,
+      labels: Array,
+      *,
+      params: PyTree,
+      where: Array | None = None,
+      weights: Array | None = None,
+      distance_fn: DistanceFn = default_distance,
+      mining_fn: MiningFn | None = None,
+      key: Array | None = None,
+      reduce_fn: ReduceFn = default_reduce,
+      block_size: int | None = None,
+      axis_name: str | None = None,
+      **hyperparameters,
+    ) -> Array:
+      embeddings, labels, where, weights, vectors = check_examples(
+        embeddings, labels, where, weights, params, parameter, make_row_fn.__name__
+      )
+      made = make_row_fn(**hyperparameters)
+      row_fn, penalty = made if isinstance(made, Penalized) else (made, None)
+      flat = vectors.reshape(-1, vectors.shape[-1])
+      classes = jnp.arange(vectors.shape[0], dtype=jnp.int32)
+      value = engine(
+        embeddings,
+        labels,
+        row_fn=_by_class(row_fn, vectors, where),
+        refs=Refs(flat, jnp.repeat(classes, flat.shape[0] // vectors.shape[0])),
+        where=where,
+        weights=weights,
+        distance_fn=distance_fn,
+        mining_fn=mining_fn,
+        key=key,
+        reduce_fn=reduce_fn,
+        block_size=block_size,
+        **({} if axis_name is None else {"axis_name": axis_name}),
+      )
+      if penalty is None:
+        return value
+      return _with_penalty(value, penalty(vectors), mapped_axis(reduce_fn, axis_name))
+
+    own = list(inspect.signature(make_row_fn).parameters.values())
+    shared = list(inspect.signature(loss, follow_wrapped=False).parameters.values())
+    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+    # How the loss shows itself: two arrays, params, its own hyperparameters, the shared tail.
+    loss.__signature__ = inspect.Signature(
+      [*shared[:3], *own, *shared[3:-1]], return_annotation=Array
+    )
+    loss.init = parameter.init
+    return loss
+
+  return decorate

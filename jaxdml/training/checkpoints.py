@@ -60,8 +60,13 @@ class Checkpoints:
     args = ocp.args.Composite(state=ocp.args.StandardSave(state), memory=ocp.args.JsonSave(memory))
     self._managers[which].save(step, args=args, force=True)
 
-  def restore(self, which: str, abstract: PyTree) -> tuple[PyTree, dict[str, Any]]:
+  def restore(self, which: str, abstract: Any) -> tuple[Any, dict[str, Any]]:
     """The newest checkpoint as host arrays, in the structure of `abstract`, and its memory.
+
+    Args:
+      which: "last" or "best".
+      abstract: a NamedTuple of shapes and dtypes. Fields that are empty in it may be missing in the
+        checkpoint: it was written before there was such a field.
 
     Raises:
       CheckpointError: if it cannot be read or has another structure.
@@ -70,19 +75,29 @@ class Checkpoints:
     step = manager.latest_step()
     path = pathlib.Path(manager.directory) / str(step)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    target = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract
-    )
-    args = ocp.args.Composite(state=ocp.args.StandardRestore(target), memory=ocp.args.JsonRestore())
+    fields = abstract._asdict()
     try:
-      restored = manager.restore(step, args=args)
+      there = ocp.StandardCheckpointHandler().metadata(path / "state")
+      # A field younger than the checkpoint: harmless where this config leaves it empty.
+      absent = {k: v for k, v in fields.items() if k not in there and not jax.tree.leaves(v)}
+      target = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+        {k: v for k, v in fields.items() if k not in absent},
+      )
+      restored = manager.restore(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardRestore(target), memory=ocp.args.JsonRestore()
+        ),
+      )
     except Exception as error:
       reason = str(error).strip().split("\n")[0][:300]
       raise CheckpointError(
         f"cannot read the checkpoint {path}: {type(error).__name__}: {reason}\n"
         f"delete that directory to go back to the checkpoint before it, or choose another --workdir"
       ) from error
-    return jax.tree.map(np.asarray, restored["state"]), restored["memory"]
+    state = type(abstract)(**jax.tree.map(np.asarray, restored["state"]), **absent)
+    return state, restored["memory"]
 
   def wait(self) -> None:
     """Waits until everything is on disk."""

@@ -62,6 +62,51 @@ def _positive(config: ConfigDict, *keys: str) -> None:
       raise ConfigError(f"config.{key}: expected a positive number; got {config[section][name]}")
 
 
+def _check_parameters(config: ConfigDict) -> None:
+  """Losses with parameters compare anchors with those, and with nothing else."""
+  loss = config.loss
+  if not hasattr(losses.LOSSES[loss.name], "init"):
+    if loss.init_options:
+      raise ConfigError(
+        f"config.loss.init_options: {loss.name} has no parameters to initialise; "
+        f"got {loss.init_options.to_dict()}"
+      )
+    return
+  make = lambda: losses.LOSSES[loss.name].init(jax.random.key(0), 2, 2, **loss.init_options)
+  try:
+    jax.eval_shape(make)
+  except (ValueError, TypeError) as error:
+    raise ConfigError(f"config.loss.init_options: {error}") from error
+  if loss.layout != "all_pairs":
+    raise ConfigError(
+      f"config.loss.layout: {loss.name} compares each example with its parameters: all_pairs; "
+      f"got {loss.layout}"
+    )
+  if config.hdml.enabled:
+    raise ConfigError(f"config.hdml.enabled: {loss.name} has no tuples that HDML could synthesise")
+
+
+def _check_memory(config: ConfigDict) -> None:
+  """A cross-batch memory extends references that all anchors share."""
+  memory, loss = config.memory, config.loss
+  duration(memory.warmup, 1, "memory.warmup")
+  if memory.size < 0:
+    raise ConfigError(f"config.memory.size: expected 0 (none) or more; got {memory.size}")
+  if not memory.size:
+    return
+  if loss.layout == "triplet":
+    raise ConfigError(
+      "config.memory.size: the triplet layout gives each anchor references of its own; a memory "
+      "needs loss.layout=all_pairs or npair"
+    )
+  if config.hdml.enabled:
+    raise ConfigError("config.memory.size: HDML works on the batch alone; disable one of the two")
+  if hasattr(losses.LOSSES[loss.name], "init"):
+    raise ConfigError(
+      f"config.memory.size: {loss.name} compares examples with its parameters, not with each other"
+    )
+
+
 def check(config: ConfigDict, device_count: int) -> None:
   """Refuses a config whose values cannot work together.
 
@@ -99,6 +144,8 @@ def check(config: ConfigDict, device_count: int) -> None:
     raise ConfigError("config.loss.reducer: training needs one number; none gives one an anchor")
   if loss.learnable_beta != "none" and loss.name != "margin":
     raise ConfigError("config.loss.learnable_beta: only the margin loss has a beta")
+  _check_parameters(config)
+  _check_memory(config)
   if loss.layout != "all_pairs" and data.sampler != loss.layout:
     raise ConfigError(
       f"config.loss.layout={loss.layout} reads batches in the order of data.sampler={loss.layout}; "

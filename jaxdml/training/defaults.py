@@ -40,6 +40,7 @@ def get_config() -> ConfigDict:
   config.loss = ConfigDict()
   config.loss.name = "npair"
   config.loss.options = ConfigDict()  # the loss's own hyperparameters
+  config.loss.init_options = ConfigDict()  # of a loss with parameters, e.g. centers_per_class
   config.loss.distance = ""  # "": the loss's default
   config.loss.reducer = ""  # "": the loss's default
   config.loss.layout = "all_pairs"  # all_pairs, npair, triplet
@@ -51,6 +52,10 @@ def get_config() -> ConfigDict:
   config.mining.negative = "all_negatives"
   config.mining.options = ConfigDict()  # the miners' own hyperparameters
 
+  config.memory = ConfigDict()
+  config.memory.size = 0  # past embeddings that anchors are compared with too (XBM); 0: none
+  config.memory.warmup = "0 steps"  # nothing is stored before: early embeddings are soon stale
+
   config.hdml = ConfigDict(HdmlConfig()._asdict())
   config.hdml.slots = 0  # partners synthesised for each anchor, nearest negatives first; 0: all
   config.hdml.enabled = False
@@ -61,7 +66,7 @@ def get_config() -> ConfigDict:
   config.optimizer.learning_rate = 1e-3  # encoder and embedding; Adam
   config.optimizer.generator_learning_rate = 1e-2
   config.optimizer.head_learning_rate = 1e-3
-  config.optimizer.loss_learning_rate = 1e-3  # the loss's own parameters (beta)
+  config.optimizer.loss_learning_rate = 1e-3  # the loss's own parameters (beta, proxies)
   config.optimizer.weight_decay = 0.0
   config.optimizer.weight_decay_in_loss = False  # True: an L2 term of J_m; False: decoupled (AdamW)
   config.optimizer.clip_norm = 0.0  # global gradient norm of encoder and embedding; 0: no clipping

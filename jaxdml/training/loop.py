@@ -161,7 +161,7 @@ class _Run:
           if not interrupt.requested:
             raise
           return self._interrupted(step - 1, device_state, memory, pending)
-        arrays = {name: batch[name] for name in ("image", "label")}
+        arrays = {name: batch[name] for name in ("image", "label", "index")}
         device_state, metrics = self.step_fn(device_state, parallel.split(arrays))
         pending.append((step, metrics["finite"]))
         # One step behind, so that looking does not stall the device.

@@ -115,8 +115,9 @@ def _read_config(workdir: pathlib.Path) -> ConfigDict:
     )
   config = defaults.get_config().lock()
   for section in config.values():
-    if isinstance(section, ConfigDict) and "options" in section:
-      section.options.unlock()
+    for key in ("options", "init_options"):
+      if isinstance(section, ConfigDict) and key in section:
+        section[key].unlock()
   try:
     config.update(json.loads(path.read_text()))
   except (AttributeError, KeyError, TypeError, ValueError) as error:

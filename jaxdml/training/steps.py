@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,10 +10,10 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from jaxdml import distances, hdml, losses, mining, models, refs
-from jaxdml.losses import reducers
+from jaxdml import hdml, models
 from jaxdml.training import optimizers
-from jaxdml.types import Array, Batch, MiningFn, PyTree
+from jaxdml.training.metric import MetricLoss
+from jaxdml.types import Array, Batch, PyTree
 
 __all__ = ["Program", "TrainState", "build"]
 
@@ -29,6 +27,7 @@ class TrainState(NamedTuple):
     batch_stats: running BatchNorm statistics of encoder, embedding, generator.
     opt_state: optax's.
     hdml: HDML's window means, or ().
+    memory: the cross-batch queue, the same on every device, or ().
   """
 
   step: Array
@@ -36,6 +35,7 @@ class TrainState(NamedTuple):
   batch_stats: dict[str, PyTree]
   opt_state: PyTree
   hdml: Any
+  memory: Any
 
 
 class Program(NamedTuple):
@@ -50,32 +50,6 @@ class Program(NamedTuple):
   init: Callable[[Array], TrainState]
   step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
   embed: Callable[[PyTree, Array], Array]
-
-
-def _mining_fn(config: ConfigDict) -> MiningFn | None:
-  names = [config.mining.positive, config.mining.negative]
-  names = [name for name in names if name not in ("all_positives", "all_negatives")]
-  options = dict(config.mining.options)
-  if "distance_weighted_negative" in names:
-    options.setdefault("dim", config.embedding.dim)
-  return mining.create("+".join(names), **options) if names else None
-
-
-def _loss(config: ConfigDict, axis_name: str | None):
-  """(loss with options and reducer bound, its distance)."""
-  loss = losses.create(config.loss.name, **config.loss.options)
-  defaults = inspect.signature(losses.LOSSES[config.loss.name]).parameters
-  default = lambda name: defaults[name].default
-  distance_fn = (
-    distances.create(config.loss.distance) if config.loss.distance else default("distance_fn")
-  )
-  reduce_fn = reducers.create(config.loss.reducer) if config.loss.reducer else default("reduce_fn")
-  bound = functools.partial(
-    loss,
-    reduce_fn=functools.partial(reduce_fn, axis_name=axis_name),
-    block_size=config.loss.block_size or None,
-  )
-  return bound, distance_fn
 
 
 def build(
@@ -111,9 +85,7 @@ def build(
     encoder.feature_dim, hidden=config.hdml.generator_hidden, axis_name=axis_name
   )
   head = models.SoftmaxHead(num_classes)
-  loss_fn, distance_fn = _loss(config, axis_name)
-  mining_fn = _mining_fn(config)
-  layout = refs.create(config.loss.layout)
+  metric = MetricLoss(config, num_classes, steps_per_epoch, axis_name)
   use_hdml = config.hdml.enabled
   fields = {name: config.hdml[name] for name in hdml.HdmlConfig._fields}
   hdml_config = hdml.HdmlConfig(**fields | {"slots": config.hdml.slots or None})
@@ -138,16 +110,15 @@ def build(
       variables["head"] = head.init(keys["head"], jnp.zeros((1, encoder.feature_dim)))
     params = {name: v["params"] for name, v in variables.items()}
     batch_stats = {n: v["batch_stats"] for n, v in variables.items() if "batch_stats" in v}
-    if config.loss.learnable_beta != "none":
-      shape = () if config.loss.learnable_beta == "scalar" else (num_classes,)
-      beta = config.loss.options.get("beta", 1.2)
-      params["loss"] = {"beta": jnp.full(shape, beta, jnp.float32)}
+    if loss_params := metric.init_params(jax.random.fold_in(key, len(keys))):
+      params["loss"] = loss_params
     return TrainState(
       step=jnp.int32(0),
       params=params,
       batch_stats=batch_stats,
       opt_state=optimizer.init(params),
       hdml=hdml.init_state(config.hdml.initial_average) if use_hdml else (),
+      memory=metric.init_memory(),
     )
 
   def variables_of(state, params, name):
@@ -183,19 +154,17 @@ def build(
     updates = {"encoder": encoder_updates, "embedding": embedding_updates}
     stats = {name: u["batch_stats"] for name, u in updates.items() if "batch_stats" in u}
     stats = {**state.batch_stats, **stats}
-    loss = functools.partial(loss_fn, **params.get("loss", {}))
     regularizer = 0.0
     if config.optimizer.weight_decay and config.optimizer.weight_decay_in_loss:
       decayed = {name: params[name] for name in ("encoder", "embedding")}
       regularizer = optimizers.l2_penalty(decayed, config.optimizer.weight_decay)
     if not use_hdml:
-      anchors, labels, ids, references = layout(z, batch["label"], axis_name)
-      total = loss(
-        anchors, labels, refs=references, ids=ids, mining_fn=mining_fn, key=key,
-        distance_fn=distance_fn,
-      )  # fmt: skip
+      total, memory = metric(params, z, batch, state.memory, state.step, key)
       metrics = {"loss/real": total}
-      return total + hdml.local_share(regularizer, axis_name), (state.hdml, stats, metrics)
+      if config.memory.size:
+        metrics["memory/filled"] = memory.filled
+      total = total + hdml.local_share(regularizer, axis_name)
+      return total, (state.hdml, memory, stats, metrics)
     total, (hdml_state, generator_stats, metrics) = hdml.objective(
       networks(state),
       {name: params[name] for name in ("embedding", "generator", "head")},
@@ -203,22 +172,22 @@ def build(
       z,
       batch["label"],
       state.hdml,
-      loss_fn=loss,
-      distance_fn=distance_fn,
-      layout=layout,
+      loss_fn=metric.bind(params),
+      distance_fn=metric.distance_fn,
+      layout=metric.layout,
       config=hdml_config,
-      mining_fn=mining_fn,
+      mining_fn=metric.mining_fn,
       key=key,
       regularizer=regularizer,
       axis_name=axis_name,
     )
     stats["generator"] = generator_stats
-    return total, (hdml_state, stats, metrics)
+    return total, (hdml_state, state.memory, stats, metrics)
 
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     grad_fn = jax.value_and_grad(objective, has_aux=True)
-    (total, (hdml_state, stats, metrics)), grads = grad_fn(state.params, state, batch, key)
+    (total, (hdml_state, memory, stats, metrics)), grads = grad_fn(state.params, state, batch, key)
     if axis_name is not None:
       grads = jax.lax.psum(grads, axis_name)
     grad_norm = optax.tree.norm(grads)
@@ -231,7 +200,7 @@ def build(
       "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
       "finite": jnp.isfinite(total + grad_norm + optax.tree.norm(params)),
     }
-    return TrainState(state.step + 1, params, stats, opt_state, hdml_state), metrics
+    return TrainState(state.step + 1, params, stats, opt_state, hdml_state, memory), metrics
 
   def embed(variables: PyTree, images: Array) -> Array:
     y = encoder.apply(_pick(variables, "encoder"), images, train=False)

@@ -25,9 +25,10 @@ def tiny_config(**overrides):
 
 
 def fake_batch(step, batch_size=32, classes=20, size=16):
-  """Pairs a0 p0 a1 p1 ... of distinct classes, each class a pattern plus noise."""
+  """Pairs a0 p0 a1 p1 ... of distinct classes with two records each: a pattern plus noise."""
   rng = np.random.default_rng(step)
   label = np.repeat(rng.permutation(classes)[: batch_size // 2], 2).astype(np.int32)
   pattern = np.random.default_rng(0).normal(size=(classes, size, size, 1))
   image = pattern[label] + 0.3 * rng.normal(size=(batch_size, size, size, 1))
-  return {"image": image.astype(np.float32), "label": label}
+  index = 2 * label + np.tile(np.array([0, 1], np.int32), batch_size // 2)
+  return {"image": image.astype(np.float32), "label": label, "index": index}

@@ -1,0 +1,112 @@
+"""The metric loss as a config names it: miner, layout, cross-batch memory, its own parameters."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from jaxdml import distances, losses, mining, refs
+from jaxdml.losses import reducers
+from jaxdml.refs import memory as memory_lib
+from jaxdml.training.config import duration
+from jaxdml.types import Array, Batch, MiningFn, PyTree
+
+__all__ = ["MetricLoss"]
+
+
+def _mining_fn(config: ConfigDict) -> MiningFn | None:
+  names = [config.mining.positive, config.mining.negative]
+  names = [name for name in names if name not in ("all_positives", "all_negatives")]
+  options = dict(config.mining.options)
+  if "distance_weighted_negative" in names:
+    options.setdefault("dim", config.embedding.dim)
+  return mining.create("+".join(names), **options) if names else None
+
+
+def _loss(config: ConfigDict, axis_name: str | None):
+  """(loss with options and reducer bound, its distance)."""
+  loss = losses.create(config.loss.name, **config.loss.options)
+  defaults = inspect.signature(losses.LOSSES[config.loss.name]).parameters
+  default = lambda name: defaults[name].default
+  distance_fn = (
+    distances.create(config.loss.distance) if config.loss.distance else default("distance_fn")
+  )
+  reduce_fn = reducers.create(config.loss.reducer) if config.loss.reducer else default("reduce_fn")
+  bound = functools.partial(
+    loss,
+    reduce_fn=reduce_fn,
+    axis_name=axis_name,
+    block_size=config.loss.block_size or None,
+  )
+  return bound, distance_fn
+
+
+class MetricLoss:
+  """What a checked config says of the loss.
+
+  Attributes:
+    distance_fn: what miner and loss compare by.
+    mining_fn: the chain of miners, or None.
+    layout: how a batch splits into anchors and references.
+  """
+
+  def __init__(
+    self, config: ConfigDict, num_classes: int, steps_per_epoch: int, axis_name: str | None
+  ):
+    self._config, self._num_classes, self._axis_name = config, num_classes, axis_name
+    self._loss_fn, self.distance_fn = _loss(config, axis_name)
+    self._parametric = hasattr(losses.LOSSES[config.loss.name], "init")
+    self._warmup = duration(config.memory.warmup, steps_per_epoch, "memory.warmup")
+    self.mining_fn = _mining_fn(config)
+    self.layout = refs.create(config.loss.layout)
+
+  def init_params(self, key: Array) -> PyTree:
+    """The loss's own parameters; {} for a loss without."""
+    loss = self._config.loss
+    if self._parametric:
+      init = losses.LOSSES[loss.name].init
+      return init(key, self._num_classes, self._config.embedding.dim, **loss.init_options)
+    if loss.learnable_beta == "none":
+      return {}
+    shape = () if loss.learnable_beta == "scalar" else (self._num_classes,)
+    return {"beta": jnp.full(shape, loss.options.get("beta", 1.2), jnp.float32)}
+
+  def init_memory(self) -> Any:
+    """The empty cross-batch memory; () where the config has none."""
+    size = self._config.memory.size
+    return memory_lib.init(size, self._config.embedding.dim) if size else ()
+
+  def bind(self, params: dict[str, PyTree]) -> Callable[..., Array]:
+    """The loss with its own parameters, params["loss"] if there are any."""
+    own = params.get("loss", {})
+    return functools.partial(self._loss_fn, **({"params": own} if self._parametric else own))
+
+  def __call__(
+    self, params: dict[str, PyTree], z: Array, batch: Batch, memory: Any, step: Array, key: Array
+  ) -> tuple[Array, Any]:
+    """The loss of the embeddings z [n, d] of a batch, and the memory with them in it.
+
+    Nothing is stored in the first `config.memory.warmup`: those embeddings would soon be stale.
+    """
+    labels, axis_name = batch["label"], self._axis_name
+    loss = functools.partial(
+      self.bind(params), mining_fn=self.mining_fn, key=key, distance_fn=self.distance_fn
+    )
+    if self._parametric:
+      return loss(z, labels), memory
+    if not self._config.memory.size:
+      anchors, anchor_labels, ids, given = self.layout(z, labels, axis_name)
+      return loss(anchors, anchor_labels, refs=given, ids=ids), memory
+    # The record's number, so that an older embedding of an image is not its own easy positive.
+    records = batch["index"]
+    anchors, anchor_labels, ids, given = self.layout(z, labels, axis_name, ids=records)
+    value = loss(anchors, anchor_labels, refs=memory_lib.extend(given, memory), ids=ids)
+    stored = jnp.broadcast_to(step >= self._warmup, labels.shape)
+    return value, memory_lib.enqueue(
+      memory, z, labels, ids=records, where=stored, axis_name=axis_name
+    )

@@ -1,0 +1,133 @@
+"""Training with a cross-batch memory: eight devices = one, warm-up, resuming, what it refuses."""
+
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdml.training import config as config_lib
+from jaxdml.training import loop, parallel, steps
+from tests.training.helpers import fake_batch, tiny_config
+from tests.training.test_loop import assert_bitwise, digits_config, final_state
+
+SIZE = 80
+XBM = {
+  "loss.name": "triplet",
+  "mining.positive": "nearest_positive",
+  "mining.negative": "hardest_negative",
+  "memory.size": SIZE,
+}
+
+
+def build(config, axis_name=None):
+  return steps.build(config, num_classes=20, total_steps=4, steps_per_epoch=2, axis_name=axis_name)
+
+
+def run(config, batches):
+  """Metrics of each step and the last state, on one device."""
+  program = build(config)
+  state, step_fn = jax.jit(program.init)(jax.random.key(0)), jax.jit(program.step)
+  metrics = []
+  for batch in batches:
+    state, scalars = step_fn(state, batch)
+    metrics.append({k: float(v) for k, v in scalars.items()})
+  return metrics, state
+
+
+@pytest.mark.parametrize("layout", ["all_pairs", "npair"])
+def test_eight_devices_equal_one(layout):
+  config = tiny_config(**XBM, **{"loss.layout": layout, "data.sampler": "npair"})
+  batches = [fake_batch(step) for step in range(4)]
+  one, state = run(config, batches)
+  assert [m["memory/filled"] for m in one] == [32, 64, 80, 80]
+  assert len(jax.devices()) == 8
+  step_fn = parallel.compile_step(build(config, parallel.AXIS).step)
+  device_state = parallel.replicate(jax.jit(build(config).init)(jax.random.key(0)))
+  for metrics, batch in zip(one, batches, strict=True):
+    device_state, many = step_fn(device_state, parallel.split(batch))
+    many = parallel.unreplicate(many)
+    for name in ("loss", "grad_norm", "memory/filled"):
+      np.testing.assert_allclose(many[name], metrics[name], rtol=2e-3, err_msg=name)
+  for copies in jax.tree.leaves(jax.device_get(device_state)):
+    np.testing.assert_array_equal(copies, copies[:1].repeat(8, axis=0))
+  memory = parallel.unreplicate(device_state).memory
+  for field in ("labels", "ids", "cursor", "filled"):
+    np.testing.assert_array_equal(getattr(memory, field), getattr(state.memory, field))
+  np.testing.assert_allclose(memory.embeddings, state.memory.embeddings, rtol=1e-2, atol=2e-3)
+  # Four batches of 32 through 80 slots: the first 48 were written again.
+  stored = np.concatenate([batch["index"] for batch in batches])
+  np.testing.assert_array_equal(memory.ids, np.concatenate([stored[80:], stored[48:80]]))
+
+
+def test_the_memory_enters_the_loss_after_its_warm_up():
+  batches = [fake_batch(step) for step in range(4)]
+  without, _ = run(tiny_config(**{**XBM, "memory.size": 0}), batches)
+  warm, _ = run(tiny_config(**XBM, **{"memory.warmup": "1 epochs"}), batches)
+  assert [m["memory/filled"] for m in warm] == [0, 0, 32, 64]
+  for step in range(3):
+    np.testing.assert_allclose(warm[step]["loss"], without[step]["loss"], rtol=1e-4)
+  assert abs(warm[3]["loss"] - without[3]["loss"]) > 0.01 * without[3]["loss"]
+
+
+def test_an_older_embedding_of_an_image_is_not_its_positive():
+  """Without learning, the batch again in the memory changes no nearest positive or negative."""
+  config = tiny_config(**XBM, **{"optimizer.learning_rate": 1e-12, "loss.reducer": "mean_elements"})
+  batch = fake_batch(0)
+  same, _ = run(config, [batch, batch])
+  np.testing.assert_allclose(same[1]["loss"], same[0]["loss"], rtol=1e-4)
+  others, _ = run(config, [batch, {**batch, "index": batch["index"] + 40}])
+  assert others[1]["loss"] < 0.8 * same[0]["loss"]
+
+
+@pytest.mark.slow
+def test_resuming_with_a_memory_is_exact(data_dir, tmp_path, monkeypatch):
+  config = digits_config(data_dir, **{**XBM, "train.duration": "6 steps", "eval.raw_pixels": False})
+  loop.train_and_evaluate(config, tmp_path / "whole")
+  calls = []
+  real = parallel.compile_step
+
+  def compile_and_stop(step):
+    compiled = real(step)
+
+    def run(state, batch):
+      calls.append(1)
+      if len(calls) == 3:
+        signal.raise_signal(signal.SIGTERM)
+      return compiled(state, batch)
+
+    return run
+
+  monkeypatch.setattr(parallel, "compile_step", compile_and_stop)
+  assert loop.train_and_evaluate(config, tmp_path / "stopped") is None
+  stopped, _ = final_state(tmp_path / "stopped", config)
+  assert int(stopped.step) == 3 and int(stopped.memory.filled) == SIZE
+  assert loop.train_and_evaluate(config, tmp_path / "stopped") is not None
+  resumed, whole = (final_state(tmp_path / name, config) for name in ("stopped", "whole"))
+  assert int(resumed[0].step) == 6 and len(calls) == 6
+  assert_bitwise(resumed, whole)
+  assert np.all(whole[0].memory.ids >= 0)
+
+
+REFUSED = {
+  "negative": ({"memory.size": -1}, "config.memory.size: expected 0 (none) or more; got -1"),
+  "warmup": ({"memory.warmup": "soon"}, 'config.memory.warmup: expected "N steps" or "N epochs"'),
+  "triplet": (
+    {"loss.layout": "triplet", "data.sampler": "triplet", "data.batch_size": 24},
+    "config.memory.size: the triplet layout gives each anchor references of its own",
+  ),
+  "hdml": ({"hdml.enabled": True}, "config.memory.size: HDML works on the batch alone"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refuses(case):
+  overrides, message = REFUSED[case]
+  with pytest.raises(config_lib.ConfigError) as caught:
+    config_lib.check(tiny_config(**{**XBM, **overrides}), 8)
+  assert message in str(caught.value)
+
+
+def test_accepts_a_memory_with_both_layouts():
+  config_lib.check(tiny_config(**XBM), 8)
+  config_lib.check(tiny_config(**XBM, **{"loss.layout": "npair", "data.sampler": "npair"}), 8)

@@ -1,4 +1,4 @@
-"""Losses over pairs: contrastive, margin, multi-similarity."""
+"""Losses over pairs: contrastive, signal-to-noise contrastive, margin, multi-similarity."""
 
 from __future__ import annotations
 
@@ -10,21 +10,37 @@ from jaxdml.losses import reducers
 from jaxdml.losses.core import tuple_loss
 from jaxdml.losses.numerics import log_sum_exp_pair
 from jaxdml.losses.pairs import RowFn, element_rows
-from jaxdml.types import Array, Rows
+from jaxdml.types import Array, Pairs, Rows
 
-__all__ = ["contrastive_loss", "margin_loss", "multi_similarity_loss"]
+__all__ = [
+  "contrastive_loss",
+  "margin_loss",
+  "multi_similarity_loss",
+  "signal_to_noise_contrastive_loss",
+]
+
+
+def _contrastive_rows(pairs: Pairs, positive_margin, negative_margin, power: int) -> Rows:
+  """Positives beyond their margin and negatives within theirs, as two terms."""
+  pull = jax.nn.relu(pairs.distances - positive_margin) ** power
+  push = jax.nn.relu(negative_margin - pairs.distances) ** power
+  positive, negative = element_rows(pull, pairs.positive), element_rows(push, pairs.negative)
+  return jax.tree.map(lambda p, n: jnp.stack([p, n], axis=1), positive, negative)
 
 
 @tuple_loss(distance_fn=distances.normalized_euclidean, reduce_fn=reducers.mean_nonzero)
-def contrastive_loss(positive_margin: float = 0.0, negative_margin: float = 1.0) -> RowFn:
+def contrastive_loss(
+  positive_margin: float = 0.0, negative_margin: float = 1.0, power: int = 2
+) -> RowFn:
   """Contrastive loss: pulls positives together and pushes negatives beyond a margin.
 
-  mean_p [d(a, p) - m_p]_+^2  +  mean_n [m_n - d(a, n)]_+^2, each mean over its active pairs
+  mean_p [d(a, p) - m_p]_+^k  +  mean_n [m_n - d(a, n)]_+^k, each mean over its active pairs
   (Hadsell, Chopra and LeCun 2006, eq. 4, with the factors 1/2 left out).
 
   Args:
     positive_margin: m_p, below which a positive costs nothing.
     negative_margin: m_n, beyond which a negative costs nothing.
+    power: k; 1 is the linear form that some libraries call contrastive.
 
   Returns:
     The reduced loss; shared arguments and errors: docs/conventions.md.
@@ -34,18 +50,26 @@ def contrastive_loss(positive_margin: float = 0.0, negative_margin: float = 1.0)
   >>> print(round(float(contrastive_loss(x, jnp.array([0, 0, 1]))), 4))  # (1 - sqrt(.4))^2
   0.1351
   """
+  return lambda pairs, inputs: _contrastive_rows(pairs, positive_margin, negative_margin, power)
 
-  def row_fn(pairs, inputs):
-    del inputs
-    positive = element_rows(
-      jnp.square(jax.nn.relu(pairs.distances - positive_margin)), pairs.positive
-    )
-    negative = element_rows(
-      jnp.square(jax.nn.relu(negative_margin - pairs.distances)), pairs.negative
-    )
-    return jax.tree.map(lambda p, n: jnp.stack([p, n], axis=1), positive, negative)
 
-  return row_fn
+@tuple_loss(distance_fn=distances.normalized_signal_to_noise, reduce_fn=reducers.mean_nonzero)
+def signal_to_noise_contrastive_loss(
+  positive_margin: float = 0.0, negative_margin: float = 1.0
+) -> RowFn:
+  """Contrastive loss on signal-to-noise distances: var(a - p) / var(a) instead of a metric.
+
+  mean_p [d(a, p) - m_p]_+ + mean_n [m_n - d(a, n)]_+, each mean over its active pairs (Yuan et al.,
+  arXiv 1904.02616; without its regulariser that pulls the mean component to 0).
+
+  Args:
+    positive_margin: m_p, below which a positive costs nothing.
+    negative_margin: m_n, beyond which a negative costs nothing.
+
+  Returns:
+    The reduced loss; shared arguments and errors: docs/conventions.md.
+  """
+  return lambda pairs, inputs: _contrastive_rows(pairs, positive_margin, negative_margin, 1)
 
 
 @tuple_loss(distance_fn=distances.normalized_euclidean, reduce_fn=reducers.mean_nonzero)

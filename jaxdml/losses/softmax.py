@@ -1,17 +1,46 @@
-"""Losses that are a cross-entropy over similarities: N-pair."""
+"""Losses that are a cross-entropy over similarities, from N-pair and NT-Xent to angular."""
 
 from __future__ import annotations
 
+import math
+
+import jax
 import jax.numpy as jnp
 
 from jaxdml import distances
 from jaxdml.losses import reducers
 from jaxdml.losses.core import tuple_loss
-from jaxdml.losses.numerics import log_sum_exp, softplus
+from jaxdml.losses.numerics import (
+  log1p_sum_exp,
+  log_sum_exp,
+  log_sum_exp_pair,
+  row_count,
+  row_sum,
+  sine,
+  softplus,
+)
 from jaxdml.losses.pairs import RowFn
-from jaxdml.types import Rows
+from jaxdml.losses.positives import sum_over_positives
+from jaxdml.types import Array, Pairs, Rows
 
-__all__ = ["npair_loss"]
+__all__ = [
+  "angular_loss",
+  "nca_loss",
+  "npair_loss",
+  "ntxent_loss",
+  "supcon_loss",
+  "tuplet_margin_loss",
+]
+
+
+def _against_negatives(pairs: Pairs, positive_logits: Array, negative_logits: Array) -> Rows:
+  """Elements log(1 + sum_n exp(z_n - z_p)), one a positive; 0 in rows without a negative."""
+  some = jnp.any(pairs.negative, axis=1, keepdims=True)
+  away = log_sum_exp(negative_logits, pairs.negative)[:, None]
+  used = pairs.positive & some
+  value = row_sum(softplus(jnp.where(used, away - positive_logits, 0.0)), used)
+  count = row_count(pairs.positive, value.dtype)
+  return Rows(total=value, elements=count, active=count)
 
 
 @tuple_loss(distance_fn=distances.dot, reduce_fn=reducers.mean)
@@ -35,17 +64,172 @@ def npair_loss(l2_reg: float = 0.0) -> RowFn:
   """
 
   def row_fn(pairs, inputs):
-    similarity = -pairs.distances
-    some = jnp.any(pairs.negative, axis=1, keepdims=True)
-    away = log_sum_exp(similarity, pairs.negative)[:, None]
-    value = jnp.where(some, softplus(jnp.where(some, away - similarity, 0.0)), 0.0)
-    value = jnp.sum(jnp.where(pairs.positive, value, 0.0), axis=1)
-    count = jnp.sum(pairs.positive, axis=1, dtype=value.dtype)
-    square = lambda x: jnp.sum(jnp.square(x.astype(value.dtype)), axis=-1)
+    rows = _against_negatives(pairs, -pairs.distances, -pairs.distances)
+    if isinstance(l2_reg, (int, float)) and not l2_reg:
+      return rows
+    square = lambda x: jnp.sum(jnp.square(x.astype(rows.total.dtype)), axis=-1)
     ref_square = square(inputs.refs.embeddings)
     ref_square = ref_square[pairs.anchor] if ref_square.ndim == 2 else ref_square[None, :]
-    norms = count * square(inputs.embeddings)[pairs.anchor]
-    norms = norms + jnp.sum(jnp.where(pairs.positive, ref_square, 0.0), axis=1)
-    return Rows(total=value + 0.25 * l2_reg * norms, elements=count, active=count)
+    norms = rows.elements * square(inputs.embeddings)[pairs.anchor]
+    norms = norms + row_sum(ref_square, pairs.positive)
+    return rows._replace(total=rows.total + 0.25 * l2_reg * norms)
+
+  return row_fn
+
+
+@tuple_loss(distance_fn=distances.cosine, reduce_fn=reducers.mean_elements)
+def ntxent_loss(temperature: float = 0.07) -> RowFn:
+  """NT-Xent (InfoNCE): each positive against itself and the row's negatives.
+
+  -log(exp(s_ap / T) / (exp(s_ap / T) + sum_n exp(s_an / T))) with s = -distance, averaged over all
+  (anchor, positive) pairs (Sohn, NIPS 2016; van den Oord et al., arXiv 1807.03748; Chen et al.,
+  arXiv 2002.05709). The other positives are not in the denominator.
+
+  Args:
+    temperature: T > 0.
+
+  Returns:
+    The reduced loss; shared arguments and errors: docs/conventions.md.
+
+  >>> import jax.numpy as jnp
+  >>> x = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])  # log(1 + exp((0 - 1) / T))
+  >>> print(round(float(ntxent_loss(x, jnp.array([0, 0, 1]), temperature=0.5)), 4))
+  0.1269
+  """
+
+  def row_fn(pairs, inputs):
+    del inputs
+    logits = pairs.distances * (-1.0 / temperature)
+    return _against_negatives(pairs, logits, logits)
+
+  return row_fn
+
+
+@tuple_loss(distance_fn=distances.cosine, reduce_fn=reducers.mean)
+def supcon_loss(temperature: float = 0.1) -> RowFn:
+  """Supervised contrastive loss: every positive against all the row's pairs.
+
+  -mean_p log(exp(s_ap / T) / sum_{j in positives and negatives} exp(s_aj / T)) with s = -distance,
+  averaged over anchors with a positive (Khosla et al., arXiv 2004.11362, eq. 2, L_out).
+
+  Args:
+    temperature: T > 0.
+
+  Returns:
+    The reduced loss; shared arguments and errors: docs/conventions.md.
+
+  >>> import jax.numpy as jnp
+  >>> x = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+  >>> print(round(float(supcon_loss(x, jnp.array([0, 0, 1]), temperature=0.5)), 4))
+  0.1269
+  """
+
+  def row_fn(pairs, inputs):
+    del inputs
+    logits = pairs.distances * (-1.0 / temperature)
+    count = row_count(pairs.positive, logits.dtype)
+    used = count > 0
+    attraction = row_sum(logits, pairs.positive) / jnp.maximum(count, 1.0)
+    value = log_sum_exp(logits, pairs.positive | pairs.negative) - attraction
+    one = used.astype(logits.dtype)
+    return Rows(total=jnp.where(used, value, 0.0), elements=one, active=one)
+
+  return row_fn
+
+
+@tuple_loss(distance_fn=distances.squared_euclidean, reduce_fn=reducers.mean)
+def nca_loss(temperature: float = 1.0) -> RowFn:
+  """Neighbourhood component analysis: the softmax probability of picking a positive neighbour.
+
+  -log(sum_p exp(-d(a, p) / T) / sum_{j in positives and negatives} exp(-d(a, j) / T)), averaged
+  over anchors with a positive (Goldberger et al., NIPS 2004, the log form; squared distances of
+  unnormalised embeddings). One near positive suffices, so classes may keep several modes.
+
+  Args:
+    temperature: T > 0, in units of the distance.
+
+  Returns:
+    The reduced loss; shared arguments and errors: docs/conventions.md.
+
+  >>> import jax.numpy as jnp
+  >>> x = jnp.array([[0.0], [1.0], [2.0]])  # log(1 + exp(-4 + 1)), log(1 + exp(-1 + 1))
+  >>> print(round(float(nca_loss(x, jnp.array([0, 0, 1]))), 4))
+  0.3709
+  """
+
+  def row_fn(pairs, inputs):
+    del inputs
+    logits = pairs.distances * (-1.0 / temperature)
+    some, enemies = (jnp.any(m, axis=1) for m in (pairs.positive, pairs.negative))
+    near, far = log_sum_exp_pair(logits, pairs.positive, pairs.negative, add_one=False)
+    used = some & enemies
+    value = jnp.where(used, softplus(jnp.where(used, far - near, 0.0)), 0.0)
+    one = some.astype(logits.dtype)
+    return Rows(total=value, elements=one, active=one)
+
+  return row_fn
+
+
+@tuple_loss(distance_fn=distances.cosine, reduce_fn=reducers.mean_elements)
+def tuplet_margin_loss(margin: float = 0.1, scale: float = 64.0) -> RowFn:
+  """Tuplet margin loss: every positive, its angle reduced by a margin, against all negatives.
+
+  log(1 + sum_n exp(scale (cos t_an - cos(t_ap - margin)))), averaged over all (anchor, positive)
+  pairs, with cos t = 1 - distance (Yu and Tao, ICCV 2019). The margin keeps pairs that are near
+  already from being pulled on, as intra-class variance needs.
+
+  Args:
+    margin: in radians; the paper's 5.73 degrees by default.
+    scale: steepness.
+
+  Returns:
+    The reduced loss; shared arguments and errors: docs/conventions.md.
+  """
+
+  def row_fn(pairs, inputs):
+    del inputs
+    cosine = 1.0 - pairs.distances
+    # cos(t - margin) without arccos; outside [-1, 1] there is no angle and the sine is 0.
+    eased = cosine * jnp.cos(margin) + sine(cosine) * jnp.sin(margin)
+    return _against_negatives(pairs, scale * eased, scale * cosine)
+
+  return row_fn
+
+
+@tuple_loss(distance_fn=distances.cosine, reduce_fn=reducers.mean_elements)
+def angular_loss(alpha: float = math.radians(40.0)) -> RowFn:
+  """Angular loss: bounds the angle at the negative of the triangle (anchor, positive, negative).
+
+  log(1 + sum_n exp(4 t (s_an + s_pn) - 2 (1 + t) s_ap)) with t = tan(alpha)^2 and s = 1 - distance,
+  averaged over all (anchor, positive) pairs (Wang et al., arXiv 1708.01682, eq. 8 on normalised
+  embeddings). The negatives are the anchor's. Costs a matrix product for every positive of a row;
+  reverse-mode differentiable only.
+
+  Args:
+    alpha: upper bound of the angle, in radians; the paper's range is 36 to 55 degrees.
+
+  Returns:
+    The reduced loss; shared arguments and errors: docs/conventions.md.
+  """
+
+  def row_fn(pairs, inputs):
+    t = jnp.tan(jnp.asarray(alpha, pairs.distances.dtype)) ** 2
+    refs = inputs.refs.embeddings
+    each = jax.vmap(lambda p, others: inputs.distance_fn(p[None], others)[0])
+
+    def of_a_positive(column, valid, d, refs):
+      if refs.ndim == 2:
+        d_pn = inputs.distance_fn(refs[column], refs)
+      else:
+        others = refs[pairs.anchor]
+        mine = jnp.take_along_axis(others, column[:, None, None], axis=1)[:, 0]
+        d_pn = each(mine, others)
+      s_ap = 1.0 - jnp.take_along_axis(d, column[:, None], axis=1)
+      exponent = 4.0 * t * (2.0 - d - d_pn) - 2.0 * (1.0 + t) * s_ap
+      return log1p_sum_exp(exponent, pairs.negative & valid[:, None])
+
+    total = sum_over_positives(of_a_positive, pairs.positive, pairs.distances, refs)
+    count = row_count(pairs.positive, total.dtype)
+    return Rows(total=total, elements=count, active=count)
 
   return row_fn

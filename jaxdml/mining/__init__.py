@@ -8,14 +8,17 @@ from typing import Any
 
 from jaxdml.mining.compose import chain as chain
 from jaxdml.mining.compose import expand_positives as expand_positives
+from jaxdml.mining.informative import multi_similarity_filter as multi_similarity_filter
 from jaxdml.mining.negatives import all_negatives as all_negatives
 from jaxdml.mining.negatives import distance_weighted_negative as distance_weighted_negative
 from jaxdml.mining.negatives import hardest_negative as hardest_negative
+from jaxdml.mining.negatives import hardest_negatives as hardest_negatives
 from jaxdml.mining.negatives import random_negative as random_negative
 from jaxdml.mining.negatives import semihard_negative as semihard_negative
 from jaxdml.mining.positives import all_positives as all_positives
 from jaxdml.mining.positives import hardest_positive as hardest_positive
 from jaxdml.mining.positives import nearest_positive as nearest_positive
+from jaxdml.mining.positives import nearest_positives as nearest_positives
 from jaxdml.mining.positives import random_positive as random_positive
 from jaxdml.types import MiningFn
 
@@ -24,13 +27,16 @@ MINERS: dict[str, MiningFn] = {
   for fn in (
     all_positives,
     nearest_positive,
+    nearest_positives,
     hardest_positive,
     random_positive,
     all_negatives,
     hardest_negative,
+    hardest_negatives,
     semihard_negative,
     random_negative,
     distance_weighted_negative,
+    multi_similarity_filter,
     expand_positives,
   )
 }

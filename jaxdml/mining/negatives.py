@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxdml.mining.keys import row_keys
-from jaxdml.mining.select import first_max, first_min
+from jaxdml.mining.select import first_max, first_min, smallest
 from jaxdml.types import Pairs
 
 __all__ = [
   "all_negatives",
   "distance_weighted_negative",
   "hardest_negative",
+  "hardest_negatives",
   "random_negative",
   "semihard_negative",
 ]
@@ -26,6 +27,19 @@ def all_negatives(pairs: Pairs, /) -> Pairs:
 def hardest_negative(pairs: Pairs, /) -> Pairs:
   """Keeps the nearest negative of each row (batch hard: Hermans et al., arXiv 1703.07737)."""
   return pairs._replace(negative=first_min(pairs.distances, pairs.negative))
+
+
+def hardest_negatives(pairs: Pairs, /, *, k: int) -> Pairs:
+  """Keeps the k nearest negatives of each row.
+
+  Args:
+    pairs: rows.
+    k: how many; rows with fewer keep all. Bind it with functools.partial.
+
+  Returns:
+    pairs with at most k negatives a row.
+  """
+  return pairs._replace(negative=smallest(pairs.distances, pairs.negative, k))
 
 
 def random_negative(pairs: Pairs, /) -> Pairs:

@@ -8,10 +8,16 @@ from __future__ import annotations
 import jax
 
 from jaxdml.mining.keys import row_keys
-from jaxdml.mining.select import first_max, first_min
+from jaxdml.mining.select import first_max, first_min, smallest
 from jaxdml.types import Pairs
 
-__all__ = ["all_positives", "hardest_positive", "nearest_positive", "random_positive"]
+__all__ = [
+  "all_positives",
+  "hardest_positive",
+  "nearest_positive",
+  "nearest_positives",
+  "random_positive",
+]
 
 
 def all_positives(pairs: Pairs, /) -> Pairs:
@@ -29,6 +35,25 @@ def nearest_positive(pairs: Pairs, /) -> Pairs:
   [[False  True False]]
   """
   return pairs._replace(positive=first_min(pairs.distances, pairs.positive))
+
+
+def nearest_positives(pairs: Pairs, /, *, k: int) -> Pairs:
+  """Keeps the k nearest positives of each row: between EPS (k = 1) and all positives.
+
+  Args:
+    pairs: rows.
+    k: how many; rows with fewer keep all. Bind it with functools.partial.
+
+  Returns:
+    pairs with at most k positives a row.
+
+  >>> import jax.numpy as jnp
+  >>> positive = jnp.array([[True, True, True, False]])
+  >>> pairs = Pairs(jnp.array([[3.0, 1.0, 2.0, 0.5]]), positive, ~positive, jnp.array([0]))
+  >>> print(nearest_positives(pairs, k=2).positive)
+  [[False  True  True False]]
+  """
+  return pairs._replace(positive=smallest(pairs.distances, pairs.positive, k))
 
 
 def hardest_positive(pairs: Pairs, /) -> Pairs:

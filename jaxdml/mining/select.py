@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from jaxdml.types import Array
 
-__all__ = ["first_max", "first_min", "one_hot"]
+__all__ = ["first_max", "first_min", "one_hot", "smallest"]
 
 
 def one_hot(index: Array, mask: Array) -> Array:
@@ -32,3 +33,20 @@ def first_min(values: Array, mask: Array) -> Array:
 def first_max(values: Array, mask: Array) -> Array:
   """Bool [r, m]: the largest masked value of each row, the lowest column on ties."""
   return first_min(-values, mask)
+
+
+def smallest(values: Array, mask: Array, k: int) -> Array:
+  """Bool [r, m]: the k smallest masked values of each row, all of them where there are fewer.
+
+  Ties go to the lowest columns.
+
+  Raises:
+    ValueError: for a k below 1.
+  """
+  if k < 1:
+    raise ValueError(f"k must be at least 1; got {k}")
+  if k >= values.shape[1]:
+    return mask
+  _, index = jax.lax.top_k(jnp.where(mask, -values, -jnp.inf), k)
+  columns = jnp.arange(values.shape[1], dtype=index.dtype)
+  return mask & jnp.any(columns[None, :, None] == index[:, None, :], axis=2)

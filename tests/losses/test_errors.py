@@ -113,6 +113,6 @@ def test_the_options_that_create_lists_are_the_losses_arguments():
   assert loss(X, Y) == losses.margin_loss(X, Y, margin=0.3, beta=0.9)
 
 
-@pytest.mark.parametrize("name", losses.LOSSES)
+@pytest.mark.parametrize("name", losses.TUPLE_LOSSES)
 def test_created_jits_and_needs_two_arrays_only(name):
   assert losses.create(name) and jnp.isfinite(jax.jit(losses.LOSSES[name])(X, Y))

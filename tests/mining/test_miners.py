@@ -169,7 +169,7 @@ def test_distance_weighted_extremes():
   assert kinds(mine(pairs([[0.0, 1.0]], ["p."], keys))) == ["p."]
 
 
-@pytest.mark.parametrize("loss", losses.LOSSES)
+@pytest.mark.parametrize("loss", losses.TUPLE_LOSSES)
 def test_easy_positive_sampling_with_every_loss(loss):
   rng = np.random.default_rng(3)
   x, y = rng.normal(size=(9, 4)), np.array([0, 0, 0, 0, 1, 1, 1, 2, 2])

@@ -85,6 +85,20 @@ def test_extend_appends_the_memory_to_the_batch():
   assert np.all(given.ids < 0) and len(set(given.ids.tolist())) == 5
 
 
+def test_no_gradient_reaches_the_memory():
+  queue = memory.enqueue(memory.init(4, D), *batch(np.random.default_rng(0), 9)[:2])
+  x, y = jnp.ones((2, D)), jnp.array([0, 1])
+
+  def through_refs(x, kept):
+    given = memory.extend(Refs(x, y), queue._replace(embeddings=kept))
+    return jnp.sum(given.embeddings**2)
+
+  to_x, to_kept = jax.grad(through_refs, argnums=(0, 1))(x, queue.embeddings)
+  assert np.all(to_x == 2.0) and not np.any(to_kept)
+  stored = lambda x: jnp.sum(memory.enqueue(queue, x, y).embeddings ** 2)
+  assert not np.any(jax.grad(stored)(x))
+
+
 def test_warm_up_masks_every_slot():
   rng = np.random.default_rng(0)
   x, y, _, _ = batch(rng, 6)

@@ -16,14 +16,15 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def describe() -> str:
-  """Processor, cores, accelerator, Python and library versions, in one line."""
+def describe(*others: str) -> str:
+  """Processor, cores, accelerator, Python and versions (of `others` too), in one line."""
   import jax
 
   devices = {device.device_kind for device in jax.devices()} - {"cpu"}
   accelerator = f", {len(jax.devices())} x {', '.join(sorted(devices))}" if devices else ""
   versions = ", ".join(
-    f"{name} {importlib.metadata.version(name)}" for name in ("jax", "jaxlib", "flax", "numpy")
+    f"{name} {importlib.metadata.version(name)}"
+    for name in ("jax", "jaxlib", "flax", "numpy", *others)
   )
   return (
     f"{cpu_model()}, {os.cpu_count()} cores{accelerator}; "

@@ -1,0 +1,171 @@
+"""Every loss, forward and backward: jaxdml and pytorch-metric-learning side by side, then us alone.
+
+  python benchmarks/losses.py                          # all tables, about 40 minutes on 2 cores
+  python benchmarks/losses.py --sizes 512 --large      # one size, no large batches
+  python benchmarks/losses.py --only margin ntxent --write
+
+Each figure is the fastest of several calls after warm-up in a process of its own, whose peak memory
+is taken too; the two libraries take turns. A size that the peer could not finish, judged from its
+last one (time and memory grow at most with the cube and the fourth power of B), is skipped and
+shown as "-". --write puts the tables into docs/benchmarks.md. Needs the extra [parity].
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+
+import losses_measure
+import machine
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "benchmarks.md"
+SECONDS, MEGABYTES = 60.0, 16_000.0  # what one call of the peer may take before it is skipped
+
+
+def parse() -> argparse.Namespace:
+  """The command line."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument(
+    "--sizes", type=int, nargs="*", default=[128, 512, 1024, 2048],
+    help="batches for both libraries (default: %(default)s)",
+  )  # fmt: skip
+  parser.add_argument(
+    "--large", type=int, nargs="*", default=[8192, 32768, 65536],
+    help="batches for jaxdml alone (default: %(default)s)",
+  )  # fmt: skip
+  parser.add_argument("--only", nargs="+", help="names of losses (default: all)")
+  parser.add_argument("--json", type=pathlib.Path, help="append every figure to this file")
+  parser.add_argument("--write", action="store_true", help="replace the tables in the docs")
+  return parser.parse_args()
+
+
+def child(args: argparse.Namespace, library: str, name: str, batch: int) -> dict | None:
+  """One measurement in a process of its own; None if that failed."""
+  path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
+  run = subprocess.run(
+    [sys.executable, str(ROOT / "benchmarks" / "losses_measure.py"), library, name, str(batch)],
+    capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": path},
+  )  # fmt: skip
+  if run.returncode:
+    reason = (run.stderr.strip().splitlines() or [f"exit code {run.returncode}"])[-1]
+    print(f"{library} {name} B={batch}: {reason}", file=sys.stderr)
+    return None
+  figures = json.loads(run.stdout.splitlines()[-1])
+  if args.json:
+    with args.json.open("a") as file:
+      file.write(json.dumps(figures) + "\n")
+  return figures
+
+
+def feasible(last: dict | None, batch: int) -> bool:
+  """Whether the peer can be expected to finish `batch`, from its run at a smaller one."""
+  if last is None:
+    return False
+  growth = batch / last["batch"]
+  return last["seconds"] * growth**3 < SECONDS and last["peak_mb"] * growth**2.5 < MEGABYTES
+
+
+def compare(args: argparse.Namespace, names: list[str]) -> str:
+  """The tables of both libraries, one a size, and the medians."""
+  peers: dict[str, dict | None] = {name: {"batch": 1, "seconds": 0, "peak_mb": 0} for name in names}
+  tables, summary = [], []
+  for batch in args.sizes:
+    lines = [
+      f"**B = {batch:,}**",
+      "",
+      "| loss | jaxdml ms | peer ms | speed-up | jaxdml MB | peer MB | compile s |",
+      "|---|---|---|---|---|---|---|",
+    ]
+    ratios = []
+    for name in names:
+      ours = child(args, "jaxdml", name, batch)
+      if ours is None:
+        raise SystemExit(f"jaxdml failed on {name}, B={batch}")
+      peer = child(args, "peer", name, batch) if feasible(peers[name], batch) else None
+      peers[name] = peer
+      theirs = ("-", "-", "-")
+      if peer:
+        ratios.append(peer["seconds"] / ours["seconds"])
+        theirs = f"{1e3 * peer['seconds']:,.2f}", f"{ratios[-1]:.1f}x", f"{peer['peak_mb']:,.0f}"
+      line = (
+        f"| `{name}` | {1e3 * ours['seconds']:.2f} | {theirs[0]} | {theirs[1]} | "
+        f"{ours['peak_mb']:.0f} | {theirs[2]} | {ours['compile_seconds']:.2f} |"
+      )
+      print(f"B={batch} {line}", flush=True)
+      lines.append(line)
+    if ratios:
+      spread = [statistics.median(ratios), min(ratios), max(ratios)]
+      shown = " | ".join(f"{ratio:,.1f}x" for ratio in spread)
+      summary.append(f"| {batch:,} | {shown} | {len(ratios)} | {len(names) - len(ratios)} |")
+      print(summary[-1], flush=True)
+    tables.append("\n".join(lines))
+  head = [
+    "| B | median speed-up | smallest | largest | losses | not held by the peer |",
+    "|---|---|---|---|---|---|",
+  ]
+  return "\n".join([*head, *summary]) + "\n\n" + "\n\n".join(tables)
+
+
+def alone(args: argparse.Namespace, names: list[str]) -> str:
+  """The table of large batches."""
+  lines = [
+    "| loss | B | time s | peak MB | of a large matmul |",
+    "|---|---|---|---|---|",
+  ]
+  for name in names:
+    for batch in args.large:
+      figures = child(args, "jaxdml", name, batch)
+      if figures is None:
+        raise SystemExit(f"jaxdml failed on {name}, B={batch}")
+      rate = 6 * batch**2 * losses_measure.DIM / figures["seconds"] / 1e9
+      line = (
+        f"| `{name}` | {batch:,} | {figures['seconds']:.2f} | {figures['peak_mb']:.0f} | "
+        f"{rate / figures['matmul_gflops']:.0%} ({rate:.0f} of {figures['matmul_gflops']:.0f} "
+        "GFLOP/s) |"
+      )
+      print(line, flush=True)
+      lines.append(line)
+  return "\n".join(lines)
+
+
+def write(marker: str, text: str) -> None:
+  """Replaces what stands between the page's markers."""
+  page = PAGE.read_text()
+  start, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
+  pattern = re.escape(start) + ".*?" + re.escape(end)
+  if not re.search(pattern, page, re.DOTALL):
+    raise SystemExit(f"{PAGE} has no {start} ... {end}")
+  body = f"{start}\n{text}\n{end}"
+  PAGE.write_text(re.sub(pattern, lambda _: body, page, flags=re.DOTALL))
+
+
+def main() -> None:
+  """Measures, prints and, if asked, writes the tables."""
+  args = parse()
+  unknown = sorted(set(args.only or ()) - set(losses_measure.NAMES))
+  if unknown:
+    raise SystemExit(f"--only: no loss {unknown}; valid names: {', '.join(losses_measure.NAMES)}")
+  names = args.only or list(losses_measure.NAMES)
+  described = machine.describe(*(("torch", "pytorch-metric-learning") if args.sizes else ()))
+  if args.sizes:
+    table = compare(args, names) + f"\n\n{described}."
+    if args.write:
+      write("losses", table)
+  if args.large:
+    table = alone(args, [n for n in names if n in losses_measure.LARGE]) + f"\n\n{described}."
+    if args.write:
+      write("large", table)
+  print(described)
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,147 @@
+"""One loss of one library at one batch size, in this process; prints a line of JSON.
+
+  python benchmarks/losses_measure.py jaxdml|peer NAME BATCH
+
+`benchmarks/losses.py` calls it; the libraries are imported only where they are measured.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+
+DIM, PER_CLASS = 128, 4
+EPS_SEMIHARD = "triplet, EPS + semihard"
+# Our name -> the peer's class and its arguments where a default differs from ours.
+PEERS = {
+  "angular": ("AngularLoss", {}),
+  "circle": ("CircleLoss", {}),
+  "contrastive": ("ContrastiveLoss", {}),
+  "fast_ap": ("FastAPLoss", {}),
+  "generalized_lifted_structure": ("GeneralizedLiftedStructureLoss", {}),
+  "histogram": ("HistogramLoss", {"n_bins": 100}),
+  "lifted_structure": ("LiftedStructureLoss", {}),
+  "margin": ("MarginLoss", {}),
+  "multi_similarity": ("MultiSimilarityLoss", {}),
+  "nca": ("NCALoss", {}),
+  "npair": ("NPairsLoss", {}),
+  "ntxent": ("NTXentLoss", {}),
+  "ranked_list": ("RankedListLoss", {"margin": 0.4, "Tn": 10}),
+  "signal_to_noise_contrastive": ("SignalToNoiseRatioContrastiveLoss", {}),
+  "smooth_ap": ("SmoothAPLoss", {}),
+  "soft_margin_triplet": ("TripletMarginLoss", {"margin": 0, "smooth_loss": True}),
+  "supcon": ("SupConLoss", {}),
+  "triplet": ("TripletMarginLoss", {"margin": 0.2}),
+  EPS_SEMIHARD: ("TripletMarginLoss", {"margin": 0.2}),
+  "tuplet_margin": ("TupletMarginLoss", {}),
+  "arcface": ("ArcFaceLoss", "classes"),
+  "cosface": ("CosFaceLoss", "classes"),
+  "normalized_softmax": ("NormalizedSoftmaxLoss", "classes"),
+  "proxy_anchor": ("ProxyAnchorLoss", "classes"),
+  "proxy_nca": ("ProxyNCALoss", "classes"),
+  "proxy_nca_pp": ("ProxyNCALoss", "classes"),
+  "soft_triple": ("SoftTripleLoss", "classes"),
+  "sphereface": ("SphereFaceLoss", "classes"),
+  "sub_center_arcface": ("SubCenterArcFaceLoss", "classes"),
+}
+NAMES = tuple(PEERS)
+LARGE = (
+  "contrastive",
+  "margin",
+  "multi_similarity",
+  "ntxent",
+  "supcon",
+  "circle",
+  EPS_SEMIHARD,
+)
+
+
+def peak_mb() -> float:
+  """Peak resident set of this process so far, in MB (10^6 bytes)."""
+  unit = 1 if sys.platform == "darwin" else 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def fastest(fn, budget: float = 1.0, least: int = 3, most: int = 200) -> float:
+  """Seconds of the fastest call, of at least `least` (2 of slow ones) in about `budget` seconds."""
+  start = time.perf_counter()
+  fn()
+  once = time.perf_counter() - start
+  if once < 0.5:
+    fn()
+  calls = min(max(int(budget / max(once, 1e-6)), least if once < 5 else 2), most)
+  times = []
+  for _ in range(calls):
+    start = time.perf_counter()
+    fn()
+    times.append(time.perf_counter() - start)
+  return min(times)
+
+
+def of_jaxdml(name: str, batch: int) -> dict:
+  """Our loss, jitted, with the gradients of the embeddings and of its parameters."""
+  import jax
+  import jax.numpy as jnp
+
+  from jaxdml import losses, mining
+
+  x = jax.random.normal(jax.random.key(0), (batch, DIM))
+  y = jnp.arange(batch, dtype=jnp.int32) // PER_CLASS
+  mine = None
+  if name == EPS_SEMIHARD:
+    name, mine = "triplet", mining.create("nearest_positive+semihard_negative")
+  params = losses.init(name, jax.random.key(1), batch // PER_CLASS, DIM)
+  options = {"params": params} if params else {}
+
+  def loss(x, options, y):
+    return losses.LOSSES[name](x, y, mining_fn=mine, **options)
+
+  step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+  start = time.perf_counter()
+  step.lower(x, options, y).compile()
+  compile_seconds = time.perf_counter() - start
+  seconds = fastest(lambda: jax.block_until_ready(step(x, options, y)))
+  step(2.0 * x, options, y[::-1])
+  if step._cache_size() != 1:
+    raise SystemExit(f"{name} compiled again for other values")
+  figures = {"seconds": seconds, "peak_mb": peak_mb(), "compile_seconds": compile_seconds}
+  # What the machine can do, measured last: its own memory must not count.
+  side = jax.random.normal(jax.random.key(1), (4096, 4096))
+  product = jax.jit(lambda a: a @ a)
+  rate = 2 * 4096**3 / fastest(lambda: jax.block_until_ready(product(side)), budget=3.0) / 1e9
+  return figures | {"matmul_gflops": rate}
+
+
+def of_peer(name: str, batch: int) -> dict:
+  """The loss of pytorch-metric-learning, with the same gradients."""
+  import warnings
+
+  import torch
+  from pytorch_metric_learning import losses, miners
+
+  warnings.filterwarnings("ignore")
+  torch.manual_seed(0)
+  x = torch.randn(batch, DIM, requires_grad=True)
+  y = torch.arange(batch) // PER_CLASS
+  cls, options = PEERS[name]
+  if options == "classes":
+    options = {"num_classes": batch // PER_CLASS, "embedding_size": DIM}
+  loss = getattr(losses, cls)(**options)
+  mine = None
+  if name == EPS_SEMIHARD:
+    mine = miners.BatchEasyHardMiner(pos_strategy="easy", neg_strategy="semihard")
+
+  def step():
+    x.grad = None
+    loss.zero_grad()
+    (loss(x, y, mine(x, y)) if mine else loss(x, y)).backward()
+
+  return {"seconds": fastest(step), "peak_mb": peak_mb()}
+
+
+if __name__ == "__main__":
+  _, library, name, batch = sys.argv
+  measured = {"jaxdml": of_jaxdml, "peer": of_peer}[library](name, int(batch))
+  print(json.dumps({"library": library, "loss": name, "batch": int(batch), **measured}))

@@ -1,0 +1,75 @@
+"""The tables of docs/losses.md say what the code does."""
+
+import inspect
+import pathlib
+import re
+
+import pytest
+
+from jaxdml import distances, losses, mining
+
+TEXT = (pathlib.Path(__file__).resolve().parent.parent / "docs" / "losses.md").read_text()
+SHARED = set(inspect.signature(losses.arcface_loss).parameters) - {"margin", "scale"} | set(
+  inspect.signature(losses.supcon_loss).parameters
+) - {"temperature"}
+
+
+def table(heading):
+  """Cells of the rows of the tables under a heading."""
+  section = re.split(r"^## ", TEXT, flags=re.MULTILINE)
+  (body,) = [s for s in section if s.startswith(heading + "\n")]
+  rows = [line.strip("|").split(" | ") for line in body.splitlines() if line.startswith("| `")]
+  return [[cell.strip() for cell in row] for row in rows]
+
+
+def names(rows):
+  return [name for row in rows for name in re.findall(r"`(\w+)`", row[0])]
+
+
+ROWS = {row[0].strip("`"): row for head in ("Losses of embeddings and labels",
+        "Losses with parameters") for row in table(head)}  # fmt: skip
+
+
+def test_every_loss_has_one_row_in_its_table():
+  assert sorted(names(table("Losses of embeddings and labels"))) == sorted(losses.TUPLE_LOSSES)
+  assert sorted(names(table("Losses with parameters"))) == sorted(losses.PARAMETRIC_LOSSES)
+
+
+def _defaults(parameters):
+  for name, parameter in parameters.items():
+    if name not in SHARED:
+      value = parameter.default
+      yield f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_defaults_and_sources_are_those_of_the_code(name):
+  loss, row = losses.LOSSES[name], ROWS[name]
+  parameters = inspect.signature(loss).parameters
+  own = ", ".join(_defaults(parameters))
+  used = [parameters[key].default.__name__ for key in ("distance_fn", "reduce_fn")]
+  assert row[3] == (f"`{own}`; " if own else "") + ", ".join(used)
+  assert all(row), "an empty cell"
+  for arxiv in re.findall(r"\[([\d.]+)\]", row[2]):
+    assert arxiv in loss.__doc__
+  assert ("parameters" in row[4]) == (name in losses.PARAMETRIC_LOSSES)
+
+
+def test_every_miner_is_listed_with_its_options():
+  rows = table("Miners")
+  assert sorted(names(rows)) == sorted(mining.MINERS)
+  for row in rows:
+    for name in re.findall(r"`(\w+)`", row[0]):
+      options = set(inspect.signature(mining.MINERS[name]).parameters) - {"pairs"}
+      assert options == set(re.findall(r"`(\w+)`", row[1])), name
+
+
+def test_every_distance_is_listed():
+  assert sorted(names(table("Distances"))) == sorted(distances.NAMES)
+
+
+def test_its_code_runs():
+  blocks = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+  assert blocks
+  for block in blocks:
+    exec(compile(block, "docs/losses.md", "exec"), {})

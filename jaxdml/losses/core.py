@@ -155,14 +155,13 @@ def _reduce(
   # Masks and minima could hide a NaN: whatever was mined, a bad embedding makes the loss NaN.
   finite = jnp.all(jnp.isfinite(embeddings)) & jnp.all(jnp.isfinite(refs.embeddings))
   poison = jnp.where(finite, 0.0, jnp.nan)
-  linear, axis_name = _linear(reduce_fn, axis_name)
   if block_size >= n:
     rows = call.rows(row_fn, call.block, shared)
   else:
     cut, real = blocks.split(call.block, n, block_size)
     cut = cut._replace(where=cut.where & real, weights=jnp.where(real, cut.weights, 0.0))
-    if linear is not None:
-      return _reduce_blocks(call, row_fn, linear, cut, poison, axis_name)
+    if isinstance(reduce_fn, reducers.Linear):
+      return _reduce_blocks(call, row_fn, reduce_fn, cut, poison, axis_name)
     rows = blocks.map_blocks(lambda block: call.rows(row_fn, block, shared), cut)
     rows = jax.tree.map(lambda a: a.reshape(-1, a.shape[-1])[:n], rows)
   dtype = rows.total.dtype
@@ -172,11 +171,11 @@ def _reduce(
   return reduce_fn(rows, call.block.weights.astype(dtype))
 
 
-def _linear(reduce_fn: ReduceFn, axis_name: str | None):
-  """(the Linear reducer inside, or None; the axis it reduces over)."""
+def _unbound(reduce_fn: ReduceFn, axis_name: str | None) -> tuple[ReduceFn, str | None]:
+  """The reducer and its axis, also where the axis comes bound to the reducer."""
   if isinstance(reduce_fn, functools.partial) and isinstance(reduce_fn.func, reducers.Linear):
     return reduce_fn.func, reduce_fn.keywords.get("axis_name", axis_name)
-  return (reduce_fn if isinstance(reduce_fn, reducers.Linear) else None), axis_name
+  return reduce_fn, axis_name
 
 
 def _reduce_blocks(call, row_fn, reduce_fn, cut, poison, axis_name) -> Array:
@@ -245,6 +244,7 @@ def tuple_loss(*, distance_fn: DistanceFn, reduce_fn: ReduceFn) -> Callable:
       if block_size is not None and block_size < 1:
         raise ValueError(f"block_size must be at least 1 anchor, or None; got {block_size}")
       row_fn = make_row_fn(**hyperparameters)
+      reduce_fn, axis_name = _unbound(reduce_fn, axis_name)
       call = _prepare_call(
         embeddings, labels, refs, ids, where, weights, distance_fn, mining_fn, key
       )

@@ -65,18 +65,13 @@ def _positive(config: ConfigDict, *keys: str) -> None:
 def _check_parameters(config: ConfigDict) -> None:
   """Losses with parameters compare anchors with those, and with nothing else."""
   loss = config.loss
-  if not hasattr(losses.LOSSES[loss.name], "init"):
-    if loss.init_options:
-      raise ConfigError(
-        f"config.loss.init_options: {loss.name} has no parameters to initialise; "
-        f"got {loss.init_options.to_dict()}"
-      )
-    return
-  make = lambda: losses.LOSSES[loss.name].init(jax.random.key(0), 2, 2, **loss.init_options)
+  make = lambda: losses.init(loss.name, jax.random.key(0), 2, 2, **loss.init_options)
   try:
     jax.eval_shape(make)
   except (ValueError, TypeError) as error:
     raise ConfigError(f"config.loss.init_options: {error}") from error
+  if loss.name not in losses.PARAMETRIC_LOSSES:
+    return
   if loss.layout != "all_pairs":
     raise ConfigError(
       f"config.loss.layout: {loss.name} compares each example with its parameters: all_pairs; "
@@ -101,7 +96,7 @@ def _check_memory(config: ConfigDict) -> None:
     )
   if config.hdml.enabled:
     raise ConfigError("config.memory.size: HDML works on the batch alone; disable one of the two")
-  if hasattr(losses.LOSSES[loss.name], "init"):
+  if loss.name in losses.PARAMETRIC_LOSSES:
     raise ConfigError(
       f"config.memory.size: {loss.name} compares examples with its parameters, not with each other"
     )

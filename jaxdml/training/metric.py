@@ -60,19 +60,16 @@ class MetricLoss:
   ):
     self._config, self._num_classes, self._axis_name = config, num_classes, axis_name
     self._loss_fn, self.distance_fn = _loss(config, axis_name)
-    self._parametric = hasattr(losses.LOSSES[config.loss.name], "init")
+    self._parametric = config.loss.name in losses.PARAMETRIC_LOSSES
     self._warmup = duration(config.memory.warmup, steps_per_epoch, "memory.warmup")
     self.mining_fn = _mining_fn(config)
     self.layout = refs.create(config.loss.layout)
 
   def init_params(self, key: Array) -> PyTree:
     """The loss's own parameters; {} for a loss without."""
-    loss = self._config.loss
-    if self._parametric:
-      init = losses.LOSSES[loss.name].init
-      return init(key, self._num_classes, self._config.embedding.dim, **loss.init_options)
+    loss, dim = self._config.loss, self._config.embedding.dim
     if loss.learnable_beta == "none":
-      return {}
+      return losses.init(loss.name, key, self._num_classes, dim, **loss.init_options)
     shape = () if loss.learnable_beta == "scalar" else (self._num_classes,)
     return {"beta": jnp.full(shape, loss.options.get("beta", 1.2), jnp.float32)}
 

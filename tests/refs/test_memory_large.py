@@ -21,7 +21,6 @@ MINERS = {
   ),
   "hardest": mining.chain(mining.hardest_positive, mining.hardest_negative),
 }
-TUPLE_LOSSES = [name for name, loss in losses.LOSSES.items() if not hasattr(loss, "init")]
 
 
 @functools.cache
@@ -60,7 +59,7 @@ def both_ways(name, x, y, queue, kept, kept_labels, miner):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TUPLE_LOSSES)
+@pytest.mark.parametrize("name", losses.TUPLE_LOSSES)
 def test_a_memory_of_100_000_is_one_big_batch(name):
   queue, kept, kept_labels = filled(SIZE, D, 800)
   assert queue.filled == SIZE and queue.cursor > 0
@@ -80,7 +79,7 @@ def test_a_memory_of_100_000_is_one_big_batch(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TUPLE_LOSSES)
+@pytest.mark.parametrize("name", losses.TUPLE_LOSSES)
 def test_memory_slots_are_anchors_of_weight_zero(name):
   """Every example of one big batch an anchor, those of the memory with weight 0."""
   size, n = 24, 8

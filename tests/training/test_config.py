@@ -8,7 +8,7 @@ from jaxdml.training import config as config_lib
 from tests.training.helpers import tiny_config
 
 REFUSED = {
-  "loss.name": ("tripplet", "config.loss.name: expected one of contrastive, margin"),
+  "loss.name": ("tripplet", "config.loss.name: expected one of angular, arcface"),
   "loss.layout": ("npair", "config.loss.layout=npair reads batches in the order of"),
   "loss.distance": ("manhattan", "unknown distance 'manhattan'; valid names: cosine"),
   "loss.reducer": ("none", "config.loss.reducer: training needs one number"),

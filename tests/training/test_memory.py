@@ -1,13 +1,14 @@
 """Training with a cross-batch memory: eight devices = one, warm-up, resuming, what it refuses."""
 
+import collections
 import signal
 
 import jax
 import numpy as np
 import pytest
 
+from jaxdml.training import checkpoints, loop, parallel, steps
 from jaxdml.training import config as config_lib
-from jaxdml.training import loop, parallel, steps
 from tests.training.helpers import fake_batch, tiny_config
 from tests.training.test_loop import assert_bitwise, digits_config, final_state
 
@@ -81,8 +82,11 @@ def test_an_older_embedding_of_an_image_is_not_its_positive():
 
 
 @pytest.mark.slow
-def test_resuming_with_a_memory_is_exact(data_dir, tmp_path, monkeypatch):
-  config = digits_config(data_dir, **{**XBM, "train.duration": "6 steps", "eval.raw_pixels": False})
+@pytest.mark.parametrize("overrides", [XBM, {"loss.name": "proxy_nca"}], ids=["memory", "proxies"])
+def test_resuming_is_exact(overrides, data_dir, tmp_path, monkeypatch):
+  config = digits_config(
+    data_dir, **{**overrides, "train.duration": "6 steps", "eval.raw_pixels": False}
+  )
   loop.train_and_evaluate(config, tmp_path / "whole")
   calls = []
   real = parallel.compile_step
@@ -101,12 +105,33 @@ def test_resuming_with_a_memory_is_exact(data_dir, tmp_path, monkeypatch):
   monkeypatch.setattr(parallel, "compile_step", compile_and_stop)
   assert loop.train_and_evaluate(config, tmp_path / "stopped") is None
   stopped, _ = final_state(tmp_path / "stopped", config)
-  assert int(stopped.step) == 3 and int(stopped.memory.filled) == SIZE
+  assert int(stopped.step) == 3
   assert loop.train_and_evaluate(config, tmp_path / "stopped") is not None
   resumed, whole = (final_state(tmp_path / name, config) for name in ("stopped", "whole"))
   assert int(resumed[0].step) == 6 and len(calls) == 6
   assert_bitwise(resumed, whole)
-  assert np.all(whole[0].memory.ids >= 0)
+  if config.memory.size:
+    assert int(stopped.memory.filled) == SIZE and np.all(whole[0].memory.ids >= 0)
+  else:
+    proxies = [state.params["loss"]["proxies"] for state in (stopped, whole[0])]
+    assert proxies[0].shape == (2, 8) and not np.array_equal(*proxies)
+
+
+def test_checkpoints_from_before_the_memory_load(tmp_path):
+  program = build(tiny_config())
+  state = jax.tree.map(np.asarray, jax.jit(program.init)(jax.random.key(0)))
+  fields = [name for name in state._fields if name != "memory"]
+  older = collections.namedtuple("TrainState", fields)(*(getattr(state, name) for name in fields))
+  manager = checkpoints.Checkpoints(tmp_path, keep=1)
+  manager.save("last", 1, older, {})
+  manager.wait()
+  loaded, _ = manager.restore("last", jax.eval_shape(program.init, jax.random.key(0)))
+  assert jax.tree.structure(loaded) == jax.tree.structure(state)
+  assert_bitwise(loaded, state)
+  with_memory = jax.eval_shape(build(tiny_config(**XBM)).init, jax.random.key(0))
+  with pytest.raises(checkpoints.CheckpointError, match="cannot read the checkpoint"):
+    manager.restore("last", with_memory)
+  manager.close()
 
 
 REFUSED = {

@@ -104,8 +104,10 @@ def _between(distance_fn: DistanceFn, embeddings: Array, refs: Refs):
     products = matmul(x[0], y[0], transposed=True)
     return distance_fn.combine(products, [t[:, None] for t in x[1]], [t[None, :] for t in y[1]])
 
-  # [d, m]: the references' gradient then sums up in the layout that its matrix product writes.
-  return (x_features, x_terms), (y_features.T, y_terms), between
+  # [d, m]: the references' gradient then sums up in the layout that its matrix product writes. The
+  # barrier keeps XLA from folding the transpose into that product, which is slow on a CPU.
+  y_features = jax.lax.optimization_barrier(y_features.T)
+  return (x_features, x_terms), (y_features, y_terms), between
 
 
 def _prepare_call(

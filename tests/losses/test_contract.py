@@ -1,7 +1,5 @@
 """Laws that every loss keeps with every miner and distance; the table is in table.py."""
 
-import itertools
-
 import jax
 import numpy as np
 import pytest
@@ -11,19 +9,27 @@ from tests.losses import reference
 from tests.losses.table import (
   CASES,
   CLASSES,
-  DISTANCES,
-  GROUPS,
   LOSSES,
   REDUCERS,
+  REFERENCE,
   D,
   N,
+  arguments,
   batch,
-  kept,
+  cells,
+  compiled,
+  default_reducer,
   program,
+  run,
 )
 
 cases = pytest.mark.parametrize(("loss", "group"), CASES)
-close = lambda a, b, rtol=1e-9: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-11)
+# Weights in these are constants of the gradient: finite differences hold them still.
+CONSTANT_WEIGHTS = ("circle", "ranked_list")
+
+
+def close(actual, expected, rtol=1e-9, about=""):
+  np.testing.assert_allclose(actual, expected, rtol=rtol, atol=1e-11, err_msg=str(about))
 
 
 @pytest.fixture(autouse=True)
@@ -32,64 +38,71 @@ def _x64():
     yield
 
 
-def _table(group):
-  """(miner index, miner, distance index, distance) for the whole table."""
-  for (i, miner), (j, distance) in itertools.product(
-    enumerate(GROUPS[group]), enumerate(DISTANCES)
-  ):
-    yield i, miner, j, distance
-
-
-def _expected(loss, group, miner, distance, b, reduce=None):
-  mine = GROUPS[group][miner][1] or kept(miner, group, distance, b)
-  return reference.loss(
-    loss, b["x"], b["y"], mine=mine, distance=distance, reduce=reduce, ids=b["ids"],
-    where=b["where"], repeats=b["weights"].astype(int), **LOSSES[loss],
+def _terms(loss, group, cell, b, mine=None, **options):
+  """The reference's terms of each anchor."""
+  return reference.anchors(
+    loss, b["x"], b["y"], mine=mine or cell.reference(group, b), distance=REFERENCE[cell.distance],
+    ids=b["ids"], where=b["where"], repeats=b["weights"].astype(int), **options, **LOSSES[loss],
   )  # fmt: skip
 
 
-@pytest.mark.parametrize(("loss", "group"), [*CASES, ("triplet", "two_rows")])
+def _expected(loss, group, cell, b, **options):
+  terms = _terms(loss, group, cell, b, **options)
+  return reference.reduced(terms, reference.LOSSES[loss][2], b["weights"].astype(int))
+
+
+def test_the_table_has_every_loss_and_miner():
+  assert sorted(LOSSES) == sorted(losses.TUPLE_LOSSES) == sorted(reference.LOSSES)
+  assert len(cells("one_row")) == 9 * 9 and len(cells("more_rows")) == 3 * 9
+
+
+@cases
 def test_value_is_the_reference(loss, group):
-  """In float64, with masks, shared ids and integer weights, which are replicated anchors."""
   f = program(loss, group)
-  for i, miner, j, distance in _table(group):
-    plain = batch(seed=i)
-    (value, _), _ = f(i, j, plain)
-    close(value, _expected(loss, group, miner, distance, plain))
-    busy = batch(seed=100 + i) | {
-      "where": np.arange(N) != 3,
-      "weights": np.array([1, 0, 2, 1, 1, 3, 1, 1, 2, 1], float),
-      "ids": np.array([5, 6, 7, 8, 9, 6, 1, 2, 3, 4]),  # examples 1 and 5 are the same image
-    }
-    (value, by_reducer), _ = f(i, j, busy)
-    close(value, _expected(loss, group, miner, distance, busy))
+  plain = [batch(cell.index) for cell in cells(group)]
+  for cell, b, (value, _, _) in zip(cells(group), plain, run(f, group, plain), strict=True):
+    close(value, _expected(loss, group, cell, b), about=cell)
+
+
+@pytest.mark.parametrize(("loss", "group"), [*CASES, ("triplet", "two_rows")])
+def test_value_with_masks_and_weights_is_the_reference(loss, group):
+  """With shared ids and integer weights, which are replicated anchors, in all reductions."""
+  busy = {
+    "where": np.arange(N) != 3,
+    "weights": np.array([1, 0, 2, 1, 1, 3, 1, 1, 2, 1], float),
+    "ids": np.array([5, 6, 7, 8, 9, 6, 1, 2, 3, 4]),  # examples 1 and 5 are the same image
+  }
+  batches = [batch(100 + cell.index) | busy for cell in cells(group)]
+  results = run(program(loss, group), group, batches)
+  for cell, b, (value, by_reducer, _) in zip(cells(group), batches, results, strict=True):
+    terms = _terms(loss, group, cell, b)
+    by_hand = {r: reference.reduced(terms, r, b["weights"].astype(int)) for r in REDUCERS}
     for reduce in REDUCERS:
-      close(by_reducer[reduce], _expected(loss, group, miner, distance, busy, reduce))
-    close(np.sum(by_reducer["none"]), by_reducer["sum"])
+      close(by_reducer[reduce], by_hand[reduce], about=(cell, reduce))
+    close(value, by_hand[reference.LOSSES[loss][2]], about=cell)
+    close(np.sum(by_reducer["none"]), by_reducer["sum"], about=cell)
 
 
 @cases
 def test_gradient_is_the_finite_difference(loss, group):
   """Along random directions in float64; the data are away from ties and kinks."""
   f, h = program(loss, group), 1e-6
-  for i, _, j, _ in _table(group):
-    b = batch(seed=7)
-    _, gradient = f(i, j, b)
-    direction = np.random.default_rng(i + j).normal(size=(N, D))
-    up, down = (f(i, j, b | {"x": b["x"] + s * direction})[0][0] for s in (h, -h))
-    close(np.sum(gradient * direction), (up - down) / (2 * h), rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-  ("loss", "group", "block_size"),
-  [(loss, group, 3) for loss, group in CASES] + [("margin", "one_row", b) for b in (1, 5, 64)],
-)
-def test_blocks_change_nothing(loss, group, block_size):
-  distance = reference.LOSSES[loss][1]
-  whole, blocked = program(loss, group), program(loss, group, block_size, names=(distance,))
-  for i in range(len(GROUPS[group])):
-    b = batch(seed=i) | {"where": np.arange(N) != 5, "ids": np.arange(N)[::-1].copy()}
-    jax.tree.map(close, blocked(i, 0, b), whole(i, DISTANCES.index(distance), b))
+  here = [batch(1000 + cell.index) for cell in cells(group)]
+  directions = np.random.default_rng(3).normal(size=(len(here), N, D))
+  moved = lambda s: [b | {"x": b["x"] + s * v} for b, v in zip(here, directions, strict=True)]
+  up, down, results = (run(f, group, b) for b in (moved(h), moved(-h), here))
+  for cell, b, v, result, *ends in zip(
+    cells(group), here, directions, results, moved(h), moved(-h), strict=True
+  ):
+    if loss in CONSTANT_WEIGHTS:
+      mine = cell.reference(group, b)
+      ends = [_expected(loss, group, cell, end, mine=mine, fixed=b["x"]) for end in ends]
+    else:
+      ends = [up[cell.index].value, down[cell.index].value]
+    slope = (ends[0] - ends[1]) / (2 * h)
+    np.testing.assert_allclose(
+      np.sum(result.gradient * v), slope, rtol=2e-5, atol=1e-8, err_msg=str(cell)
+    )
 
 
 @cases
@@ -98,81 +111,92 @@ def test_masked_is_removed(loss, group):
   f = program(loss, group)
   where = np.ones(N, bool)
   where[[0, 5]] = False
-  for i, miner, j, distance in _table(group):
-    b = batch(seed=11) | {"where": where}
-    (value, _), gradient = f(i, j, b)
-    garbage = b["x"].copy()
-    garbage[~where] = [[np.nan] * D, [np.inf, -1e300, 0.0, 1.0]]
-    (with_garbage, _), gradient_with_garbage = f(i, j, b | {"x": garbage})
-    assert value == with_garbage
-    np.testing.assert_array_equal(gradient, gradient_with_garbage)
-    assert not np.any(gradient[~where])
-    if GROUPS[group][miner][1] is not None:
-      small = {k: v if k == "key" else v[where] for k, v in b.items()}
-      close(value, _expected(loss, group, miner, distance, small))
+  b = batch(seed=11) | {"where": where}
+  garbage = b["x"].copy()
+  garbage[~where] = [[np.nan] * D, [np.inf, -1e300, 0.0, 1.0]]
+  results = zip(run(f, group, b), run(f, group, b | {"x": garbage}), strict=True)
+  small = {k: v if k == "seed" else v[where] for k, v in b.items()}
+  for cell, (clean, with_garbage) in zip(cells(group), results, strict=True):
+    assert clean.value == with_garbage.value, cell
+    np.testing.assert_array_equal(clean.gradient, with_garbage.gradient)
+    assert not np.any(clean.gradient[~where]), cell
+    if "random" not in cell.miner and "weighted" not in cell.miner:
+      close(clean.value, _expected(loss, group, cell, small), about=cell)
 
 
 @cases
 def test_order_does_not_matter(loss, group):
   f = program(loss, group)
   order = np.random.default_rng(5).permutation(N)
-  for i, miner, j, _ in _table(group):
-    if GROUPS[group][miner][1] is None:  # a random draw is made by column
+  b = batch(seed=13)
+  moved = {k: v if k == "seed" else v[order] for k, v in b.items()}
+  results = zip(run(f, group, b), run(f, group, moved), strict=True)
+  for cell, (given, shuffled) in zip(cells(group), results, strict=True):
+    if "random" in cell.miner or "weighted" in cell.miner:  # a draw is made by column
       continue
-    b = batch(seed=13)
-    (value, by_reducer), gradient = f(i, j, b)
-    moved = {k: v if k == "key" else v[order] for k, v in b.items()}
-    (moved_value, moved_by_reducer), moved_gradient = f(i, j, moved)
-    close(moved_value, value)
-    close(moved_gradient, gradient[order])
-    close(moved_by_reducer["none"], by_reducer["none"][order])
+    close(shuffled.value, given.value, about=cell)
+    close(shuffled.gradient, given.gradient[order], about=cell)
+    close(shuffled.by_reducer["none"], given.by_reducer["none"][order], about=cell)
 
 
 @cases
 def test_nan_is_never_hidden(loss, group):
-  f = program(loss, group)
-  for i, miner, j, _ in _table(group):
-    b = batch(seed=17)
-    one, all_of_them = b["x"].copy(), np.full((N, D), np.nan)
-    one[4] = np.nan  # the only example of its class: hardly any pair sees it
-    infinite = b["x"].copy()
-    infinite[2, 1] = np.inf
-    for x in (one, all_of_them, infinite):
-      for y in (b["y"], np.zeros(N, int), np.arange(N) % CLASSES):
-        (value, by_reducer), _ = f(i, j, b | {"x": x, "y": y})
-        bad = {name: v for name, v in by_reducer.items() if not np.any(np.isnan(v))}
-        assert np.isnan(value) and not bad, (miner, DISTANCES[j], bad)
+  f, b = program(loss, group), batch(seed=17)
+  one, all_of_them, infinite = b["x"].copy(), np.full((N, D), np.nan), b["x"].copy()
+  one[4] = np.nan  # the only example of its class: hardly any pair sees it
+  infinite[2, 1] = np.inf
+  for x in (one, all_of_them, infinite):
+    for y in (b["y"], np.zeros(N, int), np.arange(N) % CLASSES):
+      results = run(f, group, b | {"x": x, "y": y})
+      for cell, (value, by_reducer, _) in zip(cells(group), results, strict=True):
+        hidden = {name: v for name, v in by_reducer.items() if not np.any(np.isnan(v))}
+        assert np.isnan(value) and not hidden, (cell, hidden)
 
 
 @cases
 def test_other_values_compile_nothing(loss, group):
   f = program(loss, group)
-  f(0, 0, batch())
+  run(f, group, batch())
   before = len(f.traces)
   for seed in range(3):
-    f(1, seed, batch(seed) | {"y": np.arange(N) // (seed + 1), "where": np.arange(N) > seed})
+    labels = np.arange(N) // (seed + 1)
+    run(f, group, batch(seed) | {"y": labels, "where": np.arange(N) > seed})
   assert len(f.traces) == before and f._cache_size() == 1
+
+
+def _plain(loss, **options):
+  """As a user would call it: the loss's own distance and reducer, nothing switched."""
+
+  def value(x, b):
+    return losses.LOSSES[loss](x, b["y"], **arguments(b), **options, **LOSSES[loss])
+
+  return lambda b: jax.value_and_grad(value)(b["x"], b)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_vmap_is_a_loop(loss):
-  f = program(loss)
   batches = [batch(seed) | {"where": np.arange(N) != seed} for seed in range(3)]
-  stacked = jax.tree.map(lambda *a: jax.numpy.stack(a), *batches)
-  mapped = f.over_batches(4, 0, stacked)
-  for k, b in enumerate(batches):
-    jax.tree.map(lambda many, one, k=k: close(many[k], one), mapped, f(4, 0, b))
+  stacked = {k: np.stack([b[k] for b in batches]) for k in batches[0]}
+  mine = mining.create("random_positive+random_negative")
+
+  def both(stacked):
+    one = _plain(loss, mining_fn=mine)
+    return jax.vmap(one)(stacked), jax.lax.map(one, stacked)
+
+  mapped, looped = compiled(both)(stacked)
+  assert np.any(mapped[0])
+  jax.tree.map(close, mapped, looped)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_jit_is_eager(loss):
-  """Called as a user would: plain arrays, nothing but the loss inside jit, options static."""
+  """Plain arrays, nothing but the loss inside jit, options static."""
   x, y = batch(seed=23)["x"], batch()["y"]
   fn = losses.LOSSES[loss]
-  eager = fn(x, y, mining_fn=mining.nearest_positive, **LOSSES[loss])
-  static = jax.jit(fn, static_argnames=("mining_fn", "block_size"))
-  for block_size in (None, 4):
-    options = {"mining_fn": mining.nearest_positive, "block_size": block_size}
-    close(static(x, y, **options, **LOSSES[loss]), eager)
-    close(static(x[::-1], y[::-1], **options, **LOSSES[loss]), eager)
-  assert static._cache_size() == 2
+  options = {"mining_fn": mining.nearest_positive, **LOSSES[loss]}
+  expected = fn(x, y, **options)
+  static = jax.jit(fn, static_argnames=("mining_fn", "bins"))
+  for order in (slice(None), slice(None, None, -1)):
+    close(static(x[order], y[order], **options), expected)
+  assert static._cache_size() == 1
+  assert expected == fn(x, y, reduce_fn=default_reducer(loss), **options)

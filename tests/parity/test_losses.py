@@ -33,7 +33,6 @@ class Case(NamedTuple):
   settings: tuple
   layouts: tuple = tuple(LAYOUTS)
   rtol: float = 1e-10
-  coincident: float = helpers.COINCIDENT
 
 
 def without(*names):
@@ -61,6 +60,7 @@ SQUARED = {"distance": LpDistance(power=2)}
 RAW = {"distance": LpDistance(normalize_embeddings=False)}
 RAW_SQUARED = {"distance": LpDistance(normalize_embeddings=False, power=2)}
 RAW_SNR = {"distance": SNRDistance(normalize_embeddings=False)}
+PER_ANCHOR = {"reducer": their_reducers.PerAnchorReducer()}
 MEAN = {"reducer": their_reducers.MeanReducer()}
 
 CASES = {
@@ -161,6 +161,12 @@ CASES = {
     losses.ntxent_loss,
     tuple(({"temperature": t}, make("NTXentLoss", temperature=t)) for t in (0.07, 0.5)),
   ),
+  "ntxent_mean": Case(
+    # Theirs divides by all anchors, ours by those that have a pair.
+    functools.partial(losses.ntxent_loss, reduce_fn=reducers.mean),
+    (({"temperature": 0.2}, make("NTXentLoss", temperature=0.2, **PER_ANCHOR)),),
+    layouts=("equal", "one_class"),
+  ),
   "supcon": Case(
     losses.supcon_loss,
     tuple(({"temperature": t}, make("SupConLoss", temperature=t)) for t in (0.1, 0.5)),
@@ -234,8 +240,8 @@ def test_values_and_gradients(name):
   program = helpers.Program(case.ours)
   for options, module in case.settings:
     for layout, x, y in batches(case.layouts):
-      rtol = case.coincident if layout.startswith("duplicated") else case.rtol
       expected = helpers.theirs(module, x, y)
+      rtol = helpers.tolerance(layout, case.rtol)
       check(program(x, y, **options), expected, rtol, layout=layout)
 
 

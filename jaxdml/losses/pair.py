@@ -40,7 +40,7 @@ def contrastive_loss(
   Args:
     positive_margin: m_p, below which a positive costs nothing.
     negative_margin: m_n, beyond which a negative costs nothing.
-    power: k; 1 is the linear form that some libraries call contrastive.
+    power: k; 1 is the linear form, pytorch-metric-learning's.
 
   Returns:
     The reduced loss; shared arguments and errors: docs/conventions.md.
@@ -78,7 +78,9 @@ def margin_loss(margin: float = 0.2, beta: Array | float = 1.2, nu: float = 0.0)
 
   sum_p [d(a, p) - beta_a + margin]_+ + sum_n [beta_a - d(a, n) + margin]_+ over the number of
   active pairs, plus nu * beta_a for each row with a pair: each anchor, or, behind
-  `expand_positives`, each of its positives (Wu et al., arXiv 1706.07567).
+  `expand_positives`, each of its positives (Wu et al., arXiv 1706.07567). pytorch-metric-learning's
+  counts a pair once for each triplet that it is in, leaves out anchors without a triplet, and adds
+  the nu beta of a single boundary undivided.
 
   Args:
     margin: half the width of the band that must stay empty.
@@ -117,7 +119,8 @@ def multi_similarity_loss(alpha: float = 2.0, beta: float = 50.0, base: float = 
   """Multi-similarity loss: soft sums over the positives and the negatives of an anchor.
 
   1/alpha log(1 + sum_p exp(-alpha (s_ap - base))) + 1/beta log(1 + sum_n exp(beta (s_an - base)))
-  with s = 1 - distance (Wang et al., arXiv 1904.06627). The paper's pair mining is a miner.
+  with s = 1 - distance (Wang et al., arXiv 1904.06627). The paper's pair mining is a miner; anchors
+  that it leaves without a pair are not averaged over (pytorch-metric-learning counts them as 0).
 
   Args:
     alpha: sharpness over positives.

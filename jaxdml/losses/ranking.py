@@ -89,7 +89,8 @@ def smooth_ap_loss(temperature: float = 0.01) -> RowFn:
 
   1 - 1/N+ sum_p (1 + sum_{j in positives} g_j) / (1 + sum_{j in all} g_j), j other than p, with
   g_j = sigmoid((d(a, p) - d(a, j)) / T); averaged over anchors with a positive (Brown et al.,
-  arXiv 2007.12163). The anchor does not retrieve itself; the authors' code lets it, at rank 1.
+  arXiv 2007.12163). The anchor does not retrieve itself; the authors' code and
+  pytorch-metric-learning let it, at rank 1: so does this for references without ids.
   Reverse-mode differentiable only.
 
   Args:
@@ -126,7 +127,8 @@ def histogram_loss(bins: int = 100) -> TwoPass:
   of all positive and all negative pairs over bins + 1 nodes in [-1, 1] (Ustinova and Lempitsky,
   arXiv 1611.00822). It is computed as the mean over positive pairs of the share of negatives beyond
   them, so it has one value an anchor; the negatives' histogram is summed over all anchors first
-  (over devices too, given `axis_name`). Reverse-mode differentiable only.
+  (over devices too, given `axis_name`). pytorch-metric-learning leaves out pairs that are in no
+  triplet, those of two images alone in their classes. Reverse-mode differentiable only.
 
   Args:
     bins: intervals between -1 and 1; similarities beyond count as these.

@@ -49,7 +49,8 @@ def npair_loss(l2_reg: float = 0.0) -> RowFn:
 
   mean_p log(1 + sum_n exp(s_an - s_ap)) + l2_reg / 4 (||a||^2 + mean_p ||p||^2) with s = -distance,
   inner products of unnormalised embeddings by default (Sohn, NIPS 2016; the L2 term as HDML's code
-  has it, arXiv 1903.05503). With one positive a row it is softmax cross-entropy.
+  has it, arXiv 1903.05503). With one positive a row it is softmax cross-entropy;
+  pytorch-metric-learning has that only, on two images of each class, normalised by default.
 
   Args:
     l2_reg: weight of the L2 term; 3e-3 on Cars196 and 1.5e-2 on CUB in HDML.
@@ -110,7 +111,8 @@ def supcon_loss(temperature: float = 0.1) -> RowFn:
   """Supervised contrastive loss: every positive against all the row's pairs.
 
   -mean_p log(exp(s_ap / T) / sum_{j in positives and negatives} exp(s_aj / T)) with s = -distance,
-  averaged over anchors with a positive (Khosla et al., arXiv 2004.11362, eq. 2, L_out).
+  averaged over anchors with a positive (Khosla et al., arXiv 2004.11362, eq. 2, L_out). A batch
+  without negatives still has a loss; in pytorch-metric-learning it is 0.
 
   Args:
     temperature: T > 0.
@@ -143,7 +145,8 @@ def nca_loss(temperature: float = 1.0) -> RowFn:
 
   -log(sum_p exp(-d(a, p) / T) / sum_{j in positives and negatives} exp(-d(a, j) / T)), averaged
   over anchors with a positive (Goldberger et al., NIPS 2004, the log form; squared distances of
-  unnormalised embeddings). One near positive suffices, so classes may keep several modes.
+  unnormalised embeddings, which pytorch-metric-learning normalises by default). One near positive
+  suffices, so classes may keep several modes.
 
   Args:
     temperature: T > 0, in units of the distance.
@@ -202,8 +205,8 @@ def angular_loss(alpha: float = math.radians(40.0)) -> RowFn:
 
   log(1 + sum_n exp(4 t (s_an + s_pn) - 2 (1 + t) s_ap)) with t = tan(alpha)^2 and s = 1 - distance,
   averaged over all (anchor, positive) pairs (Wang et al., arXiv 1708.01682, eq. 8 on normalised
-  embeddings). The negatives are the anchor's. Costs a matrix product for every positive of a row;
-  reverse-mode differentiable only.
+  embeddings; pytorch-metric-learning leaves the negatives as they are). The negatives are the
+  anchor's. Costs a matrix product for every positive of a row; reverse-mode differentiable only.
 
   Args:
     alpha: upper bound of the angle, in radians; the paper's range is 36 to 55 degrees.

@@ -69,7 +69,8 @@ def generalized_lifted_structure_loss(margin: float = 1.0) -> RowFn:
   """Generalised lifted structured loss: a soft farthest positive against a soft nearest negative.
 
   [log sum_p exp(d(a, p)) + log sum_n exp(m - d(a, n))]_+, averaged over anchors that have both
-  (Hermans et al., arXiv 1703.07737, eq. 10).
+  (Hermans et al., arXiv 1703.07737, eq. 10). pytorch-metric-learning averages over all anchors, the
+  log of an empty sum taken as 0.
 
   Args:
     margin: m, in units of the distance.
@@ -144,6 +145,8 @@ def ranked_list_loss(
   (1 - b) mean_p [d(a, p) - (alpha - m)]_+ + b mean_n [alpha - d(a, n)]_+, means over the violating
   pairs weighted by w = exp(T violation), which is a constant (Wang et al., arXiv 1903.03238);
   averaged over anchors with a pair. Hinge instead of a pull to 0 keeps classes' structure.
+  pytorch-metric-learning differentiates the weights too, adds 1e-5 a reference to their sum, and
+  skips negatives at distance 0.
 
   Args:
     alpha: radius beyond which negatives are left alone, in units of the distance.

@@ -55,7 +55,7 @@ def semihard_negative(pairs: Pairs, /) -> Pairs:
   n = argmin_{n: d(a, n) > d(a, p)} d(a, n), with p the row's farthest positive; combine it with
   `nearest_positive`, or with `expand_positives` for the paper's one row a pair.
   Fallback: where no negative is farther than p, the farthest negative is taken, the one closest to
-  being semihard. A row without a positive keeps no negative.
+  being semihard; pytorch-metric-learning drops the row. A row without a positive keeps no negative.
   """
   farthest = jnp.max(
     jnp.where(pairs.positive, pairs.distances, -jnp.inf), axis=1, keepdims=True, initial=-jnp.inf

@@ -37,8 +37,14 @@ def _top(x: Array, mask: Array) -> Array:
   return jax.lax.stop_gradient(jnp.max(jnp.where(mask, x, -jnp.inf), axis=1, initial=-jnp.inf))
 
 
+def _below(x: Array, top: Array) -> Array:
+  """x - top <= 0, exactly 0 at the top: a fused multiply-add would leave x's rounding there."""
+  below = x - top
+  return below - jax.lax.stop_gradient(jnp.where(x < top, 0.0, below))
+
+
 def _sum_exp(x: Array, mask: Array, top: Array) -> Array:
-  return jnp.sum(jnp.exp(jnp.where(mask, x - top[:, None], -jnp.inf)), axis=1)
+  return jnp.sum(jnp.exp(jnp.where(mask, _below(x, top[:, None]), -jnp.inf)), axis=1)
 
 
 def log1p_sum_exp(x: Array, mask: Array) -> Array:
@@ -78,7 +84,7 @@ def log_sum_exp_pair(
   floor = 0.0 if add_one else -jnp.inf
   tops = [jnp.where(e, 0.0, jnp.maximum(top, floor)) for e, top in zip(empty, tops, strict=True)]
   shift = jnp.where(positive, tops[0][:, None], tops[1][:, None])
-  powers = jnp.exp(jnp.where(positive | negative, x - shift, -jnp.inf))
+  powers = jnp.exp(jnp.where(positive | negative, _below(x, shift), -jnp.inf))
   totals = [row_sum(powers, positive), row_sum(powers, ~positive)]
   if add_one:
     return tuple(_log1p(total, top) for total, top in zip(totals, tops, strict=True))

@@ -215,11 +215,17 @@ def parametric_loss(
       row_fn, penalty = made if isinstance(made, Penalized) else (made, None)
       flat = vectors.reshape(-1, vectors.shape[-1])
       classes = jnp.arange(vectors.shape[0], dtype=jnp.int32)
+      axis_name = mapped_axis(reduce_fn, axis_name)
+      ids = None
+      if axis_name is not None:  # a random miner draws by slot of the global batch
+        n = embeddings.shape[0]
+        ids = jax.lax.axis_index(axis_name) * n + jnp.arange(n, dtype=jnp.int32)
       value = engine(
         embeddings,
         labels,
         row_fn=_by_class(row_fn, vectors, where),
         refs=Refs(flat, jnp.repeat(classes, flat.shape[0] // vectors.shape[0])),
+        ids=ids,
         where=where,
         weights=weights,
         distance_fn=distance_fn,
@@ -227,11 +233,11 @@ def parametric_loss(
         key=key,
         reduce_fn=reduce_fn,
         block_size=block_size,
-        **({} if axis_name is None else {"axis_name": axis_name}),
+        axis_name=axis_name,
       )
       if penalty is None:
         return value
-      return _with_penalty(value, penalty(vectors), mapped_axis(reduce_fn, axis_name))
+      return _with_penalty(value, penalty(vectors), axis_name)
 
     own = list(inspect.signature(make_row_fn).parameters.values())
     shared = list(inspect.signature(loss, follow_wrapped=False).parameters.values())

@@ -218,9 +218,8 @@ def proxy_anchor_loss(
   axis_name = mapped_axis(reduce_fn, axis_name)
   num_classes = proxies.shape[0]
   classes = jnp.arange(num_classes, dtype=jnp.int32)
-  real, extra = None, {}
+  real = None
   if axis_name is not None:
-    extra = {"axis_name": axis_name}
     everywhere = lambda a: None if a is None else jax.lax.all_gather(a, axis_name, tiled=True)
     x, y, where, weights = (everywhere(a) for a in (x, y, where, weights))
     devices = jax.lax.psum(1, axis_name)
@@ -271,7 +270,7 @@ def proxy_anchor_loss(
     key=key,
     reduce_fn=reduce_fn,
     block_size=block_size,
-    **extra,
+    axis_name=axis_name,
   )
 
 

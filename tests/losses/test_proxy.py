@@ -149,7 +149,7 @@ def _loss(name, learnt, images, labels, where, weights, **options):
   )  # fmt: skip
 
 
-def _check(name, mapped, classes=5, **options):
+def _check(name, mapped, classes=5, one=None, **options):
   labels = np.arange(DEVICES * EACH).reshape(DEVICES, EACH) % (classes - 1)
   data = (IMAGES, labels, WHERE, WEIGHTS)
   learnt = {"encoder": ENCODER, "params": init(name, classes=classes, dim=D)}
@@ -160,7 +160,7 @@ def _check(name, mapped, classes=5, **options):
 
   values, gradients = jax.device_get(mapped(device)(learnt, *data))
   whole = [a.reshape(-1, *a.shape[2:]) for a in data]
-  one = compiled(jax.value_and_grad(functools.partial(_loss, name)))
+  one = compiled(jax.value_and_grad(one or functools.partial(_loss, name)))
   value, gradient = jax.device_get(one(learnt, *whole))
   assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient))
   np.testing.assert_array_equal(values, values[0])  # the same bits on every device
@@ -209,6 +209,13 @@ def test_axis_bound_to_the_reducer(name):
   """Two proxies a device and a half-filled one: 11 classes, padded to 16."""
   reduce_fn = functools.partial(reducers.mean, axis_name="batch")
   _check(name, by_shard_map, classes=11, reduce_fn=reduce_fn)
+
+
+@pytest.mark.parametrize("name", ["proxy_nca", "proxy_anchor"])
+def test_random_mining_draws_the_same_on_any_number_of_devices(name):
+  options = {"mining_fn": mining.random_negative, "key": jax.random.key(3)}
+  one = functools.partial(_loss, name, **options)
+  _check(name, by_vmap, one=one, axis_name="batch", **options)
 
 
 def test_bad_example_on_one_device_is_nan_on_all():

@@ -30,9 +30,27 @@ def program(name, **options):
   return compiled(jax.value_and_grad(loss, argnums=(0, 1)))
 
 
-@pytest.mark.parametrize("name", LOSSES)
+def tile(a):
+  return np.tile(a, (N,) + (1,) * a.ndim)
+
+
+def test_private_references_of_lifted_structure_have_no_other_anchors():
+  refs = [tile(a) for a in (RX.astype(float), RY, WHERE, R_IDS)]
+  expected = reference.loss(
+    "lifted_structure", X.astype(float), Y, refs=refs, ids=IDS,
+    mine=reference.chain(reference.nearest_positive), **LOSSES["lifted_structure"],
+  )  # fmt: skip
+  given = [tile(a) for a in (RX, RY, WHERE, R_IDS)]
+  value, gradients = program("lifted_structure")(X, *given)
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  blocked, blocked_gradients = program("lifted_structure", block_size=2)(X, *given)
+  np.testing.assert_allclose(blocked, value, rtol=1e-6)
+  for a, b in zip(blocked_gradients, gradients, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "lifted_structure"])
 def test_private_refs_equal_shared_ones_when_tiled(name):
-  tile = lambda a: np.tile(a, (N,) + (1,) * a.ndim)
   shared, (to_x, to_refs) = program(name)(X, RX, RY, WHERE, R_IDS)
   expected = reference.loss(
     name, X.astype(float), Y, refs=(RX.astype(float), RY, WHERE, R_IDS), ids=IDS,

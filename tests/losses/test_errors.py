@@ -72,9 +72,43 @@ CASES = {
     ), ValueError,
     "need 0 < cutoff < max_distance < 2; got cutoff=1.5, max_distance=1.4",
   ),
+  "no nearest positives": (
+    lambda: LOSS(X, Y, mining_fn=mining.create("nearest_positives", k=0)), ValueError,
+    "k must be at least 1; got 0",
+  ),
+  "a negative number of negatives": (
+    lambda: LOSS(X, Y, mining_fn=mining.create("hardest_negatives", k=-2)), ValueError,
+    "k must be at least 1; got -2",
+  ),
+  "flat hyperbolic space": (
+    lambda: distances.hyperbolic(curvature=0.0), ValueError, "curvature must be positive; got 0.0",
+  ),
+  "spherical hyperbolic space": (
+    lambda: distances.create("hyperbolic", curvature=-1.0), ValueError,
+    "curvature must be positive; got -1.0",
+  ),
+  "nothing within the clip radius": (
+    lambda: distances.hyperbolic(clip_radius=0), ValueError, "clip_radius must be positive; got 0",
+  ),
+  "a curvature that is no number": (
+    lambda: distances.hyperbolic(curvature=float("nan")), ValueError,
+    "curvature must be positive; got nan",
+  ),
+  "unknown option of hyperbolic": (
+    lambda: distances.create("hyperbolic", radius=2.0), ValueError,
+    r"distance 'hyperbolic' has no option \['radius'\]; valid options: curvature, clip_radius",
+  ),
+  "option of a distance that has none": (
+    lambda: distances.create("cosine", curvature=1.0), ValueError,
+    r"distance 'cosine' has no option \['curvature'\]; valid options: none",
+  ),
+  "option of another miner": (
+    lambda: mining.create("multi_similarity_filter", k=2), ValueError,
+    r"none of the miners in 'multi_similarity_filter' takes the options \['k'\]",
+  ),
   "unknown loss": (
     lambda: losses.create("tripplet"), ValueError,
-    "unknown loss 'tripplet'; valid names: contrastive, margin",
+    "unknown loss 'tripplet'; valid names: angular, arcface, circle",
   ),
   "unknown option": (
     lambda: losses.create("triplet", beta=1.0), ValueError,

@@ -10,7 +10,7 @@ import pytest
 from jaxdml import losses, mining
 from jaxdml.types import Pairs
 from tests.losses import reference
-from tests.losses.table import compiled
+from tests.losses.table import LOSSES, compiled
 
 
 def create(names, **options):
@@ -68,6 +68,105 @@ def test_by_hand(name, distances, before, after):
   mined = create(name)(given)
   assert kinds(mined) == [after]
   np.testing.assert_array_equal(mined.distances, given.distances)
+
+
+K_CASES = [
+  # miner, k, distances, before, after
+  ("nearest_positives", 1, [3, 1, 2, 0], "pppn", ".p.n"),
+  ("nearest_positives", 2, [3, 1, 2, 0], "pppn", ".ppn"),
+  ("nearest_positives", 2, [1, 1, 1, 1], "npp.", "npp."),  # just as many as k
+  ("nearest_positives", 2, [2, 1, 2, 2], "pppp", "pp.."),  # a tie: the lowest columns
+  ("nearest_positives", 3, [5, 1, 2, 0], "ppnn", "ppnn"),  # fewer than k: all
+  ("nearest_positives", 2, [0, 1, 2, 3], ".n.n", ".n.n"),  # no positive
+  ("nearest_positives", 2, [0, 9, 8, 1], "nppp", "n.pp"),  # masked minima take no place
+  ("nearest_positives", 4, [3, 1, 2, 0], "pppn", "pppn"),  # the whole row
+  ("nearest_positives", 9, [3, 1, 2, 0], "pp.n", "pp.n"),  # more than the row is long
+  ("hardest_negatives", 1, [1, 3, 2, 4], "pnnn", "p.n."),
+  ("hardest_negatives", 2, [1, 3, 2, 4], "pnnn", "pnn."),
+  ("hardest_negatives", 2, [1, 2, 2, 2], "pnnn", "pnn."),  # a tie
+  ("hardest_negatives", 3, [1, 3, 2, 4], "p.nn", "p.nn"),  # fewer than k
+  ("hardest_negatives", 2, [1, 2, 0, 0], "pp..", "pp.."),  # no negative
+  ("hardest_negatives", 2, [1, 2, 0, 3], "..nn", "..nn"),  # an anchor without positive keeps them
+  ("hardest_negatives", 9, [1, 2, 0, 3], "pnnn", "pnnn"),
+  ("nearest_positives+hardest_negatives", 1, [4, 3, 2, 1], "ppnn", ".p.n"),
+]
+
+
+@pytest.mark.parametrize(("names", "k", "distances", "before", "after"), K_CASES)
+def test_the_k_nearest_by_hand(names, k, distances, before, after):
+  given = pairs([distances], [before])
+  mined = create(names, k=k)(given)
+  assert kinds(mined) == [after]
+  np.testing.assert_array_equal(mined.distances, given.distances)
+
+
+def test_one_of_the_k_nearest_is_the_nearest():
+  rng = np.random.default_rng(0)
+  d = rng.integers(0, 4, (200, 9))  # full of ties
+  given = pairs(d, ["".join(row) for row in rng.choice(list("pn."), (200, 9))])
+  for one, several in (
+    ("nearest_positive", "nearest_positives"),
+    ("hardest_negative", "hardest_negatives"),
+  ):
+    assert kinds(create(one)(given)) == kinds(create(several, k=1)(given))
+  everything = create("nearest_positives+hardest_negatives", k=9)
+  assert kinds(everything(given)) == kinds(given)
+
+
+FILTER_CASES = [
+  # epsilon, distances, before, after
+  (0.0, [1, 3, 2, 4], "ppnn", ".pn."),  # 1 is nearer than every negative, 4 farther than positives
+  (1.5, [1, 3, 2, 4], "ppnn", "ppnn"),
+  (0.0, [2, 2, 2, 9], "pnn.", "...."),  # equal is not beyond
+  (0.5, [2, 2, 2, 9], "pnn.", "pnn."),
+  (0.5, [1, 2, 3, 4], "ppnn", "...."),  # separated: nothing to learn
+  (-1.0, [3, 1, 2, 2.5], "pnnn", "pn.."),  # a negative epsilon asks for more than a violation
+  (0.1, [1, 2, 3, 4], "pppp", "...."),  # no negative: no positives
+  (0.1, [1, 2, 3, 4], ".nnn", "...."),  # no positive: no negatives
+  (0.1, [0, 9, 3, 2], ".ppn", ".ppn"),  # what is masked counts for nothing
+]
+
+
+@pytest.mark.parametrize(("epsilon", "distances", "before", "after"), FILTER_CASES)
+def test_multi_similarity_filter_by_hand(epsilon, distances, before, after):
+  given = pairs([distances], [before])
+  mined = create("multi_similarity_filter", epsilon=epsilon)(given)
+  assert kinds(mined) == [after]
+  np.testing.assert_array_equal(mined.distances, given.distances)
+
+
+def test_multi_similarity_filter_has_the_papers_epsilon():
+  given = pairs([[1.0, 1.05, 1.15]], ["pnn"])  # 0.1: one negative is within it
+  assert kinds(create("multi_similarity_filter")(given)) == ["pn."]
+
+
+NEW = {
+  "nearest_positives": (2, lambda row: reference.nearest_positives(row, 2)),
+  "hardest_negatives": (3, lambda row: reference.hardest_negatives(row, 3)),
+  "multi_similarity_filter": (None, reference.multi_similarity_filter),
+}
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_random_rows_are_the_references(name):
+  rng = np.random.default_rng(1)
+  d = rng.integers(0, 12, (300, 8)) / 4.0  # ties
+  before = ["".join(row) for row in rng.choice(list("pn."), (300, 8))]
+  k, by_hand = NEW[name]
+  mined = create(name, **({} if k is None else {"k": k}))(pairs(d, before))
+  expected = []
+  for row, kind in zip(d, before, strict=True):
+    columns = lambda c, kind=kind: [j for j, v in enumerate(kind) if v == c]
+    (kept,) = by_hand(reference.Row(0, list(row), columns("p"), columns("n"), 0, 0, 0, 0))
+    sides = dict.fromkeys(kept.positives, "p") | dict.fromkeys(kept.negatives, "n")
+    expected.append("".join(sides.get(j, ".") for j in range(8)))
+  assert kinds(mined) == expected
+
+
+def test_infinite_and_nan_distances_take_no_ones_place():
+  given = pairs([[np.inf, 1, 2, 3], [np.nan, 1, 2, 3]], ["ppnn", "ppnn"])
+  mined = create("nearest_positives", k=1)(given)
+  assert kinds(mined)[0] == ".pnn" and kinds(mined)[1].count("p") <= 1
 
 
 def test_chain_applies_from_left_to_right_and_nothing_changes_nothing():
@@ -169,7 +268,7 @@ def test_distance_weighted_extremes():
   assert kinds(mine(pairs([[0.0, 1.0]], ["p."], keys))) == ["p."]
 
 
-@pytest.mark.parametrize("loss", losses.TUPLE_LOSSES)
+@pytest.mark.parametrize("loss", LOSSES)
 def test_easy_positive_sampling_with_every_loss(loss):
   rng = np.random.default_rng(3)
   x, y = rng.normal(size=(9, 4)), np.array([0, 0, 0, 0, 1, 1, 1, 2, 2])

@@ -64,10 +64,17 @@ def matmul(x: Array, y: Array, *, transposed: bool = False) -> Array:
   )
 
 
+@jax.custom_jvp
 def safe_sqrt(x: Array) -> Array:
-  """sqrt(x) for x >= 0 with gradient 0, not infinity, at x = 0; NaN stays NaN."""
-  zero = x <= 0
-  return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, x)))
+  """sqrt(x), 0 for x < 0; its gradient at x <= 0 is 0, not infinity. NaN stays NaN."""
+  return jnp.sqrt(jnp.maximum(x, 0.0))
+
+
+@safe_sqrt.defjvp
+def _safe_sqrt_jvp(primals, tangents):
+  root = safe_sqrt(primals[0])
+  zero = root <= 0
+  return root, jnp.where(zero, 0.0, 0.5 / jnp.where(zero, 1.0, root)) * tangents[0]
 
 
 def l2_normalize(x: Array) -> Array:
@@ -79,7 +86,7 @@ def l2_normalize(x: Array) -> Array:
   return jnp.where(zero, 0.0, x * jax.lax.rsqrt(jnp.where(zero, 1.0, square)))
 
 
-def product_distance(prepare: Prepare) -> Callable:
+def product_distance(prepare: Prepare, bounds: tuple[float, float] | None = None) -> Callable:
   """Decorator: a distance that reads its two inputs through one matrix product.
 
   It turns combine(products [n, m], x_terms, y_terms) -> [n, m] into a `DistanceFn` which shows
@@ -88,6 +95,8 @@ def product_distance(prepare: Prepare) -> Callable:
   Args:
     prepare: x [n, d] -> (features [n, k] to multiply, a tuple of terms [n]); combine is given the
       x_terms as [n, 1] and the y_terms as [1, m].
+    bounds: smallest and largest distance, up to rounding, whatever the inputs; None if there is no
+      such pair. Losses skip a pass where it shows that no exponential overflows.
   """
 
   def decorate(combine: Callable[..., Array]) -> DistanceFn:
@@ -99,7 +108,7 @@ def product_distance(prepare: Prepare) -> Callable:
       return combine(matmul(fx, fy), columns, rows)
 
     distance.__signature__ = inspect.signature(distance, follow_wrapped=False)
-    distance.prepare, distance.combine = prepare, combine
+    distance.prepare, distance.combine, distance.bounds = prepare, combine, bounds
     return distance
 
   return decorate
@@ -146,7 +155,7 @@ def dot(products, x_terms, y_terms):
   return -products
 
 
-@product_distance(_unit)
+@product_distance(_unit, bounds=(0.0, 2.0))
 def cosine(products, x_terms, y_terms):
   """1 - cos(x_i, y_j), in [0, 2]; the similarity is 1 minus this distance."""
   del x_terms, y_terms
@@ -228,8 +237,14 @@ def normalized(distance_fn: DistanceFn) -> DistanceFn:
   def on_the_sphere(x: Array, y: Array, /) -> Array:
     return distance_fn(l2_normalize(x), l2_normalize(y))
 
-  if hasattr(distance_fn, "prepare"):
-    on_the_sphere.prepare = lambda x: distance_fn.prepare(l2_normalize(x))
+  prepare = getattr(distance_fn, "prepare", None)
+  if prepare is not None:
+    on_the_sphere.prepare = lambda x: prepare(l2_normalize(x))
+  if prepare is _square_norm:
+    # The norm of a unit vector is constant: without its gradient two passes are saved.
+    fixed = lambda unit: (unit, jax.lax.stop_gradient(_square_norm(unit)[1]))
+    on_the_sphere.prepare = lambda x: fixed(l2_normalize(x))
+    on_the_sphere.bounds = (0.0, 4.0 if distance_fn is squared_euclidean else 2.0)
   on_the_sphere.__name__ = f"normalized_{getattr(distance_fn, '__name__', 'distance')}"
   return on_the_sphere
 

@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxdml.distances import safe_sqrt
-from jaxdml.types import Array
+from jaxdml.types import Array, DistanceFn
 
 __all__ = [
+  "distance_bounds",
+  "fits",
   "log1p_sum_exp",
   "log_sum_exp",
   "log_sum_exp_pair",
@@ -63,8 +65,28 @@ def _log1p(total: Array, top: Array) -> Array:
   return jnp.log1p(jnp.expm1(-top) + total) + top
 
 
-def log_sum_exp(x: Array, mask: Array) -> Array:
-  """log sum_j exp(x_ij) over the masked j, [r]; 0 for an empty row (mask the result)."""
+def fits(low: float, high: float) -> bool:
+  """Whether exp of anything between the two, and millions of them, keep their digits in float32."""
+  return low >= -80.0 and high <= 60.0
+
+
+def distance_bounds(distance_fn: DistanceFn) -> tuple[float, float] | None:
+  """Smallest and largest distance, where the distance has such."""
+  return getattr(distance_fn, "bounds", None)
+
+
+def log_sum_exp(x: Array, mask: Array, *, bounded: bool = False) -> Array:
+  """log sum_j exp(x_ij) over the masked j, [r]; 0 for an empty row (mask the result).
+
+  Args:
+    x: [r, m].
+    mask: [r, m] bool.
+    bounded: x is known to be in a range that `fits`: no search for the largest.
+  """
+  if bounded:
+    total = jnp.sum(jnp.exp(jnp.where(mask, x, -jnp.inf)), axis=1)
+    some = total > 0
+    return jnp.where(some, jnp.log(jnp.where(some, total, 1.0)), 0.0)
   top = _top(x, mask)
   some = top > -jnp.inf
   top = jnp.where(some, top, 0.0)
@@ -73,33 +95,46 @@ def log_sum_exp(x: Array, mask: Array) -> Array:
 
 
 def log_sum_exp_pair(
-  x: Array, positive: Array, negative: Array, *, add_one: bool
+  x: Array, positive: Array, negative: Array, *, add_one: bool, bounded: bool = False
 ) -> tuple[Array, Array]:
   """(log_sum_exp over the positives, over the negatives), or log1p_sum_exp of both.
 
-  One exponential an entry serves both; the masks must not overlap.
+  One exponential an entry serves both; the masks must not overlap. `bounded` as in log_sum_exp.
   """
-  tops = _top(x, positive), _top(x, negative)
-  empty = [top == -jnp.inf for top in tops]
-  floor = 0.0 if add_one else -jnp.inf
-  tops = [jnp.where(e, 0.0, jnp.maximum(top, floor)) for e, top in zip(empty, tops, strict=True)]
-  shift = jnp.where(positive, tops[0][:, None], tops[1][:, None])
-  powers = jnp.exp(jnp.where(positive | negative, _below(x, shift), -jnp.inf))
+  kept = positive | negative
+  if bounded:
+    powers = jnp.exp(jnp.where(kept, x, -jnp.inf))
+    tops, empty = [0.0, 0.0], None
+  else:
+    tops = _top(x, positive), _top(x, negative)
+    empty = [top == -jnp.inf for top in tops]
+    floor = 0.0 if add_one else -jnp.inf
+    tops = [jnp.where(e, 0.0, jnp.maximum(top, floor)) for e, top in zip(empty, tops, strict=True)]
+    shift = jnp.where(positive, tops[0][:, None], tops[1][:, None])
+    powers = jnp.exp(jnp.where(kept, _below(x, shift), -jnp.inf))
   totals = [row_sum(powers, positive), row_sum(powers, ~positive)]
   if add_one:
+    if bounded:
+      return tuple(jnp.log1p(total) for total in totals)
     return tuple(_log1p(total, top) for total, top in zip(totals, tops, strict=True))
+  empty = [total == 0 for total in totals] if empty is None else empty
   log = lambda total, top, e: jnp.where(e, 0.0, jnp.log(jnp.where(e, 1.0, total)) + top)
   return tuple(log(*args) for args in zip(totals, tops, empty, strict=True))
 
 
+@jax.custom_jvp
 def softplus(x: Array) -> Array:
-  """log(1 + exp(x)), with fewer passes than jax.nn.softplus on a CPU; NaN stays NaN.
+  """log(1 + exp(x)), in fewer passes than jax.nn.softplus on a CPU; NaN stays NaN.
 
   >>> print(jax.grad(softplus)(0.0))
   0.5
   """
-  # min(x, -x), not -|x|: at a tie JAX halves the slope of min, but gives |x| the slope 1.
-  return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(jnp.minimum(x, -x)))
+  return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+@softplus.defjvp
+def _softplus_jvp(primals, tangents):
+  return softplus(primals[0]), jax.nn.sigmoid(primals[0]) * tangents[0]
 
 
 def sine(cosine: Array) -> Array:

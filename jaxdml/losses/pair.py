@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxdml import distances
 from jaxdml.losses import reducers
 from jaxdml.losses.core import tuple_loss
-from jaxdml.losses.numerics import log_sum_exp_pair
+from jaxdml.losses.numerics import distance_bounds, fits, log_sum_exp_pair
 from jaxdml.losses.pairs import RowFn, element_rows
 from jaxdml.types import Array, Pairs, Rows
 
@@ -108,6 +108,8 @@ def margin_loss(margin: float = 0.2, beta: Array | float = 1.2, nu: float = 0.0)
       boundary[:, None] - pairs.distances,
     )
     rows = element_rows(jax.nn.relu(signed + margin), pairs.positive | pairs.negative)
+    if isinstance(nu, (int, float)) and not nu:
+      return rows
     used = rows.elements > 0
     return rows._replace(total=rows.total + jnp.where(used, nu * boundary, 0.0))
 
@@ -131,11 +133,19 @@ def multi_similarity_loss(alpha: float = 2.0, beta: float = 50.0, base: float = 
     The reduced loss; shared arguments and errors: docs/conventions.md.
   """
 
+  def bounded(distance_fn) -> bool:
+    bounds = distance_bounds(distance_fn)
+    if bounds is None or not all(isinstance(v, (int, float)) for v in (alpha, beta, base)):
+      return False
+    ends = [k * (1.0 - d - base) for d in bounds for k in (-alpha, beta)]
+    return fits(min(ends), max(ends))
+
   def row_fn(pairs, inputs):
-    del inputs
     excess = (1.0 - pairs.distances) - base
     exponent = jnp.where(pairs.positive, -alpha * excess, beta * excess)
-    positive, negative = log_sum_exp_pair(exponent, pairs.positive, pairs.negative, add_one=True)
+    positive, negative = log_sum_exp_pair(
+      exponent, pairs.positive, pairs.negative, add_one=True, bounded=bounded(inputs.distance_fn)
+    )
     used = jnp.any(pairs.positive | pairs.negative, axis=1).astype(excess.dtype)
     return Rows(total=positive / alpha + negative / beta, elements=used, active=used)
 

@@ -65,7 +65,7 @@ def element_rows(values: Array, mask: Array) -> Rows:
   return Rows(
     total=jnp.sum(values, axis=1),
     elements=jnp.sum(mask, axis=1, dtype=values.dtype),
-    active=jnp.sum(mask & (values > 0), axis=1, dtype=values.dtype),
+    active=jnp.sum(values > 0, axis=1, dtype=values.dtype),
   )
 
 

@@ -20,16 +20,18 @@ def _after(positive: Array, column: Array) -> Array:
   return jnp.min(jnp.where(beyond, columns, positive.shape[1]), axis=1, initial=positive.shape[1])
 
 
-def _loop(step: Callable, start: PyTree, positive: Array) -> PyTree:
+def _loop(step: Callable, start: PyTree, positive: Array, count: Array) -> PyTree:
+  """Adds up step(column, valid) of the first to the count-th positive of each row."""
   end = positive.shape[1]
 
-  def body(carry):
+  def body(_, carry):
     column, result = carry
-    result = jax.tree.map(jnp.add, result, step(jnp.minimum(column, end - 1), column < end))
-    return _after(positive, column), result
+    column = _after(positive, column)
+    added = step(jnp.minimum(column, end - 1), column < end)
+    return column, jax.tree.map(jnp.add, result, added)
 
-  first = _after(positive, jnp.full(positive.shape[0], -1, jnp.int32))
-  return jax.lax.while_loop(lambda carry: jnp.any(carry[0] < end), body, (first, start))[1]
+  first = jnp.full(positive.shape[0], -1, jnp.int32)
+  return jax.lax.fori_loop(0, count, body, (first, start))[1]
 
 
 def sum_over_positives(fn: Callable[..., PyTree], positive: Array, *operands: PyTree) -> PyTree:
@@ -60,21 +62,21 @@ def sum_over_positives(fn: Callable[..., PyTree], positive: Array, *operands: Py
 
   @jax.custom_vjp
   def total(positive, floats, others):
-    return _loop(
-      lambda column, valid: of_positive(column, valid, floats, others), zeros(), positive
-    )
+    return forward(positive, floats, others)[0]
 
   def forward(positive, floats, others):
-    return total(positive, floats, others), (positive, floats, others)
+    count = jnp.max(jnp.sum(positive, axis=1, dtype=jnp.int32), initial=0)
+    step = lambda column, valid: of_positive(column, valid, floats, others)
+    return _loop(step, zeros(), positive, count), (positive, floats, others, count)
 
   def backward(residuals, cotangents):
-    positive, floats, others = residuals
+    positive, floats, others, count = residuals
 
     def step(column, valid):
       pull = jax.vjp(lambda floats: of_positive(column, valid, floats, others), floats)[1]
       return pull(cotangents)[0]
 
-    return None, _loop(step, jax.tree.map(jnp.zeros_like, floats), positive), None
+    return None, _loop(step, jax.tree.map(jnp.zeros_like, floats), positive, count), None
 
   total.defvjp(forward, backward)
   return total(positive, floats, others)

@@ -11,6 +11,8 @@ from jaxdml import distances
 from jaxdml.losses import reducers
 from jaxdml.losses.core import tuple_loss
 from jaxdml.losses.numerics import (
+  distance_bounds,
+  fits,
   log1p_sum_exp,
   log_sum_exp,
   log_sum_exp_pair,
@@ -21,7 +23,7 @@ from jaxdml.losses.numerics import (
 )
 from jaxdml.losses.pairs import RowFn
 from jaxdml.losses.positives import sum_over_positives
-from jaxdml.types import Array, Pairs, Rows
+from jaxdml.types import Array, DistanceFn, Pairs, Rows
 
 __all__ = [
   "angular_loss",
@@ -33,14 +35,24 @@ __all__ = [
 ]
 
 
-def _against_negatives(pairs: Pairs, positive_logits: Array, negative_logits: Array) -> Rows:
+def _against_negatives(
+  pairs: Pairs, positive_logits: Array, negative_logits: Array, bounded: bool = False
+) -> Rows:
   """Elements log(1 + sum_n exp(z_n - z_p)), one a positive; 0 in rows without a negative."""
   some = jnp.any(pairs.negative, axis=1, keepdims=True)
-  away = log_sum_exp(negative_logits, pairs.negative)[:, None]
+  away = log_sum_exp(negative_logits, pairs.negative, bounded=bounded)[:, None]
   used = pairs.positive & some
   value = row_sum(softplus(jnp.where(used, away - positive_logits, 0.0)), used)
   count = row_count(pairs.positive, value.dtype)
   return Rows(total=value, elements=count, active=count)
+
+
+def _bounded(distance_fn: DistanceFn, temperature: Array | float) -> bool:
+  """Whether exp(-distance / temperature) needs no shift."""
+  bounds = distance_bounds(distance_fn)
+  if bounds is None or not isinstance(temperature, (int, float)):
+    return False
+  return fits(-bounds[1] / temperature, -bounds[0] / temperature)
 
 
 @tuple_loss(distance_fn=distances.dot, reduce_fn=reducers.mean)
@@ -99,9 +111,9 @@ def ntxent_loss(temperature: float = 0.07) -> RowFn:
   """
 
   def row_fn(pairs, inputs):
-    del inputs
     logits = pairs.distances * (-1.0 / temperature)
-    return _against_negatives(pairs, logits, logits)
+    bounded = _bounded(inputs.distance_fn, temperature)
+    return _against_negatives(pairs, logits, logits, bounded=bounded)
 
   return row_fn
 
@@ -127,12 +139,13 @@ def supcon_loss(temperature: float = 0.1) -> RowFn:
   """
 
   def row_fn(pairs, inputs):
-    del inputs
     logits = pairs.distances * (-1.0 / temperature)
     count = row_count(pairs.positive, logits.dtype)
     used = count > 0
     attraction = row_sum(logits, pairs.positive) / jnp.maximum(count, 1.0)
-    value = log_sum_exp(logits, pairs.positive | pairs.negative) - attraction
+    bounded = _bounded(inputs.distance_fn, temperature)
+    total = log_sum_exp(logits, pairs.positive | pairs.negative, bounded=bounded)
+    value = total - attraction
     one = used.astype(logits.dtype)
     return Rows(total=jnp.where(used, value, 0.0), elements=one, active=one)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdml.mining.keys import row_keys
-from jaxdml.mining.select import first_max, first_min, smallest
+from jaxdml.mining.select import first_max, first_min, first_min_index, one_hot, smallest
 from jaxdml.types import Pairs
 
 __all__ = [
@@ -57,15 +57,19 @@ def semihard_negative(pairs: Pairs, /) -> Pairs:
   Fallback: where no negative is farther than p, the farthest negative is taken, the one closest to
   being semihard; pytorch-metric-learning drops the row. A row without a positive keeps no negative.
   """
+  d, m = pairs.distances, pairs.distances.shape[1]
   farthest = jnp.max(
-    jnp.where(pairs.positive, pairs.distances, -jnp.inf), axis=1, keepdims=True, initial=-jnp.inf
+    jnp.where(pairs.positive, d, -jnp.inf), axis=1, keepdims=True, initial=-jnp.inf
   )
-  negative = pairs.negative & jnp.any(pairs.positive, axis=1, keepdims=True)
-  beyond = negative & (pairs.distances > farthest)
-  semihard = first_min(pairs.distances, beyond)
-  fallback = first_max(pairs.distances, negative)
-  has_semihard = jnp.any(beyond, axis=1, keepdims=True)
-  return pairs._replace(negative=jnp.where(has_semihard, semihard, fallback))
+  negative = pairs.negative & (farthest > -jnp.inf)
+  semihard = first_min_index(d, negative & (d > farthest))
+  # Hardly ever needed once training is under way, so only looked for where a row lacks one.
+  index = jax.lax.cond(
+    jnp.any(semihard == m),
+    lambda: jnp.where(semihard == m, first_min_index(-d, negative), semihard),
+    lambda: semihard,
+  )
+  return pairs._replace(negative=one_hot(index, pairs.negative))
 
 
 def distance_weighted_negative(

@@ -7,27 +7,37 @@ import jax.numpy as jnp
 
 from jaxdml.types import Array
 
-__all__ = ["first_max", "first_min", "one_hot", "smallest"]
+__all__ = ["first_max", "first_min", "first_min_index", "one_hot", "smallest"]
 
 
 def one_hot(index: Array, mask: Array) -> Array:
   """Bool [r, m]: True at `index` [r] of each row, where `mask` [r, m] allows it."""
-  columns = jnp.arange(mask.shape[1], dtype=index.dtype)
-  return (columns[None, :] == index[:, None]) & mask
+  return _at(index, mask.shape[1]) & mask
 
 
-def first_min(values: Array, mask: Array) -> Array:
-  """Bool [r, m]: the smallest masked value of each row, the lowest column on ties.
+def first_min_index(values: Array, mask: Array) -> Array:
+  """[r] column of the smallest masked value, the lowest on ties; m where the mask is empty.
 
-  A row whose mask is empty selects nothing. Two plain reductions instead of one argmin, whose
-  paired reduction is several times slower on CPU.
+  Two plain reductions instead of one argmin, whose paired reduction is several times slower on CPU.
   """
   masked = jnp.where(mask, values, jnp.inf)
   lowest = jnp.min(masked, axis=1, keepdims=True)
   columns = jnp.arange(values.shape[1], dtype=jnp.int32)[None, :]
   tied = mask & (masked <= lowest)
-  index = jnp.min(jnp.where(tied, columns, values.shape[1]), axis=1)
-  return one_hot(index, mask)
+  return jnp.min(jnp.where(tied, columns, values.shape[1]), axis=1)
+
+
+def first_min(values: Array, mask: Array) -> Array:
+  """Bool [r, m]: the smallest masked value of each row, the lowest column on ties.
+
+  A row whose mask is empty selects nothing.
+  """
+  return _at(first_min_index(values, mask), values.shape[1])
+
+
+def _at(index: Array, m: int) -> Array:
+  """Bool [r, m]: True at `index` [r]; nowhere for an index of m."""
+  return jnp.arange(m, dtype=index.dtype)[None, :] == index[:, None]
 
 
 def first_max(values: Array, mask: Array) -> Array:

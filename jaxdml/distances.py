@@ -30,6 +30,7 @@ __all__ = [
   "hyperbolic",
   "l2_normalize",
   "matmul",
+  "matmul_transposed",
   "normalized",
   "normalized_euclidean",
   "normalized_signal_to_noise",
@@ -52,16 +53,44 @@ def _check(x: Array, y: Array) -> None:
     raise ValueError(f"distances need x [n, d] and y [m, d]; got x {x.shape} and y {y.shape}")
 
 
-def matmul(x: Array, y: Array, *, transposed: bool = False) -> Array:
-  """x y^T [n, m] of x [n, d] and y [m, d] (x y of y [d, m] if `transposed`), in float32 or more."""
+def matmul(x: Array, y: Array) -> Array:
+  """x y^T [n, m] of x [n, d] and y [m, d], accumulated in float32 or more."""
+  return _dot(x, y, 1, 1)
+
+
+def _dot(x: Array, y: Array, x_axis: int, y_axis: int) -> Array:
   out = jnp.promote_types(jnp.promote_types(x.dtype, y.dtype), jnp.float32)
   return jax.lax.dot_general(
     x,
     y,
-    (((1,), (0 if transposed else 1,)), ((), ())),
+    (((x_axis,), (y_axis,)), ((), ())),
     precision=jax.lax.Precision.HIGHEST,
     preferred_element_type=out,
   )
+
+
+@jax.custom_vjp
+def matmul_transposed(x: Array, y: Array) -> Array:
+  """x y [n, m] of x [n, d] and y [d, m]: `matmul` for y kept transposed. Reverse mode only.
+
+  The gradient of y comes as [d, m] from plain products. XLA would fold the transpose of x into
+  its own, which is slower on a CPU: the barrier keeps it from that.
+  """
+  return _dot(x, y, 1, 0)
+
+
+def _matmul_transposed_fwd(x, y):
+  return _dot(x, y, 1, 0), (x, y)
+
+
+def _matmul_transposed_bwd(residuals, bar):
+  x, y = residuals
+  x_bar = _dot(bar, y, 1, 1)
+  y_bar = _dot(jax.lax.optimization_barrier(x.T), bar, 1, 0)
+  return x_bar.astype(x.dtype), y_bar.astype(y.dtype)
+
+
+matmul_transposed.defvjp(_matmul_transposed_fwd, _matmul_transposed_bwd)
 
 
 @jax.custom_jvp

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdml.distances import matmul
+from jaxdml.distances import matmul_transposed
 from jaxdml.losses import blocks, reducers
 from jaxdml.losses.pairs import (
   Inputs,
@@ -101,7 +101,7 @@ def _between(distance_fn: DistanceFn, embeddings: Array, refs: Refs):
   y_features, y_terms = distance_fn.prepare(refs.embeddings)
 
   def between(x, y):
-    products = matmul(x[0], y[0], transposed=True)
+    products = matmul_transposed(x[0], y[0])
     return distance_fn.combine(products, [t[:, None] for t in x[1]], [t[None, :] for t in y[1]])
 
   # [d, m]: the references' gradient then sums up in the layout that its matrix product writes. The

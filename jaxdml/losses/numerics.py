@@ -75,23 +75,24 @@ def distance_bounds(distance_fn: DistanceFn) -> tuple[float, float] | None:
   return getattr(distance_fn, "bounds", None)
 
 
-def log_sum_exp(x: Array, mask: Array, *, bounded: bool = False) -> Array:
-  """log sum_j exp(x_ij) over the masked j, [r]; 0 for an empty row (mask the result).
+def log_sum_exp(x: Array, mask: Array, *, bounded: bool = False, empty: float = 0.0) -> Array:
+  """log sum_j exp(x_ij) over the masked j, [r].
 
   Args:
     x: [r, m].
     mask: [r, m] bool.
     bounded: x is known to be in a range that `fits`: no search for the largest.
+    empty: the value of a row without entries.
   """
   if bounded:
     total = jnp.sum(jnp.exp(jnp.where(mask, x, -jnp.inf)), axis=1)
     some = total > 0
-    return jnp.where(some, jnp.log(jnp.where(some, total, 1.0)), 0.0)
+    return jnp.where(some, jnp.log(jnp.where(some, total, 1.0)), empty)
   top = _top(x, mask)
   some = top > -jnp.inf
   top = jnp.where(some, top, 0.0)
   total = _sum_exp(x, mask, top)
-  return jnp.where(some, jnp.log(jnp.where(some, total, 1.0)) + top, 0.0)
+  return jnp.where(some, jnp.log(jnp.where(some, total, 1.0)) + top, empty)
 
 
 def log_sum_exp_pair(

@@ -39,10 +39,8 @@ def _against_negatives(
   pairs: Pairs, positive_logits: Array, negative_logits: Array, bounded: bool = False
 ) -> Rows:
   """Elements log(1 + sum_n exp(z_n - z_p)), one a positive; 0 in rows without a negative."""
-  some = jnp.any(pairs.negative, axis=1, keepdims=True)
-  away = log_sum_exp(negative_logits, pairs.negative, bounded=bounded)[:, None]
-  used = pairs.positive & some
-  value = row_sum(softplus(jnp.where(used, away - positive_logits, 0.0)), used)
+  away = log_sum_exp(negative_logits, pairs.negative, bounded=bounded, empty=-jnp.inf)[:, None]
+  value = row_sum(softplus(away - positive_logits), pairs.positive)
   count = row_count(pairs.positive, value.dtype)
   return Rows(total=value, elements=count, active=count)
 

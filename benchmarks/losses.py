@@ -26,7 +26,7 @@ import machine
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
-SECONDS, MEGABYTES = 60.0, 16_000.0  # what one call of the peer may take before it is skipped
+SECONDS, MEGABYTES = 20.0, 16_000.0  # what one call of the peer may take before it is skipped
 
 
 def parse() -> argparse.Namespace:

@@ -64,16 +64,21 @@ def peak_mb() -> float:
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def fastest(fn, budget: float = 1.0, least: int = 3, most: int = 200) -> float:
-  """Seconds of the fastest call, of at least `least` (2 of slow ones) in about `budget` seconds."""
+def fastest(fn, budget: float = 1.0) -> float:
+  """Seconds of the fastest call after a first one: as many as fit the budget, at most 200.
+
+  At least 3; 2 of calls that take more than a second, 1 of those that take more than 10.
+  """
   start = time.perf_counter()
   fn()
-  once = time.perf_counter() - start
-  if once < 0.5:
+  fn_seconds = time.perf_counter() - start
+  if fn_seconds < 0.5:  # the first call was mostly warm-up
+    start = time.perf_counter()
     fn()
-  calls = min(max(int(budget / max(once, 1e-6)), least if once < 5 else 2), most)
+    fn_seconds = time.perf_counter() - start
+  least = 3 if fn_seconds < 1 else 2 if fn_seconds < 10 else 1
   times = []
-  for _ in range(calls):
+  for _ in range(min(max(int(budget / max(fn_seconds, 1e-6)), least), 200)):
     start = time.perf_counter()
     fn()
     times.append(time.perf_counter() - start)

@@ -29,6 +29,11 @@ def _row_histograms(x: Array, masks: tuple[Array, ...], nodes: int) -> tuple[Arr
   return jax.tree.map(lambda a: a.T, stacked)
 
 
+def _check_bins(bins: int) -> None:
+  if not isinstance(bins, int) or bins < 1:
+    raise ValueError(f"bins must be an int of at least 1, not traced; got {bins!r}")
+
+
 def _histograms_fwd(x, masks, nodes):
   return _row_histograms(x, masks, nodes), (x, masks)
 
@@ -58,13 +63,15 @@ def fast_ap_loss(bins: int = 10, max_distance: float = 4.0) -> RowFn:
   al., CVPR 2019). Reverse-mode differentiable only.
 
   Args:
-    bins: intervals between 0 and `max_distance`.
+    bins: intervals between 0 and `max_distance`; not learnable.
     max_distance: of the distance: 4 for squared distances on the unit sphere. What is farther
       counts as this far.
 
   Returns:
     The reduced loss; shared arguments and errors: docs/conventions.md.
   """
+
+  _check_bins(bins)
 
   def row_fn(pairs, inputs):
     del inputs
@@ -131,11 +138,13 @@ def histogram_loss(bins: int = 100) -> TwoPass:
   triplet, those of two images alone in their classes. Reverse-mode differentiable only.
 
   Args:
-    bins: intervals between -1 and 1; similarities beyond count as these.
+    bins: intervals between -1 and 1; similarities beyond count as these. Not learnable.
 
   Returns:
     The reduced loss; shared arguments and errors: docs/conventions.md.
   """
+
+  _check_bins(bins)
 
   def positions(pairs):
     return jnp.clip(2.0 - pairs.distances, 0.0, 2.0) * (0.5 * bins)

@@ -122,6 +122,14 @@ CASES = {
     lambda: mining.create("nearest_positive", dim=3), ValueError,
     r"none of the miners in 'nearest_positive' takes the options \['dim'\]",
   ),
+  "traced bins": (
+    lambda: jax.jit(losses.fast_ap_loss)(X, Y, bins=7), ValueError,
+    "bins must be an int of at least 1, not traced; got ",
+  ),
+  "no bins": (
+    lambda: losses.histogram_loss(X, Y, bins=0), ValueError,
+    "bins must be an int of at least 1, not traced; got 0",
+  ),
   "unknown distance": (
     lambda: distances.create("l2"), ValueError, "unknown distance 'l2'; valid names: cosine, dot",
   ),

@@ -12,8 +12,10 @@ from jaxdml.types import Array, PyTree
 
 __all__ = ["default_block_size", "map_blocks", "split", "sum_blocks"]
 
-# Distances held at a time: what fits a CPU's cache, or keeps an accelerator busy.
-_CPU_ELEMENTS, _ACCELERATOR_ELEMENTS = 2**22, 2**26
+# Distances held at a time: what a CPU's cache holds several times, or keeps an accelerator busy.
+_CPU_ELEMENTS, _ACCELERATOR_ELEMENTS = 2**20, 2**26
+# On a CPU, anchors that make a matrix product worth while, for up to 4 times as many distances.
+_CPU_ROWS = 128
 
 
 def default_block_size(n: int, elements_per_anchor: int) -> int:
@@ -26,10 +28,12 @@ def default_block_size(n: int, elements_per_anchor: int) -> int:
   Returns:
     n itself while everything fits.
   """
-  budget = _CPU_ELEMENTS if jax.default_backend() == "cpu" else _ACCELERATOR_ELEMENTS
+  on_cpu = jax.default_backend() == "cpu"
+  budget = _CPU_ELEMENTS if on_cpu else _ACCELERATOR_ELEMENTS
   if n * elements_per_anchor <= budget:
     return n
-  most = max(budget // elements_per_anchor, 8)
+  least = min(_CPU_ROWS, 4 * budget // elements_per_anchor) if on_cpu else 1
+  most = max(budget // elements_per_anchor, least, 8)
   if most >= n:
     return n
   power = 1 << (most.bit_length() - 1)  # matrix products like round sizes

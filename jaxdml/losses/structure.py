@@ -8,7 +8,15 @@ import jax.numpy as jnp
 from jaxdml import distances
 from jaxdml.losses import reducers
 from jaxdml.losses.core import tuple_loss
-from jaxdml.losses.numerics import log_sum_exp, log_sum_exp_pair, row_count, row_sum, softplus
+from jaxdml.losses.numerics import (
+  distance_bounds,
+  fits,
+  log_sum_exp,
+  log_sum_exp_pair,
+  row_count,
+  row_sum,
+  softplus,
+)
 from jaxdml.losses.pairs import RowFn, TwoPass
 from jaxdml.types import Array, Rows
 
@@ -79,10 +87,17 @@ def generalized_lifted_structure_loss(margin: float = 1.0) -> RowFn:
     The reduced loss; shared arguments and errors: docs/conventions.md.
   """
 
+  def bounded(distance_fn) -> bool:
+    bounds = distance_bounds(distance_fn)
+    if bounds is None or not isinstance(margin, (int, float)):
+      return False
+    return fits(min(bounds[0], margin - bounds[1]), max(bounds[1], margin - bounds[0]))
+
   def row_fn(pairs, inputs):
-    del inputs
     exponent = jnp.where(pairs.positive, pairs.distances, margin - pairs.distances)
-    pull, push = log_sum_exp_pair(exponent, pairs.positive, pairs.negative, add_one=False)
+    pull, push = log_sum_exp_pair(
+      exponent, pairs.positive, pairs.negative, add_one=False, bounded=bounded(inputs.distance_fn)
+    )
     used = jnp.any(pairs.positive, axis=1) & jnp.any(pairs.negative, axis=1)
     value = jnp.where(used, jax.nn.relu(pull + push), 0.0)
     return Rows(value, used.astype(value.dtype), (value > 0).astype(value.dtype))

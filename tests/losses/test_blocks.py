@@ -93,6 +93,7 @@ def test_the_engine_chooses_blocks_itself(name, monkeypatch):
     whole = [value_and_gradients(name, b, mining_fn=m, block_size=N) for m in (None, expand)]
     assert not sizes
     monkeypatch.setattr(blocks, "_CPU_ELEMENTS", 8 * N)
+    monkeypatch.setattr(blocks, "_CPU_ROWS", 1)
     return whole, [value_and_gradients(name, b, mining_fn=m) for m in (None, expand)]
 
   whole, chosen = compiled(both)(BATCH)
@@ -104,15 +105,20 @@ def test_the_engine_chooses_blocks_itself(name, monkeypatch):
 def test_default_block_size(monkeypatch):
   monkeypatch.setattr(blocks, "_CPU_ELEMENTS", 2**12)
   assert blocks.default_block_size(64, 64) == 64  # just fits
-  assert blocks.default_block_size(65, 64) == 33  # two even blocks
-  assert blocks.default_block_size(4096, 64) == 64
-  assert blocks.default_block_size(4096, 100) == 32  # 40 would fit: a power of two below it
+  assert blocks.default_block_size(65, 64) == 65  # 128 anchors may take four times as much
+  assert blocks.default_block_size(4096, 64) == 128
+  assert blocks.default_block_size(300, 64) == 100  # three even blocks
+  assert blocks.default_block_size(4096, 16) == 256
+  assert blocks.default_block_size(4096, 600) == 16  # 27 would fit: a power of two below it
   assert blocks.default_block_size(4096, 2**20) == 8  # never below 8
   assert blocks.default_block_size(5, 2**20) == 5
   for n in (9, 100, 1000, 12345):
     for columns in (10, 1000, 10**6):
       size = blocks.default_block_size(n, columns)
-      assert 1 <= size <= n and (size <= 8 or size * columns <= 2**12)
+      assert 1 <= size <= n and (size <= 8 or size * columns <= 2**14)
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  assert blocks.default_block_size(2**13, 2**13) == 2**13
+  assert blocks.default_block_size(2**15, 2**20) == 64
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -109,7 +109,7 @@ def compare(args: argparse.Namespace, names: list[str]) -> str:
       print(summary[-1], flush=True)
     tables.append("\n".join(lines))
   head = [
-    "| B | median speed-up | smallest | largest | losses | not held by the peer |",
+    "| B | median speed-up | smallest | largest | losses | not run by the peer |",
     "|---|---|---|---|---|---|",
   ]
   return "\n".join([*head, *summary]) + "\n\n" + "\n\n".join(tables)

@@ -62,6 +62,9 @@ PUBLIC: dict[str, Rule] = {
 }
 """Public data sets, by their TFDS name, and the class-disjoint split that papers use."""
 
+GALLERY = "gallery"
+"""Column of a test split that is divided in queries (0) and the gallery they are ranked in (1)."""
+
 _BUNDLED_LABEL = "label"
 
 
@@ -256,32 +259,3 @@ def _how_to_prepare(name: str, tfds_name: str, root: Path) -> str:
       "takes them from there and checks their checksums."
     )
   return text
-
-
-def validation_split(
-  dataset: Dataset, label: str, fraction: float, seed: int
-) -> tuple[Dataset, Dataset]:
-  """Sets aside some classes for validation: (train, validation), with no class in common.
-
-  Args:
-    dataset: training data.
-    label: the column that defines the classes.
-    fraction: share of the classes that validate, in (0, 1); at least one class is on each side.
-    seed: chooses the classes.
-
-  Raises:
-    ValueError: `fraction` is outside (0, 1), or there are fewer than two classes.
-  """
-  classes = dataset.classes(label)
-  if not 0 < fraction < 1:
-    raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
-  if len(classes) < 2:
-    raise ValueError(
-      f"a validation part needs at least 2 classes of {label!r}, and data set {dataset.name!r}, "
-      f"split {dataset.split!r}, has {len(classes)}"
-    )
-  count = min(max(round(fraction * len(classes)), 1), len(classes) - 1)
-  rng = np.random.Generator(np.random.PCG64(seed))
-  held_out = np.isin(dataset.column(label), rng.permutation(classes)[:count])
-  validation = dataclasses.replace(dataset.select(held_out), split=f"{dataset.split}:validation")
-  return dataset.select(~held_out), validation

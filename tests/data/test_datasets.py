@@ -152,30 +152,6 @@ def test_select(digits):
   )
 
 
-def test_validation_split_is_class_disjoint_and_repeatable(glyphs):
-  train, val = data.validation_split(glyphs["train"], "label", 0.2, seed=3)
-  classes = [set(part.classes("label")) for part in (train, val)]
-  assert not classes[0] & classes[1]
-  assert len(train) + len(val) == len(glyphs["train"])
-  assert len(classes[1]) == round(0.2 * len(glyphs["train"].classes("label")))
-  again = data.validation_split(glyphs["train"], "label", 0.2, seed=3)[1]
-  other = data.validation_split(glyphs["train"], "label", 0.2, seed=4)[1]
-  np.testing.assert_array_equal(val.rows, again.rows)
-  assert set(other.classes("label")) != classes[1]
-  assert val.split == "train:validation"
-
-
-def test_validation_split_keeps_a_class_on_each_side(digits):
-  for fraction in (0.01, 0.99):
-    parts = data.validation_split(digits["train"], "parity", fraction, seed=0)
-    assert [len(p.classes("parity")) for p in parts] == [1, 1]
-  with pytest.raises(ValueError, match=r"fraction must be between 0 and 1, got 1\.0"):
-    data.validation_split(digits["train"], "parity", 1.0, seed=0)
-  even = digits["train"].select(digits["train"].labels["parity"] == 0)
-  with pytest.raises(ValueError, match=r"at least 2 classes of 'parity'.* has 1"):
-    data.validation_split(even, "parity", 0.5, seed=0)
-
-
 def test_default_data_dir(monkeypatch, tmp_path):
   from jaxdml.data import prepare
 

@@ -1,0 +1,79 @@
+"""Class-disjoint parts of the training classes: one for validation, or folds that take turns."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from jaxdml.data.datasets import Dataset
+
+
+def _part(dataset: Dataset, held_out: np.ndarray, name: str) -> tuple[Dataset, Dataset]:
+  """(the rest, what `held_out` marks under its own name)."""
+  validation = dataclasses.replace(dataset.select(held_out), split=f"{dataset.split}:{name}")
+  return dataset.select(~held_out), validation
+
+
+def validation_split(
+  dataset: Dataset, label: str, fraction: float, seed: int
+) -> tuple[Dataset, Dataset]:
+  """Sets aside some classes for validation: (train, validation), with no class in common.
+
+  Args:
+    dataset: training data.
+    label: the column that defines the classes.
+    fraction: share of the classes that validate, in (0, 1); at least one class is on each side.
+    seed: chooses the classes.
+
+  Raises:
+    ValueError: `fraction` is outside (0, 1), or there are fewer than two classes.
+  """
+  classes = dataset.classes(label)
+  if not 0 < fraction < 1:
+    raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
+  if len(classes) < 2:
+    raise ValueError(
+      f"a validation part needs at least 2 classes of {label!r}, and data set {dataset.name!r}, "
+      f"split {dataset.split!r}, has {len(classes)}"
+    )
+  count = min(max(round(fraction * len(classes)), 1), len(classes) - 1)
+  rng = np.random.Generator(np.random.PCG64(seed))
+  held_out = np.isin(dataset.column(label), rng.permutation(classes)[:count])
+  return _part(dataset, held_out, "validation")
+
+
+def cross_validation(
+  dataset: Dataset, label: str, folds: int, seed: int | None = None
+) -> list[tuple[Dataset, Dataset]]:
+  """Divides the classes into folds, each of which validates once: (train, validation) a fold.
+
+  By default the folds are consecutive ranges of the classes in the order of their numbers: the
+  first fold validates on the first 1/folds of them, as in Musgrave et al. 2020 (arXiv 2003.08505,
+  4 folds). No class is on both sides; every class validates exactly once; the sizes of folds, in
+  classes, differ by at most one.
+
+  Args:
+    dataset: training data.
+    label: the column that defines the classes.
+    folds: how many, from 2 to the number of classes.
+    seed: if given, the classes are shuffled before they are divided; None keeps their order.
+
+  Raises:
+    ValueError: fewer than two folds, or more than there are classes.
+  """
+  classes = dataset.classes(label)
+  if folds < 2:
+    raise ValueError(f"folds must be at least 2, got {folds}")
+  if len(classes) < folds:
+    raise ValueError(
+      f"{folds} folds need at least as many classes of {label!r}, and data set {dataset.name!r}, "
+      f"split {dataset.split!r}, has {len(classes)}"
+    )
+  if seed is not None:
+    classes = np.random.Generator(np.random.PCG64(seed)).permutation(classes)
+  column = dataset.column(label)
+  return [
+    _part(dataset, np.isin(column, part), f"fold{number}")
+    for number, part in enumerate(np.array_split(classes, folds))
+  ]

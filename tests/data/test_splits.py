@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from jaxdml import data
+
+
+def _classes(parts):
+  return [set(part.classes("label").tolist()) for part in parts]
+
+
+def test_validation_split_is_class_disjoint_and_repeatable(glyphs):
+  train, val = data.validation_split(glyphs["train"], "label", 0.2, seed=3)
+  classes = _classes((train, val))
+  assert not classes[0] & classes[1]
+  assert len(train) + len(val) == len(glyphs["train"])
+  assert len(classes[1]) == round(0.2 * len(glyphs["train"].classes("label")))
+  again = data.validation_split(glyphs["train"], "label", 0.2, seed=3)[1]
+  other = data.validation_split(glyphs["train"], "label", 0.2, seed=4)[1]
+  np.testing.assert_array_equal(val.rows, again.rows)
+  assert set(other.classes("label")) != classes[1]
+  assert val.split == "train:validation"
+
+
+def test_validation_split_keeps_a_class_on_each_side(digits):
+  for fraction in (0.01, 0.99):
+    parts = data.validation_split(digits["train"], "parity", fraction, seed=0)
+    assert [len(p.classes("parity")) for p in parts] == [1, 1]
+  with pytest.raises(ValueError, match=r"fraction must be between 0 and 1, got 1\.0"):
+    data.validation_split(digits["train"], "parity", 1.0, seed=0)
+  even = digits["train"].select(digits["train"].labels["parity"] == 0)
+  with pytest.raises(ValueError, match=r"at least 2 classes of 'parity'.* has 1"):
+    data.validation_split(even, "parity", 0.5, seed=0)
+
+
+def test_folds_are_consecutive_classes_and_each_validates_once(digits):
+  train = digits["train"]
+  folds = data.cross_validation(train, "label", 4)
+  assert [sorted(c) for c in _classes(val for _, val in folds)] == [
+    [0, 1, 2], [3, 4, 5], [6, 7], [8, 9],
+  ]  # fmt: skip
+  for number, (rest, val) in enumerate(folds):
+    assert _classes([rest])[0] == set(range(10)) - _classes([val])[0]
+    assert val.split == f"train:fold{number}"
+    np.testing.assert_array_equal(np.sort(np.concatenate([rest.rows, val.rows])), train.rows)
+  # The labels of the images go with them.
+  rest, val = folds[1]
+  assert val.read([5]) == train.read(np.flatnonzero(np.isin(train.labels["label"], [3, 4, 5]))[[5]])
+
+
+def test_folds_by_seed(glyphs):
+  train = glyphs["train"]
+  plain, one, again, other = (
+    _classes(val for _, val in data.cross_validation(train, "label", 3, seed))
+    for seed in (None, 1, 1, 2)
+  )
+  assert one == again and one != other and one != plain
+  assert set.union(*one) == set(train.classes("label").tolist())
+  assert sum(map(len, one)) == len(train.classes("label"))
+
+
+def test_impossible_folds(digits):
+  with pytest.raises(ValueError, match="folds must be at least 2, got 1"):
+    data.cross_validation(digits["train"], "label", 1)
+  with pytest.raises(ValueError, match=r"3 folds need at least as many classes of 'parity'.*has 2"):
+    data.cross_validation(digits["train"], "parity", 3)

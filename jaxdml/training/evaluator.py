@@ -20,6 +20,9 @@ __all__ = ["Evaluator"]
 class Evaluator:
   """Scores models on one split of unseen images.
 
+  Images are ranked among themselves; a data set with a `gallery` column (0 query, 1 gallery) ranks
+  its gallery for each query. Clustering takes all images.
+
   Args:
     config: the run's.
     dataset: the images; `eval_label` (or `label`) says what counts as a match.
@@ -48,11 +51,16 @@ class Evaluator:
     )
 
   def _score(self, embedded: evaluation.Embedded) -> dict[str, float]:
-    labels = self._labels[embedded.columns["index"]]
-    return {
-      **evaluation.retrieval_metrics(embedded.embeddings, labels, ks=self._config.eval.ks),
-      **evaluation.clustering_metrics(embedded.embeddings, labels, seed=self._config.seed),
-    }
+    rows, x = embedded.columns["index"], embedded.embeddings
+    labels, ks, seed = self._labels[rows], self._config.eval.ks, self._config.seed
+    if data.GALLERY in self._dataset.labels:
+      stored = self._dataset.column(data.GALLERY)[rows] == 1
+      retrieval = evaluation.retrieval_metrics(
+        x[~stored], labels[~stored], gallery=x[stored], gallery_labels=labels[stored], ks=ks
+      )
+    else:
+      retrieval = evaluation.retrieval_metrics(x, labels, ks=ks)
+    return {**retrieval, **evaluation.clustering_metrics(x, labels, seed=seed)}
 
   @property
   def _total(self) -> int:

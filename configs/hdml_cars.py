@@ -4,7 +4,7 @@ python -m jaxdml.main --config=configs/hdml_cars.py --workdir=runs/hdml_cars
 
 Published (ImageNet-pretrained GoogLeNet): R@1/2/4/8 79.1/87.1/92.1/95.5. Ours: not run here; the
 encoder starts from random weights until the pretrained ones are there, so expect far less.
-Data: cars196 as TFDS array_record; the error says what to run if it is not there.
+Data: python -m jaxdml.data.prepare cars196 --source=DIR_WITH_THE_ARCHIVES
 """
 
 from ml_collections import ConfigDict

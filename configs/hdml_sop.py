@@ -4,7 +4,8 @@ python -m jaxdml.main --config=configs/hdml_sop.py --workdir=runs/hdml_sop
 
 Published (ImageNet-pretrained GoogLeNet): R@1/10/100 68.7/83.2/92.4. The authors' code fixes beta
 for this data set; the paper gives the 512-d embedding; the rest is as on CUB, for want of better.
-Ours: not run here. Data: stanford_online_products as TFDS array_record.
+Ours: not run here.
+Data: python -m jaxdml.data.prepare stanford_online_products --source=DIR_WITH_THE_ZIP
 """
 
 from ml_collections import ConfigDict

@@ -1,0 +1,39 @@
+"""Your own photos: multi-similarity with easy positives on a ResNet-18, from a folder a class.
+
+python -m jaxdml.data.prepare image_folder --source=DIR --name=NAME
+python -m jaxdml.data.show --config=configs/photos.py:NAME
+python -m jaxdml.main --config=configs/photos.py:NAME --workdir=runs/NAME
+
+A fifth of the training classes chooses the checkpoint, the test classes only measure it. Easy
+positives (arXiv 2006.05162) because photos of one class usually come in several looks. A batch is
+16 classes x 4 photos: with fewer classes, or for more of them on a GPU, set
+--config.data.batch_size to 4 x classes.
+Cost: not measured here; from random weights expect to need many photos.
+"""
+
+from ml_collections import ConfigDict
+
+from jaxdml.training import defaults
+
+
+def get_config(name: str = "photos") -> ConfigDict:
+  """Trains on the data set image_folder/`name`."""
+  config = defaults.get_config()
+  config.data.dataset = f"image_folder/{name}"
+  config.data.preprocess = "standard"
+  config.data.image_size = 224
+  config.data.channels = 3
+  config.data.batch_size = 64
+  config.data.images_per_class = 4
+  config.data.num_workers = 4
+  config.encoder.name = "resnet18"
+  config.loss.name = "multi_similarity"
+  config.mining.positive = "nearest_positive"
+  config.optimizer.schedule = "cosine"
+  config.optimizer.warmup = "1 epochs"
+  config.train.duration = "60 epochs"
+  config.train.evaluate_every = "5 epochs"
+  config.train.checkpoint_every = "1 epochs"
+  config.eval.validation_fraction = 0.2
+  config.eval.batch_size = 64
+  return config

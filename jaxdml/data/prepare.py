@@ -13,6 +13,8 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from jaxdml.data import storage
+
 BUNDLED = {"glyphs": "Glyphs", "digits": "Digits"}
 """Data sets that `build` makes: name -> builder class in `jaxdml.data.builders.<name>`."""
 
@@ -66,7 +68,7 @@ def build(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
     builder = builder_class(data_dir=os.fspath(root), file_format="array_record")
     directory = Path(builder.data_dir)
     if directory.exists():
-      if not is_prepared(directory):
+      if not storage.is_prepared(directory):
         raise FileExistsError(
           f"{directory} exists but is not a data set (it has no dataset_info.json); "
           "delete it, and it is built anew"
@@ -84,11 +86,6 @@ def build(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
       ) from error
     except OSError:
       # Another process renamed its finished build into place first; ours is discarded.
-      if not is_prepared(directory):
+      if not storage.is_prepared(directory):
         raise
   return directory
-
-
-def is_prepared(directory: Path) -> bool:
-  """Says whether TFDS finished writing a data set into the directory."""
-  return (directory / "dataset_info.json").is_file()

@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,14 @@ def find_version(root: Path, name: str) -> Path | None:
   if parent.is_dir():
     for path in parent.iterdir():
       match = re.fullmatch(r"(\d+)\.(\d+)\.(\d+)", path.name)
-      if match and (path / "dataset_info.json").is_file():
+      if match and is_prepared(path):
         versions.append((tuple(map(int, match.groups())), path))
   return max(versions)[1] if versions else None
+
+
+def is_prepared(directory: Path) -> bool:
+  """Says whether a data set in the directory is whole."""
+  return (directory / "dataset_info.json").is_file()
 
 
 def open_records(directory: str | os.PathLike[str], split: str) -> Any:
@@ -121,13 +126,27 @@ def _scan(directory: Path, info: tfds.core.DatasetInfo) -> dict[str, np.ndarray]
           for column, into in values.items():
             into.append(example[column].int64_list.value[0])
         bar.update(len(records))
-      for column, into in values.items():
-        array = np.asarray(into, np.int64)
-        if array.size and (array.min() < _INT32.min or array.max() > _INT32.max):
-          logging.getLogger(__name__).info("%s: column %r is not int32", info.name, column)
-        else:
-          arrays[f"{split}/{column}"] = array.astype(np.int32)
-  return arrays
+      arrays |= {f"{split}/{c}": np.asarray(into, np.int64) for c, into in values.items()}
+  return _as_int32(arrays)
+
+
+def _as_int32(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Leaves out the columns whose values do not fit."""
+  kept = {}
+  for name, array in arrays.items():
+    if array.size and (array.min() < _INT32.min or array.max() > _INT32.max):
+      logging.getLogger(__name__).info("column %r is not int32 and is left out", name)
+    else:
+      kept[name] = array.astype(np.int32)
+  return kept
+
+
+def write_labels(directory: Path, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes the side file of a data set whose labels are known: "split/column" -> integers [n].
+
+  Call it after the records and the description, whose state it notes.
+  """
+  _store_index(directory / INDEX_FILE, _fingerprint(directory), _as_int32(arrays))
 
 
 def read_labels(directory: Path, info: tfds.core.DatasetInfo) -> dict[str, dict[str, np.ndarray]]:
@@ -163,7 +182,7 @@ def _load_index(path: Path, fingerprint: str) -> dict[str, np.ndarray] | None:
     return None  # Missing or damaged: it is made again from the records.
 
 
-def _store_index(path: Path, fingerprint: str, arrays: dict[str, np.ndarray]) -> None:
+def _store_index(path: Path, fingerprint: str, arrays: Mapping[str, np.ndarray]) -> None:
   handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".npz")
   try:
     with os.fdopen(handle, "wb") as file:

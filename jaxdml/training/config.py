@@ -129,7 +129,7 @@ def check(config: ConfigDict, device_count: int) -> None:
   )  # fmt: skip
   try:
     losses.create(loss.name, **loss.options)
-    distances.create(loss.distance or "cosine")
+    distances.create(loss.distance or "cosine", **loss.distance_options)
     reducers.create(loss.reducer or "mean")
     mining.create(f"{config.mining.positive}+{config.mining.negative}", **config.mining.options)
     registry.create(config.encoder.name, **config.encoder.options)

@@ -34,7 +34,9 @@ def _loss(config: ConfigDict, axis_name: str | None):
   defaults = inspect.signature(losses.LOSSES[config.loss.name]).parameters
   default = lambda name: defaults[name].default
   distance_fn = (
-    distances.create(config.loss.distance) if config.loss.distance else default("distance_fn")
+    distances.create(config.loss.distance, **config.loss.distance_options)
+    if config.loss.distance
+    else default("distance_fn")
   )
   reduce_fn = reducers.create(config.loss.reducer) if config.loss.reducer else default("reduce_fn")
   bound = functools.partial(

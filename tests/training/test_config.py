@@ -37,6 +37,10 @@ def test_refuses_unknown_options_and_listing_the_valid_ones():
   config.loss.options = {"margine": 0.1}
   with pytest.raises(config_lib.ConfigError, match=r"no option \['margine'\]; valid options: l2"):
     config_lib.check(config, 1)
+  config = tiny_config(**{"loss.distance": "hyperbolic"})
+  config.loss.distance_options = {"curve": 1.0}
+  with pytest.raises(config_lib.ConfigError, match="valid options: curvature, clip_radius"):
+    config_lib.check(config, 1)
   config = tiny_config()
   config.encoder.options = {"width": 3}
   with pytest.raises(config_lib.ConfigError, match="widths"):

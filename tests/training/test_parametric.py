@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdml import losses
+from jaxdml import distances, losses
 from jaxdml.training import config as config_lib
-from jaxdml.training import parallel, steps
+from jaxdml.training import metric, parallel, steps
 from tests.training.helpers import fake_batch, tiny_config
 
 CLASSES = 20
@@ -85,6 +85,16 @@ def test_reducer_distance_mining_and_learning_rate_of_the_config():
   assert hardest < 0.9 * mean  # one negative in the denominator, not nineteen
   dot, _ = first_step(**{"loss.distance": "dot"})
   assert abs(dot - mean) > 0.01 * mean
+
+
+def test_the_distance_takes_its_options():
+  def between(curvature):
+    config = tiny_config(**{"loss.name": "contrastive", "loss.distance": "hyperbolic"})
+    config.loss.distance_options = {"curvature": curvature}
+    return metric._loss(config, None)[1](x, x)[0, 1]
+
+  x = np.eye(2, dtype=np.float32)
+  assert between(0.1) == distances.hyperbolic(curvature=0.1)(x, x)[0, 1] != between(1.0)
 
 
 REFUSED = {

@@ -2,6 +2,11 @@
 
 Nothing is carried from step to step, so a run resumes anywhere from the step number alone, and
 every host computes the same global batch. A step costs O(batch), whatever the size of the data.
+
+A class of one image cannot give a positive pair: every sampler but "uniform" leaves it out and
+counts it (`dropped_classes`). A class with fewer than K images repeats them as evenly as possible,
+each floor or ceil of K / size times; losses know such repetitions by the record's index and never
+pair an image with itself.
 """
 
 from __future__ import annotations
@@ -63,7 +68,7 @@ class _Classes:
     kept = np.flatnonzero(counts >= 2)
     self.order = np.argsort(dense, kind="stable").astype(np.int64)
     starts = np.cumsum(counts) - counts
-    self.starts, self.counts = starts[kept], counts[kept]
+    self.values, self.starts, self.counts = values[kept], starts[kept], counts[kept]
     self.dropped = int(np.sum(counts == 1))
     if len(kept) < needed:
       raise ValueError(
@@ -170,8 +175,82 @@ class Uniform:
     return _distinct(_rng(self._seed, step), self.num_records, self.batch_size)
 
 
-NAMES = ("npair", "pk", "triplet", "uniform")
+class Hierarchical:
+  """N coarse groups, P/N classes in each, K images of each class: negatives that look alike.
+
+  All classes of a group are neighbours in the batch, K consecutive records each. Groups are drawn
+  without replacement, then classes within each group. A group with fewer than P/N classes of two
+  images is left out (`dropped_groups`).
+  """
+
+  def __init__(
+    self,
+    labels: np.ndarray,
+    coarse: np.ndarray,
+    batch_size: int,
+    images_per_class: int,
+    groups: int,
+    seed: int,
+    label: str,
+    coarse_label: str,
+  ):
+    if images_per_class < 2:
+      raise ValueError(
+        f"data.images_per_class must be at least 2, to have a positive pair, got {images_per_class}"
+      )
+    if groups < 1 or batch_size % (groups * images_per_class):
+      raise ValueError(
+        f"data.batch_size ({batch_size}) must be a multiple of data.coarse_per_batch ({groups}) "
+        f"times data.images_per_class ({images_per_class})"
+      )
+    self.batch_size, self.num_records, self.group = batch_size, len(labels), 1
+    self._seed, self._per_class, self._groups = seed, images_per_class, groups
+    self._per_group = batch_size // (groups * images_per_class)
+    self._classes = _Classes(labels, label, groups * self._per_group)
+    self.dropped_classes = self._classes.dropped
+    # The group of a class is that of its first record; then no record may differ from its class.
+    of_class = coarse[self._classes.order[self._classes.starts]]
+    place = np.searchsorted(self._classes.values, labels).clip(max=len(of_class) - 1)
+    wrong = np.flatnonzero((self._classes.values[place] == labels) & (of_class[place] != coarse))
+    if wrong.size:
+      first = wrong[0]
+      raise ValueError(
+        f"data.coarse_label={coarse_label}: each class must lie in one group, and class "
+        f"{labels[first]} of {label!r} has images in {of_class[place[first]]} and {coarse[first]}"
+      )
+    self._order = np.argsort(of_class, kind="stable")
+    _, counts = np.unique(of_class, return_counts=True)
+    kept = np.flatnonzero(counts >= self._per_group)
+    self._starts, self._counts = (np.cumsum(counts) - counts)[kept], counts[kept]
+    self.dropped_groups = len(counts) - len(kept)
+    if len(kept) < groups:
+      raise ValueError(
+        f"data.coarse_label={coarse_label} has {len(kept)} groups with at least {self._per_group} "
+        f"classes of two images, its largest has {counts.max()}, and a batch needs "
+        f"data.coarse_per_batch={groups} of them: lower data.batch_size, raise "
+        "data.images_per_class, or change data.coarse_per_batch"
+      )
+
+  def __call__(self, step: int) -> np.ndarray:
+    """Returns the record indices of a step, int64 [batch_size]."""
+    rng = _rng(self._seed, step)
+    parts = []
+    for group in _distinct(rng, len(self._counts), self._groups):
+      places = _distinct(rng, int(self._counts[group]), self._per_group)
+      chosen = self._order[self._starts[group] + places]
+      parts += [self._classes.draw(rng, which, self._per_class) for which in chosen]
+    return np.concatenate(parts)
+
+
+NAMES = ("hierarchical", "npair", "pk", "triplet", "uniform")
 """The samplers that `create` knows."""
+
+
+def _integers(name: str, values: np.ndarray) -> np.ndarray:
+  values = np.asarray(values)
+  if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
+    raise ValueError(f"{name} must be integers [n], got {values.dtype} {list(values.shape)}")
+  return values
 
 
 def create(
@@ -182,6 +261,9 @@ def create(
   seed: int = 0,
   *,
   label: str = "label",
+  coarse: np.ndarray | None = None,
+  coarse_label: str = "",
+  coarse_per_batch: int = 2,
 ) -> Sampler:
   """Makes the sampler `name`, a pure function step -> record indices.
 
@@ -191,19 +273,22 @@ def create(
   ((6,), True, 2)
 
   Args:
-    name: "pk" (P classes x K images), "npair" (pk with K = 2), "triplet" (HDML's), "uniform".
+    name: "pk" (P classes x K images), "npair" (pk with K = 2), "triplet" (HDML's), "uniform",
+      "hierarchical" (P classes x K images out of a few coarse groups).
     labels: integer class of each record, [n].
     batch_size: records in the GLOBAL batch.
-    images_per_class: K; used by "pk", must be 2 for "npair", ignored by the others.
+    images_per_class: K; used by "pk" and "hierarchical", must be 2 for "npair", ignored by the
+      others.
     seed: the same seed and step give the same batch.
     label: name of the label column, for messages.
+    coarse: the coarse group of each record, [n], for "hierarchical".
+    coarse_label: name of that column, for messages.
+    coarse_per_batch: how many groups a batch holds, for "hierarchical".
 
   Raises:
     ValueError: unknown name, sizes that do not divide, or too few classes with two images.
   """
-  labels = np.asarray(labels)
-  if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-    raise ValueError(f"labels must be integers [n], got {labels.dtype} {list(labels.shape)}")
+  labels = _integers("labels", labels)
   if batch_size < 1:
     raise ValueError(f"data.batch_size must be at least 1, got {batch_size}")
   if name == "pk":
@@ -221,4 +306,13 @@ def create(
     return Triplets(labels, batch_size, seed, label)
   if name == "uniform":
     return Uniform(labels, batch_size, seed)
+  if name == "hierarchical":
+    if coarse is None:
+      raise ValueError("data.sampler=hierarchical needs data.coarse_label, the column of groups")
+    coarse = _integers("coarse", coarse)
+    if coarse.shape != labels.shape:
+      raise ValueError(f"coarse must have the {len(labels)} rows of labels, got {len(coarse)}")
+    return Hierarchical(
+      labels, coarse, batch_size, images_per_class, coarse_per_batch, seed, label, coarse_label
+    )
   raise ValueError(f"unknown sampler {name!r}; valid names are {', '.join(NAMES)}")

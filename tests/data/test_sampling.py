@@ -1,4 +1,5 @@
 import collections
+import time
 
 import numpy as np
 import pytest
@@ -6,12 +7,18 @@ import pytest
 from jaxdml.data import sampling
 
 # 12 classes of 1 to 12 images, their records mixed.
+# Coarse groups of 4: classes 0-3, 4-7, 8-11; of the first, one class has a single image.
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(12) * 7, np.arange(1, 13)))
-CASES = [("pk", 12, 3), ("pk", 8, 4), ("npair", 10, 2), ("triplet", 12, 2), ("uniform", 9, 2)]
+COARSE = LABELS // 28
+CASES = [
+  ("pk", 12, 3), ("pk", 8, 4), ("npair", 10, 2), ("triplet", 12, 2), ("uniform", 9, 2),
+  ("hierarchical", 12, 2),
+]  # fmt: skip
 
 
-def _create(name, batch_size, images_per_class=2, seed=0, labels=LABELS):
-  return sampling.create(name, labels, batch_size, images_per_class, seed, label="fine")
+def _create(name, batch_size, images_per_class=2, seed=0, labels=LABELS, groups=2, **options):
+  options = {"coarse": COARSE, "coarse_label": "kind", "coarse_per_batch": groups, **options}
+  return sampling.create(name, labels, batch_size, images_per_class, seed, label="fine", **options)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -103,10 +110,91 @@ def test_uniform_draws_different_records():
   assert sorted(batch) == list(range(len(LABELS)))
 
 
-@pytest.mark.parametrize("name", ["pk", "npair", "triplet"])
+@pytest.mark.parametrize("batch_size, k, groups", [(12, 2, 2), (9, 3, 1), (18, 2, 3), (4, 2, 1)])
+def test_hierarchical_draws_groups_then_classes_within_them(batch_size, k, groups):
+  sampler = _create("hierarchical", batch_size, k, groups=groups)
+  assert (sampler.dropped_classes, sampler.dropped_groups, sampler.group) == (1, 0, 1)
+  seen = collections.Counter()
+  for step in range(300):
+    batch = sampler(step)
+    drawn = COARSE[batch].reshape(groups, -1)
+    assert (drawn == drawn[:, :1]).all() and len(set(drawn[:, 0])) == groups
+    classes = LABELS[batch].reshape(-1, k)
+    assert (classes == classes[:, :1]).all()
+    assert len(set(classes[:, 0])) == batch_size // k
+    for images in batch.reshape(-1, k):
+      assert len(set(images)) == min(k, np.sum(LABELS[images[0]] == LABELS))
+    seen.update(classes[:, 0].tolist())
+  assert set(seen) == set(range(7, 84, 7))
+
+
+def test_hierarchical_leaves_out_groups_with_too_few_classes():
+  sampler = _create("hierarchical", 16, 2, groups=2)
+  assert sampler.dropped_groups == 1  # Four classes a group, and the first has three of two images.
+  assert {c for step in range(20) for c in COARSE[sampler(step)]} == {1, 2}
+
+
+@pytest.mark.parametrize(
+  "options, message",
+  [
+    (
+      {"batch_size": 20, "groups": 2},
+      r"coarse_label=kind has 0 groups with at least 5 classes of two images, its largest has 4, "
+      r"and a batch needs data.coarse_per_batch=2 of them: lower data.batch_size",
+    ),
+    (
+      {"batch_size": 12, "groups": 4},
+      r"batch_size \(12\) must be a multiple of .* \(4\) times .*2",
+    ),
+    ({"batch_size": 12, "groups": 0}, r"data.coarse_per_batch \(0\)"),
+    ({"batch_size": 12, "images_per_class": 1}, "images_per_class must be at least 2"),
+    ({"batch_size": 12, "coarse": None}, "data.sampler=hierarchical needs data.coarse_label"),
+    ({"batch_size": 12, "coarse": COARSE[:5]}, "coarse must have the 78 rows of labels, got 5"),
+    (
+      {"batch_size": 12, "coarse": np.arange(78)},
+      r"each class must lie in one group, and class \d+ of 'fine' has images in \d+ and \d+",
+    ),
+  ],
+  ids=str,
+)
+def test_impossible_hierarchies(options, message):
+  with pytest.raises(ValueError, match=message):
+    _create("hierarchical", **options)
+
+
+@pytest.mark.parametrize("name", ["hierarchical", "npair", "pk", "triplet", "uniform"])
+def test_a_million_images_start_at_once_and_a_step_draws_no_more_than_it_needs(name, monkeypatch):
+  labels = np.random.default_rng(0).permutation(np.arange(1_000_000, dtype=np.int32) % 100_000)
+  since = time.perf_counter()
+  sampler = _create(name, 120, labels=labels, coarse=labels // 100)
+  batch = sampler(0)
+  assert time.perf_counter() - since < 5
+  assert len(set(batch)) == 120
+  drawn, rng = [], sampling._rng
+
+  class Counting:
+    """Notes how many numbers each call makes."""
+
+    def __init__(self, *args):
+      self._rng = rng(*args)
+
+    def integers(self, *args, size):
+      drawn.append(size)
+      return self._rng.integers(*args, size=size)
+
+    def permutation(self, total):
+      drawn.append(total)
+      return self._rng.permutation(total)
+
+  monkeypatch.setattr(sampling, "_rng", Counting)
+  np.testing.assert_array_equal(sampler(0), batch)
+  assert sum(drawn) < 20 * len(batch)
+
+
+@pytest.mark.parametrize("name", ["hierarchical", "pk", "npair", "triplet"])
 def test_classes_of_one_image_are_dropped_and_counted(name):
   labels = np.array([0, 0, 1, 2, 2, 3])
-  sampler = sampling.create(name, labels, {"triplet": 3}.get(name, 4))
+  sampler = _create(name, {"triplet": 3}.get(name, 4), labels=labels, coarse=labels * 0, groups=1)
   assert sampler.dropped_classes == 2
   assert all(set(labels[sampler(step)]) <= {0, 2} for step in range(20))
 
@@ -129,7 +217,10 @@ def test_too_few_classes():
     (("triplet", 10, 2), r"data.batch_size \(10\) must be a multiple of 3"),
     (("uniform", 1000, 2), r"data.batch_size \(1000\) is more than the 78 records"),
     (("pk", 0, 2), "data.batch_size must be at least 1"),
-    (("kp", 4, 2), "unknown sampler 'kp'; valid names are npair, pk, triplet, uniform"),
+    (
+      ("kp", 4, 2),
+      "unknown sampler 'kp'; valid names are hierarchical, npair, pk, triplet, uniform",
+    ),
   ],
 )
 def test_wrong_sizes(args, message):

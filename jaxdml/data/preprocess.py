@@ -12,38 +12,13 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+from jaxdml.data.decode import ImageDecodeError as ImageDecodeError
+from jaxdml.data.decode import decode
+
 _HDML_SIZE, _HDML_CROP = 256, 227
 _HDML_MEAN_BGR = np.array([104.0, 117.0, 123.0], np.float32)
 _IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255
 _IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32) * 255
-
-
-class ImageDecodeError(ValueError):
-  """A record's bytes are not an image that OpenCV can decode."""
-
-
-def decode(encoded: bytes, channels: int) -> np.ndarray:
-  """Decodes an image to uint8 [h, w, channels]; colour comes as RGB.
-
-  EXIF orientation is applied; alpha is dropped; 16-bit images are reduced to 8.
-
-  Raises:
-    ImageDecodeError: the bytes are no image, or a damaged one.
-  """
-  if channels not in (1, 3):
-    raise ValueError(f"channels must be 1 or 3, got {channels}")
-  flag = cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
-  image = None
-  if encoded:
-    try:
-      image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flag)
-    except cv2.error as error:
-      raise ImageDecodeError(f"OpenCV refuses the image ({len(encoded)} bytes): {error}") from error
-  if image is None:
-    raise ImageDecodeError(
-      f"not an image that OpenCV can decode: {len(encoded)} bytes starting with {encoded[:8]!r}"
-    )
-  return image[:, :, None] if channels == 1 else image[:, :, ::-1]
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:

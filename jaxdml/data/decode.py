@@ -1,0 +1,287 @@
+"""From encoded bytes to uint8 pixels: upright, whole, in one mode; or one error that says why not.
+
+OpenCV decodes JPEG and opaque PNG, Pillow every other kind. Both decode on the host's CPU.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+__all__ = ["FORMATS", "MAX_PIXELS", "Header", "ImageDecodeError", "decode", "probe"]
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What can be decoded. Pillow knows more, among them some that start other programs."""
+
+MAX_PIXELS = 178_956_970
+"""Larger images are refused before they are decoded: 512 MiB as RGB, Pillow's own limit."""
+
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_ORIENTATION = 0x0112  # the EXIF tag
+_PNG = b"\x89PNG\r\n\x1a\n"
+_ALONE = frozenset(bytes([m]) for m in (0x00, 0x01, *range(0xD0, 0xD9)))  # JPEG, without a length
+_FRAMES = frozenset(bytes([m]) for m in range(0xC0, 0xD0) if m not in (0xC4, 0xC8, 0xCC))
+# OpenCV's modes that halve a JPEG's sides while decoding. The names of the grey ones are the bare
+# bits; colour is asked for as RGB, which takes no bit of BGR beside it.
+_REDUCED = {
+  1: 0,
+  2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+  4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+  8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
+
+if "OPENCV_LOG_LEVEL" not in os.environ:
+  # OpenCV would print several lines an image that it cannot decode; each is an error here.
+  cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+class ImageDecodeError(ValueError):
+  """The bytes are no image, a damaged one or one that is too large; the message says which."""
+
+
+class Header(NamedTuple):
+  """What an image file says of itself.
+
+  Attributes:
+    format: one of `FORMATS`.
+    height: of the upright picture, in pixels.
+    width: of the upright picture, in pixels.
+    complete: the file's end is there (JPEG: the EOI marker; PNG: IEND, and no chunk before it
+      that fails its checksum). Of other formats only decoding tells: True.
+    orientation: EXIF's, 1 to 8; 1 is upright as stored.
+    transparent: it has an alpha channel or a transparent colour.
+  """
+
+  format: str
+  height: int
+  width: int
+  complete: bool
+  orientation: int = 1
+  transparent: bool = False
+
+
+def probe(encoded: bytes) -> Header:
+  """Reads an image's header without decoding it.
+
+  Raises:
+    ImageDecodeError: no image of one of `FORMATS`, a header cut short, or more than `MAX_PIXELS`.
+
+  >>> probe(cv2.imencode(".png", np.zeros((2, 3), np.uint8))[1].tobytes())[:4]
+  ('PNG', 2, 3, True)
+  """
+  if not encoded:
+    raise ImageDecodeError("the image is empty (0 bytes)")
+  if encoded.startswith(b"\xff\xd8\xff"):
+    header = _probe_jpeg(encoded)
+  elif encoded.startswith(_PNG):
+    header = _probe_png(encoded)
+  else:
+    header = _probe_other(encoded)
+  if header.height < 1 or header.width < 1:
+    raise _error(encoded, f"a {header.format} of {header.width} x {header.height} pixels")
+  if header.height * header.width > MAX_PIXELS:
+    raise _error(
+      encoded,
+      f"a {header.format} of {header.width} x {header.height} pixels, more than the limit of "
+      f"{MAX_PIXELS}; make it smaller",
+    )
+  if header.orientation > 4:
+    header = header._replace(height=header.width, width=header.height)
+  return header
+
+
+def decode(
+  encoded: bytes, channels: int, *, min_size: tuple[float, float] | None = None
+) -> np.ndarray:
+  """Decodes an image to uint8 [h, w, channels], upright; colour is RGB.
+
+  EXIF orientation is applied. 16 bits keep their upper 8. CMYK becomes RGB. Transparent parts are
+  laid on white, as where such pictures are shown: the colour stored under them is arbitrary, often
+  black. Of an animation the first picture is taken.
+
+  Args:
+    encoded: a file's bytes, in one of `FORMATS`.
+    channels: 1 (grey) or 3 (RGB).
+    min_size: (height, width) that the caller will reduce the picture to at most. A JPEG is then
+      decoded at 1/2, 1/4 or 1/8 of its size, in less time, if it stays at least as large as this
+      on both sides. None decodes in full.
+
+  Raises:
+    ImageDecodeError: as `probe`, or the image is cut short or damaged.
+    ValueError: `channels` is neither 1 nor 3.
+
+  >>> white = cv2.imencode(".png", np.full((4, 6), 65535, np.uint16))[1].tobytes()
+  >>> decode(white, 3).shape, decode(white, 3).dtype, decode(white, 3).min()
+  ((4, 6, 3), dtype('uint8'), np.uint8(255))
+  """
+  if channels not in (1, 3):
+    raise ValueError(f"channels must be 1 or 3, got {channels}")
+  return decode_probed(encoded, probe(encoded), channels, min_size=min_size)
+
+
+def decode_probed(
+  encoded: bytes, header: Header, channels: int, *, min_size: tuple[float, float] | None = None
+) -> np.ndarray:
+  """Does what `decode` does, for who has called `probe` already."""
+  if not header.complete:
+    raise _error(encoded, f"a {header.format} that is cut short or damaged")
+  if header.format == "JPEG" or (header.format == "PNG" and not header.transparent):
+    reduction = reduction_for(header, min_size) if header.format == "JPEG" else 1
+    image = _by_opencv(encoded, header, channels, reduction)
+  else:
+    image = _by_pillow(encoded, header, channels)
+  return image[:, :, None] if image.ndim == 2 else image
+
+
+def reduction_for(header: Header, min_size: tuple[float, float] | None) -> int:
+  """How much smaller a JPEG's sides may be decoded: 1, 2, 4 or 8.
+
+  >>> reduction_for(Header("JPEG", 480, 640, True), (224, 298.7))
+  2
+  """
+  if min_size is None:
+    return 1
+  smallest = min(header.height / max(min_size[0], 1), header.width / max(min_size[1], 1))
+  return max(r for r in _REDUCED if r <= max(smallest, 1))
+
+
+def _error(encoded: bytes, what: str) -> ImageDecodeError:
+  return ImageDecodeError(f"{what} ({len(encoded)} bytes starting with {encoded[:12]!r})")
+
+
+def _by_opencv(encoded: bytes, header: Header, channels: int, reduction: int) -> np.ndarray:
+  # Turned here and not by OpenCV, so that the picture is as `probe` says in every version of it.
+  flags = _REDUCED[reduction] | cv2.IMREAD_IGNORE_ORIENTATION
+  flags |= cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
+  problem = None
+  try:
+    image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+  except cv2.error as error:
+    image, problem = None, error
+  if image is None:
+    raise _error(encoded, f"a {header.format} that OpenCV cannot decode: damaged") from problem
+  return _upright(image, header.orientation)
+
+
+def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
+  """Undoes an EXIF orientation."""
+  if orientation in (5, 7):
+    image = cv2.transpose(image)
+    return image if orientation == 5 else cv2.rotate(image, cv2.ROTATE_180)
+  if orientation in (2, 4):
+    return cv2.flip(image, 1 if orientation == 2 else 0)
+  turns = {3: cv2.ROTATE_180, 6: cv2.ROTATE_90_CLOCKWISE, 8: cv2.ROTATE_90_COUNTERCLOCKWISE}
+  return cv2.rotate(image, turns[orientation]) if orientation in turns else image
+
+
+def _by_pillow(encoded: bytes, header: Header, channels: int) -> np.ndarray:
+  mode = "L" if channels == 1 else "RGB"
+  try:
+    with Image.open(io.BytesIO(encoded), formats=(header.format,)) as opened:
+      image = ImageOps.exif_transpose(opened)
+      if image.mode.startswith("I;16"):
+        # Pillow would clip what is above 255.
+        high = np.asarray(image) >> 8
+        if (clear := image.info.get("transparency")) is not None:
+          high = np.where(np.asarray(image) == clear, 255, high)
+        image = Image.fromarray(high.astype(np.uint8))
+      elif image.mode in ("F", "I"):
+        raise ImageDecodeError(
+          f"a {header.format} of 32-bit pixels, whose range nobody knows; save it with 8 or 16 bits"
+        )
+      elif header.transparent:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+      return np.array(image.convert(mode))
+  except ImageDecodeError:
+    raise
+  except Exception as error:  # Damage shows as any of a dozen exceptions.
+    raise _error(encoded, f"a {header.format} that Pillow cannot decode: {error}") from error
+
+
+def _probe_jpeg(encoded: bytes) -> Header:
+  """Walks the segments before the picture's data: the frame header has the size, Exif the turn."""
+  size, orientation, position = None, 1, 2
+  while (position := encoded.find(b"\xff", position)) >= 0:
+    while encoded[position : position + 1] == b"\xff":  # any number of them may come first
+      position += 1
+    marker = encoded[position : position + 1]
+    position += 1
+    if not marker or marker == b"\xd9":
+      break
+    if marker in _ALONE:
+      continue
+    length = int.from_bytes(encoded[position : position + 2], "big")
+    body = encoded[position + 2 : position + length]
+    if marker == b"\xda":
+      if size is None:
+        break
+      # In the data each 0xFF is followed by 0, so this is the end, and no thumbnail's.
+      complete = encoded.rfind(b"\xff\xd9", position) >= 0
+      return Header("JPEG", *size, complete, orientation)
+    if marker in _FRAMES and len(body) >= 5:
+      size = struct.unpack(">HH", body[1:5])
+    elif marker == b"\xe1" and body.startswith(b"Exif\0\0"):
+      orientation = _exif_orientation(body)
+    position += length
+  raise _error(encoded, "a JPEG that is cut short: it ends before the picture's data")
+
+
+def _probe_png(encoded: bytes) -> Header:
+  """Walks the chunks to the end, so that damage is found before libpng writes to stderr."""
+  if encoded[12:16] != b"IHDR" or len(encoded) < 33:
+    raise _error(encoded, "a PNG that is cut short: it ends before its size")
+  width, height, _, colour = struct.unpack(">IIBB", encoded[16:26])
+  transparent, orientation, position, complete = colour in (4, 6), 1, 8, False
+  while len(encoded) >= position + 12:
+    length, kind = struct.unpack(">I4s", encoded[position : position + 8])
+    body = memoryview(encoded)[position + 4 : position + 8 + length]  # with the kind
+    checksum = encoded[position + 8 + length : position + 12 + length]
+    # A lower-case first letter: not needed to show the picture.
+    critical = kind[:1].isupper()
+    if critical and zlib.crc32(body) != int.from_bytes(checksum, "big"):
+      break
+    if kind == b"IEND":
+      complete = True
+      break
+    if kind == b"tRNS":
+      transparent = True
+    elif kind == b"eXIf":
+      orientation = _exif_orientation(bytes(body[4:]))
+    position += 12 + length
+  return Header("PNG", height, width, complete, orientation, transparent)
+
+
+def _probe_other(encoded: bytes) -> Header:
+  try:
+    with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+      width, height = image.size
+      # Of a TIFF Pillow gives the upright size.
+      turn = 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
+      turn = turn if turn in range(1, 9) else 1
+      return Header(image.format, height, width, True, turn, image.has_transparency_data)
+  except _BOMBS as error:
+    raise _error(encoded, f"an image of too many pixels: {error}") from error
+  except Image.UnidentifiedImageError as error:
+    known = ", ".join(FORMATS)
+    raise _error(encoded, f"not an image in one of the formats {known}") from error
+  except Exception as error:  # Damage shows as any of a dozen exceptions.
+    raise _error(encoded, f"an image whose header is damaged: {error}") from error
+
+
+def _exif_orientation(block: bytes) -> int:
+  """The orientation in an Exif block; 1 if it has none, or is damaged: the pixels are not."""
+  exif = Image.Exif()
+  try:
+    exif.load(block)
+    orientation = exif.get(_ORIENTATION, 1)
+  except Exception:
+    return 1
+  return orientation if orientation in range(1, 9) else 1

@@ -6,6 +6,8 @@ gradient.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -13,8 +15,7 @@ from jaxdml.distances import safe_sqrt
 from jaxdml.types import Array, DistanceFn
 
 __all__ = [
-  "distance_bounds",
-  "fits",
+  "exponents_fit",
   "log1p_sum_exp",
   "log_sum_exp",
   "log_sum_exp_pair",
@@ -65,14 +66,23 @@ def _log1p(total: Array, top: Array) -> Array:
   return jnp.log1p(jnp.expm1(-top) + total) + top
 
 
-def fits(low: float, high: float) -> bool:
-  """Whether exp of anything between the two, and millions of them, keep their digits in float32."""
-  return low >= -80.0 and high <= 60.0
+def exponents_fit(
+  distance_fn: DistanceFn,
+  exponents: Callable[[float], Sequence[float]],
+  *parameters: Array | float,
+) -> bool:
+  """Whether exp of a row's exponents, and millions of them, keep their digits in float32.
 
-
-def distance_bounds(distance_fn: DistanceFn) -> tuple[float, float] | None:
-  """Smallest and largest distance, where the distance has such."""
-  return getattr(distance_fn, "bounds", None)
+  Args:
+    distance_fn: False if its distances have no bounds.
+    exponents: of a distance; monotonic, so that those of the two bounds are the extremes.
+    parameters: what `exponents` depends on; False if one is traced and so not known yet.
+  """
+  bounds = getattr(distance_fn, "bounds", None)
+  if bounds is None or not all(isinstance(p, (int, float)) for p in parameters):
+    return False
+  ends = [end for bound in bounds for end in exponents(bound)]
+  return min(ends) >= -80.0 and max(ends) <= 60.0
 
 
 def log_sum_exp(x: Array, mask: Array, *, bounded: bool = False, empty: float = 0.0) -> Array:
@@ -81,7 +91,7 @@ def log_sum_exp(x: Array, mask: Array, *, bounded: bool = False, empty: float = 
   Args:
     x: [r, m].
     mask: [r, m] bool.
-    bounded: x is known to be in a range that `fits`: no search for the largest.
+    bounded: x is known to be in a range that `exponents_fit`: no search for the largest.
     empty: the value of a row without entries.
   """
   if bounded:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxdml import distances
 from jaxdml.losses import reducers
 from jaxdml.losses.core import tuple_loss
-from jaxdml.losses.numerics import distance_bounds, fits, log_sum_exp_pair
+from jaxdml.losses.numerics import exponents_fit, log_sum_exp_pair
 from jaxdml.losses.pairs import RowFn, element_rows
 from jaxdml.types import Array, Pairs, Rows
 
@@ -133,18 +133,13 @@ def multi_similarity_loss(alpha: float = 2.0, beta: float = 50.0, base: float = 
     The reduced loss; shared arguments and errors: docs/conventions.md.
   """
 
-  def bounded(distance_fn) -> bool:
-    bounds = distance_bounds(distance_fn)
-    if bounds is None or not all(isinstance(v, (int, float)) for v in (alpha, beta, base)):
-      return False
-    ends = [k * (1.0 - d - base) for d in bounds for k in (-alpha, beta)]
-    return fits(min(ends), max(ends))
-
   def row_fn(pairs, inputs):
+    ends = lambda d: [-alpha * (1.0 - d - base), beta * (1.0 - d - base)]
+    bounded = exponents_fit(inputs.distance_fn, ends, alpha, beta, base)
     excess = (1.0 - pairs.distances) - base
     exponent = jnp.where(pairs.positive, -alpha * excess, beta * excess)
     positive, negative = log_sum_exp_pair(
-      exponent, pairs.positive, pairs.negative, add_one=True, bounded=bounded(inputs.distance_fn)
+      exponent, pairs.positive, pairs.negative, add_one=True, bounded=bounded
     )
     used = jnp.any(pairs.positive | pairs.negative, axis=1).astype(excess.dtype)
     return Rows(total=positive / alpha + negative / beta, elements=used, active=used)

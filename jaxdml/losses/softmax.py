@@ -11,8 +11,7 @@ from jaxdml import distances
 from jaxdml.losses import reducers
 from jaxdml.losses.core import tuple_loss
 from jaxdml.losses.numerics import (
-  distance_bounds,
-  fits,
+  exponents_fit,
   log1p_sum_exp,
   log_sum_exp,
   log_sum_exp_pair,
@@ -47,10 +46,7 @@ def _against_negatives(
 
 def _bounded(distance_fn: DistanceFn, temperature: Array | float) -> bool:
   """Whether exp(-distance / temperature) needs no shift."""
-  bounds = distance_bounds(distance_fn)
-  if bounds is None or not isinstance(temperature, (int, float)):
-    return False
-  return fits(-bounds[1] / temperature, -bounds[0] / temperature)
+  return exponents_fit(distance_fn, lambda d: [-d / temperature], temperature)
 
 
 @tuple_loss(distance_fn=distances.dot, reduce_fn=reducers.mean)

@@ -9,8 +9,7 @@ from jaxdml import distances
 from jaxdml.losses import reducers
 from jaxdml.losses.core import tuple_loss
 from jaxdml.losses.numerics import (
-  distance_bounds,
-  fits,
+  exponents_fit,
   log_sum_exp,
   log_sum_exp_pair,
   row_count,
@@ -87,16 +86,11 @@ def generalized_lifted_structure_loss(margin: float = 1.0) -> RowFn:
     The reduced loss; shared arguments and errors: docs/conventions.md.
   """
 
-  def bounded(distance_fn) -> bool:
-    bounds = distance_bounds(distance_fn)
-    if bounds is None or not isinstance(margin, (int, float)):
-      return False
-    return fits(min(bounds[0], margin - bounds[1]), max(bounds[1], margin - bounds[0]))
-
   def row_fn(pairs, inputs):
+    bounded = exponents_fit(inputs.distance_fn, lambda d: [d, margin - d], margin)
     exponent = jnp.where(pairs.positive, pairs.distances, margin - pairs.distances)
     pull, push = log_sum_exp_pair(
-      exponent, pairs.positive, pairs.negative, add_one=False, bounded=bounded(inputs.distance_fn)
+      exponent, pairs.positive, pairs.negative, add_one=False, bounded=bounded
     )
     used = jnp.any(pairs.positive, axis=1) & jnp.any(pairs.negative, axis=1)
     value = jnp.where(used, jax.nn.relu(pull + push), 0.0)

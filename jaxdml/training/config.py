@@ -21,6 +21,7 @@ __all__ = ["ConfigError", "check", "check_workdir", "duration"]
 # reaches the parameters.
 OPERATIONAL = (
   "data.data_dir",
+  "data.max_bad_images",
   "data.num_workers",
   "train.checkpoint_every",
   "train.keep",
@@ -102,6 +103,42 @@ def _check_memory(config: ConfigDict) -> None:
     )
 
 
+def _check_data(config: ConfigDict) -> None:
+  """The sampler's keys, and the shares of the data set that are held out or may be damaged."""
+  data, evaluation = config.data, config.eval
+  _one_of("data.sampler", data.sampler, sampling.NAMES)
+  _one_of("data.preprocess", data.preprocess, preprocess.NAMES)
+  if data.sampler == "hierarchical":
+    _positive(config, "data.coarse_per_batch")
+    if not data.coarse_label:
+      raise ConfigError(
+        "config.data.coarse_label: data.sampler=hierarchical needs the column with the group of "
+        "each class; got ''"
+      )
+  if not 0.0 <= data.max_bad_images < 1.0:
+    raise ConfigError(
+      f"config.data.max_bad_images: expected a share in [0, 1); got {data.max_bad_images}"
+    )
+  if not 0.0 <= evaluation.validation_fraction < 1.0:
+    raise ConfigError(
+      "config.eval.validation_fraction: expected a share in [0, 1); "
+      f"got {evaluation.validation_fraction}"
+    )
+  if evaluation.folds < 0 or evaluation.folds == 1:
+    raise ConfigError(
+      f"config.eval.folds: expected 0 (no cross-validation) or at least 2; got {evaluation.folds}"
+    )
+  if not 0 <= evaluation.fold < max(evaluation.folds, 1):
+    raise ConfigError(
+      f"config.eval.fold: expected 0..{max(evaluation.folds, 1) - 1}, a part of "
+      f"eval.folds={evaluation.folds}; got {evaluation.fold}"
+    )
+  if evaluation.folds and evaluation.validation_fraction:
+    raise ConfigError(
+      "config.eval.validation_fraction: eval.folds holds out classes already; set one of them to 0"
+    )
+
+
 def check(config: ConfigDict, device_count: int) -> None:
   """Refuses a config whose values cannot work together.
 
@@ -113,8 +150,7 @@ def check(config: ConfigDict, device_count: int) -> None:
     ConfigError: naming the key, what it takes and what came.
   """
   data, loss = config.data, config.loss
-  _one_of("data.sampler", data.sampler, sampling.NAMES)
-  _one_of("data.preprocess", data.preprocess, preprocess.NAMES)
+  _check_data(config)
   _one_of("encoder.name", config.encoder.name, list(registry.ENCODERS))
   _one_of("encoder.dtype", config.encoder.dtype, ("float32", "bfloat16"))
   _one_of("loss.name", loss.name, list(losses.LOSSES))
@@ -155,11 +191,6 @@ def check(config: ConfigDict, device_count: int) -> None:
     raise ConfigError(
       f"config.data.batch_size: each of the {device_count} devices needs a multiple of {group} for "
       f"loss.layout={loss.layout}; got {data.batch_size} in all"
-    )
-  if not 0.0 <= config.eval.validation_fraction < 1.0:
-    raise ConfigError(
-      "config.eval.validation_fraction: expected a share in [0, 1); "
-      f"got {config.eval.validation_fraction}"
     )
   if "expand_positives" in config.mining.negative + config.mining.positive and config.hdml.enabled:
     raise ConfigError("config.mining: HDML needs one row an anchor; drop expand_positives")

@@ -20,12 +20,15 @@ def get_config() -> ConfigDict:
   config.data.label = "label"  # the column trained on
   config.data.eval_label = ""  # the column evaluated on; "": data.label
   config.data.batch_size = 128  # global, over all devices and hosts
-  config.data.sampler = "pk"  # pk, npair, triplet, uniform
+  config.data.sampler = "pk"  # pk, npair, triplet, uniform, hierarchical
   config.data.images_per_class = 4  # K of the P x K sampler
+  config.data.coarse_label = ""  # sampler=hierarchical: the column with the group of each class
+  config.data.coarse_per_batch = 2  # sampler=hierarchical: groups in a batch
   config.data.preprocess = "glyphs"  # glyphs, digits, hdml, standard
   config.data.image_size = 32
   config.data.channels = 1
   config.data.num_workers = 0  # processes preparing batches; 0: a thread
+  config.data.max_bad_images = 0.01  # share that may fail to decode before the run stops
 
   config.encoder = ConfigDict()
   config.encoder.name = "convnet"  # convnet, googlenet, resnet18, resnet50
@@ -87,6 +90,8 @@ def get_config() -> ConfigDict:
   config.eval.ks = (1, 2, 4, 8)
   config.eval.batch_size = 256
   config.eval.validation_fraction = 0.0  # share of the training classes held out for selection
+  config.eval.folds = 0  # class-disjoint cross-validation: parts of the training classes; 0: none
+  config.eval.fold = 0  # the part, 0..folds-1, that validates; the others train
   config.eval.select_by = "map@r"  # the metric that picks the checkpoint kept; "last": none
   config.eval.raw_pixels = True  # the raw-pixel floor
   return config

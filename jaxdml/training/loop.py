@@ -60,17 +60,7 @@ class _Run:
     self.config, self.workdir = config, workdir
     self.setup = setup.prepare(config)
     self.total = self.setup.total_steps
-    try:
-      self.sampler = data.sampling.create(
-        config.data.sampler,
-        self.setup.train.column(config.data.label),
-        config.data.batch_size,
-        config.data.images_per_class,
-        config.seed,
-        label=config.data.label,
-      )
-    except ValueError as error:
-      raise config_lib.ConfigError(f"config: {error}") from error
+    self.sampler = setup.sampler(config, self.setup.train)
     config_lib.check_workdir(config, workdir)
     program, validation = self.setup.program, self.setup.validation
     self.step_fn = parallel.compile_step(program.step)

@@ -12,7 +12,7 @@ from jaxdml import data
 from jaxdml.training import config as config_lib
 from jaxdml.training import parallel, steps
 
-__all__ = ["Setup", "prepare"]
+__all__ = ["Setup", "prepare", "sampler"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,12 +74,14 @@ def prepare(config: ConfigDict) -> Setup:
   try:
     train = data.load(config.data.dataset, "train", data_dir=directory)
     test = data.load(config.data.dataset, "test", data_dir=directory)
-    classes = train.classes(label)
     test.column(config.data.eval_label or label)
-    if config.eval.validation_fraction:
+    if config.eval.folds:
+      folds = data.cross_validation(train, label, config.eval.folds)
+      train, validation = folds[config.eval.fold]
+    elif config.eval.validation_fraction:
       fraction = config.eval.validation_fraction
       train, validation = data.validation_split(train, label, fraction, config.seed)
-      classes = train.classes(label)
+    classes = train.classes(label)
   except ValueError as error:
     raise config_lib.ConfigError(f"config.data: {error}") from error
   steps_per_epoch = -(-len(train) // config.data.batch_size)
@@ -92,3 +94,26 @@ def prepare(config: ConfigDict) -> Setup:
     axis_name=parallel.AXIS,
   )
   return Setup(config, train, validation, test, steps_per_epoch, total_steps, program)
+
+
+def sampler(config: ConfigDict, train: data.Dataset) -> data.sampling.Sampler:
+  """The sampler of a config, over its training images.
+
+  Raises:
+    ConfigError: the batch cannot be made of these classes.
+  """
+  keys = config.data
+  try:
+    return data.sampling.create(
+      keys.sampler,
+      train.column(keys.label),
+      keys.batch_size,
+      keys.images_per_class,
+      config.seed,
+      label=keys.label,
+      coarse=train.column(keys.coarse_label) if keys.coarse_label else None,
+      coarse_label=keys.coarse_label,
+      coarse_per_batch=keys.coarse_per_batch,
+    )
+  except ValueError as error:
+    raise config_lib.ConfigError(f"config: {error}") from error

@@ -13,7 +13,7 @@ REFUSED = {
   "loss.distance": ("manhattan", "unknown distance 'manhattan'; valid names: cosine"),
   "loss.reducer": ("none", "config.loss.reducer: training needs one number"),
   "loss.learnable_beta": ("scalar", "config.loss.learnable_beta: only the margin loss"),
-  "data.sampler": ("pxk", "config.data.sampler: expected one of npair, pk"),
+  "data.sampler": ("pxk", "config.data.sampler: expected one of hierarchical, npair"),
   "data.batch_size": (30, "config.data.batch_size: 30 is not divisible by the 8 devices"),
   "encoder.name": ("vgg", "config.encoder.name: expected one of convnet, googlenet"),
   "encoder.dtype": ("float16", "config.encoder.dtype: expected one of float32, bfloat16"),
@@ -21,6 +21,9 @@ REFUSED = {
   "optimizer.learning_rate": (-1.0, "config.optimizer.learning_rate: expected a positive number"),
   "eval.select_by": ("recall", "config.eval.select_by: expected one of last, recall@1, recall@2"),
   "eval.validation_fraction": (1.5, "config.eval.validation_fraction: expected a share"),
+  "eval.folds": (1, "config.eval.folds: expected 0 (no cross-validation) or at least 2; got 1"),
+  "eval.fold": (1, "config.eval.fold: expected 0..0, a part of eval.folds=0; got 1"),
+  "data.max_bad_images": (1.0, "config.data.max_bad_images: expected a share in [0, 1); got 1.0"),
 }
 
 
@@ -45,6 +48,25 @@ def test_refuses_unknown_options_and_listing_the_valid_ones():
   config.encoder.options = {"width": 3}
   with pytest.raises(config_lib.ConfigError, match="widths"):
     config_lib.check(config, 1)
+
+
+def test_refuses_keys_that_do_not_fit_together():
+  for keys, message in (
+    ({"eval.folds": 4, "eval.fold": 4}, "config.eval.fold: expected 0..3"),
+    ({"eval.folds": 4, "eval.validation_fraction": 0.1}, "eval.folds holds out classes already"),
+    ({"data.sampler": "hierarchical"}, "config.data.coarse_label: data.sampler=hierarchical needs"),
+    (
+      {
+        "data.sampler": "hierarchical",
+        "data.coarse_label": "kind",
+        "data.coarse_per_batch": 0,
+      },
+      "config.data.coarse_per_batch: expected a positive number",
+    ),
+  ):
+    with pytest.raises(config_lib.ConfigError) as caught:
+      config_lib.check(tiny_config(**keys), 8)
+    assert message in str(caught.value)
 
 
 def test_accepts_the_default():

@@ -1,0 +1,41 @@
+"""From a config to its data: folds and groups."""
+
+import numpy as np
+import pytest
+
+from jaxdml.training import setup
+from jaxdml.training.config import ConfigError
+from tests.training.helpers import tiny_config
+
+
+def _config(data_dir, **keys):
+  keys = {"data.dataset": "digits", "data.preprocess": "digits", "data.data_dir": data_dir, **keys}
+  return tiny_config(**keys)
+
+
+def test_a_fold_validates_and_the_others_train(data_dir):
+  for fold, classes in ((0, [0, 1, 2]), (3, [8, 9])):
+    run = setup.prepare(_config(data_dir, **{"eval.folds": 4, "eval.fold": fold}))
+    assert run.validation.classes("label").tolist() == classes
+    assert run.train.classes("label").tolist() == sorted(set(range(10)) - set(classes))
+    assert run.test.classes("label").tolist() == list(range(10))
+  with pytest.raises(ConfigError, match=r"config\.data: 11 folds need at least as many classes"):
+    setup.prepare(_config(data_dir, **{"eval.folds": 11}))
+
+
+def test_a_batch_of_two_groups(data_dir):
+  keys = {
+    "data.sampler": "hierarchical",
+    "data.coarse_label": "parity",
+    "data.batch_size": 16,
+    "data.images_per_class": 2,
+  }
+  config = _config(data_dir, **keys)
+  train = setup.prepare(config).train
+  batch = setup.sampler(config, train)(0)
+  parity = train.column("parity")[batch]
+  assert (parity[:8] == parity[0]).all() and (parity[8:] == 1 - parity[0]).all()
+  assert len(np.unique(train.column("label")[batch])) == 8
+  config.data.coarse_label = "shape"
+  with pytest.raises(ConfigError, match="no label column 'shape'"):
+    setup.sampler(config, train)

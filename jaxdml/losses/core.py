@@ -27,7 +27,7 @@ from jaxdml.losses.pairs import (
 )
 from jaxdml.types import Array, DistanceFn, MiningFn, Pairs, PyTree, ReduceFn, Refs, Rows
 
-__all__ = ["tuple_loss"]
+__all__ = ["signature_of", "tuple_loss"]
 
 
 def _zero_where_empty(embeddings: Array, where: Array | None) -> Array:
@@ -212,6 +212,16 @@ def _reduce_blocks(call, row_fn, reduce_fn, cut, poison, axis_name) -> Array:
   return reducers.global_sum(value + poison.astype(numerator.dtype), axis_name)
 
 
+def signature_of(
+  loss: Callable[..., Array], make_row_fn: Callable[..., object], leading: int
+) -> inspect.Signature:
+  """How a loss shows itself: `leading` arguments, its own hyperparameters, the shared tail."""
+  own = inspect.signature(make_row_fn).parameters.values()
+  shared = list(inspect.signature(loss, follow_wrapped=False).parameters.values())
+  own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+  return inspect.Signature([*shared[:leading], *own, *shared[leading:-1]], return_annotation=Array)
+
+
 def tuple_loss(*, distance_fn: DistanceFn, reduce_fn: ReduceFn) -> Callable:
   """Decorator: from `hyperparameters -> row_fn` (or `TwoPass`) to a loss with the shared arguments.
 
@@ -258,13 +268,7 @@ def tuple_loss(*, distance_fn: DistanceFn, reduce_fn: ReduceFn) -> Callable:
         row_fn = row_fn.row_fn
       return _reduce(call, row_fn, reduce_fn, block_size, axis_name)
 
-    own = list(inspect.signature(make_row_fn).parameters.values())
-    shared = list(inspect.signature(loss, follow_wrapped=False).parameters.values())
-    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-    # How the loss shows itself: two arrays, its own hyperparameters, the shared tail.
-    loss.__signature__ = inspect.Signature(
-      [*shared[:2], *own, *shared[2:-1]], return_annotation=Array
-    )
+    loss.__signature__ = signature_of(loss, make_row_fn, leading=2)
     return loss
 
   return decorate

@@ -8,14 +8,13 @@ parameters holds them too.
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxdml.losses.core import tuple_loss
+from jaxdml.losses.core import signature_of, tuple_loss
 from jaxdml.losses.numerics import log_sum_exp, softplus
 from jaxdml.losses.pairs import Inputs, RowFn, check_shapes
 from jaxdml.types import Array, DistanceFn, MiningFn, Pairs, PyTree, ReduceFn, Refs, Rows
@@ -239,13 +238,7 @@ def parametric_loss(
         return value
       return _with_penalty(value, penalty(vectors), axis_name)
 
-    own = list(inspect.signature(make_row_fn).parameters.values())
-    shared = list(inspect.signature(loss, follow_wrapped=False).parameters.values())
-    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-    # How the loss shows itself: two arrays, params, its own hyperparameters, the shared tail.
-    loss.__signature__ = inspect.Signature(
-      [*shared[:3], *own, *shared[3:-1]], return_annotation=Array
-    )
+    loss.__signature__ = signature_of(loss, make_row_fn, leading=3)
     loss.init = parameter.init
     return loss
 

@@ -151,6 +151,10 @@ class Dataset:
       )
     return storage.read_bytes(self._source, self.rows[indices], self.image)
 
+  def path(self, index: int) -> str | None:
+    """Returns the file that a record was made from (its feature `path`), or None."""
+    return storage.read_text(self._source, self.rows[index], "path")
+
   def select(self, indices: Sequence[int] | np.ndarray) -> Dataset:
     """Returns the data set of the given records (int [m], or bool [n]), in that order."""
     places = np.asarray(indices)

@@ -71,6 +71,12 @@ def read_bytes(source: Any, rows: Sequence[int], feature: str) -> list[bytes]:
   return [_example(record)[feature].bytes_list.value[0] for record in records]
 
 
+def read_text(source: Any, row: int, feature: str) -> str | None:
+  """Returns one text feature of the record `row` of an open source; None if it has none."""
+  values = _example(source.__getitems__([int(row)])[0])[feature].bytes_list.value
+  return values[0].decode("utf-8", "backslashreplace") if values else None
+
+
 def image_feature(info: tfds.core.DatasetInfo) -> str:
   """Returns the name of the data set's image feature: "image", or the only or first one.
 

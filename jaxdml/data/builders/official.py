@@ -1,0 +1,318 @@
+"""What the four public data sets share: finding their files, checking counts, reading in order."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import itertools
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tensorflow_datasets as tfds
+
+from jaxdml.data.builders.archives import Files, Folder, Tar, Zip, check_name
+from jaxdml.data.builders.records import Item
+from jaxdml.data.builders.shards import PrepareError
+
+_IMAGES = (".jpg", ".jpeg", ".png")
+_NAMED = 5
+_TAR_ENDINGS = (".tgz", ".tar.gz", ".tar")
+
+
+class Count(NamedTuple):
+  """How many images, of how many classes, a split has."""
+
+  images: int
+  classes: int
+
+  def __str__(self) -> str:
+    return f"{self.images:,} images of {self.classes:,} classes"
+
+
+class Row(NamedTuple):
+  """One line of the annotations.
+
+  Attributes:
+    split: where it belongs.
+    path: as the annotations have it; kept in the record.
+    values: its labels.
+    files: which of the parts it is in.
+    member: its name there.
+  """
+
+  split: str
+  path: str
+  values: Mapping[str, Any]
+  files: int
+  member: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """Files with the images of a data set, by their names inside `folder`.
+
+  Attributes:
+    files: the archive or folder.
+    names: name inside the data set's folder -> member of `files`, in the order of the archive.
+  """
+
+  files: Files
+  names: Mapping[str, str]
+
+  def text(self, name: str) -> str:
+    """Returns a text file of the part.
+
+    Raises:
+      PrepareError: it is not there, or no UTF-8.
+    """
+    if name not in self.names:
+      raise PrepareError(
+        f"{self.files.path} holds no {name}; it holds {few(self.files.members) or 'no files'}. "
+        "Is it the archive of this data set?"
+      )
+    try:
+      return self.files.text(self.names[name]).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+      raise PrepareError(f"{name} in {self.files.path} is no UTF-8 text: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OfficialSource:
+  """A `records.Source` over some archives and folders."""
+
+  name: str
+  version: str
+  description: str
+  homepage: str
+  features: tfds.features.FeaturesDict
+  supervised: str
+  items: Sequence[Item]
+  fingerprint: str
+  places: Sequence[tuple[Files, str]]
+
+  def read(self, start: int) -> Iterator[bytes]:
+    """Yields the encoded bytes of items[start:], in order."""
+    for _, group in itertools.groupby(self.places[start:], key=lambda place: id(place[0])):
+      places = list(group)
+      yield from places[0][0].read([member for _, member in places])
+
+
+def few(names: Collection[str]) -> str:
+  """Returns the first few names, and how many more there are."""
+  more = len(names) - _NAMED
+  return ", ".join(itertools.islice(names, _NAMED)) + (f" and {more:,} more" if more > 0 else "")
+
+
+def find(source: Path, *names: str) -> Path | None:
+  """Returns the first of `names` in `source` or in one of its folders, or None.
+
+  Raises:
+    PrepareError: `source` is no directory.
+  """
+  if not source.is_dir():
+    raise PrepareError(f"--source {source} is no directory; give the one with the archives")
+  folders = sorted(p for p in source.iterdir() if p.is_dir() and not p.name.startswith("."))
+  for name in names:
+    for folder in (source, *folders):
+      if (folder / name).exists():
+        return folder / name
+  return None
+
+
+def find_part(source: Path, stem: str) -> Path | None:
+  """Returns the archive `stem`.tgz, .tar.gz, .tar or .zip, or else the folder `stem`, if there."""
+  return find(source, *(stem + ending for ending in (*_TAR_ENDINGS, ".zip")), stem)
+
+
+def open_part(path: Path, folder: str, keep: Collection[str] = ()) -> Part:
+  """Opens an archive or an extracted folder.
+
+  Args:
+    path: the archive or folder.
+    folder: names of the part are those below it: "car_ims" for "car_ims/000001.jpg".
+    keep: small files that are read as text.
+  """
+  if path.is_dir():
+    files: Files = Folder(path)
+  elif path.name.endswith(_TAR_ENDINGS):
+    files = Tar(path, keep=keep)
+  else:
+    files = Zip(path)
+  names: dict[str, str] = {}
+  for member in files.members:
+    parts = member.split("/")
+    last = len(parts) - parts[::-1].index(folder) if folder in parts[:-1] else 0
+    inside = "/".join(parts[last:])
+    if inside in names:
+      raise PrepareError(
+        f"{path} holds {folder}/{inside} more than once, as {names[inside]!r} and {member!r}: "
+        "remove one of the folders"
+      )
+    names[inside] = member
+  return Part(files, names)
+
+
+def missing_files(name: str, source: Path, forms: Sequence[Mapping[str, bool]]) -> PrepareError:
+  """Returns the error that says which files are needed and which of them are there.
+
+  Args:
+    name: of the data set.
+    source: where they were sought.
+    forms: for each form that the data set comes in, its files and whether they are there.
+  """
+  lines = [
+    "  "
+    + ("or " if number else "")
+    + ", ".join(f"{file} ({'found' if there else 'MISSING'})" for file, there in form.items())
+    for number, form in enumerate(forms)
+  ]
+  present = sorted(p.name for p in source.iterdir())
+  return PrepareError(
+    f"{name} needs these files in {source}, as archives or extracted:\n"
+    + "\n".join(lines)
+    + f"\nThere are: {few(present) or 'no files'}"
+  )
+
+
+def assemble(
+  *,
+  name: str,
+  version: str,
+  description: str,
+  homepage: str,
+  features: tfds.features.FeaturesDict,
+  supervised: str,
+  rows: Sequence[Row],
+  parts: Sequence[Part],
+  expected: Mapping[str, Count],
+  allow_partial: bool,
+) -> OfficialSource:
+  """Compares annotations, files and published counts, and returns the source if all agree.
+
+  Args:
+    name: of the data set, as the rest down to `supervised` in `records.Source`.
+    version: of it.
+    description: of it.
+    homepage: of it.
+    features: of it.
+    supervised: the label column, which also defines the classes that are counted.
+    rows: the annotations.
+    parts: the files with the images.
+    expected: split -> published counts.
+    allow_partial: take what is there; the description says so.
+
+  Raises:
+    PrepareError: something is missing or too much; the message says what.
+  """
+  for row in rows:
+    check_name(row.path, f"the annotations of {name}")
+  there = [row for row in rows if row.member in parts[row.files].names]
+  problems = [*_missing(rows, there, parts), *_counts(there, supervised, expected)]
+  if problems:
+    text = f"{name} is not whole:\n" + "\n".join(f"  {problem}" for problem in problems)
+    if not allow_partial:
+      raise PrepareError(
+        f"{text}\nGet the official files again. To prepare what is there all the same, add "
+        "--allow_partial: results on it do not compare with published ones"
+      )
+    if not there:
+      raise PrepareError(f"{text}\nThere is nothing to prepare")
+    print(f"{text}\nPreparing what is there (--allow_partial).", file=sys.stderr)
+    description += "\nPARTIAL: results on it do not compare with published ones.\n" + "\n".join(
+      problems
+    )
+  _note_extra(rows, parts)
+  ordered = _in_reading_order(there, parts)
+  items = [Item(row.split, row.path, row.values) for row in ordered]
+  places = [(parts[row.files].files, parts[row.files].names[row.member]) for row in ordered]
+  digest = hashlib.sha256(repr((version, description)).encode())
+  for part in parts:
+    digest.update(part.files.fingerprint.encode())
+  for item in items:
+    digest.update(repr((item.split, item.path, sorted(item.values.items()))).encode())
+  return OfficialSource(
+    name=name,
+    version=version,
+    description=description,
+    homepage=homepage,
+    features=features,
+    supervised=supervised,
+    items=items,
+    fingerprint=digest.hexdigest(),
+    places=places,
+  )
+
+
+def _missing(rows: Sequence[Row], there: Sequence[Row], parts: Sequence[Part]) -> list[str]:
+  """Says which images the annotations name and the files do not hold."""
+  if len(there) == len(rows):
+    return []
+  problems = []
+  for number, part in enumerate(parts):
+    of_part = [row for row in rows if row.files == number]
+    gone = [row.member for row in of_part if row.member not in part.names]
+    if gone:
+      problem = (
+        f"{len(gone):,} of the {len(of_part):,} images that the annotations name are missing in "
+        f"{part.files.path}: {few(gone)}"
+      )
+      if len(gone) == len(of_part):
+        held = few(part.files.members) or "no files"
+        problem += f"; it holds {held}. Is it the archive of another data set?"
+      problems.append(problem)
+  return problems
+
+
+def _counts(rows: Sequence[Row], label: str, expected: Mapping[str, Count]) -> list[str]:
+  problems = []
+  for split, count in expected.items():
+    labels = [row.values[label] for row in rows if row.split == split]
+    found = Count(len(labels), len(set(labels)))
+    if found != count:
+      problems.append(f"{split}: {count} expected, {found} found")
+  return problems
+
+
+def _note_extra(rows: Sequence[Row], parts: Sequence[Part]) -> None:
+  named = {(row.files, row.member) for row in rows}
+  for number, part in enumerate(parts):
+    extra = [
+      member
+      for member in part.names
+      if member.lower().endswith(_IMAGES) and (number, member) not in named
+    ]
+    if extra:
+      print(
+        f"{part.files.path} holds {len(extra):,} images that the annotations do not name; they "
+        f"are left out: {few(extra)}",
+        file=sys.stderr,
+      )
+
+
+def _in_reading_order(rows: Sequence[Row], parts: Sequence[Part]) -> list[Row]:
+  """Returns the rows part by part, a part in its archive's order or else in the annotations'."""
+  places = [
+    {member: place for place, member in enumerate(part.names)} if part.files.sequential else {}
+    for part in parts
+  ]
+  return sorted(rows, key=lambda row: (row.files, places[row.files].get(row.member, 0)))
+
+
+def load_mat(path: Path, content: bytes, variable: str) -> Any:
+  """Returns a variable of a MATLAB file.
+
+  Raises:
+    PrepareError: it is no MATLAB file or has no such variable.
+  """
+  from scipy.io import loadmat  # Here: only one data set needs SciPy's readers.
+  from scipy.io.matlab import MatReadError
+
+  try:
+    return loadmat(io.BytesIO(content), squeeze_me=True, variable_names=[variable])[variable]
+  except (MatReadError, ValueError, TypeError, NotImplementedError, OSError) as error:
+    raise PrepareError(f"{path} is no MATLAB file that can be read: {error}") from error
+  except KeyError:
+    raise PrepareError(f"{path} has no variable {variable!r}: is it the right file?") from None

@@ -65,7 +65,7 @@ def main() -> None:
   rng = np.random.default_rng(0)
   label = np.repeat(rng.permutation(args.classes)[: args.batch // 2], 2).astype(np.int32)
   shape = (args.batch, args.image_size, args.image_size, 3)
-  batch = parallel.split({"image": rng.normal(size=shape).astype(np.float32), "label": label})
+  batch = parallel.split({"image": rng.integers(0, 256, shape, np.uint8), "label": label})
   arms = {name: make_step(args, name == "HDML") for name in ("N-pair", "HDML")}
   times = {name: [] for name in arms}
   for turn in range(args.rounds + 2):

@@ -25,7 +25,7 @@ from jaxdml.data.preprocess import ImageDecodeError
 from jaxdml.data.sampling import Sampler
 
 PreprocessFn = Callable[[bytes, np.random.Generator], np.ndarray]
-"""Encoded image and generator -> float32 [h, w, c]."""
+"""Encoded image and generator -> uint8 [h, w, c]."""
 
 CACHE_BYTES = 256 * 2**20
 """Decoded images are kept in memory if the whole data set fits in this many bytes, per process."""
@@ -120,7 +120,7 @@ class _Images:
     )
 
   def __call__(self, indices: np.ndarray, rngs: Iterator[np.random.Generator]) -> np.ndarray:
-    """Returns the images of the records, float32 [n, h, w, c]."""
+    """Returns the images of the records, uint8 [n, h, w, c]."""
     wanted = indices.tolist()
     missing = [i for i in dict.fromkeys(wanted) if i not in self._kept]
     encoded = dict(zip(missing, self._dataset.read(missing), strict=True))
@@ -140,7 +140,7 @@ class _Images:
         images.append(self._transform(image, rng))
       except ImageDecodeError as error:
         raise self._named(index, error) from error
-    return np.stack(images).astype(np.float32, copy=False)
+    return np.stack(images)
 
 
 class _TrainStep:
@@ -253,7 +253,7 @@ def train_batches(
   Args:
     dataset: where the images come from.
     sampler: made from the labels of this data set.
-    preprocess_fn: (bytes, generator) -> float32 [h, w, c]; of a `preprocess.Preprocess` the decoded
+    preprocess_fn: (bytes, generator) -> uint8 [h, w, c]; of a `preprocess.Preprocess` the decoded
       images are kept in memory where the data set is small (`CACHE_BYTES`).
     label: the label column.
     seed: of the augmentation; the sampler has its own.
@@ -264,7 +264,7 @@ def train_batches(
     shard_count: number of hosts.
 
   Returns:
-    Dicts of `image` float32 [n, h, w, c]; `label` int32 [n] in 0..c-1, the place of the class in
+    Dicts of `image` uint8 [n, h, w, c]; `label` int32 [n] in 0..c-1, the place of the class in
     `dataset.classes(label)`; `index` int32 [n], the record in `dataset`; `id` int32 [n], the slot
     in the global batch. n is the sampler's batch size / shard_count.
 
@@ -301,7 +301,7 @@ def eval_batches(
   """Iterates once over all records in order, in batches of one size.
 
   Returns:
-    Dicts of `image` float32 [n, h, w, c]; `index` int32 [n], the record in `dataset`, for its
+    Dicts of `image` uint8 [n, h, w, c]; `index` int32 [n], the record in `dataset`, for its
     labels; `mask` bool [n], false where the last batch is padded (image 0, last index repeated).
 
   Raises:

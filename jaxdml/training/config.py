@@ -104,10 +104,13 @@ def _check_memory(config: ConfigDict) -> None:
 
 
 def _check_data(config: ConfigDict) -> None:
-  """The sampler's keys, and the shares of the data set that are held out or may be damaged."""
+  """Sampler, preprocessing, and the shares of the data that are held out or may be damaged."""
   data, evaluation = config.data, config.eval
   _one_of("data.sampler", data.sampler, sampling.NAMES)
-  _one_of("data.preprocess", data.preprocess, preprocess.NAMES)
+  try:
+    preprocess.from_config(data, train=True)
+  except ValueError as error:
+    raise ConfigError(f"config.{error}") from error
   if data.sampler == "hierarchical":
     _positive(config, "data.coarse_per_batch")
     if not data.coarse_label:

@@ -25,6 +25,8 @@ def get_config() -> ConfigDict:
   config.data.coarse_label = ""  # sampler=hierarchical: the column with the group of each class
   config.data.coarse_per_batch = 2  # sampler=hierarchical: groups in a batch
   config.data.preprocess = "glyphs"  # glyphs, digits, hdml, standard
+  config.data.normalize = ""  # caffe, half, imagenet, unit; "": the preprocessing's own
+  config.data.color_jitter = 0.0  # strength in [0, 1], in training: preprocess hdml or standard
   config.data.image_size = 32
   config.data.channels = 1
   config.data.num_workers = 0  # processes preparing batches; 0: a thread

@@ -36,9 +36,7 @@ class Evaluator:
     self._dataset = dataset
     self._labels = dataset.column(config.data.eval_label or config.data.label)
     self._embed = parallel.compile_embed(embed_fn)
-    self.preprocess = data.preprocess.create(
-      config.data.preprocess, config.data.image_size, train=False, channels=config.data.channels
-    )
+    self.preprocess = data.preprocess.from_config(config.data, train=False)
 
   @property
   def name(self) -> str:
@@ -80,9 +78,10 @@ class Evaluator:
       return evaluation.embed(apply, batches, total=self._total, description=f"embed {self.name}")
 
   def pixels(self) -> evaluation.Embedded:
-    """The flattened, centred pixels: the embedding of no model."""
+    """The flattened, centred pixels that the network receives: the embedding of no model."""
     with self._batches() as batches:
-      return evaluation.raw_pixels(batches, center=True, total=self._total)
+      normalized = ({**b, "image": self.preprocess.normalize(b["image"])} for b in batches)
+      return evaluation.raw_pixels(normalized, center=True, total=self._total)
 
   def model(self, state: TrainState) -> dict[str, float]:
     """Metrics of a model on the host."""

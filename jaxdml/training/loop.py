@@ -67,9 +67,7 @@ class _Run:
     self.test = Evaluator(config, self.setup.test, program.embed)
     self.selection = Evaluator(config, validation, program.embed) if validation else self.test
     self.checkpoints = checkpoints.Checkpoints(workdir, config.train.keep)
-    self.preprocess = data.preprocess.create(
-      config.data.preprocess, config.data.image_size, train=True, channels=config.data.channels
-    )
+    self.preprocess = data.preprocess.from_config(config.data, train=True)
 
   def start(self) -> tuple[Any, dict[str, Any]]:
     """The state to go on from, on the host, and what the loop remembers."""

@@ -55,9 +55,9 @@ class Restored:
     return self.setup.config.data.eval_label or self.setup.config.data.label
 
   def images(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-    """The test images `indices` [m], decoded and resized only: uint8 [m, h, w, c]."""
-    load = self.evaluator.preprocess.load
-    return np.stack([load(encoded) for encoded in self.setup.test.read(indices)])
+    """The test images `indices` [m] as preprocessed for the network: uint8 [m, h, w, c]."""
+    preprocess, rng = self.evaluator.preprocess, np.random.default_rng(0)  # Nothing is drawn.
+    return np.stack([preprocess(encoded, rng) for encoded in self.setup.test.read(indices)])
 
   def embed(self, state: TrainState | None = None) -> np.ndarray:
     """Embeds the test split on all devices: float32 [n, d], in the order of `labels`.

@@ -11,6 +11,7 @@ import optax
 from ml_collections import ConfigDict
 
 from jaxdml import hdml, models
+from jaxdml.data import preprocess
 from jaxdml.training import optimizers
 from jaxdml.training.metric import MetricLoss
 from jaxdml.types import Array, Batch, PyTree
@@ -43,8 +44,9 @@ class Program(NamedTuple):
 
   Attributes:
     init: key -> TrainState.
-    step: (state, batch) -> (state, metrics), per device.
-    embed: ({"params", "batch_stats"}, images) -> embeddings, per device.
+    step: (state, batch) -> (state, metrics), per device; batch["image"] is uint8, or floats of the
+      same range, and normalised here.
+    embed: ({"params", "batch_stats"}, such images) -> embeddings, per device.
   """
 
   init: Callable[[Array], TrainState]
@@ -70,6 +72,7 @@ def build(
     axis_name: mapped axis over which the batch is gathered, BatchNorm synchronised and gradients
       summed; None for one device alone.
   """
+  normalize = preprocess.from_config(config.data, train=False).normalize
   dtype = jnp.dtype(config.encoder.dtype)
   encoder = models.create(
     config.encoder.name,
@@ -145,8 +148,9 @@ def build(
     )
 
   def objective(params, state: TrainState, batch: Batch, key: Array):
+    images = normalize(batch["image"])
     y, encoder_updates = encoder.apply(
-      variables_of(state, params, "encoder"), batch["image"], train=True, mutable=["batch_stats"]
+      variables_of(state, params, "encoder"), images, train=True, mutable=["batch_stats"]
     )
     z, embedding_updates = embedding.apply(
       variables_of(state, params, "embedding"), y, train=True, mutable=["batch_stats"]
@@ -203,7 +207,7 @@ def build(
     return TrainState(state.step + 1, params, stats, opt_state, hdml_state, memory), metrics
 
   def embed(variables: PyTree, images: Array) -> Array:
-    y = encoder.apply(_pick(variables, "encoder"), images, train=False)
+    y = encoder.apply(_pick(variables, "encoder"), normalize(images), train=False)
     return embedding.apply(_pick(variables, "embedding"), y, train=False)
 
   return Program(init, step, embed)

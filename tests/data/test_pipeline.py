@@ -45,7 +45,7 @@ def test_batch(parts):
     got = list(batches)
   assert len(got) == 2
   assert {k: (v.shape, v.dtype.name) for k, v in got[1].items()} == {
-    "image": ((16, 32, 32, 1), "float32"),
+    "image": ((16, 32, 32, 1), "uint8"),
     "label": ((16,), "int32"),
     "index": ((16,), "int32"),
     "id": ((16,), "int32"),
@@ -53,7 +53,7 @@ def test_batch(parts):
   np.testing.assert_array_equal(got[1]["index"], sampler(1))
   np.testing.assert_array_equal(got[1]["label"], train.labels["label"][sampler(1)])
   np.testing.assert_array_equal(got[1]["id"], np.arange(16))
-  assert -1 <= got[1]["image"].min() < got[1]["image"].max() <= 1
+  assert got[1]["image"].min() == 0 and got[1]["image"].max() == 255
 
 
 def test_labels_are_dense(glyphs):

@@ -31,4 +31,5 @@ def fake_batch(step, batch_size=32, classes=20, size=16):
   pattern = np.random.default_rng(0).normal(size=(classes, size, size, 1))
   image = pattern[label] + 0.3 * rng.normal(size=(batch_size, size, size, 1))
   index = 2 * label + np.tile(np.array([0, 1], np.int32), batch_size // 2)
-  return {"image": image.astype(np.float32), "label": label, "index": index}
+  image = np.clip(127.5 + 50 * image, 0, 255).astype(np.uint8)
+  return {"image": image, "label": label, "index": index}

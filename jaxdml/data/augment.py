@@ -1,0 +1,160 @@
+"""Geometry and colour on uint8 images: what is random draws from the generator it is given."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+__all__ = [
+  "Affine", "Box", "center_crop", "color_jitter", "mirror", "random_box", "random_crop", "resize",
+]  # fmt: skip
+
+_LUMA = np.array([0.299, 0.587, 0.114])
+# Luma and two axes of colour (YIQ): turning the two turns the hue and leaves the luma.
+_YIQ = np.array([_LUMA, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
+_RGB = np.linalg.inv(_YIQ)
+
+
+class Box(NamedTuple):
+  """A rectangle of whole pixels."""
+
+  top: int
+  left: int
+  height: int
+  width: int
+
+  def cut(self, image: np.ndarray) -> np.ndarray:
+    """Returns the part of [h, w, c] inside, as a view."""
+    return image[self.top : self.top + self.height, self.left : self.left + self.width]
+
+  def scaled(self, old: tuple[int, int], new: tuple[int, int]) -> Box:
+    """The same part of a picture of size `old` (height, width) after its resizing to `new`.
+
+    >>> Box(10, 20, 100, 50).scaled((200, 400), (100, 200))
+    Box(top=5, left=10, height=50, width=25)
+    """
+    heights, widths = new[0] / old[0], new[1] / old[1]
+    height = min(max(round(self.height * heights), 1), new[0])
+    width = min(max(round(self.width * widths), 1), new[1])
+    top = min(round(self.top * heights), new[0] - height)
+    left = min(round(self.left * widths), new[1] - width)
+    return Box(top, left, height, width)
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+  """Resizes uint8 [h, w, c] to [height, width, c]: by area where it shrinks, else bilinear."""
+  h, w, c = image.shape
+  if (h, w) == (height, width):
+    return image
+  mode = cv2.INTER_AREA if height <= h and width <= w else cv2.INTER_LINEAR
+  return cv2.resize(image, (width, height), interpolation=mode).reshape(height, width, c)
+
+
+def mirror(image: np.ndarray) -> np.ndarray:
+  """Swaps left and right of [h, w, c]."""
+  return cv2.flip(image, 1).reshape(image.shape)
+
+
+def center_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
+  """Cuts the middle [height, width, c] out of an image that is at least as large."""
+  top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+  return Box(top, left, height, width).cut(image)
+
+
+def random_crop(image: np.ndarray, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+  """Cuts a random [height, width, c] out of an image that is at least as large."""
+  top = int(rng.integers(image.shape[0] - height + 1))
+  left = int(rng.integers(image.shape[1] - width + 1))
+  return Box(top, left, height, width).cut(image)
+
+
+def random_box(
+  height: int,
+  width: int,
+  rng: np.random.Generator,
+  *,
+  area: tuple[float, float] = (0.2, 1.0),
+  ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Box:
+  """Draws a box of random area and aspect in a picture of that size (arXiv 1409.4842).
+
+  After ten boxes that do not fit, the largest centred square is taken.
+
+  Args:
+    height: the picture's.
+    width: the picture's.
+    rng: the generator.
+    area: limits of the box's share of the picture.
+    ratio: limits of its width / height.
+  """
+  for _ in range(10):
+    target = rng.uniform(*area) * height * width
+    aspect = np.exp(rng.uniform(np.log(ratio[0]), np.log(ratio[1])))
+    w, h = round(float(np.sqrt(target * aspect))), round(float(np.sqrt(target / aspect)))
+    if 0 < w <= width and 0 < h <= height:
+      return Box(int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w)
+  side = min(height, width)
+  return Box((height - side) // 2, (width - side) // 2, side, side)
+
+
+def color_jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+  """Changes brightness, contrast, saturation, then hue of uint8 RGB [h, w, 3] at random.
+
+  The first three are factors in [1 - strength, 1 + strength]: of the pixels, of their distance from
+  the picture's mean luma, of their distance from their own luma. The hue turns by up to
+  strength / 4 of the circle, in YIQ, either way (proportions of arXiv 2002.05709). All four are
+  linear: they are applied as one matrix, and values are clipped once, at the end.
+
+  Args:
+    image: the picture.
+    strength: in [0, 1]; 0 changes nothing.
+    rng: the generator; four numbers are drawn.
+  """
+  draws = rng.uniform(-strength, strength, 4).tolist()
+  brightness, contrast, saturation = (1 + x for x in draws[:3])
+  turn = 2 * np.pi * draws[3] / 4
+  cos, sin = np.cos(turn), np.sin(turn)
+  colours = np.diag([1.0, saturation, saturation])
+  colours = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ colours
+  matrix = brightness * contrast * (_RGB @ colours @ _YIQ)
+  luma = float(_LUMA @ cv2.mean(image)[:3])
+  offset = np.full((3, 1), (1 - contrast) * brightness * luma)
+  return cv2.transform(image, np.hstack([matrix, offset]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Affine:
+  """Limits of a random affine warp about the centre.
+
+  Attributes:
+    shift: in pixels, along each axis.
+    rotate: in degrees.
+    scale: as a factor, from 1/(1+scale) to 1+scale.
+    shear: horizontal, as a slope.
+  """
+
+  shift: float
+  rotate: float
+  scale: float
+  shear: float
+
+  def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Warps uint8 [h, w, c]; what comes in from outside is 0."""
+    h, w, c = image.shape
+    dx, dy, turn, zoom, lean = rng.uniform(-1.0, 1.0, 5).tolist()
+    angle, factor = np.deg2rad(self.rotate * turn), (1 + self.scale) ** zoom
+    cos, sin = factor * np.cos(angle), factor * np.sin(angle)
+    # Rotation and scale after the shear, about the centre, then the shift.
+    a, b = cos, cos * self.shear * lean - sin
+    d, e = sin, sin * self.shear * lean + cos
+    cx, cy = (w - 1) / 2, (h - 1) / 2
+    matrix = np.array(
+      [
+        [a, b, cx - a * cx - b * cy + self.shift * dx],
+        [d, e, cy - d * cx - e * cy + self.shift * dy],
+      ]
+    )
+    return cv2.warpAffine(image, matrix, (w, h), flags=cv2.INTER_LINEAR).reshape(h, w, c)

@@ -29,6 +29,13 @@ def check_image(encoded: bytes) -> None:
       f"the file is larger than {MAX_BYTES} bytes: no photo needs as much; save it as JPEG or PNG"
     )
   header = decode.probe(encoded)
+  blocks = -(-header.height // 8) * -(-header.width // 8)
+  if header.format == "JPEG" and blocks > 8 * len(encoded):
+    # Each block of the largest component takes a bit at least, so the size or the data is wrong.
+    raise ImageDecodeError(
+      f"a JPEG of {header.width} x {header.height} pixels by its header, and {len(encoded)} bytes "
+      "cannot hold as many: cut short or damaged"
+    )
   image = decode.decode_probed(encoded, header, _CHANNELS, min_size=(1, 1))
   reduction = decode.reduction_for(header, (1, 1)) if header.format == "JPEG" else 1
   expected = (-(-header.height // reduction), -(-header.width // reduction), _CHANNELS)

@@ -62,7 +62,7 @@ def test_data_set_not_prepared(tmp_path):
     f"--workdir={tmp_path / 'run'}",
     f"--config.data.data_dir={tmp_path}",
   )
-  assert "tfds build cars196 --file_format=array_record" in error
+  assert "python -m jaxdml.data.prepare cars196 --source=" in error
   assert not (tmp_path / "run").exists()
 
 

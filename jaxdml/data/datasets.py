@@ -16,51 +16,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxdml.data import prepare, storage
-
-
-class DatasetNotPreparedError(Exception):
-  """The data set is not on this machine; the message says where it was sought and what makes it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-  """How a public data set is divided so that no test class is seen in training.
-
-  Attributes:
-    label: the feature with the fine label.
-    train_classes: labels below this train, the rest test, over all official splits joined; None
-      where the official splits have no class in common.
-    archives: the files TFDS downloads, in case their host is gone.
-    note: what to know about getting them.
-  """
-
-  label: str
-  train_classes: int | None
-  archives: tuple[str, ...]
-  note: str = ""
-
-
-PUBLIC: dict[str, Rule] = {
-  "cars196": Rule(
-    label="label",
-    train_classes=98,
-    archives=(
-      "cars_train.tgz",
-      "cars_test.tgz",
-      "car_devkit.tgz",
-      "cars_test_annos_withlabels.mat",
-    ),
-    note="The host that served Cars196 no longer does.",
-  ),
-  "caltech_birds2011": Rule(
-    label="label", train_classes=100, archives=("CUB_200_2011.tgz", "segmentations.tgz")
-  ),
-  "stanford_online_products": Rule(
-    label="class_id", train_classes=None, archives=("Stanford_Online_Products.zip",)
-  ),
-}
-"""Public data sets, by their TFDS name, and the class-disjoint split that papers use."""
+from jaxdml.data import bundled, catalog, storage
+from jaxdml.data.catalog import PUBLIC as PUBLIC
+from jaxdml.data.catalog import DatasetNotPreparedError as DatasetNotPreparedError
 
 GALLERY = "gallery"
 """Column of a test split that is divided in queries (0) and the gallery they are ranked in (1)."""
@@ -164,70 +122,96 @@ class Dataset:
 
 
 def names() -> list[str]:
-  """Returns what `load` accepts, apart from `tfds:NAME`."""
-  return [*sorted(prepare.BUNDLED), *sorted(PUBLIC)]
+  """Returns what `load` accepts, apart from `image_folder/NAME` and `tfds:NAME`."""
+  return [*sorted(bundled.BUNDLED), *sorted(PUBLIC)]
 
 
 def load(name: str, split: str, *, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
   """Loads one split of a data set; bundled ones are built if they are not there.
 
+  A data set with the splits query and gallery and no split test has the two joined as "test", with
+  the column `GALLERY`.
+
   Args:
-    name: one of `names()`, or `tfds:NAME` (`tfds:NAME/CONFIG`) for a data set prepared by TFDS.
-    split: "train" or "test"; for `tfds:NAME` one of its splits, or some joined by "+".
+    name: one of `names()`; `image_folder/NAME` for people's own photos; `tfds:NAME`
+      (`tfds:NAME/CONFIG`) for a data set prepared by TFDS.
+    split: "train" or "test"; for image folders and `tfds:NAME` one of their splits, or some joined
+      by "+".
     data_dir: TFDS data directory; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
   Raises:
     ValueError: unknown name or split.
     DatasetNotPreparedError: the data set is not there, or not as array_record.
   """
-  root = Path(data_dir or prepare.default_data_dir()).expanduser()
+  root = Path(data_dir or bundled.default_data_dir()).expanduser()
   tfds_name = name.removeprefix("tfds:")
-  if name in prepare.BUNDLED:
-    directory: Path | None = prepare.build(name, root)
-  elif name in PUBLIC or (name.startswith("tfds:") and tfds_name):
+  if name in bundled.BUNDLED:
+    directory: Path | None = bundled.build(name, root)
+  elif name in PUBLIC or (_has_own_splits(name) and tfds_name):
     directory = storage.find_version(root, tfds_name)
   else:
     raise ValueError(
-      f"unknown data set {name!r}; valid names are {', '.join(names())}, and tfds:NAME for any "
-      "data set that TFDS has prepared as array_record"
+      f"unknown data set {name!r}; valid names are {', '.join(names())}, image_folder/NAME for "
+      "your own photos, and tfds:NAME for any data set that TFDS has prepared as array_record"
     )
   if directory is None:
-    raise DatasetNotPreparedError(_how_to_prepare(name, tfds_name, root))
+    raise DatasetNotPreparedError(catalog.how_to_prepare(name, root))
   info = tfds.builder_from_directory(os.fspath(directory)).info
   formats = {getattr(f, "value", f) for f in info.available_file_formats()}
   if "array_record" not in formats:
-    raise DatasetNotPreparedError(
-      f"Data set {tfds_name!r} is in {directory}, but as {', '.join(sorted(formats))}, which gives "
-      "no random access. Convert it, on a machine with TensorFlow, with: tfds convert_format "
-      f"--dataset_version_dir={directory} --out_file_format=array_record"
-    )
+    formatted = ", ".join(sorted(formats))
+    raise DatasetNotPreparedError(catalog.how_to_convert(name, directory, formatted))
   return _divide(name, split, info, directory)
+
+
+def _has_own_splits(name: str) -> bool:
+  return name.startswith(("tfds:", catalog.IMAGE_FOLDER))
+
+
+def _parts(name: str, split: str, by_split: Mapping[str, Any]) -> list[str]:
+  """Returns the TFDS splits that a split is made of."""
+  joined = {}
+  if {"query", "gallery"} <= set(by_split) and "test" not in by_split:
+    joined["test"] = ["query", "gallery"]
+  own = _has_own_splits(name)
+  valid = sorted({*by_split, *joined}) if own else ["train", "test"]
+  parts = split.split("+") if own else [split]
+  if any(part not in valid for part in parts):
+    raise ValueError(f"data set {name!r} has no split {split!r}; it has {', '.join(valid)}")
+  return [piece for part in parts for piece in joined.get(part, [part])]
 
 
 def _divide(name: str, split: str, info: tfds.core.DatasetInfo, directory: Path) -> Dataset:
   """Applies the data set's split rule to its label columns."""
   rule = PUBLIC.get(name)
   by_split = storage.read_labels(directory, info)
-  valid = sorted(by_split) if name.startswith("tfds:") else ["train", "test"]
-  parts = split.split("+") if name.startswith("tfds:") else [split]
-  if any(part not in valid for part in parts):
-    raise ValueError(f"data set {name!r} has no split {split!r}; it has {', '.join(valid)}")
+  parts = _parts(name, split, by_split)
+  chosen = {part: np.arange(info.splits[part].num_examples) for part in parts}
   if rule is not None and rule.train_classes is not None:
-    parts = sorted(by_split, key=lambda part: (part != "train", part))
-  columns = set.intersection(*(set(by_split[part]) for part in parts))
-  labels = {c: np.concatenate([by_split[part][c] for part in parts]) for c in sorted(columns)}
-  rows = np.arange(sum(info.splits[part].num_examples for part in parts))
-  if rule is not None and rule.train_classes is not None:
-    rows = np.flatnonzero((labels[rule.label] < rule.train_classes) == (split == "train"))
-    labels = {c: values[rows] for c, values in labels.items()}
+    chosen = {}
+    for part in sorted(by_split, key=lambda part: (part != "train", part)):
+      in_train = by_split[part][rule.label] < rule.train_classes
+      rows = np.flatnonzero(in_train == (split == "train"))
+      if rows.size:
+        chosen[part] = rows
+  if not chosen:
+    raise ValueError(f"data set {name!r} in {directory} has no record of the split {split!r}")
+  columns = sorted(set.intersection(*(set(by_split[part]) for part in chosen)))
+  labels = {
+    c: np.concatenate([by_split[p][c][rows] for p, rows in chosen.items()]) for c in columns
+  }
+  if "gallery" in chosen and "query" in chosen:
+    sizes = [len(rows) for rows in chosen.values()]
+    labels[GALLERY] = np.repeat([np.int32(part == "gallery") for part in chosen], sizes)
+  starts = np.cumsum([0, *(info.splits[part].num_examples for part in chosen)])
   return Dataset(
     name=name,
     split=split,
     labels=labels,
     default_label=_default_label(name, info, labels),
     directory=os.fspath(directory),
-    tfds_split="+".join(parts),
-    rows=rows,
+    tfds_split="+".join(chosen),
+    rows=np.concatenate([s + rows for s, rows in zip(starts, chosen.values(), strict=False)]),
     image=storage.image_feature(info),
     names=storage.label_features(info),
   )
@@ -238,28 +222,9 @@ def _default_label(
 ) -> str | None:
   if name in PUBLIC:
     return PUBLIC[name].label
-  if name in prepare.BUNDLED:
+  if name in bundled.BUNDLED:
     return _BUNDLED_LABEL
   supervised = info.supervised_keys
   if supervised and supervised[1] in labels:
     return supervised[1]
   return next(iter(labels)) if len(labels) == 1 else None
-
-
-def _how_to_prepare(name: str, tfds_name: str, root: Path) -> str:
-  command = f"tfds build {tfds_name} --file_format=array_record --data_dir={root}"
-  text = (
-    f"Data set {tfds_name!r} is not prepared in {root} (no {tfds_name}/<version>/dataset_info.json "
-    "there). Another place is chosen by data_dir or the environment variable TFDS_DATA_DIR. "
-    "To prepare it, run on any machine with TensorFlow (pip install tensorflow "
-    f"tensorflow-datasets) and a network, then copy the directory: {command}"
-  )
-  rule = PUBLIC.get(name)
-  if rule is not None:
-    text += (
-      f"\n{rule.note or 'If its host no longer serves it:'} "
-      f"{'Get' if rule.note else 'get'} the archives ({', '.join(rule.archives)}) elsewhere, put "
-      "them unchanged in a directory, and add --manual_dir=THAT_DIRECTORY to the command: TFDS "
-      "takes them from there and checks their checksums."
-    )
-  return text

@@ -1,91 +1,170 @@
-"""Builds the bundled data sets into the TFDS data directory."""
+"""Prepares data sets: `python -m jaxdml.data.prepare cars196 --source=DIR_WITH_THE_ARCHIVES`.
+
+The public data sets are made from archives that the user already has, people's own photos from a
+folder, the bundled data sets from nothing; no network, no TensorFlow. The result is a TFDS data set
+in array_record, with encoded images as they were.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
-import logging
-import os
+import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
-import tensorflow_datasets as tfds
-
 from jaxdml.data import storage
+from jaxdml.data.builders import (
+  cars196,
+  cub200_2011,
+  image_folder,
+  inshop,
+  records,
+  stanford_online_products,
+)
+from jaxdml.data.bundled import BUNDLED as BUNDLED
+from jaxdml.data.bundled import build as build
+from jaxdml.data.bundled import default_data_dir as default_data_dir
+from jaxdml.data.bundled import quiet_tfds as quiet_tfds
 
-BUNDLED = {"glyphs": "Glyphs", "digits": "Digits"}
-"""Data sets that `build` makes: name -> builder class in `jaxdml.data.builders.<name>`."""
+OFFICIAL = {
+  module.NAME: module for module in (cars196, cub200_2011, stanford_online_products, inshop)
+}
+"""Public data sets: name -> module with NAME, VERSION, HELP and `source`."""
+
+_EPILOG = """\
+what to put into --source (names as they were downloaded; .tar.gz is as good as .tgz; found in
+DIR itself or in a folder of it):
+
+{archives}
+  image_folder
+        DIR/CLASS/*.jpg, or DIR/train/CLASS/*.jpg beside DIR/test/CLASS/*.jpg, or any folder and
+        --manifest=FILE, a CSV or JSONL file with the columns path, label and if you like coarse,
+        fine, split.
+
+  glyphs, digits
+        nothing: they are drawn here, and are also built on first use.
+
+An interrupted run goes on where it was when the same command is given again. Archives are read in
+place: nothing is extracted. "python -m jaxdml.data.prepare NAME --help" has the options of NAME.
+"""
 
 
-def default_data_dir() -> Path:
-  """Returns where TFDS keeps data sets: $TFDS_DATA_DIR, or ~/tensorflow_datasets."""
-  return Path(os.environ.get("TFDS_DATA_DIR") or Path.home() / "tensorflow_datasets")
+def _parser() -> argparse.ArgumentParser:
+  archives = "\n".join(
+    f"  {name}\n" + "".join(f"        {line.strip()}\n" for line in module.HELP.splitlines())
+    for name, module in OFFICIAL.items()
+  )
+  parser = argparse.ArgumentParser(
+    prog="python -m jaxdml.data.prepare",
+    description=__doc__,
+    epilog=_EPILOG.format(archives=archives),
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
+  for name, module in OFFICIAL.items():
+    sub = _command(names, name, module.HELP)
+    _writing_options(sub)
+    sub.add_argument(
+      "--allow_partial",
+      action="store_true",
+      help="prepare what is there although images are missing; its results do not compare with "
+      "published ones",
+    )
+  sub = _command(names, "image_folder", "Your own photos, in folders by class or with a manifest.")
+  _writing_options(sub)
+  sub.add_argument("--name", required=True, dest="config", help="loaded as image_folder/NAME")
+  sub.add_argument(
+    "--manifest", type=Path, help="CSV or JSONL: path, label [, coarse, fine, split]"
+  )
+  sub.add_argument(
+    "--test_share",
+    type=float,
+    default=0.5,
+    help="share of the classes that test, if the photos come without splits (0.5)",
+  )
+  sub.add_argument("--seed", type=int, default=0, help="chooses those classes (0)")
+  for name in sorted(BUNDLED):
+    _command(names, name, "A bundled data set, drawn here.")
+  return parser
 
 
-@contextlib.contextmanager
-def quiet_tfds() -> Iterator[None]:
-  """Silences TFDS's own bars and notes; the builders show a bar with an ETA, on stderr."""
-  from tensorflow_datasets.core.utils import tqdm_utils
-
-  was_active = getattr(tqdm_utils, "_active", True)
-  logger = logging.getLogger("absl")
-  level = logger.level
-  tfds.disable_progress_bar()
-  logger.setLevel(logging.WARNING)
-  try:
-    with contextlib.redirect_stdout(io.StringIO()):
-      yield
-  finally:
-    logger.setLevel(level)
-    if was_active:
-      tfds.enable_progress_bar()
+def _command(names: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
+  sub = names.add_parser(
+    name,
+    help=text.splitlines()[0],
+    description=text,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  sub.add_argument(
+    "--data_dir",
+    type=Path,
+    help="TFDS data directory; by default $TFDS_DATA_DIR or ~/tensorflow_datasets",
+  )
+  return sub
 
 
-def build(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
-  """Builds a bundled data set if it is not there, without network and without TensorFlow.
+def _writing_options(sub: argparse.ArgumentParser) -> None:
+  sub.add_argument("--source", type=Path, required=True, metavar="DIR", help="where the files are")
+  sub.add_argument(
+    "--max_bad",
+    type=float,
+    default=0.01,
+    help="share of the images that may be left out because they cannot be decoded (0.01)",
+  )
+  sub.add_argument(
+    "--overwrite", action="store_true", help="make it anew; the old one stays until it is done"
+  )
 
-  TFDS writes to a temporary directory and renames it, so an interrupted build leaves nothing that
-  reads as a data set, and of two builds at once the first to finish is kept.
 
-  Args:
-    name: one of `BUNDLED`.
-    data_dir: TFDS data directory; by default `default_data_dir()`.
-
-  Returns:
-    The directory of the prepared data set.
+def prepare(args: argparse.Namespace) -> Path:
+  """Prepares the data set that the command line asks for; returns its directory.
 
   Raises:
-    ValueError: no such bundled data set.
+    records.PrepareError: the message says what is wrong and what to do.
   """
-  if name not in BUNDLED:
-    raise ValueError(f"no bundled data set {name!r}; there are {sorted(BUNDLED)}")
-  module = importlib.import_module(f"jaxdml.data.builders.{name}")
-  builder_class = getattr(module, BUNDLED[name])
-  root = Path(data_dir or default_data_dir()).expanduser()
-  with quiet_tfds():
-    builder = builder_class(data_dir=os.fspath(root), file_format="array_record")
-    directory = Path(builder.data_dir)
-    if directory.exists():
-      if not storage.is_prepared(directory):
-        raise FileExistsError(
-          f"{directory} exists but is not a data set (it has no dataset_info.json); "
-          "delete it, and it is built anew"
-        )
-      return directory
-    print(f"Building the data set {name!r} in {directory} (once).", file=sys.stderr)
-    try:
-      builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-      )
-    except PermissionError as error:
-      raise PermissionError(
-        f"cannot build the data set {name!r} in {root}: {error}. Give a directory that can be "
-        "written, as data_dir or in the environment variable TFDS_DATA_DIR"
-      ) from error
-    except OSError:
-      # Another process renamed its finished build into place first; ours is discarded.
-      if not storage.is_prepared(directory):
-        raise
+  data_dir = Path(args.data_dir or default_data_dir()).expanduser()
+  if args.name in BUNDLED:
+    return build(args.name, data_dir)
+  source_dir = args.source.expanduser()
+  if args.name == "image_folder":
+    source: records.Source = image_folder.source(
+      source_dir,
+      args.config,
+      manifest=args.manifest,
+      test_share=args.test_share,
+      seed=args.seed,
+    )
+    directory = records.target(source.name, source.version, data_dir)
+    if storage.is_prepared(directory) and not args.overwrite:
+      changed = "" if records.is_current(source, directory) else ", from OTHER photos or options"
+      return _already(directory, changed)
+  else:
+    module = OFFICIAL[args.name]
+    directory = records.target(module.NAME, module.VERSION, data_dir)
+    if storage.is_prepared(directory) and not args.overwrite:
+      return _already(directory)
+    source = module.source(source_dir, allow_partial=args.allow_partial)
+  return records.write(source, data_dir, max_bad=args.max_bad, overwrite=args.overwrite)
+
+
+def _already(directory: Path, changed: str = "") -> Path:
+  print(f"already prepared{changed}; --overwrite makes it anew", file=sys.stderr)
   return directory
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Prepares a data set and prints its directory; returns the exit status."""
+  args = _parser().parse_args(argv)
+  try:
+    print(prepare(args))
+  except records.PrepareError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print("interrupted; the same command goes on from here", file=sys.stderr)
+    return 130
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

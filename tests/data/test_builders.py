@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxdml import data
-from jaxdml.data import __main__, prepare
+from jaxdml.data import prepare
 from jaxdml.data.builders import drawing
 
 
@@ -134,7 +134,15 @@ def test_two_builds_are_identical(tmp_path, data_dir, digits):
 def test_two_processes_build_identical_glyphs(tmp_path, data_dir, glyphs):
   # Another process: what hashing scrambles is the same within one.
   subprocess.run(
-    [sys.executable, "-W", "error", "-m", "jaxdml.data", "glyphs", f"--data_dir={tmp_path}"],
+    [
+      sys.executable,
+      "-W",
+      "error",
+      "-m",
+      "jaxdml.data.prepare",
+      "glyphs",
+      f"--data_dir={tmp_path}",
+    ],
     check=True,
     env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
   )
@@ -209,5 +217,5 @@ def test_tensorflow_and_torch_are_not_imported(data_dir, digits):
 
 
 def test_command_line(data_dir, digits, capsys):
-  assert __main__.main(["digits", f"--data_dir={data_dir}"]) == 0
+  assert prepare.main(["digits", f"--data_dir={data_dir}"]) == 0
   assert capsys.readouterr().out.strip() == str(data_dir / "digits" / "1.0.0")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdml import data
-from jaxdml.data import storage
+from jaxdml.data import prepare, storage
 
 
 def _label_of(encoded):
@@ -48,13 +48,39 @@ def test_unknown_names(data_dir, digits):
     digits["train"].column("digit")
 
 
-@pytest.mark.parametrize("name", ["cars196", "caltech_birds2011", "stanford_online_products"])
-def test_a_missing_public_data_set_says_how_to_get_it(tmp_path, name):
+@pytest.mark.parametrize(
+  "name, archive",
+  [
+    ("cars196", "car_ims.tgz and cars_annos.mat, or cars_train.tgz"),
+    ("cub200_2011", "CUB_200_2011.tgz"),
+    ("stanford_online_products", "Stanford_Online_Products.zip"),
+    ("inshop", "img.zip and list_eval_partition.txt"),
+  ],
+)
+def test_a_missing_public_data_set_says_how_to_get_it(tmp_path, name, archive):
   with pytest.raises(data.DatasetNotPreparedError) as error:
     data.load(name, "train", data_dir=tmp_path)
   message = str(error.value)
-  assert f"tfds build {name} --file_format=array_record --data_dir={tmp_path}" in message
-  assert "--manual_dir=" in message and "TFDS_DATA_DIR" in message
+  assert "TFDS_DATA_DIR" in message and archive in message
+  command = f"python -m jaxdml.data.prepare {name} --source=THAT_DIRECTORY --data_dir={tmp_path}"
+  assert command in message
+  # What it says works, but for the directory.
+  assert prepare.main([*command.split()[3:], "--overwrite"]) == 2
+
+
+def test_tfds_layout_of_cub_points_to_ours(tmp_path):
+  with pytest.raises(data.DatasetNotPreparedError) as error:
+    data.load("caltech_birds2011", "train", data_dir=tmp_path)
+  assert "python -m jaxdml.data.prepare cub200_2011 --source=" in str(error.value)
+  assert "tfds build caltech_birds2011 --file_format=array_record" in str(error.value)
+
+
+def test_a_missing_image_folder_says_how_to_get_it(tmp_path):
+  with pytest.raises(data.DatasetNotPreparedError) as error:
+    data.load("image_folder/birds", "train", data_dir=tmp_path)
+  assert "jaxdml.data.prepare image_folder --source=FOLDER_WITH_THE_PHOTOS --name=birds" in str(
+    error.value
+  )
 
 
 def test_a_missing_other_data_set_says_how_to_get_it(tmp_path):
@@ -153,8 +179,6 @@ def test_select(digits):
 
 
 def test_default_data_dir(monkeypatch, tmp_path):
-  from jaxdml.data import prepare
-
   monkeypatch.setenv("TFDS_DATA_DIR", os.fspath(tmp_path))
   assert prepare.default_data_dir() == tmp_path
   monkeypatch.delenv("TFDS_DATA_DIR")

@@ -19,11 +19,12 @@ EXPECTED = {"train": Count(8054, 98), "test": Count(8131, 98)}
 TRAIN_CLASSES = 98
 
 HELP = """\
-16,185 photos of 196 car models. Put into --source, as archives or extracted,
+16,185 photos of 196 car models.
+Put into --source, as archives or extracted,
 either  car_ims.tgz and cars_annos.mat
 or      cars_train.tgz, cars_test.tgz, car_devkit.tgz and cars_test_annos_withlabels.mat.
-Both forms give the same data set. Its first host (ai.stanford.edu) no longer serves them;
-torchvision's issue 7545 and Kaggle's "stanford-cars-dataset" say where people have them from.
+Both forms give the same images and classes. Their first host, ai.stanford.edu, no longer serves
+them; torchvision's issue 7545 and Kaggle's "stanford-cars-dataset" say where people have them from.
 """
 
 _HOMEPAGE = "https://ai.stanford.edu/~jkrause/cars/car_dataset.html"

@@ -17,10 +17,11 @@ EXPECTED = {"train": Count(5864, 100), "test": Count(5924, 100)}
 TRAIN_CLASSES = 100
 
 HELP = """\
-11,788 photos of 200 bird species. Put into --source
+11,788 photos of 200 bird species.
+Put into --source
         CUB_200_2011.tgz, or the folder CUB_200_2011 extracted from it
         (images/, images.txt, image_class_labels.txt, classes.txt).
-People have it from https://data.caltech.edu/records/65de6-vp158. The segmentations are not needed.
+People have it from https://data.caltech.edu/records/65de6-vp158 (no segmentations needed).
 """
 
 _HOMEPAGE = "https://www.vision.caltech.edu/datasets/cub_200_2011/"

@@ -20,7 +20,8 @@ EXPECTED = {
 }
 
 HELP = """\
-52,712 photos of 7,982 clothes, with queries and a gallery. Put into --source
+52,712 photos of 7,982 clothes, with queries and a gallery.
+Put into --source
         img.zip, or the folder img extracted from it, and list_eval_partition.txt
         (they may be in its folders Img/ and Eval/, as they come).
 People have it from https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html.

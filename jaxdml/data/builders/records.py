@@ -11,32 +11,23 @@ is written with TFDS's classes, so `tfds.builder_from_directory` reads the resul
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent import futures
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import tensorflow_datasets as tfds
-from tqdm import tqdm
 
 from jaxdml.data import storage
 from jaxdml.data.builders import shards
+from jaxdml.data.builders.build import SKIPPED_FILE as SKIPPED_FILE
+from jaxdml.data.builders.build import SOURCE_FILE as SOURCE_FILE
+from jaxdml.data.builders.build import Build
 from jaxdml.data.builders.shards import PrepareError as PrepareError
-
-SKIPPED_FILE = "skipped.jsonl"
-"""In the data set's directory: path and reason of every image that could not be decoded."""
-
-_THREADS = min(4, os.cpu_count() or 1)
-_AHEAD = 8  # Images read ahead for each thread that checks them.
-_NAMED = 5  # Files that a message names.
 
 
 class Item(NamedTuple):
@@ -86,6 +77,12 @@ def target(name: str, version: str, data_dir: str | os.PathLike[str]) -> Path:
   return Path(data_dir).expanduser().joinpath(*name.split("/"), version)
 
 
+def is_current(source: Source, directory: Path) -> bool:
+  """Says whether a finished data set was made from this source as it is now."""
+  made_from = shards.read_json(directory / SOURCE_FILE)
+  return made_from is not None and made_from["fingerprint"] == source.fingerprint
+
+
 def write(
   source: Source,
   data_dir: str | os.PathLike[str],
@@ -127,7 +124,7 @@ def write(
         f"{directory} exists but is not a data set (it has no dataset_info.json): "
         "delete it or choose another data_dir"
       )
-    skipped = _Build(source, work, max_bad).run()
+    skipped = Build(source, work, max_bad).run()
     _publish(work, directory, old)
   _report(skipped, len(source.items), directory)
   return directory
@@ -146,194 +143,6 @@ def _lock(directory: Path) -> Iterator[None]:
     yield
 
 
-class _Build:
-  """The making of one data set: which shards there are, which are finished, writing the rest."""
-
-  def __init__(self, source: Source, work: Path, max_bad: float):
-    self._source = source
-    self._items = source.items
-    self._allowed = int(max_bad * len(self._items))
-    self._data, self._progress = work / "data", work / "progress"
-    self._work = work
-    if not self._items:
-      raise PrepareError(f"data set {source.name!r} has no images")
-    paths = collections.Counter(item.path for item in self._items)
-    twice = [path for path, count in paths.items() if count > 1]
-    if twice:
-      raise PrepareError(
-        f"data set {source.name!r} names {len(twice)} images more than once: {_few(twice)}"
-      )
-    self._plan = shards.Plan(source.name.split("/")[0], [item.split for item in self._items])
-    self._serialize = shards.serializer(source.features)
-    self._skipped: list[dict[str, Any]] = []
-
-  def run(self) -> list[dict[str, Any]]:
-    """Writes what is missing; returns the images left out, in the order of the items."""
-    self._start_over_if_changed()
-    done = self._finished()
-    self._skipped = [entry for result in done.values() for entry in result["skipped"]]
-    self._check_skipped()
-    todo = [i for i, key in enumerate(self._plan.keys) if key not in done]
-    with tqdm(
-      total=len(self._items),
-      initial=len(self._items) - len(todo),
-      desc=f"{self._source.name}: writing",
-      unit=" images",
-      mininterval=0.5,
-    ) as bar:
-      self._write(todo, done, bar)
-    self._skipped.sort(key=lambda entry: entry["item"])
-    self._describe(done)
-    return self._skipped
-
-  def _start_over_if_changed(self) -> None:
-    state = {
-      "fingerprint": self._source.fingerprint,
-      "images": len(self._items),
-      "shards": self._plan.names(),
-    }
-    path = self._progress / "source.json"
-    before = shards.read_json(path)
-    if before != state:
-      if before is not None:
-        print(
-          f"The source of {self._source.name!r} is another one than that of the interrupted run: "
-          "starting over.",
-          file=sys.stderr,
-        )
-      shutil.rmtree(self._work, ignore_errors=True)
-      self._progress.mkdir(parents=True)
-      shards.write_json(path, state)
-    self._data.mkdir(exist_ok=True)
-    names = {f"{name}{end}" for name in self._plan.names() for end in ("", ".json")}
-    for directory in (self._data, self._progress):
-      for leftover in directory.iterdir():
-        if leftover.name not in names and leftover != path:
-          leftover.unlink()
-
-  def _finished(self) -> dict[shards.Key, dict[str, Any]]:
-    found = {}
-    for key in self._plan.sizes:
-      name = self._plan.name(key)
-      result = shards.read_json(self._progress / f"{name}.json")
-      shard = self._data / name
-      if result is not None and shard.is_file() and shard.stat().st_size == result["file_bytes"]:
-        found[key] = result
-    return found
-
-  def _write(self, todo: list[int], done: dict[shards.Key, dict[str, Any]], bar: tqdm) -> None:
-    """Writes the items `todo` and notes every shard that they finish in `done`."""
-    left = collections.Counter(self._plan.keys[i] for i in todo)
-    open_shards: dict[shards.Key, shards.Shard] = {}
-    try:
-      with contextlib.closing(self._checked(todo)) as checked:
-        for index, encoded, reason in checked:
-          key, item = self._plan.keys[index], self._items[index]
-          if key not in open_shards:
-            open_shards[key] = shards.Shard(self._data / self._plan.name(key))
-          if reason is None:
-            record = self._serialize({**item.values, "path": item.path, "image": encoded})
-            open_shards[key].add(record)
-          else:
-            entry = {"item": index, "path": item.path, "reason": reason}
-            open_shards[key].skipped.append(entry)
-            self._skipped.append(entry)
-            self._check_skipped()
-          left[key] -= 1
-          if not left[key]:
-            done[key] = open_shards[key].finish(self._progress)
-            del open_shards[key]
-          bar.update()
-    finally:
-      for shard in open_shards.values():
-        shard.abandon()
-
-  def _checked(self, todo: list[int]) -> Iterator[tuple[int, bytes, str | None]]:
-    """Yields (item, bytes, why it cannot be decoded or None); threads decode, the order stays."""
-    pool = futures.ThreadPoolExecutor(_THREADS)
-    ahead: collections.deque = collections.deque()
-    try:
-      for index, encoded in self._read(todo):
-        ahead.append((index, encoded, pool.submit(_problem, encoded)))
-        if len(ahead) > _THREADS * _AHEAD:
-          first, image, problem = ahead.popleft()
-          yield first, image, problem.result()
-      for index, encoded, problem in ahead:
-        yield index, encoded, problem.result()
-    finally:
-      pool.shutdown(cancel_futures=True)
-
-  def _read(self, todo: list[int]) -> Iterator[tuple[int, bytes]]:
-    if not todo:
-      return
-    images = self._source.read(todo[0])
-    wanted = set(todo)
-    for index in range(todo[0], todo[-1] + 1):
-      try:
-        encoded = next(images)
-      except OSError as error:
-        raise PrepareError(
-          f"cannot read {self._items[index].path} of {self._source.name!r}: {error}"
-        ) from error
-      except StopIteration:
-        raise PrepareError(
-          f"the source of {self._source.name!r} ended before {self._items[index].path}, "
-          f"image {index + 1} of {len(self._items)}: did it change?"
-        ) from None
-      if index in wanted:
-        yield index, encoded
-
-  def _check_skipped(self) -> None:
-    if len(self._skipped) > self._allowed:
-      raise PrepareError(
-        f"{len(self._skipped)} of the {len(self._items)} images of {self._source.name!r} cannot be "
-        f"decoded, and max_bad allows {self._allowed}: "
-        f"{_named(self._skipped)}. "
-        "Repair or remove them, or raise max_bad (--max_bad, a share); what is finished is kept"
-      )
-
-  def _describe(self, done: dict[shards.Key, dict[str, Any]]) -> None:
-    """Writes all that is not records: TFDS's description, the labels, the images left out."""
-    results = {
-      split: [done[key] for key in self._plan.of_split(split)] for split in self._plan.splits
-    }
-    for split, parts in results.items():
-      if not sum(part["records"] for part in parts):
-        raise PrepareError(
-          f"no image of the split {split!r} of {self._source.name!r} can be decoded: "
-          f"{_named(self._skipped)}"
-        )
-    info = shards.write_description(self._source, self._data, results)
-    bad = {entry["item"] for entry in self._skipped}
-    labels = {}
-    for column in storage.label_features(info):
-      encode = self._source.features[column].encode_example
-      for split in self._plan.splits:
-        values = [
-          encode(item.values[column])
-          for index, item in enumerate(self._items)
-          if item.split == split and index not in bad
-        ]
-        labels[f"{split}/{column}"] = np.asarray(values, np.int64)
-    storage.write_labels(self._data, labels)
-    with (self._data / SKIPPED_FILE).open("w", encoding="utf-8") as file:
-      for entry in self._skipped:
-        line = {"path": entry["path"], "reason": entry["reason"]}
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-def _problem(encoded: bytes) -> str | None:
-  """Returns why an image cannot be decoded, or None."""
-  from jaxdml.data.decode import ImageDecodeError
-  from jaxdml.data.verify import check_image
-
-  try:
-    check_image(encoded)
-  except ImageDecodeError as error:
-    return str(error)
-  return None
-
-
 def _publish(work: Path, directory: Path, old: Path) -> None:
   """Puts the finished data set in place, and only then removes the one it replaces."""
   for path in (work / "data").iterdir():
@@ -345,15 +154,6 @@ def _publish(work: Path, directory: Path, old: Path) -> None:
   shards.flush(directory.parent)
   shutil.rmtree(old, ignore_errors=True)
   shutil.rmtree(work, ignore_errors=True)
-
-
-def _named(skipped: Sequence[Mapping[str, Any]]) -> str:
-  return _few([f"{entry['path']} ({entry['reason']})" for entry in skipped], "; ")
-
-
-def _few(names: Sequence[str], separator: str = ", ") -> str:
-  more = len(names) - _NAMED
-  return separator.join(names[:_NAMED]) + (f"{separator}and {more} more" if more > 0 else "")
 
 
 def _report(skipped: Sequence[Mapping[str, Any]], total: int, directory: Path) -> None:

@@ -16,7 +16,8 @@ VERSION = "2.0.0"  # TFDS's own is 1.x.
 EXPECTED = {"train": Count(59551, 11318), "test": Count(60502, 11316)}
 
 HELP = """\
-120,053 photos of 22,634 products of eBay. Put into --source
+120,053 photos of 22,634 products of eBay.
+Put into --source
         Stanford_Online_Products.zip, or the folder Stanford_Online_Products extracted from it
         (Ebay_train.txt, Ebay_test.txt, bicycle_final/ and 11 more folders).
 People have it from https://cvgl.stanford.edu/projects/lifted_struct/.

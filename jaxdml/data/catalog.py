@@ -1,0 +1,113 @@
+"""Which public data sets there are, how they are divided, and what to do if one is not there."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+
+class DatasetNotPreparedError(Exception):
+  """The data set is not on this machine; the message says where it was sought and what makes it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """How a public data set is divided so that no test class is seen in training.
+
+  Attributes:
+    label: the feature with the fine label.
+    train_classes: labels below this train, the rest test, over all splits joined; None where the
+      splits have no class in common.
+    archives: the files it is made from.
+    by_tfds: only TFDS makes it under this name; instead of it, this data set can be prepared.
+  """
+
+  label: str
+  train_classes: int | None
+  archives: str
+  by_tfds: str | None = None
+
+
+PUBLIC: dict[str, Rule] = {
+  "cars196": Rule(
+    label="label",
+    train_classes=98,
+    archives="car_ims.tgz and cars_annos.mat, or cars_train.tgz, cars_test.tgz, car_devkit.tgz and "
+    "cars_test_annos_withlabels.mat",
+  ),
+  "cub200_2011": Rule(label="label", train_classes=100, archives="CUB_200_2011.tgz"),
+  "caltech_birds2011": Rule(
+    label="label",
+    train_classes=100,
+    archives="CUB_200_2011.tgz and segmentations.tgz",
+    by_tfds="cub200_2011",
+  ),
+  "stanford_online_products": Rule(
+    label="class_id", train_classes=None, archives="Stanford_Online_Products.zip"
+  ),
+  "inshop": Rule(label="label", train_classes=None, archives="img.zip and list_eval_partition.txt"),
+}
+"""Public data sets and the class-disjoint split that papers use."""
+
+IMAGE_FOLDER = "image_folder/"
+"""Names of people's own photos begin with it."""
+
+
+def _prepare(name: str, root: Path, source: str) -> str:
+  first, _, config = name.partition("/")
+  option = f" --name={config}" if config else ""
+  return f"python -m jaxdml.data.prepare {first} --source={source}{option} --data_dir={root}"
+
+
+def how_to_prepare(name: str, root: Path) -> str:
+  """Returns what to tell someone who asked for a data set that is not in `root`.
+
+  Args:
+    name: as given to `load`.
+    root: TFDS data directory.
+  """
+  tfds_name = name.removeprefix("tfds:")
+  text = (
+    f"Data set {tfds_name!r} is not prepared in {root} (no {tfds_name}/<version>/dataset_info.json "
+    "there). Another place is chosen by data_dir or the environment variable TFDS_DATA_DIR. "
+  )
+  if tfds_name.startswith(IMAGE_FOLDER):
+    return f"{text}To prepare it, run: {_prepare(tfds_name, root, 'FOLDER_WITH_THE_PHOTOS')}"
+  rule = PUBLIC.get(tfds_name)
+  if rule is not None and rule.by_tfds is None:
+    return (
+      f"{text}To prepare it, put {rule.archives} into a directory (as downloaded or extracted) and "
+      f"run, without network or TensorFlow: {_prepare(tfds_name, root, 'THAT_DIRECTORY')}"
+    )
+  if rule is not None:
+    other = PUBLIC[rule.by_tfds]
+    text += (
+      f"This is TFDS's own layout of {rule.by_tfds}, which needs {other.archives} alone: load "
+      f"that, after {_prepare(rule.by_tfds, root, 'DIRECTORY_WITH_IT')} . Or: "
+    )
+  return (
+    f"{text}To prepare it, run on any machine with TensorFlow (pip install tensorflow "
+    "tensorflow-datasets) and a network, then copy the directory: "
+    f"tfds build {tfds_name} --file_format=array_record --data_dir={root}"
+  )
+
+
+def how_to_convert(name: str, directory: Path, formats: str) -> str:
+  """Returns what to tell someone whose data set has no random access.
+
+  Args:
+    name: as given to `load`.
+    directory: where the data set is.
+    formats: what it is written in.
+  """
+  tfds_name = name.removeprefix("tfds:")
+  text = (
+    f"Data set {tfds_name!r} is in {directory}, but as {formats}, which gives no random access. "
+    "Convert it, on a machine with TensorFlow, with: tfds convert_format "
+    f"--dataset_version_dir={directory} --out_file_format=array_record"
+  )
+  rule = PUBLIC.get(tfds_name)
+  if rule is not None and rule.by_tfds is None:
+    root = directory.parents[1]
+    text += f" . Or make it anew from its archives: {_prepare(tfds_name, root, 'DIRECTORY')}"
+  return text

@@ -148,6 +148,24 @@ def _manifest(suffix):
   return stream.getvalue()
 
 
+def corrupt_lines(content, rng):
+  """Returns the bytes with a mistake as people make them, which often leaves a valid manifest."""
+  lines = content.splitlines(keepends=True)
+  at, other = rng.integers(len(lines), size=2)
+  kind = rng.integers(5)
+  if kind == 0:
+    lines[at], lines[other] = lines[other], lines[at]
+  elif kind == 1:
+    del lines[at]
+  elif kind == 2:
+    lines.insert(other, lines[at])
+  elif kind == 3:
+    lines[at] = lines[at].replace(str(rng.integers(3)).encode(), str(rng.integers(12)).encode())
+  else:
+    lines[at] = lines[at].replace(b"m", rng.choice([b"n", b'"', b"\\", b";", b"\t", b" ", b""]))
+  return b"".join(lines)
+
+
 def _labels(path):
   """path -> label as another reading of the manifest has it."""
   text = path.read_bytes().decode("utf-8-sig")
@@ -173,7 +191,8 @@ def test_corrupted_manifests(chunk, photos, tmp_path):
     rng = np.random.default_rng([2025, chunk, number])
     suffix = ("csv", "jsonl", "tsv")[number % 3]
     path = tmp_path / f"{number}.{suffix}"
-    path.write_bytes(corrupt(_manifest(suffix).encode(), rng))
+    damage = corrupt_lines if number % 2 else corrupt
+    path.write_bytes(damage(_manifest(suffix).encode(), rng))
     try:
       source = image_folder.source(photos, "fuzz", manifest=path)
     except manifest.ManifestError as error:

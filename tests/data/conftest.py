@@ -1,5 +1,6 @@
 """One copy of the bundled data sets a test session, and a public one in miniature."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -80,3 +81,37 @@ def cars_dir(tmp_path_factory):
       download_config=tfds.download.DownloadConfig(try_download_gcs=False)
     )
   return Path(root)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Photos(data.Dataset):
+  """Records that are JPEGs of noise, each its own, of four sizes; those in `bad` are cut short."""
+
+  bad: tuple[int, ...] = ()
+
+  def read(self, indices):
+    return [self._photo(int(i)) for i in indices]
+
+  def path(self, index):
+    return f"straße/{index}.jpg"
+
+  def _photo(self, index):
+    height, width = (60 + 20 * (index % 2), 90 - 20 * (index % 3))
+    noise = np.random.default_rng(index).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    encoded = cv2.imencode(".jpg", noise)[1].tobytes()
+    return encoded[: len(encoded) // 2] if index in self.bad else encoded
+
+
+@pytest.fixture
+def photos():
+  """(labels, bad) -> a data set of JPEGs; by default 6 classes of 6."""
+
+  def make(labels=None, bad=()):
+    labels = np.repeat(np.arange(6), 6) if labels is None else labels
+    return Photos(
+      name="photos", split="train", labels={"label": labels.astype(np.int32)},
+      default_label="label", directory="/photos", tfds_split="train", rows=np.arange(len(labels)),
+      image="image", names={"label": None}, bad=bad,
+    )  # fmt: skip
+
+  return make

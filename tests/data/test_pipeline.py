@@ -1,4 +1,3 @@
-import dataclasses
 import gc
 import hashlib
 import multiprocessing
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxdml import data
-from jaxdml.data import pipeline
+from jaxdml.data import images
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +48,7 @@ def test_batch(parts):
     "label": ((16,), "int32"),
     "index": ((16,), "int32"),
     "id": ((16,), "int32"),
+    "replaced": ((16,), "bool"),
   }
   np.testing.assert_array_equal(got[1]["index"], sampler(1))
   np.testing.assert_array_equal(got[1]["label"], train.labels["label"][sampler(1)])
@@ -73,8 +73,20 @@ def test_labels_are_dense(glyphs):
 def test_the_stream_is_the_same_for_any_number_of_workers(parts):
   alone = _hashes(parts)
   assert len(set(alone)) == 6
-  assert _hashes(parts, num_workers=1) == alone
   assert _hashes(parts, num_workers=2) == alone
+
+
+@pytest.mark.slow
+def test_the_stream_of_photos_some_damaged_is_the_same_for_any_number_of_workers(photos):
+  train = photos(bad=(3, 8, 9))
+  sampler = data.sampling.create("pk", train.column("label"), 16, 4, seed=3)
+  parts = train, sampler, data.preprocess.create("standard", 64, True, 3)
+  options = {"label": "label", "bad_images": data.BadImages(train, 0.5)}
+  alone = _hashes(parts, **options)
+  assert len(set(alone)) == 6
+  assert _hashes(parts, num_workers=1, **options) == alone
+  assert _hashes(parts, num_workers=2, start_step=2, num_steps=4, **options) == alone[2:]
+  assert sorted(options["bad_images"].reasons) == [3, 8, 9]
 
 
 def test_resuming_continues_the_stream(parts):
@@ -94,7 +106,7 @@ def test_the_seed_changes_the_augmentation_alone(parts):
 
 def test_keeping_decoded_images_changes_nothing(parts, monkeypatch):
   kept = _hashes(parts)
-  monkeypatch.setattr(pipeline, "CACHE_BYTES", 0)
+  monkeypatch.setattr(images, "CACHE_BYTES", 0)
   assert _hashes(parts) == kept
   train, sampler, fn = parts
   opaque = lambda encoded, rng: fn(encoded, rng)
@@ -102,23 +114,25 @@ def test_keeping_decoded_images_changes_nothing(parts, monkeypatch):
 
 
 def test_kept_images_are_not_sent_to_workers(parts):
-  images = pipeline._Images(parts[0], parts[2])
-  size = len(pickle.dumps(images))
-  images(np.arange(100), pipeline._augmentation_rngs(0, 0, list(range(100))))
-  assert len(images._kept) == 100
-  assert len(pickle.dumps(images)) < size + 1000
+  reader = images.Images(parts[0], parts[2], None)
+  size = len(pickle.dumps(reader))
+  reader(np.arange(100), images.SlotRngs(0, 0), range(100))
+  assert len(reader._kept) == 100
+  assert len(pickle.dumps(reader)) < size + 1000
 
 
 def test_each_slot_has_its_own_generator():
   draws = {
-    (seed, step, slot): pipeline.augmentation_rng(seed, step, slot).random(3).tobytes()
+    (seed, step, slot): images.SlotRngs(seed, step).at(slot).random(3).tobytes()
     for seed in (0, 1, 2**63)
     for step in (0, 1, 10**9)
     for slot in (0, 1, 500)
   }
   assert len(set(draws.values())) == len(draws)
-  for slot, rng in zip((1, 500), pipeline._augmentation_rngs(1, 10**9, [1, 500]), strict=True):
+  rngs = images.SlotRngs(1, 10**9)
+  for slot in (1, 500, 1):
     # Left-over half words of one slot must not reach the next.
+    rng = rngs.at(slot)
     assert rng.random(3).tobytes() == draws[1, 10**9, slot]
     rng.integers(3, dtype=np.uint32)
 
@@ -148,29 +162,6 @@ def test_evaluation_keeps_order_and_pads(digits):
   assert (got[-1]["image"][6:] == 0).all() and (got[-1]["index"][6:] == 69).all()
   one = fn(part.read([33])[0], np.random.default_rng(0))
   np.testing.assert_array_equal(got[1]["image"][1], one)
-
-
-class _Damaged(data.Dataset):
-  """Record 5 is damaged."""
-
-  def read(self, indices):
-    return [b"junk" if i == 5 else b for i, b in zip(indices, super().read(indices), strict=True)]
-
-
-@pytest.fixture
-def damaged(digits):
-  fields = {f.name: getattr(digits["test"], f.name) for f in dataclasses.fields(data.Dataset)}
-  return _Damaged(**fields)
-
-
-@pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_damaged_image_is_named(damaged, num_workers):
-  fn = data.preprocess.create("digits", 32, False, 1)
-  with (
-    data.eval_batches(damaged, fn, 4, num_workers) as batches,
-    pytest.raises(data.ImageDecodeError, match=r"record 5 of data set 'digits', split 'test'"),
-  ):
-    list(batches)
 
 
 @pytest.mark.slow

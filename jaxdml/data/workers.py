@@ -1,0 +1,154 @@
+"""Batches made ahead of time with Grain, in a thread or in worker processes that always end.
+
+From a worker, arrays come through shared memory: Grain copies them there (its process_prefetch.py,
+`copy_to_shm`), except those that were made there, with `empty`, which it hands over as they are.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from multiprocessing import connection, parent_process
+from typing import Any
+
+import cv2
+import grain.python as grain
+import numpy as np
+from absl import flags
+
+_AHEAD = 4
+_WORKER_AHEAD = 2
+
+_in_worker = False
+
+
+class WorkerError(RuntimeError):
+  """A process that prepares batches died."""
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+  """Makes an array to fill and return as part of a batch: in a worker, in shared memory."""
+  return grain.SharedMemoryArray(shape, dtype) if _in_worker else np.empty(shape, dtype)
+
+
+def discard(array: np.ndarray | None) -> None:
+  """Gives back an array made with `empty` that will not be returned."""
+  if isinstance(array, grain.SharedMemoryArray):
+    array.unlink_on_del()
+
+
+class Batches(Iterator[dict[str, np.ndarray]]):
+  """An iterator over batches that owns threads or processes: a context manager, with `close`."""
+
+  def __init__(
+    self,
+    steps: grain.IterDataset,
+    has_workers: bool,
+    receive: Callable[[dict[str, Any]], dict[str, np.ndarray]],
+  ):
+    self._iterator = iter(steps)
+    self._has_workers = has_workers
+    self._receive = receive
+    self._closed = False
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    if self._closed:
+      raise StopIteration
+    try:
+      batch = next(self._iterator, None)
+      if batch is not None:
+        return self._receive(batch)
+    except BaseException as error:
+      # An error or Ctrl-C: whichever it is, no worker may outlive it.
+      self.close()
+      if self._has_workers and isinstance(error, RuntimeError) and "exit code" in str(error):
+        raise WorkerError(
+          f"a data worker process died ({error}). If it was killed, memory may have run out: lower "
+          "data.num_workers or data.batch_size; the same command resumes the run"
+        ) from error
+      raise
+    self.close()
+    raise StopIteration
+
+  def close(self) -> None:
+    """Stops the threads and processes; may be called twice."""
+    if not self._closed:
+      self._closed = True
+      self._iterator.close()
+      self._iterator = iter(())
+      if self._has_workers:
+        # Grain's queues are in reference cycles. Their semaphores go now, at a known point:
+        # collected at a random one they may interrupt multiprocessing's own bookkeeping, which
+        # Python 3.12 answers with a warning and a leak (gh-109629).
+        gc.collect()
+
+  def __enter__(self) -> Batches:
+    return self
+
+  def __exit__(self, *exc: object) -> None:
+    self.close()
+
+
+def _exit_with_parent() -> None:
+  parent = parent_process()
+  if parent is not None:
+    connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _start_worker(index: int, count: int) -> None:
+  """Runs first in each worker: leaves accelerators, Ctrl-C and the other cores alone."""
+  del index, count
+  global _in_worker
+  _in_worker = True
+  os.environ["JAX_PLATFORMS"] = "cpu"
+  if "jax" in sys.modules:  # Grain imports it; the variable alone comes too late then.
+    sys.modules["jax"].config.update("jax_platforms", "cpu")
+  cv2.setNumThreads(0)
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  # A killed parent closes nothing; without this its workers would wait for ever.
+  threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def run(
+  first: int,
+  stop: int,
+  step_fn: Callable[[int], dict[str, Any]],
+  num_workers: int,
+  receive: Callable[[dict[str, Any]], dict[str, np.ndarray]],
+) -> Batches:
+  """Iterates over step_fn(first), ..., step_fn(stop - 1), in this order.
+
+  Args:
+    first: the first step.
+    stop: after the last step.
+    step_fn: step -> what becomes a batch; picklable.
+    num_workers: processes that call it; 0 for a thread of this process.
+    receive: applied in this process to each batch as it is asked for.
+
+  Raises:
+    ValueError: a negative `num_workers`.
+  """
+  if num_workers < 0:
+    raise ValueError(f"data.num_workers must be at least 0, got {num_workers}")
+  steps = grain.MapDataset.range(first, stop).map(step_fn)
+  if num_workers == 0:
+    # One thread works ahead while the device computes; OpenCV and NumPy release the lock.
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_AHEAD)
+    return Batches(steps.to_iter_dataset(options), False, receive)
+  if not flags.FLAGS.is_parsed():
+    # Grain reads one of its flags here, which raises in a notebook or script without absl.app.
+    flags.FLAGS.mark_as_parsed()
+  options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+  return Batches(
+    steps.to_iter_dataset(options).mp_prefetch(
+      grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=_WORKER_AHEAD),
+      worker_init_fn=_start_worker,
+    ),
+    True,
+    receive,
+  )

@@ -195,6 +195,12 @@ def check(config: ConfigDict, device_count: int) -> None:
       f"config.data.batch_size: each of the {device_count} devices needs a multiple of {group} for "
       f"loss.layout={loss.layout}; got {data.batch_size} in all"
     )
+  chunk = config.encoder.chunk_size
+  if chunk < 0 or (chunk and (data.batch_size // device_count) % chunk):
+    raise ConfigError(
+      "config.encoder.chunk_size: expected 0 (all at once) or a divisor of the "
+      f"{data.batch_size // device_count} images of each device; got {chunk}"
+    )
   if "expand_positives" in config.mining.negative + config.mining.positive and config.hdml.enabled:
     raise ConfigError("config.mining: HDML needs one row an anchor; drop expand_positives")
 

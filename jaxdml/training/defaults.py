@@ -36,6 +36,7 @@ def get_config() -> ConfigDict:
   config.encoder.name = "convnet"  # convnet, googlenet, resnet18, resnet50
   config.encoder.dtype = "float32"  # or bfloat16: compute only, parameters stay float32
   config.encoder.frozen_bn = False
+  config.encoder.chunk_size = 0  # images a device encodes at a time, the loss stays global; 0: all
   config.encoder.options = ConfigDict()  # the encoder's own attributes
 
   config.embedding = ConfigDict()

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from jaxdml import hdml, models
 from jaxdml.data import preprocess
 from jaxdml.training import optimizers
+from jaxdml.training.chunks import encode_in_chunks
 from jaxdml.training.metric import MetricLoss
 from jaxdml.types import Array, Batch, PyTree
 
@@ -148,10 +149,11 @@ def build(
     )
 
   def objective(params, state: TrainState, batch: Batch, key: Array):
-    images = normalize(batch["image"])
-    y, encoder_updates = encoder.apply(
-      variables_of(state, params, "encoder"), images, train=True, mutable=["batch_stats"]
-    )
+    def encode(images):
+      variables = variables_of(state, params, "encoder")
+      return encoder.apply(variables, normalize(images), train=True, mutable=["batch_stats"])
+
+    y, encoder_updates = encode_in_chunks(encode, batch["image"], config.encoder.chunk_size)
     z, embedding_updates = embedding.apply(
       variables_of(state, params, "embedding"), y, train=True, mutable=["batch_stats"]
     )

@@ -17,6 +17,7 @@ REFUSED = {
   "data.batch_size": (30, "config.data.batch_size: 30 is not divisible by the 8 devices"),
   "encoder.name": ("vgg", "config.encoder.name: expected one of convnet, googlenet"),
   "encoder.dtype": ("float16", "config.encoder.dtype: expected one of float32, bfloat16"),
+  "encoder.chunk_size": (3, "expected 0 (all at once) or a divisor of the 4 images of each device"),
   "mining.positive": ("easy", "unknown miner 'easy'"),
   "optimizer.learning_rate": (-1.0, "config.optimizer.learning_rate: expected a positive number"),
   "eval.select_by": ("recall", "config.eval.select_by: expected one of last, recall@1, recall@2"),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from jaxdml.data import verify
 from jaxdml.data.builders import records
 from jaxdml.data.builders.image_folder import ImageFolderError, divide, source
 from jaxdml.data.builders.manifest import ManifestError
@@ -99,10 +100,12 @@ def test_folders_that_are_splits(tmp_path, capsys):
     "test/bee/b.jpg": ("test", "bee"),
   }
   assert made.notes == ()
-  fill(tmp_path, "test/ant/c.jpg")
+  fill(tmp_path, "test/ant/c.jpg", "loose.jpg", "test/loose.jpg")
   made = source(tmp_path, "mine")
   assert "1 of the 2 test classes are training classes too" in made.description
-  assert "NOT on unseen classes: 'ant'" in capsys.readouterr().err
+  said = capsys.readouterr().err
+  assert "NOT on unseen classes: 'ant'" in said
+  assert "2 images are in no class folder, left out: 'loose.jpg', 'test/loose.jpg'" in said
 
 
 def test_a_class_may_be_called_train(tmp_path):
@@ -262,9 +265,9 @@ def test_a_path_may_be_composed_otherwise_than_on_the_disk(tmp_path):
   [
     ("a.jpg,ant,x", "'a.jpg' is on line 2 already"),
     ("./ant//../a.jpg,ant,x", "leaves the folder: paths are relative to .*, without '..'"),
-    ("../root/a.jpg,ant,x", "leaves the folder"),
-    ("/etc/passwd,ant,x", "leaves the folder"),
-    ("C:\\photos\\a.jpg,ant,x", "leaves the folder"),
+    ("../root/a.jpg,ant,x", "leaves the folder: paths are relative"),
+    ("/etc/passwd,ant,x", "leaves the folder: paths are relative"),
+    ("C:\\photos\\a.jpg,ant,x", "leaves the folder: paths are relative"),
     ("link.jpg,ant,x", "is a link that leaves the folder"),
     ("linked/secret.jpg,ant,x", "is a link that leaves the folder"),
     ("c.jpg,ant,x", "'c.jpg' does not exist in "),
@@ -308,6 +311,12 @@ def test_the_fingerprint_changes_with_what_goes_in(tmp_path):
   os.rename(tmp_path / "cat", tmp_path / "dog")
   prints.append(source(tmp_path, "mine").fingerprint)
   assert len(set(prints)) == 6
+
+
+def test_no_more_is_read_of_a_file_than_shows_that_it_is_too_large(tmp_path, monkeypatch):
+  made = source(fill(tmp_path, "ant/a.jpg", "bee/a.jpg"), "mine")
+  monkeypatch.setattr(verify, "MAX_BYTES", 10)
+  assert list(made.read(0)) == [picture(path)[:11] for path in ("ant/a.jpg", "bee/a.jpg")]
 
 
 def test_a_file_that_goes_while_it_is_read_is_named(tmp_path):

@@ -81,21 +81,30 @@ class BatchNorm(nn.Module):
     return mean, var
 
 
+def remat(block: type[nn.Module], enabled: bool) -> type[nn.Module]:
+  """The module class `block`, called as block(...)(x, train), with gradient checkpointing.
+
+  Its activations are computed again in the backward pass instead of being kept: the same values and
+  gradients, less memory, one more forward pass.
+  """
+  return nn.remat(block, static_argnums=(2,)) if enabled else block
+
+
 def max_pool(x: Array, window: int, stride: int, padding: tuple[int, int]) -> Array:
   """Square max pooling of x [n, h, w, c] with the same (low, high) padding for rows and columns."""
   return nn.max_pool(x, (window, window), (stride, stride), (padding, padding))
 
 
-def max_pool_ceil(x: Array) -> Array:
-  """3x3 max pooling with stride 2 that counts a last partial window, as Caffe does.
+def max_pool_ceil(x: Array, window: int = 3) -> Array:
+  """Max pooling with stride 2 that counts a last partial window, as Caffe does.
 
-  A side of n becomes ceil((n - 3) / 2) + 1.
+  A side of n becomes ceil((n - window) / 2) + 1.
 
   >>> max_pool_ceil(jnp.zeros((1, 28, 57, 8))).shape
   (1, 14, 28, 8)
   """
-  pads = [(0, (-(-(side - 3) // 2)) * 2 + 3 - side) for side in x.shape[1:3]]
-  return nn.max_pool(x, (3, 3), (2, 2), pads)
+  pads = [(0, (-(-(side - window) // 2)) * 2 + window - side) for side in x.shape[1:3]]
+  return nn.max_pool(x, (window, window), (2, 2), pads)
 
 
 def check_images(images: Array, smallest: int, multiple: int = 1) -> None:

@@ -84,6 +84,15 @@ class ConvNet(nn.Module):
     """Size of the features."""
     return self.grid * self.grid * self.widths[-1]
 
+  @property
+  def stages(self) -> tuple[str, ...]:
+    """Groups of parameters from input to output: the blocks."""
+    return tuple(f"block{block}" for block in range(len(self.widths)))
+
+  def stage_of(self, path: Sequence[str]) -> str:
+    """The stage of the parameter or statistic at `path` in the encoder's tree."""
+    return f"block{path[0].removeprefix('conv').removeprefix('bn')}"
+
   @nn.compact
   def __call__(self, images: Array, train: bool) -> Array:
     """Returns features [n, feature_dim] float32 of images [n, h, w, c]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,9 @@ from jaxdml.models.blocks import (
   check_images,
   max_pool,
   max_pool_ceil,
+  remat,
 )
+from jaxdml.models.pooling import Pooling
 from jaxdml.types import Array
 
 INCEPTION = {
@@ -49,13 +52,14 @@ def local_response_norm(x: Array, size: int = 5, alpha: float = 1e-4, beta: floa
 
 
 class ConvUnit(nn.Module):
-  """Convolution and ReLU; with a bias, or with BatchNorm instead of it.
+  """Convolution and ReLU; with a bias, with BatchNorm instead of it, or with both.
 
   Attributes:
     width: output channels.
     size: side of the kernel.
     stride: of the convolution; the padding is size // 2 on every side.
     norm: makes a BatchNorm, or None for a bias.
+    bias: a bias besides BatchNorm.
     dtype: of the computation.
   """
 
@@ -63,6 +67,7 @@ class ConvUnit(nn.Module):
   size: int
   norm: Any = None
   stride: int = 1
+  bias: bool = False
   dtype: Dtype = jnp.float32
 
   @nn.compact
@@ -74,7 +79,7 @@ class ConvUnit(nn.Module):
       (self.size, self.size),
       self.stride,
       padding=(pad, pad),
-      use_bias=self.norm is None,
+      use_bias=self.bias or self.norm is None,
       dtype=self.dtype,
       kernel_init=HE_INIT,
       name="conv",
@@ -90,10 +95,12 @@ class Inception(nn.Module):
   Attributes:
     widths: 1x1, (3x3 reduce, 3x3), (5x5 reduce, 5x5), pool projection.
     unit: makes a ConvUnit.
+    size5: side of the kernel that the paper has as 5x5.
   """
 
   widths: tuple[int, tuple[int, int], tuple[int, int], int]
   unit: Any
+  size5: int = 5
 
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
@@ -102,14 +109,16 @@ class Inception(nn.Module):
     branches = [
       self.unit(single, 1, name="1x1")(x, train),
       self.unit(out3, 3, name="3x3")(self.unit(reduce3, 1, name="3x3_reduce")(x, train), train),
-      self.unit(out5, 5, name="5x5")(self.unit(reduce5, 1, name="5x5_reduce")(x, train), train),
+      self.unit(out5, self.size5, name="5x5")(
+        self.unit(reduce5, 1, name="5x5_reduce")(x, train), train
+      ),
       self.unit(projection, 1, name="pool_proj")(max_pool(x, 3, 1, (1, 1)), train),
     ]
     return jnp.concatenate(branches, axis=-1)
 
 
 class GoogLeNet(nn.Module):
-  """Inception v1 without classifiers: images to globally average-pooled features [n, 1024].
+  """Inception v1 without classifiers: images to globally pooled features [n, 1024].
 
   Images [n, h, w, c] float32 -> features [n, 1024] float32; sides of at least 32 (the paper: 224,
   HDML: 227). Layers carry the names of Caffe's model ("conv1", "inception_3a/3x3_reduce", ...), and
@@ -117,7 +126,7 @@ class GoogLeNet(nn.Module):
 
   Attributes:
     batch_norm: BatchNorm after every convolution instead of biases and local response
-      normalisation. Training from scratch needs it; the published weights have none. The
+      normalisation. Training from scratch needs it; Caffe's published weights have none. The
       four attributes below matter only with it.
     axis_name: mapped axis over which BatchNorm's statistics are synchronised.
     frozen_bn: BatchNorm uses its running statistics in training too, and never moves them.
@@ -127,6 +136,11 @@ class GoogLeNet(nn.Module):
     lrn_size: channels in the window of `local_response_norm`. Caffe's 5; HDML's release ran Caffe's
       weights with TensorFlow's op, a window of 11 and alpha not divided by it: (11, 11e-4).
     lrn_alpha: its alpha.
+    pooling: of the last map, one of `pooling.POOLINGS`; "none" returns it, [n, h/32, w/32, 1024].
+    remat: gradient checkpointing of every Inception block.
+    size5: side of the kernels that the paper has as 5x5.
+    last_window: of the last max pooling between blocks.
+    epsilon: BatchNorm's.
   """
 
   batch_norm: bool = False
@@ -137,11 +151,25 @@ class GoogLeNet(nn.Module):
   dtype: Dtype = jnp.float32
   lrn_size: int = 5
   lrn_alpha: float = 1e-4
+  pooling: str = "avg"
+  remat: bool = False
+  size5: int = 5
+  last_window: int = 3
+  epsilon: float = 1e-5
 
   @property
   def feature_dim(self) -> int:
     """Size of the features."""
     return 1024
+
+  @property
+  def stages(self) -> tuple[str, ...]:
+    """Groups of parameters from input to output; GeM's exponent is one of its own."""
+    return inception_stages(self.pooling)
+
+  def stage_of(self, path: Sequence[str]) -> str:
+    """The stage of the parameter or statistic at `path` in the encoder's tree."""
+    return inception_stage(path)
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> Array:
@@ -153,22 +181,41 @@ class GoogLeNet(nn.Module):
       frozen=self.frozen_bn,
       frozen_affine=self.frozen_bn_affine,
       momentum=self.momentum,
+      epsilon=self.epsilon,
       dtype=self.dtype,
     )
     unit = partial(ConvUnit, norm=norm if self.batch_norm else None, dtype=self.dtype)
+    block = remat(Inception, self.remat)
     x = images.astype(self.dtype)
     x = unit(64, 7, stride=2, name="conv1")(x, train)
     x = self._response_norm(max_pool_ceil(x))
     x = unit(64, 1, name="conv2_reduce")(x, train)
     x = unit(192, 3, name="conv2")(x, train)
     x = max_pool_ceil(self._response_norm(x))
-    for block, widths in INCEPTION.items():
-      if block in ("4a", "5a"):
-        x = max_pool_ceil(x)
-      x = Inception(widths, unit, name=f"inception_{block}")(x, train)
-    return x.astype(jnp.float32).mean((1, 2))
+    for name, widths in INCEPTION.items():
+      if name in ("4a", "5a"):
+        x = max_pool_ceil(x, 3 if name == "4a" else self.last_window)
+      x = block(widths, unit, self.size5, name=f"inception_{name}")(x, train)
+    return Pooling(self.pooling, name="pool")(x)
 
   def _response_norm(self, x: Array) -> Array:
     if self.batch_norm:
       return x
     return local_response_norm(x, self.lrn_size, self.lrn_alpha).astype(self.dtype)
+
+
+def inception_stages(pooling: str) -> tuple[str, ...]:
+  """Groups of an Inception network's parameters: the maps of one size, between poolings."""
+  stages = ("stem", "inception3", "inception4", "inception5")
+  return (*stages, "pool") if pooling == "gem" else stages
+
+
+def inception_stage(path: Sequence[str]) -> str:
+  """The stage of what is at `path` in an Inception network's tree."""
+  if path[0].startswith("inception_"):
+    return f"inception{path[0][len('inception_')]}"
+  return path[0] if path[0] == "pool" else "stem"
+
+
+GoogLeNetBN = partial(GoogLeNet, batch_norm=True, size5=3, last_window=2, epsilon=1e-3)
+"""torchvision's GoogLeNet: BatchNorm, 3x3 kernels in the "5x5" branches, a 2x2 last max pooling."""

@@ -9,13 +9,16 @@ from typing import Any
 
 import flax.linen as nn
 
+from jaxdml.models.bn_inception import BNInception
 from jaxdml.models.convnet import ConvNet
-from jaxdml.models.googlenet import GoogLeNet
+from jaxdml.models.googlenet import GoogLeNet, GoogLeNetBN
 from jaxdml.models.resnet import ResNet18, ResNet50
 
 ENCODERS = {
   "convnet": ConvNet,
   "googlenet": GoogLeNet,
+  "googlenet_bn": GoogLeNetBN,
+  "bn_inception": BNInception,
   "resnet18": ResNet18,
   "resnet50": ResNet50,
 }
@@ -27,7 +30,9 @@ def create(name: str, **kwargs: Any) -> nn.Module:
 
   Every encoder maps images [n, h, w, c] float32 to features [n, feature_dim] float32 by
   `encoder.apply(variables, images, train, mutable=["batch_stats"])`, and takes at least
-  `axis_name`, `frozen_bn`, `frozen_bn_affine`, `momentum` and `dtype`.
+  `axis_name`, `frozen_bn`, `frozen_bn_affine`, `momentum` and `dtype`; all but the ConvNet take
+  `pooling` and `remat`. Its `stages` names its groups of parameters from input to output, and
+  `stage_of(path)` says to which of them the leaf at `path` belongs.
 
   Args:
     name: one of `ENCODERS`.

@@ -9,7 +9,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxdml.models.blocks import HE_INIT, BatchNorm, Dtype, check_images, max_pool
+from jaxdml.models.blocks import HE_INIT, BatchNorm, Dtype, check_images, max_pool, remat
+from jaxdml.models.pooling import Pooling
 from jaxdml.types import Array
 
 
@@ -96,7 +97,7 @@ def _shortcut(block: BasicBlock | Bottleneck, x: Array, train: bool) -> Array:
 
 
 class ResNet(nn.Module):
-  """A residual network v1.5: images to globally average-pooled features (arXiv 1512.03385).
+  """A residual network v1.5: images to globally pooled features (arXiv 1512.03385).
 
   Images [n, h, w, c] float32 -> features [n, feature_dim] float32; sides of at least 32. In v1.5
   the 3x3 convolution carries a bottleneck's stride, not the 1x1 before it. Padding is symmetric, as
@@ -112,6 +113,8 @@ class ResNet(nn.Module):
     zero_init_residual: start every residual branch at zero (the last scale of each block is 0).
     dtype: of the computation; parameters, statistics and features stay float32.
     momentum: share of the old running statistics that an update keeps.
+    pooling: of the last map, one of `pooling.POOLINGS`; "none" returns it, [n, h/32, w/32, c].
+    remat: gradient checkpointing of every block.
   """
 
   stage_sizes: Sequence[int] = (3, 4, 6, 3)
@@ -123,11 +126,23 @@ class ResNet(nn.Module):
   zero_init_residual: bool = False
   dtype: Dtype = jnp.float32
   momentum: float = 0.9
+  pooling: str = "avg"
+  remat: bool = False
 
   @property
   def feature_dim(self) -> int:
     """Size of the features: 2048 for ResNet-50, 512 for ResNet-18."""
     return self.width * 2 ** (len(self.stage_sizes) - 1) * self.block.expansion
+
+  @property
+  def stages(self) -> tuple[str, ...]:
+    """Groups of parameters from input to output; GeM's exponent is one of its own."""
+    layers = (f"layer{stage + 1}" for stage in range(len(self.stage_sizes)))
+    return ("stem", *layers, *(("pool",) if self.pooling == "gem" else ()))
+
+  def stage_of(self, path: Sequence[str]) -> str:
+    """The stage of the parameter or statistic at `path` in the encoder's tree."""
+    return "stem" if path[0] in ("conv1", "bn1") else path[0].partition("_")[0]
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> Array:
@@ -145,9 +160,10 @@ class ResNet(nn.Module):
     x = _conv(self.width, 7, 2, self.dtype, "conv1")(images.astype(self.dtype))
     x = nn.relu(norm(name="bn1")(x, train))
     x = max_pool(x, 3, 2, (1, 1))
+    block = remat(self.block, self.remat)
     for stage, blocks in enumerate(self.stage_sizes):
       for index in range(blocks):
-        x = self.block(
+        x = block(
           width=self.width * 2**stage,
           stride=2 if stage > 0 and index == 0 else 1,
           norm=norm,
@@ -155,7 +171,7 @@ class ResNet(nn.Module):
           dtype=self.dtype,
           name=f"layer{stage + 1}_{index}",
         )(x, train)
-    return x.astype(jnp.float32).mean((1, 2))
+    return Pooling(self.pooling, name="pool")(x)
 
 
 ResNet18 = partial(ResNet, stage_sizes=(2, 2, 2, 2), block=BasicBlock)

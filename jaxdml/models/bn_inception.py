@@ -1,0 +1,163 @@
+"""BN-Inception, "Inception v2" (arXiv 1502.03167): an encoder that metric learning often uses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxdml.models.blocks import (
+  BatchNorm,
+  Dtype,
+  check_images,
+  max_pool,
+  max_pool_ceil,
+  remat,
+)
+from jaxdml.models.googlenet import ConvUnit, inception_stage, inception_stages
+from jaxdml.models.pooling import Pooling
+from jaxdml.types import Array
+
+
+class Widths(NamedTuple):
+  """Channels of a block's branches; the block halves the map if `single` and `projection` are 0.
+
+  Attributes:
+    single: 1x1.
+    reduce3: 1x1 before the 3x3.
+    out3: 3x3.
+    reduce_double: 1x1 before the two 3x3.
+    double: both 3x3 in a row.
+    projection: 1x1 after the pooling.
+    pool: "avg" or "max", of the pooling.
+  """
+
+  single: int
+  reduce3: int
+  out3: int
+  reduce_double: int
+  double: int
+  projection: int
+  pool: str = "avg"
+
+
+BLOCKS = {
+  "3a": Widths(64, 64, 64, 64, 96, 32),
+  "3b": Widths(64, 64, 96, 64, 96, 64),
+  "3c": Widths(0, 128, 160, 64, 96, 0, "max"),
+  "4a": Widths(224, 64, 96, 96, 128, 128),
+  "4b": Widths(192, 96, 128, 96, 128, 128),
+  "4c": Widths(160, 128, 160, 128, 160, 128),
+  "4d": Widths(96, 128, 192, 160, 192, 128),
+  "4e": Widths(0, 128, 192, 192, 256, 0, "max"),
+  "5a": Widths(352, 192, 320, 160, 224, 128),
+  "5b": Widths(352, 192, 320, 192, 224, 128, "max"),
+}
+"""The blocks of the Caffe model that published weights come from: the pooling projections of 4c and
+4d are wider than in the paper's table."""
+
+
+class Block(nn.Module):
+  """Three or four branches, concatenated: 1x1, 3x3, two 3x3, pooling.
+
+  Attributes:
+    widths: of the branches.
+    unit: makes a ConvUnit.
+  """
+
+  widths: Widths
+  unit: Any
+
+  @nn.compact
+  def __call__(self, x: Array, train: bool) -> Array:
+    """Returns [n, h, w, channels] of x [n, h, w, c]; half the sides, rounded up, if it reduces."""
+    width = self.widths
+    stride = 1 if width.single else 2
+    run = lambda name, x, *args, **kwargs: self.unit(*args, name=name, **kwargs)(x, train)
+    branches = []
+    if width.single:
+      branches.append(run("1x1", x, width.single, 1))
+    y = run("3x3_reduce", x, width.reduce3, 1)
+    branches.append(run("3x3", y, width.out3, 3, stride=stride))
+    y = run("double_3x3_reduce", x, width.reduce_double, 1)
+    y = run("double_3x3_1", y, width.double, 3)
+    branches.append(run("double_3x3_2", y, width.double, 3, stride=stride))
+    pooled = self._pool(x)
+    branches.append(run("pool_proj", pooled, width.projection, 1) if width.projection else pooled)
+    return jnp.concatenate(branches, axis=-1)
+
+  def _pool(self, x: Array) -> Array:
+    if not self.widths.single:
+      # A last window of one row where the side is odd, so that it meets the convolutions' maps;
+      # the Caffe model has no function there.
+      pads = [(0, 1 + side % 2) for side in x.shape[1:3]]
+      return nn.max_pool(x, (3, 3), (2, 2), pads)
+    if self.widths.pool == "max":
+      return max_pool(x, 3, 1, (1, 1))
+    # The zeros of the border count.
+    return nn.avg_pool(x, (3, 3), (1, 1), ((1, 1), (1, 1)))
+
+
+class BNInception(nn.Module):
+  """BN-Inception without a classifier: images to globally pooled features [n, 1024].
+
+  Images [n, h, w, c] float32 -> features [n, 1024] float32; sides of at least 32 (usually 224 or
+  227). As in the Caffe model whose weights metric-learning papers start from, convolutions have
+  biases besides BatchNorm, and pooling rounds up.
+
+  Attributes:
+    axis_name: mapped axis over which BatchNorm's statistics are synchronised.
+    frozen_bn: BatchNorm uses its running statistics in training too, and never moves them.
+    frozen_bn_affine: with it, its scale and bias get no gradient either.
+    momentum: share of the old running statistics that an update keeps.
+    dtype: of the computation; parameters, statistics and features stay float32.
+    pooling: of the last map, one of `pooling.POOLINGS`; "none" returns it, [n, h/32, w/32, 1024].
+    remat: gradient checkpointing of every block.
+  """
+
+  axis_name: Any = None
+  frozen_bn: bool = False
+  frozen_bn_affine: bool = False
+  momentum: float = 0.9
+  dtype: Dtype = jnp.float32
+  pooling: str = "avg"
+  remat: bool = False
+
+  @property
+  def feature_dim(self) -> int:
+    """Size of the features."""
+    return 1024
+
+  @property
+  def stages(self) -> tuple[str, ...]:
+    """Groups of parameters from input to output; GeM's exponent is one of its own."""
+    return inception_stages(self.pooling)
+
+  def stage_of(self, path: Sequence[str]) -> str:
+    """The stage of the parameter or statistic at `path` in the encoder's tree."""
+    return inception_stage(path)
+
+  @nn.compact
+  def __call__(self, images: Array, train: bool) -> Array:
+    """Returns features [n, 1024] float32 of images [n, h, w, c]."""
+    check_images(images, 32)
+    norm = partial(
+      BatchNorm,
+      axis_name=self.axis_name,
+      frozen=self.frozen_bn,
+      frozen_affine=self.frozen_bn_affine,
+      momentum=self.momentum,
+      dtype=self.dtype,
+    )
+    unit = partial(ConvUnit, norm=norm, bias=True, dtype=self.dtype)
+    block = remat(Block, self.remat)
+    x = images.astype(self.dtype)
+    x = max_pool_ceil(unit(64, 7, stride=2, name="conv1")(x, train))
+    x = unit(64, 1, name="conv2_reduce")(x, train)
+    x = max_pool_ceil(unit(192, 3, name="conv2")(x, train))
+    for name, widths in BLOCKS.items():
+      x = block(widths, unit, name=f"inception_{name}")(x, train)
+    return Pooling(self.pooling, name="pool")(x)

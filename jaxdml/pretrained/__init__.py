@@ -1,0 +1,1 @@
+"""Published weights for the encoders: converted once, checked, kept with their preprocessing."""

@@ -12,7 +12,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from jaxdml.data import DatasetNotPreparedError, ImageDecodeError
+from jaxdml.data import DatasetNotPreparedError, ImageDecodeError, WorkerError
 from jaxdml.training import loop
 from jaxdml.training.checkpoints import CheckpointError
 from jaxdml.training.config import ConfigError
@@ -42,7 +42,7 @@ def _main(argv: Sequence[str]) -> int:
     loop.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
   except (ConfigError, DatasetNotPreparedError, CheckpointError) as error:
     return _fail(error, 2)
-  except (loop.NonFiniteError, ImageDecodeError) as error:
+  except (loop.NonFiniteError, ImageDecodeError, WorkerError) as error:
     return _fail(error, 1)
   return 0
 

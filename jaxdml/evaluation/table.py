@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 _NAMES = {"map@r": "MAP@R", "r_precision": "R-prec", "nmi": "NMI", "f1": "F1"}
-_COUNTS = ("num_queries", "num_without_match")
+_COUNTS = ("num_queries", "num_without_match", "num_undecodable")
 
 
 def format_table(rows: Mapping[str, Mapping[str, float]]) -> str:
   """Returns an aligned table, one line a row, no trailing newline.
 
   Columns: R@K in the order of K, MAP@R, R-prec, NMI, F1, then any other metric under its own name;
-  counts of queries are left out. A metric that a row lacks is shown as "-".
+  counts are left out. A metric that a row lacks is shown as "-".
 
   Args:
     rows: name of the row -> metrics, keyed as `retrieval_metrics` and `clustering_metrics` do.

@@ -36,6 +36,7 @@ class Evaluator:
     self._dataset = dataset
     self._labels = dataset.column(config.data.eval_label or config.data.label)
     self._embed = parallel.compile_embed(embed_fn)
+    self._bad_images = data.BadImages(dataset, config.data.max_bad_images)
     self.preprocess = data.preprocess.from_config(config.data, train=False)
 
   @property
@@ -45,7 +46,11 @@ class Evaluator:
 
   def _batches(self) -> data.Batches:
     return data.eval_batches(
-      self._dataset, self.preprocess, self._batch_size, self._config.data.num_workers
+      self._dataset,
+      self.preprocess,
+      self._batch_size,
+      self._config.data.num_workers,
+      self._bad_images,
     )
 
   def _score(self, embedded: evaluation.Embedded) -> dict[str, float]:
@@ -58,14 +63,15 @@ class Evaluator:
       )
     else:
       retrieval = evaluation.retrieval_metrics(x, labels, ks=ks)
-    return {**retrieval, **evaluation.clustering_metrics(x, labels, seed=seed)}
+    left_out = {"num_undecodable": len(self._dataset) - len(rows)}
+    return {**retrieval, **evaluation.clustering_metrics(x, labels, seed=seed), **left_out}
 
   @property
   def _total(self) -> int:
     return -(-len(self._dataset) // self._batch_size)
 
   def embed(self, state: TrainState) -> evaluation.Embedded:
-    """Embeds every image with a model on the host, in the order of the data set."""
+    """Embeds every image that can be decoded with a model on the host, in the data set's order."""
     keep = ("encoder", "embedding")
     pick = lambda tree: {name: tree[name] for name in keep if name in tree}
     variables = {"params": pick(state.params), "batch_stats": pick(state.batch_stats)}

@@ -68,6 +68,7 @@ class _Run:
     self.selection = Evaluator(config, validation, program.embed) if validation else self.test
     self.checkpoints = checkpoints.Checkpoints(workdir, config.train.keep)
     self.preprocess = data.preprocess.from_config(config.data, train=True)
+    self.bad_images = data.BadImages(self.setup.train, config.data.max_bad_images)
 
   def start(self) -> tuple[Any, dict[str, Any]]:
     """The state to go on from, on the host, and what the loop remembers."""
@@ -83,7 +84,9 @@ class _Run:
     step, metric = int(state.step), self.config.eval.select_by
     writer.write(step, {f"eval/{self.selection.name}/{k}": v for k, v in metrics.items()})
     shown = "  ".join(f"{k} {v:.3f}" for k, v in metrics.items() if not k.startswith("num_"))
-    _say(f"step {step}, {self.selection.name}: {shown}")
+    bad = int(metrics["num_undecodable"])
+    left_out = f" ({bad} images that cannot be decoded left out)" if bad else ""
+    _say(f"step {step}, {self.selection.name}: {shown}{left_out}")
     score = float(step) if metric == "last" else metrics[metric]
     if memory["best"] is None or score > memory["best"]:
       memory.update(best=score, best_step=step)
@@ -113,6 +116,11 @@ class _Run:
         self.evaluate(state, memory, writer)
         self.checkpoints.save("last", 0, state, memory)
       finished = start >= self.total or self._steps_from(state, memory, writer)
+      if self.bad_images.reasons:
+        _say(
+          f"{len(self.bad_images)} of {len(train)} training images cannot be decoded; others of "
+          "their classes stood in"
+        )
       self.checkpoints.wait()
     return self.results(memory) if finished else None
 
@@ -128,6 +136,7 @@ class _Run:
       num_workers=self.config.data.num_workers,
       shard_index=jax.process_index(),
       shard_count=jax.process_count(),
+      bad_images=self.bad_images,
     )
 
   def _steps_from(self, state, memory: dict[str, Any], writer: writers.MetricsWriter) -> bool:
@@ -141,16 +150,17 @@ class _Run:
     bar = tqdm(total=self.total, initial=start, desc="train", unit="step", disable=None)
     since = time.perf_counter()
     with self._batches(start) as batches, _Interrupt() as interrupt, bar:
+      names = ("image", "label", "index")
+      on_devices = parallel.prefetch({name: batch[name] for name in names} for batch in batches)
       for step in range(start + 1, self.total + 1):
         try:
-          batch = next(batches)
-        except RuntimeError:
+          arrays = next(on_devices)
+        except data.WorkerError:
           # A SIGTERM to the whole process group ends the data workers first.
           if not interrupt.requested:
             raise
           return self._interrupted(step - 1, device_state, memory, pending)
-        arrays = {name: batch[name] for name in ("image", "label", "index")}
-        device_state, metrics = self.step_fn(device_state, parallel.split(arrays))
+        device_state, metrics = self.step_fn(device_state, arrays)
         pending.append((step, metrics["finite"]))
         # One step behind, so that looking does not stall the device.
         self._check_finite(pending, allow=1)
@@ -215,9 +225,11 @@ class _Run:
       how = f"the best {self.config.eval.select_by} on {self.selection.name}"
       if self.selection is self.test:
         how += " (the test split itself: optimistic)"
+    bad = queries["num_undecodable"]
     print(
       f"\n{self.test.name}, by {label}: {queries['num_queries']} queries, "
-      f"{queries['num_without_match']} without a match left out. Trained model: step "
+      f"{queries['num_without_match']} without a match left out"
+      f"{f', {bad} images that cannot be decoded left out' if bad else ''}. Trained model: step "
       f"{memory['best_step']} of {self.total}, {how}.\n{evaluation.format_table(rows)}"
     )
     return rows
@@ -243,6 +255,8 @@ def train_and_evaluate(
     DatasetNotPreparedError: the data set is not there.
     CheckpointError: the checkpoint to resume from cannot be read.
     NonFiniteError: the loss became NaN; the last good checkpoint is kept.
+    ImageDecodeError: more than config.data.max_bad_images cannot be decoded, or a whole class.
+    WorkerError: a process that prepares batches died.
   """
   run = _Run(config, pathlib.Path(workdir))
   try:

@@ -6,7 +6,8 @@ devices, the state replicated, the batch split in contiguous slices.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import collections
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -14,7 +15,9 @@ import numpy as np
 
 from jaxdml.types import PyTree
 
-__all__ = ["AXIS", "compile_embed", "compile_step", "replicate", "split", "unreplicate"]
+__all__ = [
+  "AXIS", "compile_embed", "compile_step", "prefetch", "replicate", "split", "unreplicate",
+]  # fmt: skip
 
 AXIS = "batch"
 
@@ -32,14 +35,46 @@ def compile_embed(embed: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]
 def replicate(tree: PyTree) -> PyTree:
   """A copy of the tree on each local device, stacked on a new leading axis."""
   count = jax.local_device_count()
-  mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
-  sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+  sharding = _one_slice_a_device()
 
   def copy(x):
     x = np.asarray(x)
     return jax.device_put(np.broadcast_to(x, (count, *x.shape)), sharding)
 
   return jax.tree.map(copy, tree)
+
+
+def _one_slice_a_device() -> jax.sharding.NamedSharding:
+  """How arrays [local devices, ...] lie, as pmap takes them."""
+  mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
+  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+
+
+def prefetch(batches: Iterable[PyTree], size: int = 2) -> Iterator[PyTree]:
+  """Yields batches of this host split over its devices, where they are put ahead of time.
+
+  While the step that got one batch runs, the next is on the devices already and the one after it is
+  being copied. What the source raises is raised after the batches before it.
+
+  Args:
+    batches: of [n, ...] arrays.
+    size: batches on the devices that are not yet asked for, at most.
+  """
+  sharding, source = _one_slice_a_device(), iter(batches)
+  ready: collections.deque[PyTree] = collections.deque()
+  error: Exception | None = None
+  while True:
+    while error is None and len(ready) < size:
+      try:
+        ready.append(jax.device_put(split(next(source)), sharding))
+      except Exception as e:  # StopIteration, too.
+        error = e
+    if ready:
+      yield ready.popleft()
+    elif isinstance(error, StopIteration):
+      return
+    else:
+      raise error
 
 
 def unreplicate(tree: PyTree) -> PyTree:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxdml import data, evaluation
 from jaxdml.training import checkpoints, defaults
 from jaxdml.training import config as config_lib
 from jaxdml.training.evaluator import Evaluator
@@ -64,12 +65,24 @@ class Restored:
 
     Args:
       state: the model's; by default the trained one, `self.untrained` for comparison.
+
+    Raises:
+      ImageDecodeError: an image cannot be decoded, and the rows would not be those of `labels`.
     """
-    return self.evaluator.embed(self.state if state is None else state).embeddings
+    return self._whole(self.evaluator.embed(self.state if state is None else state))
 
   def raw_pixels(self) -> np.ndarray:
     """The test split's centred pixels, float32 [n, h * w * c]: the embedding of no model."""
-    return self.evaluator.pixels().embeddings
+    return self._whole(self.evaluator.pixels())
+
+  def _whole(self, embedded: evaluation.Embedded) -> np.ndarray:
+    missing = len(self.setup.test) - len(embedded.embeddings)
+    if missing:
+      raise data.ImageDecodeError(
+        f"{missing} images of {self.evaluator.name} cannot be decoded, and the rows would not be "
+        "those of the labels; set config.data.max_bad_images=0 to see which, and mend them"
+      )
+    return embedded.embeddings
 
 
 def restore(workdir: str | os.PathLike[str], *, data_dir: str | None = None) -> Restored:

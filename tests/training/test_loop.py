@@ -1,5 +1,6 @@
 """The trainer in one process: results, resuming, NaN, unreadable checkpoints, odd data."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -161,6 +162,37 @@ def test_class_with_one_image_is_refused_when_too_few_remain(data_dir, tmp_path,
   with pytest.raises(ConfigError, match="parity"):
     loop.train_and_evaluate(config, tmp_path / "run")
   assert not (tmp_path / "run").exists()
+
+
+class Damaged(data.Dataset):
+  """Digits of which the first is damaged."""
+
+  def read(self, indices):
+    return [b"junk" if i == 0 else b for i, b in zip(indices, super().read(indices), strict=True)]
+
+
+@pytest.mark.slow
+def test_damaged_images_are_counted_and_too_many_stop_it(data_dir, tmp_path, monkeypatch, capsys):
+  real = data.load
+  fields = [field.name for field in dataclasses.fields(data.Dataset)]
+
+  def load(name, split, **kwargs):
+    dataset = real(name, split, **kwargs)
+    return Damaged(**{field: getattr(dataset, field) for field in fields}).select(np.arange(40))
+
+  monkeypatch.setattr(data, "load", load)
+  keys = {"train.duration": "4 steps", "data.max_bad_images": 0.0, "eval.raw_pixels": False}
+  with pytest.raises(data.ImageDecodeError, match="1 of 40 images cannot be decoded, more than"):
+    loop.train_and_evaluate(digits_config(data_dir, **keys), tmp_path / "run")
+  # The share may be raised for the same run.
+  keys["data.max_bad_images"] = 0.1
+  rows = loop.train_and_evaluate(digits_config(data_dir, **keys), tmp_path / "run")
+  assert rows["trained model"]["num_undecodable"] == 1
+  assert rows["trained model"]["num_queries"] + rows["trained model"]["num_without_match"] == 39
+  output = capsys.readouterr()
+  assert "1 images that cannot be decoded left out. Trained model" in output.out
+  assert "1 of 40 training images cannot be decoded; others of their classes stood in" in output.err
+  assert "(1 images that cannot be decoded left out)" in output.err
 
 
 def test_batch_not_divisible_by_images_per_class(data_dir, tmp_path):

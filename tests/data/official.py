@@ -162,7 +162,7 @@ def write_cub(root, *, classes=4, images=3, extracted=False):
   }
   files = {f"CUB_200_2011/images/{photo.path}": photo.encoded for photo in photos}
   files |= {f"CUB_200_2011/{name}": ("\n".join(v) + "\n").encode() for name, v in lines.items()}
-  files["attributes.txt"] = b"1 has_bill_shape::curved\n"
+  files["attributes.txt"] = files["CUB_200_2011/attributes.txt"] = b"1 has_bill_shape::curved\n"
   _put(root, "CUB_200_2011.tgz", _shuffled(files), extracted)
   return photos
 

@@ -23,8 +23,9 @@ HELP = """\
 Put into --source, as archives or extracted,
 either  car_ims.tgz and cars_annos.mat
 or      cars_train.tgz, cars_test.tgz, car_devkit.tgz and cars_test_annos_withlabels.mat.
-Both forms give the same images and classes. Their first host, ai.stanford.edu, no longer serves
-them; torchvision's issue 7545 and Kaggle's "stanford-cars-dataset" say where people have them from.
+Both give the same images and classes. Their first host, ai.stanford.edu, no longer serves
+them; people have them from where torchvision's issue 7545 says, or as Kaggle's
+"stanford-cars-dataset".
 """
 
 _HOMEPAGE = "https://ai.stanford.edu/~jkrause/cars/car_dataset.html"

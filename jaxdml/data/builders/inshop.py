@@ -24,7 +24,8 @@ HELP = """\
 Put into --source
         img.zip, or the folder img extracted from it, and list_eval_partition.txt
         (they may be in its folders Img/ and Eval/, as they come).
-People have it from https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html.
+People have it from
+https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html.
 """
 
 _HOMEPAGE = "https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html"

@@ -141,12 +141,15 @@ def open_part(path: Path, folder: str, keep: Collection[str] = ()) -> Part:
     files = Tar(path, keep=keep)
   else:
     files = Zip(path)
+  top = [folder] if path.is_dir() and path.name == folder else []
+  split = {member: [*top, *member.split("/")] for member in files.members}
+  # Files beside the folder are none of the data set's, unless `path` is the folder renamed.
+  within = {member: parts for member, parts in split.items() if folder in parts[:-1]}
   names: dict[str, str] = {}
-  for member in files.members:
-    parts = member.split("/")
-    last = len(parts) - parts[::-1].index(folder) if folder in parts[:-1] else 0
+  for member, parts in (within or split).items():
+    last = len(parts) - parts[::-1].index(folder) if within else 0
     inside = "/".join(parts[last:])
-    if inside in names:
+    if inside in names and (parts[-1] in keep or inside.lower().endswith(_IMAGES)):
       raise PrepareError(
         f"{path} holds {folder}/{inside} more than once, as {names[inside]!r} and {member!r}: "
         "remove one of the folders"

@@ -70,7 +70,11 @@ def test_class_folders_at_any_depth_with_any_image_suffix(tmp_path, capsys):
   assert made.name == "image_folder/mine" and made.supervised == "label"
   assert all(found(made)[path][1] == path[:3] for path in found(made))
   assert {split for split, _ in found(made).values()} == {"train", "test"}
-  assert made.notes == () and capsys.readouterr().err == ""
+  expected = (
+    "5 photos of 2 classes: train 3 of 1, test 2 of 1; divided by class: 0.5 of the classes"
+  )
+  assert made.description.startswith(expected) and "\n" not in made.description
+  assert capsys.readouterr().err == f"image_folder/mine: {made.description}\n"
   expected = [picture(item.path) for item in made.items]
   assert list(made.read(0)) == expected and list(made.read(3)) == expected[3:]
 
@@ -99,7 +103,9 @@ def test_folders_that_are_splits(tmp_path, capsys):
     "test/bee/a.jpg": ("test", "bee"),
     "test/bee/b.jpg": ("test", "bee"),
   }
-  assert made.notes == ()
+  assert made.description == (
+    "4 photos of 2 classes: train 2 of 1, test 2 of 1; divided as the folders have it."
+  )
   fill(tmp_path, "test/ant/c.jpg", "loose.jpg", "test/loose.jpg")
   made = source(tmp_path, "mine")
   assert "1 of the 2 test classes are training classes too" in made.description

@@ -15,6 +15,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from jaxdml.data import verify
+from jaxdml.data.builders import manifest as manifests
 from jaxdml.data.builders import photos
 from jaxdml.data.builders.photos import ImageFolderError, Photo
 from jaxdml.data.builders.records import Item
@@ -31,7 +32,7 @@ class ImageFolder:
 
   Attributes:
     root: the folder that the items' paths are relative to.
-    notes: what the user should know about the photos, a sentence each; part of `description`.
+    description: what was found, and what the user should know about it, a line each.
   """
 
   root: Path
@@ -40,7 +41,6 @@ class ImageFolder:
   features: tfds.features.FeaturesDict
   items: Sequence[Item] = dataclasses.field(repr=False)
   fingerprint: str
-  notes: tuple[str, ...]
   version: str = VERSION
   homepage: str = ""
   supervised: str = "label"
@@ -76,7 +76,7 @@ def source(
   Layouts: `root/CLASS/**/*.jpg` (also png, gif, webp, bmp, tiff); `root/train/CLASS/**` beside
   `root/test/CLASS/**`, or query and gallery instead of test; or any, with a manifest (see
   `manifest.read`). Without splits of its own the collection is divided by class, see `divide`.
-  What the user should know is printed on stderr.
+  What was found, and what the user should know about it, is printed on stderr.
 
   Args:
     root: the folder.
@@ -116,15 +116,14 @@ def source(
   notes += _single_notes(found)
   columns = [column for column in _COLUMNS if column in found[0].labels]
   names = {column: sorted({photo.labels[column] for photo in found}) for column in columns}
+  notes.insert(0, f"{_summary(found)}; divided {how}.")
   for note in notes:
     print(f"image_folder/{name}: {note}", file=sys.stderr)
   items = _items(found, names)
   return ImageFolder(
     root=folder.path,
     name=f"image_folder/{name}",
-    description="\n".join(
-      [f"{len(items)} photos of {len(names['label'])} classes; divided {how}.", *notes]
-    ),
+    description="\n".join(notes),
     features=tfds.features.FeaturesDict(
       {
         "image": tfds.features.Image(),
@@ -134,7 +133,6 @@ def source(
     ),
     items=items,
     fingerprint=_fingerprint(found, names),
-    notes=tuple(notes),
   )
 
 
@@ -179,6 +177,16 @@ def _fingerprint(found: Iterable[Photo], names: Mapping[str, Sequence[str]]) -> 
   return digest.hexdigest()
 
 
+def _summary(found: Sequence[Photo]) -> str:
+  parts = []
+  for split in manifests.SPLITS:
+    labels = [photo.labels["label"] for photo in found if photo.split == split]
+    if labels:
+      parts.append(f"{split} {len(labels)} of {len(set(labels))} classes")
+  classes = {photo.labels["label"] for photo in found}
+  return f"{len(found)} photos of {len(classes)} classes: {', '.join(parts)}"
+
+
 def _split_notes(found: Iterable[Photo]) -> Iterator[str]:
   """Yields what makes the splits unusual; raises where they contradict each other."""
   classes: dict[str, set[str]] = collections.defaultdict(set)
@@ -198,14 +206,14 @@ def _split_notes(found: Iterable[Photo]) -> Iterator[str]:
   shared = train & test
   if shared:
     yield (
-      f"{len(shared)} of the {len(test)} test classes are training classes too, so the test is NOT "
-      f"on unseen classes: {photos.listed(sorted(shared))}."
+      f"Test classes that are training classes too: {len(shared)} of {len(test)} "
+      f"({photos.listed(sorted(shared))}), so the test is NOT on unseen classes."
     )
   lonely = classes.get("query", set()) - classes.get("gallery", set())
   if lonely:
     yield (
-      f"{len(lonely)} classes have query images and none in the gallery, so nothing right can be "
-      f"found for them: {photos.listed(sorted(lonely))}."
+      f"Classes with query images and none in the gallery, for which nothing right can be found: "
+      f"{len(lonely)} ({photos.listed(sorted(lonely))})."
     )
 
 
@@ -214,6 +222,6 @@ def _single_notes(found: Iterable[Photo]) -> Iterator[str]:
   single = [name for name, count in counts.items() if count == 1]
   if single:
     yield (
-      f"{len(single)} classes have one image, which is kept but cannot give a positive pair: "
-      f"{photos.listed(sorted(single))}."
+      f"Classes with one image, which is kept but cannot give a positive pair: {len(single)} "
+      f"({photos.listed(sorted(single))})."
     )

@@ -198,15 +198,15 @@ def from_folders(folder: Folder, notes: list[str]) -> list[Photo]:
       f"({', '.join(s[1:] for s in SUFFIXES)}), or a manifest"
     )
   if outside:
-    notes.append(f"{len(outside)} images are in no class folder, left out: {listed(outside)}.")
+    notes.append(f"Images in no class folder, left out: {len(outside)} ({listed(outside)}).")
   if other:
     kinds = ", ".join(f"{suffix} {count}" for suffix, count in sorted(other.items()))
-    notes.append(f"{other.total()} files are not images by their name, left out: {kinds}.")
+    notes.append(f"Files that are not images by their name, left out: {other.total()} ({kinds}).")
   if empty:
-    notes.append(f"{len(empty)} class folders have no image, left out: {listed(empty)}.")
+    notes.append(f"Class folders without an image, left out: {len(empty)} ({listed(empty)}).")
   same = [path for folders in merged.values() if len(folders) > 1 for path in folders]
   if same:
-    notes.append(f"{len(same)} folders have a name that another has too, joined: {listed(same)}.")
+    notes.append(f"Folders of the same name as another, joined: {len(same)} ({listed(same)}).")
   return sorted(photos)
 
 
@@ -236,7 +236,7 @@ def from_manifest(
   """
   rows, extra = manifests.read(manifest)
   if extra:
-    notes.append(f"The manifest's columns {', '.join(map(repr, extra))} are not used.")
+    notes.append(f"Columns of the manifest that are not used: {listed(extra)}.")
   problems = manifests.Problems(manifest)
   photos, lines, coarse_of = [], {}, {}
   labels_of_fine = collections.defaultdict(set)
@@ -268,7 +268,7 @@ def from_manifest(
   several = sorted(fine for fine, labels in labels_of_fine.items() if len(labels) > 1)
   if several:
     notes.append(
-      f"{len(several)} fine labels occur under more than one label, and evaluation by 'fine' takes "
-      f"each for one class: {listed(several)}."
+      "Fine labels under more than one label, each one class for an evaluation by 'fine': "
+      f"{len(several)} ({listed(several)})."
     )
   return photos

@@ -110,8 +110,8 @@ def decode(
     encoded: a file's bytes, in one of `FORMATS`.
     channels: 1 (grey) or 3 (RGB).
     min_size: (height, width) that the caller will reduce the picture to at most. A JPEG is then
-      decoded at 1/2, 1/4 or 1/8 of its size, in less time, if it stays at least as large as this
-      on both sides. None decodes in full.
+      decoded at 1/2, 1/4 or 1/8 of its sides, in less time, if it stays at least as large as this
+      on both: what `augment.resize` would begin with. None decodes in full.
 
   Raises:
     ImageDecodeError: as `probe`, or the image is cut short or damaged.
@@ -133,20 +133,19 @@ def decode_probed(
   if not header.complete:
     raise _error(encoded, f"a {header.format} that is cut short or damaged")
   if header.format == "JPEG" or (header.format == "PNG" and not header.transparent):
-    reduction = reduction_for(header, min_size) if header.format == "JPEG" else 1
-    image = _by_opencv(encoded, header, channels, reduction)
+    image = _by_opencv(encoded, header, channels, reduction_for(header, min_size))
   else:
     image = _by_pillow(encoded, header, channels)
   return image[:, :, None] if image.ndim == 2 else image
 
 
 def reduction_for(header: Header, min_size: tuple[float, float] | None) -> int:
-  """How much smaller a JPEG's sides may be decoded: 1, 2, 4 or 8.
+  """By how much `decode` divides the sides: 1, 2, 4 or 8.
 
   >>> reduction_for(Header("JPEG", 480, 640, True), (224, 298.7))
   2
   """
-  if min_size is None:
+  if min_size is None or header.format != "JPEG":
     return 1
   smallest = min(header.height / max(min_size[0], 1), header.width / max(min_size[1], 1))
   return max(r for r in _REDUCED if r <= max(smallest, 1))
@@ -167,6 +166,12 @@ def _by_opencv(encoded: bytes, header: Header, channels: int, reduction: int) ->
     image, problem = None, error
   if image is None:
     raise _error(encoded, f"a {header.format} that OpenCV cannot decode: damaged") from problem
+  if reduction > 1:
+    # The last row and column may stand for less than a block: not the same part of the picture.
+    height, width = header.height // reduction, header.width // reduction
+    if header.orientation > 4:
+      height, width = width, height
+    image = image[:height, :width]
   return _upright(image, header.orientation)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxdml.data import augment
 from jaxdml.data import normalize as normalize_lib
 from jaxdml.data.decode import ImageDecodeError as ImageDecodeError
-from jaxdml.data.decode import decode, decode_probed, probe
+from jaxdml.data.decode import decode, decode_probed, probe, reduction_for
 from jaxdml.data.normalize import Normalize
 
 __all__ = ["NAMES", "ImageDecodeError", "Preprocess", "create", "from_config"]
@@ -134,7 +134,7 @@ class _RandomResizedCrop:
     box = augment.random_box(*drawn, rng)
     needed = drawn[0] * self.size / box.height, drawn[1] * self.size / box.width
     image = decode_probed(encoded, header, self.channels, min_size=needed)
-    crop = box.scaled(drawn, image.shape[:2]).cut(image)
+    crop = box.reduced(reduction_for(header, needed), image.shape[:2]).cut(image)
     return _flip_and_jitter(augment.resize(crop, self.size, self.size), self.jitter, rng)
 
 

@@ -70,9 +70,7 @@ def test_class_folders_at_any_depth_with_any_image_suffix(tmp_path, capsys):
   assert made.name == "image_folder/mine" and made.supervised == "label"
   assert all(found(made)[path][1] == path[:3] for path in found(made))
   assert {split for split, _ in found(made).values()} == {"train", "test"}
-  expected = (
-    "5 photos of 2 classes: train 3 of 1, test 2 of 1; divided by class: 0.5 of the classes"
-  )
+  expected = "5 photos of 2 classes: train 3 of 1 classes, test 2 of 1 classes; divided by class: 0.5 of the classes"
   assert made.description.startswith(expected) and "\n" not in made.description
   assert capsys.readouterr().err == f"image_folder/mine: {made.description}\n"
   expected = [picture(item.path) for item in made.items]
@@ -104,14 +102,14 @@ def test_folders_that_are_splits(tmp_path, capsys):
     "test/bee/b.jpg": ("test", "bee"),
   }
   assert made.description == (
-    "4 photos of 2 classes: train 2 of 1, test 2 of 1; divided as the folders have it."
+    "4 photos of 2 classes: train 2 of 1 classes, test 2 of 1 classes; divided as the folders have it."
   )
   fill(tmp_path, "test/ant/c.jpg", "loose.jpg", "test/loose.jpg")
   made = source(tmp_path, "mine")
-  assert "1 of the 2 test classes are training classes too" in made.description
+  assert "Test classes that are training classes too: 1 of 2 ('ant')" in made.description
   said = capsys.readouterr().err
-  assert "NOT on unseen classes: 'ant'" in said
-  assert "2 images are in no class folder, left out: 'loose.jpg', 'test/loose.jpg'" in said
+  assert "NOT on unseen classes" in said
+  assert "Images in no class folder, left out: 2 ('loose.jpg', 'test/loose.jpg')" in said
 
 
 def test_a_class_may_be_called_train(tmp_path):
@@ -128,7 +126,7 @@ def test_query_and_gallery(tmp_path, capsys):
   }
   fill(tmp_path, "query/c/1.jpg")
   source(tmp_path, "mine")
-  assert "1 classes have query images and none in the gallery" in capsys.readouterr().err
+  assert "for which nothing right can be found: 1 ('c')" in capsys.readouterr().err
   fill(tmp_path, "test/d/1.jpg")
   assert "the splits are gallery, query, test, train; query and gallery" in error(tmp_path)
 
@@ -141,7 +139,7 @@ def test_names_in_any_script_and_either_normal_form(tmp_path, capsys):
   assert {path: label for path, (_, label) in found(made).items()} == {
     path: unicodedata.normalize("NFC", path.split("/")[0]) for path in paths
   }
-  assert "2 folders have a name that another has too, joined" in capsys.readouterr().err
+  assert "Folders of the same name as another, joined: 2" in capsys.readouterr().err
 
 
 def test_what_is_left_out_is_said(tmp_path, capsys):
@@ -152,10 +150,10 @@ def test_what_is_left_out_is_said(tmp_path, capsys):
   assert len(made.items) == 3
   said = capsys.readouterr().err
   for note in (
-    "1 images are in no class folder, left out: 'loose.jpg'.",
-    "3 files are not images by their name, left out: .heic 1, .txt 1, no suffix 1.",
-    "1 class folders have no image, left out: 'empty'.",
-    "1 classes have one image, which is kept but cannot give a positive pair: 'bee'.",
+    "Images in no class folder, left out: 1 ('loose.jpg').",
+    "Files that are not images by their name, left out: 3 (.heic 1, .txt 1, no suffix 1).",
+    "Class folders without an image, left out: 1 ('empty').",
+    "Classes with one image, which is kept but cannot give a positive pair: 1 ('bee').",
   ):
     assert f"image_folder/mine: {note}" in said and note in made.description
 
@@ -246,7 +244,7 @@ def test_manifest_with_all_columns(tmp_path, capsys):
     ("train", "3.jpg", {"label": 0, "coarse": 1, "fine": 1}),
     ("test", "2", {"label": 1, "coarse": 0, "fine": 2}),
   ]
-  assert "columns 'who' are not used" in capsys.readouterr().err
+  assert "Columns of the manifest that are not used: 'who'." in capsys.readouterr().err
   assert list(made.read(1)) == [picture(p) for p in ("y/1.jpg", "3.jpg", "2")]
 
 
@@ -300,7 +298,7 @@ def test_a_fine_label_of_two_classes_is_said(tmp_path, capsys):
   path = tmp_path / "list.csv"
   path.write_text("path,label,fine\na.jpg,ant,left\nb.jpg,bee,left\n")
   source(tmp_path, "mine", manifest=path)
-  assert "1 fine labels occur under more than one label" in capsys.readouterr().err
+  assert "Fine labels under more than one label" in capsys.readouterr().err
 
 
 def test_the_fingerprint_changes_with_what_goes_in(tmp_path):

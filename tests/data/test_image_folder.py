@@ -70,8 +70,10 @@ def test_class_folders_at_any_depth_with_any_image_suffix(tmp_path, capsys):
   assert made.name == "image_folder/mine" and made.supervised == "label"
   assert all(found(made)[path][1] == path[:3] for path in found(made))
   assert {split for split, _ in found(made).values()} == {"train", "test"}
-  expected = "5 photos of 2 classes: train 3 of 1 classes, test 2 of 1 classes; divided by class: 0.5 of the classes"
-  assert made.description.startswith(expected) and "\n" not in made.description
+  assert made.description == (
+    "5 photos of 2 classes: train 3 of 1 classes, test 2 of 1 classes; divided by class: 0.5 of "
+    "the classes test, chosen by the seed 0."
+  )
   assert capsys.readouterr().err == f"image_folder/mine: {made.description}\n"
   expected = [picture(item.path) for item in made.items]
   assert list(made.read(0)) == expected and list(made.read(3)) == expected[3:]
@@ -102,7 +104,8 @@ def test_folders_that_are_splits(tmp_path, capsys):
     "test/bee/b.jpg": ("test", "bee"),
   }
   assert made.description == (
-    "4 photos of 2 classes: train 2 of 1 classes, test 2 of 1 classes; divided as the folders have it."
+    "4 photos of 2 classes: train 2 of 1 classes, test 2 of 1 classes; divided as the folders "
+    "have it."
   )
   fill(tmp_path, "test/ant/c.jpg", "loose.jpg", "test/loose.jpg")
   made = source(tmp_path, "mine")

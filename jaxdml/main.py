@@ -17,7 +17,7 @@ from jaxdml.training import loop
 from jaxdml.training.checkpoints import CheckpointError
 from jaxdml.training.config import ConfigError
 
-_CONFIG = config_flags.DEFINE_config_file(
+CONFIG = config_flags.DEFINE_config_file(
   "config", None, "A file in configs/; override keys as --config.KEY=VALUE.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string(
@@ -29,7 +29,8 @@ _MULTIHOST = flags.DEFINE_bool(
 )
 
 
-def _fail(message: object, code: int) -> int:
+def fail(message: object, code: int) -> int:
+  """Prints an error; returns the exit status."""
   print(f"error: {message}", file=sys.stderr)
   return code
 
@@ -39,11 +40,11 @@ def _main(argv: Sequence[str]) -> int:
   if _MULTIHOST.value:
     jax.distributed.initialize()
   try:
-    loop.train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+    loop.train_and_evaluate(CONFIG.value, _WORKDIR.value)
   except (ConfigError, DatasetNotPreparedError, CheckpointError) as error:
-    return _fail(error, 2)
+    return fail(error, 2)
   except (loop.NonFiniteError, ImageDecodeError, WorkerError) as error:
-    return _fail(error, 1)
+    return fail(error, 1)
   return 0
 
 
@@ -73,14 +74,19 @@ def _unknown_key(argv: Sequence[str]) -> str | None:
   return None
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def parse(
+  argv: Sequence[str],
+  required: Sequence[str] = ("config", "workdir"),
+  command: str = "jaxdml.main",
+) -> list[str]:
+  """Parses the flags of a command that takes --config; mistakes end it with one line."""
   path = _config_path(argv)
   if path and not os.path.isfile(path):
-    raise SystemExit(_fail(f"--config={path}: no such file; see configs/", 2))
+    raise SystemExit(fail(f"--config={path}: no such file; see configs/", 2))
   if path:
     # So that one config can import another of its folder, whatever the working directory.
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(path))))
-  flags.mark_flags_as_required(["config", "workdir"])
+  flags.mark_flags_as_required(required)
   try:
     rest = flags.FLAGS(list(argv))
   except (AttributeError, KeyError) as error:
@@ -88,18 +94,18 @@ def _parse(argv: Sequence[str]) -> list[str]:
     message = _unknown_key(argv)
     if message is None:
       raise
-    raise SystemExit(_fail(message, 2)) from error
+    raise SystemExit(fail(message, 2)) from error
   except (flags.Error, TypeError, ValueError) as error:
-    raise SystemExit(_fail(f"{error}\nsee python -m jaxdml.main --help", 2)) from error
+    raise SystemExit(fail(f"{error}\nsee python -m {command} --help", 2)) from error
   if len(rest) > 1:
-    raise SystemExit(_fail(f"unknown arguments: {' '.join(rest[1:])}", 2))
+    raise SystemExit(fail(f"unknown arguments: {' '.join(rest[1:])}", 2))
   return rest
 
 
 def run() -> None:
   """The console script."""
   logging.set_verbosity(logging.WARNING)
-  app.run(_main, flags_parser=_parse)
+  app.run(_main, flags_parser=parse)
 
 
 if __name__ == "__main__":

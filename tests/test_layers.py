@@ -24,6 +24,8 @@ ALLOWED = {
   "main": {"training", "data"},
   "_version": set(),
 }
+# A command that reads a config as main does, to draw what training gets; nothing imports it.
+EXEMPT = {"data/show.py": {"main", "training"}}
 
 
 def _imports(path):
@@ -42,10 +44,11 @@ def test_layers_point_one_way():
     part = path.relative_to(package).parts[0].removesuffix(".py")
     if part == "__init__":
       continue
+    allowed = ALLOWED[part] | EXEMPT.get(path.relative_to(package).as_posix(), set())
     for name in _imports(path):
       package_name, _, rest = name.partition(".")
       other = rest.split(".")[0]
-      if package_name == "jaxdml" and other in ALLOWED.keys() - ALLOWED[part] - {part}:
+      if package_name == "jaxdml" and other in ALLOWED.keys() - allowed - {part}:
         wrong.append(f"{path.relative_to(ROOT)} imports {name}")
   assert wrong == []
 

@@ -67,7 +67,6 @@ class _Run:
     self.test = Evaluator(config, self.setup.test, program.embed)
     self.selection = Evaluator(config, validation, program.embed) if validation else self.test
     self.checkpoints = checkpoints.Checkpoints(workdir, config.train.keep)
-    self.preprocess = data.preprocess.from_config(config.data, train=True)
     self.bad_images = data.BadImages(self.setup.train, config.data.max_bad_images)
 
   def start(self) -> tuple[Any, dict[str, Any]]:
@@ -124,21 +123,6 @@ class _Run:
       self.checkpoints.wait()
     return self.results(memory) if finished else None
 
-  def _batches(self, start: int) -> data.Batches:
-    return data.train_batches(
-      self.setup.train,
-      self.sampler,
-      self.preprocess,
-      label=self.config.data.label,
-      seed=self.config.seed,
-      start_step=start,
-      num_steps=self.total - start,
-      num_workers=self.config.data.num_workers,
-      shard_index=jax.process_index(),
-      shard_count=jax.process_count(),
-      bad_images=self.bad_images,
-    )
-
   def _steps_from(self, state, memory: dict[str, Any], writer: writers.MetricsWriter) -> bool:
     """Trains from `state` to the end; False if SIGTERM came first. Saves either way."""
     log_every, save_every = self.setup.steps("log_every"), self.setup.steps("checkpoint_every")
@@ -149,7 +133,15 @@ class _Run:
     # Without a terminal a bar would fill log files: a line each log_every instead.
     bar = tqdm(total=self.total, initial=start, desc="train", unit="step", disable=None)
     since = time.perf_counter()
-    with self._batches(start) as batches, _Interrupt() as interrupt, bar:
+    source = setup.train_batches(
+      self.config,
+      self.setup.train,
+      self.sampler,
+      start=start,
+      stop=self.total,
+      bad_images=self.bad_images,
+    )
+    with source as batches, _Interrupt() as interrupt, bar:
       names = ("image", "label", "index")
       on_devices = parallel.prefetch({name: batch[name] for name in names} for batch in batches)
       for step in range(start + 1, self.total + 1):

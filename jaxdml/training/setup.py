@@ -12,7 +12,7 @@ from jaxdml import data
 from jaxdml.training import config as config_lib
 from jaxdml.training import parallel, steps
 
-__all__ = ["Setup", "prepare", "sampler"]
+__all__ = ["Setup", "prepare", "sampler", "train_batches"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,3 +117,38 @@ def sampler(config: ConfigDict, train: data.Dataset) -> data.sampling.Sampler:
     )
   except ValueError as error:
     raise config_lib.ConfigError(f"config: {error}") from error
+
+
+def train_batches(
+  config: ConfigDict,
+  train: data.Dataset,
+  draw: data.sampling.Sampler,
+  *,
+  start: int,
+  stop: int,
+  bad_images: data.BadImages | None = None,
+) -> data.Batches:
+  """This host's part of the batches that train steps start + 1, ..., stop of a config.
+
+  Args:
+    config: the run's.
+    train: the training images.
+    draw: made by `sampler` for them.
+    start: steps done.
+    stop: steps done at the end.
+    bad_images: counts those that cannot be decoded; by default a new one by the config's share.
+  """
+  keys = config.data
+  return data.train_batches(
+    train,
+    draw,
+    data.preprocess.from_config(keys, train=True),
+    label=keys.label,
+    seed=config.seed,
+    start_step=start,
+    num_steps=stop - start,
+    num_workers=keys.num_workers,
+    shard_index=jax.process_index(),
+    shard_count=jax.process_count(),
+    bad_images=data.BadImages(train, keys.max_bad_images) if bad_images is None else bad_images,
+  )

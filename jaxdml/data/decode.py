@@ -6,7 +6,6 @@ OpenCV decodes JPEG and opaque PNG, Pillow every other kind. Both decode on the 
 from __future__ import annotations
 
 import io
-import os
 import struct
 import zlib
 from typing import NamedTuple
@@ -36,10 +35,6 @@ _REDUCED = {
   4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
   8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
-
-if "OPENCV_LOG_LEVEL" not in os.environ:
-  # OpenCV would print several lines an image that it cannot decode; each is an error here.
-  cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 class ImageDecodeError(ValueError):

@@ -49,6 +49,7 @@ def check_values(want, total, aux):
     np.testing.assert_allclose(value, want[key], rtol=1e-9, atol=1e-11, err_msg=key)
 
 
+@pytest.mark.slow
 @cases
 def test_values_and_windows_are_the_reference_step_by_step(name):
   """Five steps with windows of two: lambda and trust follow the means of the steps before."""
@@ -104,6 +105,7 @@ def check_gradients(got, want, group, tolerance=1e-6):
   assert any(np.any(np.abs(s) > 1e-3) for s in want.values()), f"{group} learns nothing"
 
 
+@pytest.mark.slow
 @cases
 def test_each_group_learns_from_its_own_objective(name):
   """The gradient of the total is that of the group's objective, everything else constant."""

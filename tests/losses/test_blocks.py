@@ -49,6 +49,7 @@ def over_miners(name, group, block_size):
   return compiled(lambda b: jax.lax.map(lambda i: one(i, b), jnp.arange(len(miners))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("name", "group", "block_size"),
   [(loss, group, 3) for loss, group in CASES]
@@ -61,6 +62,7 @@ def test_blocks_change_nothing(name, group, block_size):
   jax.tree.map(close, over_miners(name, group, block_size)(BATCH), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["contrastive", "margin", "lifted_structure", "histogram"])
 def test_every_reducer_in_blocks(name):
   """Those that are linear in the rows, and the same ones hidden from the engine in a lambda."""
@@ -121,6 +123,7 @@ def test_default_block_size(monkeypatch):
   assert blocks.default_block_size(2**15, 2**20) == 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_inside_scan_and_checkpoint(name):
   """As a scanned training step has it: what the engine closes over must not leak its tracers."""

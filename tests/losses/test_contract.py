@@ -173,6 +173,7 @@ def _plain(loss, **options):
   return lambda b: jax.value_and_grad(value)(b["x"], b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 def test_vmap_is_a_loop(loss):
   batches = [batch(seed) | {"where": np.arange(N) != seed} for seed in range(3)]
@@ -188,6 +189,7 @@ def test_vmap_is_a_loop(loss):
   jax.tree.map(close, mapped, looped)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", LOSSES)
 def test_jit_is_eager(loss):
   """Plain arrays, nothing but the loss inside jit, options static."""

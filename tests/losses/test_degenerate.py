@@ -51,6 +51,7 @@ def is_nothing(loss, name):
   return name in NOTHING or (name == "all_distinct" and loss not in PUSHES_WITHOUT_POSITIVE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize(("loss", "group"), CASES)
 def test_finite_and_zero_of_nothing(loss, group, dtype):

@@ -251,6 +251,7 @@ def test_single_class(name):
     assert value == 0
 
 
+@pytest.mark.slow
 @every_loss
 def test_jit_is_eager_as_called_by_a_user(name):
   b = batch(name, seed=23, dtype=np.float32)

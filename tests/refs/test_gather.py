@@ -103,11 +103,13 @@ def check(name, mapped, mining_fn=mining.nearest_positive, **options):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_pmap_equals_one_device(name):
   check(name, by_pmap)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_vmap_in_blocks_equals_one_device(name):
   check(name, by_vmap, block_size=2)

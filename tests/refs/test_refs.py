@@ -49,6 +49,7 @@ def test_private_references_of_lifted_structure_have_no_other_anchors():
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in LOSSES if name != "lifted_structure"])
 def test_private_refs_equal_shared_ones_when_tiled(name):
   shared, (to_x, to_refs) = program(name)(X, RX, RY, WHERE, R_IDS)

@@ -11,8 +11,10 @@ import flax.linen as nn
 
 from jaxdml.models.bn_inception import BNInception
 from jaxdml.models.convnet import ConvNet
+from jaxdml.models.efficientnet import EfficientNetLite
 from jaxdml.models.googlenet import GoogLeNet, GoogLeNetBN
 from jaxdml.models.resnet import ResNet18, ResNet50
+from jaxdml.models.vit import DinoV2S14, ViTB16, ViTS16
 
 ENCODERS = {
   "convnet": ConvNet,
@@ -21,6 +23,10 @@ ENCODERS = {
   "bn_inception": BNInception,
   "resnet18": ResNet18,
   "resnet50": ResNet50,
+  "efficientnet_lite0": EfficientNetLite,
+  "vit_s16": ViTS16,
+  "vit_b16": ViTB16,
+  "dinov2_s14": DinoV2S14,
 }
 """Name -> what makes the encoder."""
 

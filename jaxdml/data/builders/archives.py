@@ -18,7 +18,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Protocol
 
 from tqdm import tqdm
@@ -30,6 +30,7 @@ MAX_MEMBER_BYTES = 512 * 2**20
 
 _BUFFER = 2**20
 _DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError)
+_WINDOWS = re.compile(r"[\\\0]|^[A-Za-z]:")
 _JUNK = {"__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini"}
 
 
@@ -63,19 +64,18 @@ def check_name(name: str, where: str) -> str:
   Raises:
     PrepareError: the name is absolute, has a "..", or is a Windows path.
   """
-  path = PurePosixPath(name)
-  if (
-    path.is_absolute()
-    or ".." in path.parts
-    or "\\" in name
-    or "\0" in name
-    or re.match("[A-Za-z]:", name)
-  ):
+  parts = _parts(name)
+  if name[:1] == "/" or ".." in parts or _WINDOWS.search(name):
     raise PrepareError(
       f"{where} holds {name!r}, which leads out of its folder: it is refused, and nothing of it "
       "was written. It is not the official file; get it again"
     )
-  return str(path)
+  return "/".join(parts)
+
+
+def _parts(name: str) -> list[str]:
+  """Splits a name without its "." and empty parts; `pathlib` takes ten times as long."""
+  return [part for part in name.split("/") if part not in ("", ".")]
 
 
 def _is_junk(name: str) -> bool:
@@ -169,8 +169,9 @@ class Zip:
   def __init__(self, path: Path):
     self.path = path
     _check_kind(path, "zip")
-    with _explain(path), zipfile.ZipFile(path) as archive:
-      infos = [info for info in archive.infolist() if not info.is_dir()]
+    with _explain(path):
+      self._archive = zipfile.ZipFile(path)  # Stays open: listing 100,000 members takes a second.
+    infos = [info for info in self._archive.infolist() if not info.is_dir()]
     for info in infos:
       mode = info.external_attr >> 16
       if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
@@ -179,7 +180,7 @@ class Zip:
         raise PrepareError(f"{path} is encrypted ({info.filename!r}): it is not the official file")
     self.members = _collect(path, ((info.orig_filename, info.file_size) for info in infos))
     self.fingerprint = _digest(self.members, "\n".join(str(info.CRC) for info in infos))
-    self._names = {check_name(i.orig_filename, str(path)): i.filename for i in infos}
+    self._infos = {"/".join(_parts(info.orig_filename)): info for info in infos}
 
   def text(self, name: str) -> bytes:
     """Returns a small file."""
@@ -187,9 +188,9 @@ class Zip:
 
   def read(self, names: Sequence[str]) -> Iterator[bytes]:
     """Yields the files `names`, in that order."""
-    with _explain(self.path), zipfile.ZipFile(self.path) as archive:
+    with _explain(self.path):
       for name in names:
-        yield archive.read(self._names[name])
+        yield self._archive.read(self._infos[name])
 
 
 class Tar:
@@ -222,7 +223,7 @@ class Tar:
       stream = self._unzip(raw)
       for member, file in self._walk(stream):
         found.append((member.name, member.size))
-        if PurePosixPath(member.name).name in keep and member.size <= MAX_MEMBER_BYTES:
+        if member.name.rpartition("/")[2] in keep and member.size <= MAX_MEMBER_BYTES:
           self._kept[check_name(member.name, str(path))] = file.read()
         bar.update(raw.tell() - bar.n)
       while stream.read(_BUFFER):  # To the end: gzip's checksum is the last thing in the file.
@@ -261,7 +262,7 @@ class Tar:
     wanted = collections.deque(names)
     with _explain(self.path), self.path.open("rb") as raw:
       for member, file in self._walk(self._unzip(raw)):
-        if str(PurePosixPath(member.name)) == wanted[0]:
+        if "/".join(_parts(member.name)) == wanted[0]:
           wanted.popleft()
           yield file.read()
           if not wanted:

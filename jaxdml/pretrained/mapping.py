@@ -136,3 +136,8 @@ def leaf_name(leaf: str) -> str:
   ['weight', 'bias', 'weight', 'running_var']
   """
   return "weight" if leaf == "kernel" else NORM_NAMES[leaf]
+
+
+def logits(features: jax.Array, classifier: Mapping[str, jax.Array]) -> jax.Array:
+  """Class logits [n, classes] of features [n, d], by the classifier that came with weights."""
+  return features @ classifier["kernel"] + classifier["bias"]

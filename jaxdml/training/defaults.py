@@ -37,6 +37,9 @@ def get_config() -> ConfigDict:
   config.encoder.dtype = "float32"  # or bfloat16: compute only, parameters stay float32
   config.encoder.frozen_bn = False
   config.encoder.chunk_size = 0  # images a device encodes at a time, the loss stays global; 0: all
+  config.encoder.frozen_stages = (
+    0  # the first ones never change; frozen_bn keeps statistics
+  )
   config.encoder.options = ConfigDict()  # the encoder's own attributes
 
   config.embedding = ConfigDict()
@@ -74,6 +77,9 @@ def get_config() -> ConfigDict:
   config.optimizer.generator_learning_rate = 1e-2
   config.optimizer.head_learning_rate = 1e-3
   config.optimizer.loss_learning_rate = 1e-3  # the loss's own parameters (beta, proxies)
+  config.optimizer.encoder_factor = 1.0  # the encoder's share of learning_rate
+  config.optimizer.layer_decay = 1.0  # factor on it for each stage further from the output
+  config.optimizer.freeze_encoder = "0 steps"  # only embedding and losses learn before
   config.optimizer.weight_decay = 0.0
   config.optimizer.weight_decay_in_loss = False  # True: an L2 term of J_m; False: decoupled (AdamW)
   config.optimizer.clip_norm = 0.0  # global gradient norm of encoder and embedding; 0: no clipping

@@ -6,6 +6,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
+from jaxdml.training import finetune
 from jaxdml.training.config import duration
 from jaxdml.types import Array, PyTree
 
@@ -58,9 +59,19 @@ def l2_penalty(params: PyTree, weight: float) -> Array:
 
 
 def create(
-  config: ConfigDict, total_steps: int, steps_per_epoch: int
+  config: ConfigDict,
+  total_steps: int,
+  steps_per_epoch: int,
+  factor_fn: finetune.FactorFn | None = None,
 ) -> optax.GradientTransformation:
-  """Adam for each group of `GROUPS`, with that group's learning rate."""
+  """Adam for each group of `GROUPS`, with that group's learning rate.
+
+  Args:
+    config: with every key of jaxdml/training/defaults.py.
+    total_steps: for the schedule.
+    steps_per_epoch: for durations in epochs.
+    factor_fn: the share of the rate that each parameter of the encoder gets.
+  """
   opt = config.optimizer
   schedule = learning_rate(config, total_steps, steps_per_epoch)
   if opt.weight_decay and not opt.weight_decay_in_loss:
@@ -69,6 +80,9 @@ def create(
     metric = optax.adam(schedule)
   if opt.clip_norm:
     metric = optax.chain(optax.clip_by_global_norm(opt.clip_norm), metric)
+  scale = finetune.scale_encoder(config, factor_fn, steps_per_epoch)
+  if scale is not None:
+    metric = optax.chain(metric, scale)
   transforms = {
     "metric": metric,
     "generator": optax.adam(opt.generator_learning_rate),

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxdml import hdml, models
 from jaxdml.data import preprocess
-from jaxdml.training import optimizers
+from jaxdml.training import finetune, optimizers
 from jaxdml.training.chunks import encode_in_chunks
 from jaxdml.training.metric import MetricLoss
 from jaxdml.types import Array, Batch, PyTree
@@ -93,7 +93,8 @@ def build(
   use_hdml = config.hdml.enabled
   fields = {name: config.hdml[name] for name in hdml.HdmlConfig._fields}
   hdml_config = hdml.HdmlConfig(**fields | {"slots": config.hdml.slots or None})
-  optimizer = optimizers.create(config, total_steps, steps_per_epoch)
+  factor_fn = finetune.encoder_factors(config, encoder)
+  optimizer = optimizers.create(config, total_steps, steps_per_epoch, factor_fn)
   schedule = optimizers.learning_rate(config, total_steps, steps_per_epoch)
 
   def init(key: Array) -> TrainState:
@@ -149,6 +150,8 @@ def build(
     )
 
   def objective(params, state: TrainState, batch: Batch, key: Array):
+    params = {**params, "encoder": finetune.stop_frozen(params["encoder"], factor_fn)}
+
     def encode(images):
       variables = variables_of(state, params, "encoder")
       return encoder.apply(variables, normalize(images), train=True, mutable=["batch_stats"])

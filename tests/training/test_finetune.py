@@ -1,0 +1,67 @@
+"""Frozen stages, shares of the learning rate by stage, and an encoder that waits."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdml.training import steps
+from jaxdml.training.config import ConfigError
+from tests.training.helpers import fake_batch, tiny_config
+
+
+def moved(num_steps=1, **overrides):
+  """Largest change of each stage's parameters over some steps: (encoder's, embedding's)."""
+  config = tiny_config(**{"optimizer.learning_rate": 0.01, **overrides})
+  program = steps.build(config, num_classes=20, total_steps=9, steps_per_epoch=2)
+  start = state = jax.jit(program.init)(jax.random.key(0))
+  step = jax.jit(program.step)
+  for number in range(num_steps):
+    state, _ = step(state, fake_batch(number))
+  change = jax.tree.map(lambda a, b: np.abs(a - b).max(), start.params, state.params)
+  largest = lambda tree: float(max(jax.tree.leaves(tree)))
+  stages = {name: largest(tree) for name, tree in sorted(change["encoder"].items())}
+  return stages, largest(change["embedding"])
+
+
+def test_each_stage_has_its_share():
+  # Adam's first step is the learning rate times the sign of the gradient.
+  stages, embedding = moved(**{"optimizer.encoder_factor": 0.5, "optimizer.layer_decay": 0.1})
+  assert embedding == pytest.approx(0.01, rel=1e-3)
+  shares = sorted(set(np.round(list(stages.values()), 6)))
+  assert shares == pytest.approx([0.01 * 0.5 * 0.1, 0.01 * 0.5], rel=1e-2)
+
+
+def test_frozen_stages_never_change_and_cost_no_gradient():
+  options = {"encoder.frozen_stages": 1, "optimizer.weight_decay": 0.5}
+  stages, _ = moved(**options)
+  assert [name for name, change in stages.items() if change == 0.0] == ["bn0", "conv0"]
+  assert len(stages) == 4
+
+  def norm(**overrides):
+    config = tiny_config(**overrides)
+    program = steps.build(config, num_classes=20, total_steps=9, steps_per_epoch=2)
+    state = jax.jit(program.init)(jax.random.key(0))
+    return jax.jit(program.step)(state, fake_batch(0))[1]["grad_norm"]
+
+  assert norm(**{"encoder.frozen_stages": 1}) < norm()
+
+
+def test_the_encoder_waits():
+  options = {"optimizer.freeze_encoder": "1 epochs"}
+  stages, embedding = moved(2, **options)
+  assert max(stages.values()) == 0.0 < embedding
+  assert min(moved(3, **options)[0].values()) > 0
+
+
+@pytest.mark.parametrize(
+  ("key", "value", "message"),
+  [
+    ("encoder.frozen_stages", 9, "config.encoder.frozen_stages: convnet has 2 stages"),
+    ("optimizer.encoder_factor", 0.0, "config.optimizer.encoder_factor: expected a positive"),
+    ("optimizer.layer_decay", 1.5, "config.optimizer.layer_decay: expected"),
+    ("optimizer.freeze_encoder", "soon", "config.optimizer.freeze_encoder: expected"),
+  ],
+)
+def test_refuses(key, value, message):
+  with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
+    moved(**{key: value})

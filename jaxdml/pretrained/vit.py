@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from jaxdml.models import registry
+from jaxdml.models.vit import ViT
 from jaxdml.pretrained import mapping
 
 _PARTS = {
@@ -17,6 +18,7 @@ _PARTS = {
 _LEAVES = {
   "class_token": "cls_token",
   "position_embedding": "pos_embed",
+  "register_tokens": "register_tokens",
   "ls1": "ls1.gamma",
   "ls2": "ls2.gamma",
 }
@@ -31,15 +33,19 @@ def _name_of(path: tuple[str, ...]) -> str:
 def rename(arch: str, state: mapping.State) -> mapping.Weights:
   """The weights of vit_s16, vit_b16 or dinov2_s14 from a state dict of timm or of its authors.
 
-  What only training needs (DINOv2's mask token) is left out.
-
   Raises:
     ConvertError: the state dict is of something else.
   """
+  return rename_for(registry.create(arch), state)
+
+
+def rename_for(encoder: ViT, state: mapping.State) -> mapping.Weights:
+  """As `rename`, for a ViT of any size, and with DINOv2's names of registers.
+
+  What only training needs (DINOv2's mask token) is left out.
+  """
+  classifier = ("head.weight", "head.bias")
+  side = encoder.patch * encoder.grid
   return mapping.rename(
-    registry.create(arch),
-    state,
-    _name_of,
-    classifier=("head.weight", "head.bias"),
-    ignore="mask_token",
+    encoder, state, _name_of, classifier=classifier, ignore="mask_token", image_size=side
   )

@@ -142,7 +142,7 @@ def color_jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -
   turn = 2 * np.pi * draws[3] / 4
   cos, sin = np.cos(turn), np.sin(turn)
   colours = np.diag([1.0, saturation, saturation])
-  colours = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ colours
+  colours = np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]]) @ colours
   matrix = brightness * contrast * (_RGB @ colours @ _YIQ)
   luma = float(_LUMA @ cv2.mean(image)[:3])
   offset = np.full((3, 1), (1 - contrast) * brightness * luma)

@@ -82,7 +82,7 @@ def rename(
   ]
   used = [name for name in state if name in known]
   odd = [name for name in used if not np.isfinite(np.asarray(state[name], np.float32)).all()]
-  _refuse({"missing": missing, "left over": left, "wrong shape": wrong, "NaN or infinite": odd})
+  refuse({"missing": missing, "left over": left, "wrong shape": wrong, "NaN or infinite": odd})
 
   tree = traverse_util.unflatten_dict(
     {path: _to_flax(path, state[name]) for path, name in names.items()}
@@ -97,14 +97,15 @@ def rename(
   }
 
 
-def _refuse(problems: Mapping[str, list[str]]) -> None:
+def refuse(problems: Mapping[str, list[str]]) -> None:
+  """Raises ConvertError with the first ten of each kind of problem, if there is any."""
   lines = []
   for kind, items in problems.items():
     if items:
       more = f", and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
       lines.append(f"{kind} ({len(items)}): {', '.join(items[:_LISTED])}{more}")
   if lines:
-    raise ConvertError("\n  ".join(["the file's arrays do not fit:", *lines]))
+    raise ConvertError("\n  ".join(["names or shapes differ", *lines]))
 
 
 def _source_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from jaxdml.pretrained import bn_inception, efficientnet, googlenet, resnet, vit
@@ -18,11 +19,14 @@ class Family(NamedTuple):
     rename: a file's arrays -> the encoder's; raises ConvertError.
     preprocessing: of the pixels that the usual file was trained on.
     file: which file, and whose.
+    bundled: path of that file in an installed Python package, or None; raises ImportError with
+      the pip command where the package is not installed.
   """
 
   rename: Callable[[State], Weights]
   preprocessing: Preprocessing
   file: str
+  bundled: Callable[[], Path] | None = None
 
 
 def caffe(mean: tuple[float, float, float]) -> Preprocessing:

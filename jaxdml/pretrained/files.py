@@ -1,0 +1,203 @@
+"""Reading other libraries' weight files; nothing in them is ever run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from jaxdml.pretrained.card import Preprocessing
+from jaxdml.pretrained.mapping import ConvertError, State
+
+WRAPPERS = ("state_dict", "model", "model_state_dict", "teacher")
+"""Where training scripts put the state dict of the file that they save."""
+
+PREFIXES = ("module.", "_orig_mod.", "backbone.")
+"""What data-parallel, compiled and DINO's wrappers put before every name."""
+
+
+def read(path: Path) -> State:
+  """The arrays of a .pth, .pt or .bin file of PyTorch, a .safetensors or an .npz file, by name.
+
+  Wrappers such as {"state_dict": ...} are taken off, and prefixes such as "module.".
+
+  Raises:
+    ConvertError: not such a file, cut short, or in need of code to be read; or the library that
+      reads it is not installed.
+  """
+  reader = _READERS.get(path.suffix.lower())
+  if reader is None:
+    raise ConvertError(f"{path}: expected a file that ends in {', '.join(_READERS)}")
+  if not path.is_file():
+    raise ConvertError(f"{path}: no such file")
+  if not path.stat().st_size:
+    raise ConvertError(f"{path} is empty; copy or download it again")
+  try:
+    state = reader(path)
+  except OSError as error:
+    raise ConvertError(f"cannot read {path}: {error.strerror or error}") from error
+  for prefix in PREFIXES:
+    if state and all(name.startswith(prefix) for name in state):
+      state = {name.removeprefix(prefix): array for name, array in state.items()}
+  return state
+
+
+def sha256(path: Path) -> str:
+  """The file's SHA-256."""
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _missing(library: str, path: Path, error: ImportError) -> ConvertError:
+  return ConvertError(
+    f"{path}: reading {path.suffix} needs {library} ({error}); pip install {library}, or "
+    "pip install '.[convert]' where jaxdml is checked out"
+  )
+
+
+def _damaged(path: Path, error: Exception) -> ConvertError:
+  reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+  return ConvertError(
+    f"{path} is cut short, damaged or no {path.suffix} file at all ({reason}); copy or download it "
+    "again"
+  )
+
+
+def _read_torch(path: Path) -> State:
+  try:
+    import torch
+  except ImportError as error:
+    raise _missing("torch", path, error) from error
+  with path.open("rb") as file:
+    start = file.read(2)
+  if start[:1] == b"\x80" and start[1:] > b"\x02":
+    raise ConvertError(
+      f"{path} is a pickle that PyTorch did not write; reading it could run any code, so it is "
+      "refused"
+    )
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")  # of TorchScript, which is an error below
+      content = torch.load(path, map_location="cpu", weights_only=True)
+  except pickle.UnpicklingError as error:
+    if match := re.search(r"GLOBAL ([\w.]+)", str(error)):
+      raise ConvertError(
+        f"{path} is a pickle that needs code to be read ({match[1]}), which could do anything, so "
+        "it is refused; where you trust it, make one of arrays alone: "
+        "torch.save(model.state_dict(), FILE)"
+      ) from error
+    raise _damaged(path, ValueError("no file of PyTorch")) from error
+  except OSError:
+    raise
+  except Exception as error:
+    if "TorchScript" in str(error):
+      raise ConvertError(f"{path} is a program in TorchScript; expected a state dict") from error
+    # PyTorch has no error of its own for a file that it cannot read.
+    raise _damaged(path, error) from error
+  arrays = {}
+  for name, value in _unwrap(path, content, torch.Tensor).items():
+    value = value.detach()
+    arrays[name] = (value.float() if value.is_floating_point() else value).numpy()
+  return arrays
+
+
+def _unwrap(path: Path, content: Any, tensor: type) -> Mapping[str, Any]:
+  while isinstance(content, Mapping):
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, tensor)}
+    if tensors:
+      return tensors
+    inner = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
+    if not inner:
+      break
+    content = inner[0]
+  found = f"keys {list(content)[:5]}" if isinstance(content, Mapping) else type(content).__name__
+  raise ConvertError(
+    f"{path}: expected a state dict, arrays by name, perhaps within one of {', '.join(WRAPPERS)}; "
+    f"found {found}"
+  )
+
+
+def _read_safetensors(path: Path) -> State:
+  try:
+    import safetensors
+  except ImportError as error:
+    raise _missing("safetensors", path, error) from error
+  try:
+    entries = safetensors.deserialize(path.read_bytes())
+  except safetensors.SafetensorError as error:
+    raise _damaged(path, error) from error
+  arrays = {}
+  for name, entry in entries:
+    dtype = _SAFETENSORS_DTYPES.get(entry["dtype"])
+    if dtype is None:
+      raise ConvertError(f"{path}: {name} has the type {entry['dtype']}; expected floats")
+    array = np.frombuffer(entry["data"], dtype).reshape(entry["shape"])
+    arrays[name] = array.astype(np.float32) if array.dtype == ml_dtypes.bfloat16 else array
+  return arrays
+
+
+_SAFETENSORS_DTYPES = {
+  "F64": np.float64,
+  "F32": np.float32,
+  "F16": np.float16,
+  "BF16": ml_dtypes.bfloat16,
+  "I64": np.int64,
+  "I32": np.int32,
+}
+
+
+def _read_npz(path: Path) -> State:
+  if not zipfile.is_zipfile(path):
+    raise _damaged(path, ValueError("no zip archive"))
+  try:
+    with np.load(path, allow_pickle=False) as archive:
+      return {name: archive[name] for name in archive.files}
+  except ValueError as error:
+    if "pickle" in str(error):
+      raise ConvertError(
+        f"{path} holds Python objects, which need unpickling, and that can run any code: refused; "
+        "save plain arrays alone, by numpy.savez(FILE, **arrays)"
+      ) from error
+    raise _damaged(path, error) from error
+  except (zipfile.BadZipFile, EOFError) as error:
+    raise _damaged(path, error) from error
+
+
+_READERS: dict[str, Callable[[Path], State]] = {
+  ".pth": _read_torch,
+  ".pt": _read_torch,
+  ".bin": _read_torch,
+  ".safetensors": _read_safetensors,
+  ".npz": _read_npz,
+}
+
+
+def timm_preprocessing(path: Path, usual: Preprocessing) -> Preprocessing | None:
+  """What timm's config.json says of the pixels, or None if it is no such file.
+
+  Args:
+    path: config.json as it lies beside model.safetensors on Hugging Face.
+    usual: for what it leaves out.
+  """
+  try:
+    config = json.loads(path.read_text(encoding="utf-8"))
+    pixels = config["pretrained_cfg"]
+    mean, std = (tuple(float(x) for x in pixels[key]) for key in ("mean", "std"))
+    return Preprocessing(
+      mean=mean,
+      std=std,
+      image_size=int(pixels.get("input_size", (3, usual.image_size))[-1]),
+      crop_pct=float(pixels.get("crop_pct", usual.crop_pct)),
+      interpolation=str(pixels.get("interpolation", usual.interpolation)),
+    )
+  except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    return None

@@ -83,8 +83,8 @@ def _names(count):
 
 
 def _classes(first_test, count):
-  """Classes, from 1 on, of which half train; the official splits cut across them."""
-  return [*range(1, count + 1), *range(first_test, first_test + count)]
+  """The classes, from 1 on, next to the border between training and test."""
+  return [*range(first_test - count, first_test + count)]
 
 
 def _shuffled(files):

@@ -3,6 +3,7 @@ import stat
 import tarfile
 import zipfile
 
+import numpy as np
 import pytest
 
 from jaxdml.data.builders import archives
@@ -146,6 +147,19 @@ def test_truncated_archives_are_found_before_anything_is_read(tmp_path, kind, sh
   with pytest.raises(PrepareError, match=r"damaged or truncated.*get it again") as error:
     (Tar if kind == "tgz" else Zip)(path)
   assert str(path) in str(error.value)
+
+
+def test_an_archive_is_checked_to_its_last_byte(tmp_path, monkeypatch):
+  monkeypatch.setattr(archives, "_BUFFER", 2**16)
+  path = tmp_path / "a.tgz"
+  # Header, file and end fill five buffers: what follows, gzip's checksum, is not read with them.
+  pack(path, {"a.jpg": np.random.default_rng(0).bytes(5 * 2**16 - 512 - 1024)})
+  Tar(path)
+  content = path.read_bytes()
+  for damaged in (content[:-4], content[:-8] + b"\0\0\0\0" + content[-4:]):
+    path.write_bytes(damaged)
+    with pytest.raises(PrepareError, match="damaged or truncated"):
+      Tar(path)
 
 
 def test_flipped_bits_are_found(tmp_path):

@@ -193,11 +193,22 @@ def test_overwrite_keeps_the_old_one_until_the_new_one_is_whole(tmp_path):
   assert sorted(p.name for p in directory.parent.iterdir()) == [".lock-1.0.0", "1.0.0"]
 
 
-def test_a_kill_between_the_two_renames_of_overwrite_loses_nothing(tmp_path):
+def test_a_kill_between_the_two_renames_of_overwrite_loses_nothing(tmp_path, monkeypatch):
   directory = records.write(Photos(), tmp_path)
   before = content(directory)
-  directory.rename(directory.with_name(".old-1.0.0"))
-  assert content(records.write(Photos(), tmp_path)) == before
+  replace = os.replace
+
+  def killed(old, new):
+    if new == directory:
+      raise KeyboardInterrupt
+    replace(old, new)
+
+  monkeypatch.setattr(os, "replace", killed)
+  with pytest.raises(KeyboardInterrupt):
+    records.write(Photos(fingerprint="b", count=27), tmp_path, overwrite=True)
+  monkeypatch.undo()
+  again = Photos()
+  assert content(records.write(again, tmp_path)) == before and not again.starts
 
 
 def full_disk(*_):

@@ -176,9 +176,10 @@ def _parts(name: str, split: str, by_split: Mapping[str, Any]) -> list[str]:
   own = _has_own_splits(name)
   valid = sorted({*by_split, *joined}) if own else ["train", "test"]
   parts = split.split("+") if own else [split]
+  pieces = [piece for part in parts for piece in joined.get(part, [part])]
   if any(part not in valid for part in parts):
     raise ValueError(f"data set {name!r} has no split {split!r}; it has {', '.join(valid)}")
-  return [piece for part in parts for piece in joined.get(part, [part])]
+  return pieces
 
 
 def _divide(name: str, split: str, info: tfds.core.DatasetInfo, directory: Path) -> Dataset:
@@ -186,7 +187,7 @@ def _divide(name: str, split: str, info: tfds.core.DatasetInfo, directory: Path)
   rule = PUBLIC.get(name)
   by_split = storage.read_labels(directory, info)
   parts = _parts(name, split, by_split)
-  chosen = {part: np.arange(info.splits[part].num_examples) for part in parts}
+  chosen = {p: np.arange(info.splits[p].num_examples) for p in parts if p in by_split}
   if rule is not None and rule.train_classes is not None:
     chosen = {}
     for part in sorted(by_split, key=lambda part: (part != "train", part)):
@@ -194,8 +195,12 @@ def _divide(name: str, split: str, info: tfds.core.DatasetInfo, directory: Path)
       rows = np.flatnonzero(in_train == (split == "train"))
       if rows.size:
         chosen[part] = rows
+  elif len(chosen) < len(set(parts)):
+    chosen = {}
   if not chosen:
-    raise ValueError(f"data set {name!r} in {directory} has no record of the split {split!r}")
+    raise ValueError(
+      f"data set {name!r} in {directory} was prepared without the records of the split {split!r}"
+    )
   columns = sorted(set.intersection(*(set(by_split[part]) for part in chosen)))
   labels = {
     c: np.concatenate([by_split[p][c][rows] for p, rows in chosen.items()]) for c in columns

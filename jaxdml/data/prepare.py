@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = _parser().parse_args(argv)
   try:
     print(prepare(args))
-  except records.PrepareError as error:
+  except (records.PrepareError, OSError) as error:  # OSError: a file of the source or a lock.
     print(f"error: {error}", file=sys.stderr)
     return 2
   except KeyboardInterrupt:

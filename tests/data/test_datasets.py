@@ -98,6 +98,10 @@ def test_tfrecord_is_refused_with_the_command_that_converts_it(tmp_path, cars_di
     data.load("cars196", "train", data_dir=tmp_path / "tfds")
   expected = f"tfds convert_format --dataset_version_dir={directory} --out_file_format=array_record"
   assert expected in str(error.value) and "tfrecord" in str(error.value)
+  # What is prepared here is a newer version, and is taken.
+  assert f"jaxdml.data.prepare cars196 --source=DIRECTORY --data_dir={tmp_path / 'tfds'}" in str(
+    error.value
+  )
 
 
 def test_the_newest_version_is_taken(tmp_path):

@@ -213,6 +213,42 @@ def test_a_folder_extracted_twice_is_ambiguous(tmp_path, capsys):
   assert "more than once" in capsys.readouterr().err
 
 
+def test_partial_data_without_a_split(tmp_path):
+  official.write_sop(tmp_path / "sop" / "source", extracted=True)
+  shutil.rmtree(tmp_path / "sop" / "source" / "Stanford_Online_Products" / "bicycle_final")
+  folder = tmp_path / "sop" / "source" / "Stanford_Online_Products"
+  for path in folder.glob("*_final/*"):
+    if int(path.name.split("_")[0]) > 110000011318:
+      path.unlink()
+  assert run("stanford_online_products", tmp_path / "sop", "--allow_partial") == 0
+  assert (
+    len(data.load("stanford_online_products", "train", data_dir=tmp_path / "sop" / "tfds")) == 6
+  )
+  with pytest.raises(ValueError, match="was prepared without the records of the split 'test'"):
+    data.load("stanford_online_products", "test", data_dir=tmp_path / "sop" / "tfds")
+  photos = official.write_cub(tmp_path / "cub" / "source", extracted=True)
+  for photo in photos:
+    if photo.split == "test":
+      (tmp_path / "cub/source/CUB_200_2011/images" / photo.path).unlink()
+  assert run("cub200_2011", tmp_path / "cub", "--allow_partial") == 0
+  with pytest.raises(ValueError, match="was prepared without the records of the split 'test'"):
+    data.load("cub200_2011", "test", data_dir=tmp_path / "cub" / "tfds")
+
+
+def test_files_that_cannot_be_opened_are_named(tmp_path, monkeypatch, capsys):
+  official.write_inshop(tmp_path / "source")
+
+  def refuse(path, *_, **__):
+    raise PermissionError(13, "Permission denied", str(path))
+
+  monkeypatch.setattr(inshop.Path, "open", refuse)
+  assert run("inshop", tmp_path) == 2
+  assert "error: [Errno 13] Permission denied: " in capsys.readouterr().err
+  monkeypatch.undo()
+  assert prepare.main(["inshop", f"--source={tmp_path / 'source' / 'img.zip'}"]) == 2
+  assert "img.zip is no directory; give the one with the archives" in capsys.readouterr().err
+
+
 def replace(path, old, new):
   path.write_bytes(path.read_bytes().replace(old, new))
 

@@ -40,7 +40,7 @@ class Build:
   def __init__(self, source: Source, work: Path, max_bad: float):
     self._source = source
     self._items = source.items
-    self._allowed = int(max_bad * len(self._items))
+    self._allowed = int(max_bad * len(self._items) + 1e-6)  # 0.29 of 100 is 28.999...
     self._data, self._progress = work / "data", work / "progress"
     self._work = work
     if not self._items:

@@ -16,16 +16,15 @@ import argparse
 import json
 import os
 import pathlib
-import re
 import statistics
 import subprocess
 import sys
 
 import losses_measure
 import machine
+import page
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "benchmarks.md"
 SECONDS, MEGABYTES = 20.0, 16_000.0  # what one call of the peer may take before it is skipped
 
 
@@ -137,17 +136,6 @@ def alone(args: argparse.Namespace, names: list[str]) -> str:
   return "\n".join(lines)
 
 
-def write(marker: str, text: str) -> None:
-  """Replaces what stands between the page's markers."""
-  page = PAGE.read_text()
-  start, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
-  pattern = re.escape(start) + ".*?" + re.escape(end)
-  if not re.search(pattern, page, re.DOTALL):
-    raise SystemExit(f"{PAGE} has no {start} ... {end}")
-  body = f"{start}\n{text}\n{end}"
-  PAGE.write_text(re.sub(pattern, lambda _: body, page, flags=re.DOTALL))
-
-
 def main() -> None:
   """Measures, prints and, if asked, writes the tables."""
   args = parse()
@@ -159,11 +147,11 @@ def main() -> None:
   if args.sizes:
     table = compare(args, names) + f"\n\n{described}."
     if args.write:
-      write("losses", table)
+      page.write("losses", table)
   if args.large:
     table = alone(args, [n for n in names if n in losses_measure.LARGE]) + f"\n\n{described}."
     if args.write:
-      write("large", table)
+      page.write("large", table)
   print(described)
 
 

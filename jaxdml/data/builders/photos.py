@@ -125,8 +125,8 @@ class Folder:
     for entry in entries:
       if not _is_text(entry.name):
         raise ImageFolderError(
-          f"{self.path / relative}: the name {os.fsencode(entry.name)!r} in it is not UTF-8; "
-          "rename it"
+          f"{self.path / relative}: the name {os.fsencode(entry.name)!r} in it is not UTF-8: "
+          "rename it, or if it is, set PYTHONUTF8=1"
         )
     folders = [posixpath.join(relative, e.name) for e in entries if e.is_dir()]
     files = [posixpath.join(relative, e.name) for e in entries if not e.is_dir()]

@@ -157,15 +157,13 @@ class Images:
     """
     index = np.array(indices, np.int32)
     wanted = index.tolist()
-    missing = [i for i in dict.fromkeys(wanted) if i not in self._kept and i not in self._reasons]
-    encoded = dict(zip(missing, self._dataset.read(missing), strict=True))
     good = np.ones(len(wanted), bool)
     reasons: dict[int, str] = {}
     size = len(wanted) if size is None else size
     batch = None if self._shape is None else workers.empty((size, *self._shape), np.uint8)
     try:
       for place, (record, slot) in enumerate(zip(wanted, slots, strict=True)):
-        image = self._image(record, encoded.get(record), rngs.at(slot))
+        image = self._image(record, rngs.at(slot))
         if image is None:
           good[place] = False
           reasons[record] = self._reasons[record]
@@ -186,19 +184,17 @@ class Images:
       raise
     return Loaded(batch, index, good, reasons)
 
-  def _image(
-    self, record: int, encoded: bytes | None, rng: np.random.Generator
-  ) -> np.ndarray | None:
-    """The image of one record, None if it cannot be decoded; `encoded` is read where it is None."""
+  def _image(self, record: int, rng: np.random.Generator) -> np.ndarray | None:
+    """The image of one record, None if it cannot be decoded."""
     if record in self._reasons:
       return None
     try:
       image = self._kept.get(record)
-      if image is None and encoded is None:
-        (encoded,) = self._dataset.read([record])
-      if self._load is None:
-        return self._transform(encoded, rng)
       if image is None:
+        # One at a time: it is decoded while the processor's cache holds it.
+        (encoded,) = self._dataset.read([record])
+        if self._load is None:
+          return self._transform(encoded, rng)
         image = self._load(encoded)
         if self._keep is None:
           self._keep = image.nbytes * len(self._dataset) <= CACHE_BYTES
@@ -215,12 +211,12 @@ class Images:
     """The next record of the class that can be decoded, its image, and those met that cannot."""
     if record in self._stand_ins:
       other, met = self._stand_ins[record]
-      return other, self._image(other, None, rngs.at(slot)), met
+      return other, self._image(other, rngs.at(slot)), met
     members = np.flatnonzero(self._labels == self._labels[record])
     start = int(np.searchsorted(members, record))
     met: dict[int, str] = {}
     for other in [*members[start + 1 :].tolist(), *members[:start].tolist()]:
-      image = self._image(other, None, rngs.at(slot))
+      image = self._image(other, rngs.at(slot))
       if image is not None:
         self._stand_ins[record] = other, met
         return other, image, met

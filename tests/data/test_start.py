@@ -1,0 +1,67 @@
+"""From the command to the first batch with the metadata of Stanford Online Products."""
+
+import json
+import os
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from jaxdml.data.builders import records
+
+IMAGES, CLASSES = 120_053, 22_634
+_PNG = cv2.imencode(".png", np.full((4, 4, 3), 7, np.uint8))[1].tobytes()
+_SCRIPT = """
+import json, resource, sys, time
+from jaxdml import data
+def resident():
+  return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
+before, since = resident(), time.perf_counter()
+train = data.load("tfds:image_folder/products", "train", data_dir=sys.argv[1])
+sampler = data.sampling.create("pk", train.column("label"), 64, 2)
+fn = data.preprocess.create("standard", 8, True, 3)
+with data.train_batches(train, sampler, fn, label="label", seed=0) as batches:
+  batch = next(batches)
+  seconds, megabytes = time.perf_counter() - since, resident() - before
+print(json.dumps([len(train), len(batch["label"]), seconds, megabytes]))
+"""
+
+
+class Products:
+  """120,053 tiny photos of 22,634 classes, all for training."""
+
+  name, version = "image_folder/products", "1.0.0"
+  description, homepage, supervised, fingerprint = "", "", "label", ""
+  features = tfds.features.FeaturesDict(
+    {
+      "image": tfds.features.Image(),
+      "path": tfds.features.Text(),
+      "label": tfds.features.ClassLabel(num_classes=CLASSES),
+    }
+  )
+
+  def __init__(self):
+    self.items = [
+      records.Item("train", f"product_{i}.png", {"label": i % CLASSES}) for i in range(IMAGES)
+    ]
+
+  def read(self, start):
+    for _ in range(start, IMAGES):
+      yield _PNG
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads the memory in use there")
+def test_the_first_batch_comes_soon_and_the_index_is_small(tmp_path):
+  records.write(Products(), tmp_path)
+  environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+  result = subprocess.run(
+    [sys.executable, "-c", _SCRIPT, tmp_path], env=environment, capture_output=True, check=True
+  )
+  records_read, batch, seconds, megabytes = json.loads(result.stdout)
+  assert (records_read, batch) == (IMAGES, 64)
+  assert seconds < 6  # Under 3 on a quiet machine: benchmarks/input_pipeline.py.
+  assert megabytes < 100

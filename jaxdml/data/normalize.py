@@ -7,6 +7,7 @@ training step, and takes NumPy arrays too.
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,18 @@ class Normalize:
     images = np.clip(np.rint(images / np.float32(self.scale)), 0, 255).astype(np.uint8)
     return images[..., ::-1] if self.bgr else images
 
+  def text(self) -> str:
+    """What `create` makes this from, for 3 channels of scale 1.
+
+    >>> create("caffe", 3).text()
+    'bgr mean 104 117 123 std 1 1 1'
+    """
+    mean, std = (
+      " ".join(f"{x:.9g}" for x in (values * 3 if len(values) == 1 else values))
+      for values in (self.mean, self.std)
+    )
+    return f"{'bgr' if self.bgr else 'rgb'} mean {mean} std {std}"
+
 
 def create(name: str, channels: int) -> Normalize:
   """Makes the normalisation `name`.
@@ -68,9 +81,11 @@ def create(name: str, channels: int) -> Normalize:
   - "imagenet": RGB minus ImageNet's mean, by its deviation; what most published weights expect.
     Grey images take the average over the channels.
   - "caffe": BGR minus (104, 117, 123), in the units of 8-bit pixels; for 3 channels alone.
+  - any other, written out in the units of 8-bit pixels and in the network's order of channels:
+    "bgr mean 104 117 128 std 1 1 1".
 
   Args:
-    name: one of `NAMES`.
+    name: one of `NAMES`, or mean and deviation as above.
     channels: 1 or 3.
 
   Raises:
@@ -89,4 +104,12 @@ def create(name: str, channels: int) -> Normalize:
     if channels != 3:
       raise ValueError(f"data.normalize: caffe needs data.channels=3; got {channels}")
     return Normalize(mean=(104.0, 117.0, 123.0), bgr=True)
-  raise ValueError(f"data.normalize: expected one of {', '.join(NAMES)}; got {name!r}")
+  numbers = r"((?: [\d.]+){3})"
+  if channels == 3 and (match := re.fullmatch(f"(rgb|bgr) mean{numbers} std{numbers}", name)):
+    mean, std = (tuple(float(x) for x in match[i].split()) for i in (2, 3))
+    if min(std) > 0:
+      return Normalize(mean=mean, std=std, bgr=match[1] == "bgr")
+  raise ValueError(
+    f"data.normalize: expected one of {', '.join(NAMES)} or, for 3 channels, for example "
+    f"'bgr mean 104 117 128 std 1 1 1'; got {name!r}"
+  )

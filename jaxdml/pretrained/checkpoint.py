@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -148,7 +149,7 @@ def _restore(directory: Path) -> Any:
     # As many kinds of error as there are kinds of damage.
     reason = str(error).strip().split("\n")[0][:300]
     raise WeightsError(
-      f"cannot read the weights in {directory} ({reason or type(error).__name__}); convert them again"
+      f"cannot read the weights in {directory} ({reason}); convert them again"
     ) from error
 
 
@@ -206,13 +207,8 @@ def load_classifier(directory: str | os.PathLike[str]) -> Any:
   return _restore(path)["classifier"]
 
 
-def load_imagenet(arch: str, encoder: nn.Module) -> tuple[Any, Any, Card]:
-  """As `load`, of the ImageNet weights that a Python package carries.
-
-  Raises:
-    WeightsError: no package carries those of `arch`, or it is not installed; the message says
-      which file to get and how to convert it.
-  """
+@functools.lru_cache(maxsize=1)
+def _imagenet(arch: str) -> tuple[Any, Card]:
   family = names.FAMILIES.get(arch)
   if family is None:
     raise WeightsError(
@@ -220,12 +216,31 @@ def load_imagenet(arch: str, encoder: nn.Module) -> tuple[Any, Any, Card]:
     )
   if family.bundled is None:
     raise WeightsError(
-      f"no Python package carries weights of {arch}: get {family.file}, convert it by\n"
+      f"no Python package carries weights of {arch}: get {family.file}; convert it by\n"
       f"  python -m jaxdml.pretrained.convert --arch {arch} --src FILE --out weights/{arch}\n"
       f"and give weights/{arch} instead of imagenet"
     )
   try:
-    weights, card = convert(arch, family.bundled())
+    return convert(arch, family.bundled())
   except (ImportError, mapping.ConvertError) as error:
     raise WeightsError(f"{arch}: {error}") from error
+
+
+def imagenet_card(arch: str) -> Card:
+  """The card of the ImageNet weights that a Python package carries.
+
+  Raises:
+    WeightsError: as `load_imagenet`.
+  """
+  return _imagenet(arch)[1]
+
+
+def load_imagenet(arch: str, encoder: nn.Module) -> tuple[Any, Any, Card]:
+  """As `load`, of the ImageNet weights that a Python package carries.
+
+  Raises:
+    WeightsError: no package carries those of `arch`, or it is not installed; the message says
+      which file to get and how to convert it.
+  """
+  weights, card = _imagenet(arch)
   return *fit(weights, card, encoder), card

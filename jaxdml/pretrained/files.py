@@ -96,8 +96,6 @@ def _read_torch(path: Path) -> State:
         "torch.save(model.state_dict(), FILE)"
       ) from error
     raise _damaged(path, ValueError("no file of PyTorch")) from error
-  except OSError:
-    raise
   except Exception as error:
     if "TorchScript" in str(error):
       raise ConvertError(f"{path} is a program in TorchScript; expected a state dict") from error

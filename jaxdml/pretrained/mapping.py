@@ -58,10 +58,10 @@ def rename(
     ConvertError: listing names that are missing, left over or of another shape, and arrays with
       NaN or infinite values.
   """
-  expected = traverse_util.flatten_dict(dict(abstract(encoder, image_size)))
+  expected = _leaves(encoder, image_size)
   weight, bias = classifier
   names = {path: name_of(path) for path in expected}
-  shapes = {names[path]: _source_shape(path, leaf.shape) for path, leaf in expected.items()}
+  shapes = {names[path]: source_shape(path, leaf.shape) for path, leaf in expected.items()}
   wrong = [
     f"{name} (expected {list(shape)}, found {list(state[name].shape)})"
     for name, shape in shapes.items()
@@ -97,6 +97,12 @@ def rename(
   }
 
 
+@functools.lru_cache
+def _leaves(encoder: nn.Module, image_size: int) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
+  # Tracing takes a second, and finding out whose file it is asks for every encoder.
+  return traverse_util.flatten_dict(dict(abstract(encoder, image_size)))
+
+
 def refuse(problems: Mapping[str, list[str]]) -> None:
   """Raises ConvertError with the first ten of each kind of problem, if there is any."""
   lines = []
@@ -108,7 +114,7 @@ def refuse(problems: Mapping[str, list[str]]) -> None:
     raise ConvertError("\n  ".join(["names or shapes differ", *lines]))
 
 
-def _source_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+def source_shape(path: tuple[str, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
   """PyTorch's shape of what has `shape` here."""
   if path[-1] == "kernel":
     return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]

@@ -25,7 +25,9 @@ def get_config() -> ConfigDict:
   config.data.coarse_label = ""  # sampler=hierarchical: the column with the group of each class
   config.data.coarse_per_batch = 2  # sampler=hierarchical: groups in a batch
   config.data.preprocess = "glyphs"  # glyphs, digits, hdml, standard
-  config.data.normalize = ""  # caffe, half, imagenet, unit; "": the preprocessing's own
+  # caffe, half, imagenet, unit, or as "bgr mean 104 117 128 std 1 1 1"; "": as the weights of
+  # encoder.init want it, else the preprocessing's own
+  config.data.normalize = ""
   config.data.color_jitter = 0.0  # strength in [0, 1], in training: preprocess hdml or standard
   config.data.image_size = 32
   config.data.channels = 1
@@ -33,13 +35,12 @@ def get_config() -> ConfigDict:
   config.data.max_bad_images = 0.01  # share that may fail to decode before the run stops
 
   config.encoder = ConfigDict()
-  config.encoder.name = "convnet"  # convnet, googlenet, resnet18, resnet50
+  config.encoder.name = "convnet"  # or googlenet, resnet50, ...: jaxdml.models.registry.ENCODERS
+  config.encoder.init = ""  # weights: DIR of jaxdml.pretrained.convert, or imagenet; "": random
   config.encoder.dtype = "float32"  # or bfloat16: compute only, parameters stay float32
   config.encoder.frozen_bn = False
   config.encoder.chunk_size = 0  # images a device encodes at a time, the loss stays global; 0: all
-  config.encoder.frozen_stages = (
-    0  # the first ones never change; frozen_bn keeps statistics
-  )
+  config.encoder.frozen_stages = 0  # the first ones never change; frozen_bn keeps statistics
   config.encoder.options = ConfigDict()  # the encoder's own attributes
 
   config.embedding = ConfigDict()

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jaxdml import data, evaluation, models
-from jaxdml.training import checkpoints, parallel, setup, writers
+from jaxdml.training import checkpoints, parallel, setup, weights, writers
 from jaxdml.training import config as config_lib
 from jaxdml.training.evaluator import Evaluator
 
@@ -57,6 +57,7 @@ class _Run:
 
   def __init__(self, config: ConfigDict, workdir: pathlib.Path):
     config_lib.check(config, jax.device_count())
+    config = weights.resolve(config)
     self.config, self.workdir = config, workdir
     self.setup = setup.prepare(config)
     self.total = self.setup.total_steps
@@ -72,6 +73,8 @@ class _Run:
   def start(self) -> tuple[Any, dict[str, Any]]:
     """The state to go on from, on the host, and what the loop remembers."""
     if self.checkpoints.latest_step() is None:
+      if self.config.encoder.init:
+        _say(weights.describe(self.config))
       return self.setup.initial_state(), {"best": None, "best_step": None, "floors": {}}
     state, memory = self.checkpoints.restore("last", self.setup.abstract_state())
     _say(f"resuming from step {int(state.step)} of {self.total} in {self.workdir}")
@@ -92,11 +95,12 @@ class _Run:
       self.checkpoints.save("best", step, state, memory)
 
   def floors(self, state, memory: dict[str, Any]) -> None:
-    """What training must beat, on the test split: raw pixels and the untrained encoder."""
+    """What training must beat, on the test split: raw pixels and the encoder as it starts."""
     _say(f"measuring what training must beat on {self.test.name}")
     if self.config.eval.raw_pixels:
       memory["floors"]["raw pixels"] = self.test.raw_pixels()
-    memory["floors"]["untrained encoder"] = self.test.model(state)
+    name = "pretrained encoder" if self.config.encoder.init else "untrained encoder"
+    memory["floors"][name] = self.test.model(state)
 
   def train(self) -> dict[str, dict[str, float]] | None:
     """Runs the remaining steps; None if SIGTERM ended them early."""
@@ -239,7 +243,8 @@ def train_and_evaluate(
     workdir: made if needed.
 
   Returns:
-    {"raw pixels", "untrained encoder", "trained model"} -> metrics on the test split; None if
+    {"raw pixels", "untrained encoder" ("pretrained encoder" with `encoder.init`),
+    "trained model"} -> metrics on the test split; None if
     SIGTERM ended the run early (saved; the same call resumes).
 
   Raises:

@@ -39,12 +39,12 @@ def learning_rate(config: ConfigDict, total_steps: int, steps_per_epoch: int) ->
 
 
 def _decays(params: PyTree) -> PyTree:
-  """True for weights: everything but BatchNorm's scale and bias."""
+  """True for weights: everything but a normalisation's scale and bias, and GeM's exponent p."""
 
   def mark(tree):
     if not isinstance(tree, dict):
       return True
-    if "scale" in tree:
+    if "scale" in tree or tree.keys() == {"p"}:
       return dict.fromkeys(tree, False)
     return {key: mark(value) for key, value in tree.items()}
 

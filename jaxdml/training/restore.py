@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -29,16 +30,23 @@ class Restored:
   Attributes:
     setup: the run's config, data and program.
     state: of the best checkpoint, on the host.
-    untrained: the state that training started from.
     memory: what the loop remembered: "best" (the selection metric), "best_step", "floors".
     evaluator: of the test split.
   """
 
   setup: Setup
   state: TrainState
-  untrained: TrainState
   memory: dict[str, Any]
   evaluator: Evaluator
+
+  @functools.cached_property
+  def untrained(self) -> TrainState:
+    """The state that training started from.
+
+    Raises:
+      ConfigError: it had the weights of `encoder.init`, and they are gone.
+    """
+    return self.setup.initial_state()
 
   @property
   def labels(self) -> np.ndarray:
@@ -115,7 +123,7 @@ def restore(workdir: str | os.PathLike[str], *, data_dir: str | None = None) -> 
   finally:
     manager.close()
   evaluator = Evaluator(config, run.test, run.program.embed)
-  return Restored(run, state, run.initial_state(), memory, evaluator)
+  return Restored(run, state, memory, evaluator)
 
 
 def _read_config(workdir: pathlib.Path) -> ConfigDict:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxdml import data
 from jaxdml.training import config as config_lib
-from jaxdml.training import parallel, steps
+from jaxdml.training import parallel, steps, weights
 
 __all__ = ["Setup", "prepare", "sampler", "train_batches"]
 
@@ -38,9 +38,14 @@ class Setup:
   program: steps.Program
 
   def initial_state(self) -> steps.TrainState:
-    """The state before training, on the host."""
+    """The state before training, on the host: random, the encoder as `encoder.init` says.
+
+    Raises:
+      ConfigError: the weights of `encoder.init` cannot be read or do not fit.
+    """
     key = jax.random.key(self.config.seed)
-    return jax.tree.map(np.asarray, jax.jit(self.program.init)(key))
+    state = jax.tree.map(np.asarray, jax.jit(self.program.init)(key))
+    return weights.put(self.config, state) if self.config.encoder.init else state
 
   def abstract_state(self) -> steps.TrainState:
     """Shapes and dtypes of the state."""

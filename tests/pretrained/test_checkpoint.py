@@ -1,0 +1,76 @@
+"""Converted weights: what they fit, and what is said of those that are damaged or absent."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdml import models, pretrained
+from jaxdml.pretrained import checkpoint, convert, names
+from tests.pretrained.published import published
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("weights")
+  np.savez(folder / "r.npz", **published("resnet18"))
+  arguments = ["--arch", "resnet18", "--src", str(folder / "r.npz"), "--out", str(folder / "w")]
+  assert convert.main(arguments) == 0
+  return folder / "w"
+
+
+@pytest.mark.parametrize("options", [{"pooling": "gem", "remat": True}, {"pooling": "none"}])
+def test_options_that_leave_the_parameters_alone(directory, options):
+  params, stats, card = pretrained.load(directory, models.create("resnet18", **options))
+  assert "pool" not in params and card.arch == "resnet18"
+  assert models.count_parameters(params) == 11_176_512
+  assert {type(leaf) for leaf in jax.tree.leaves((params, stats))} == {np.ndarray}
+
+
+def test_another_encoder_is_refused_with_the_names(directory):
+  with pytest.raises(pretrained.WeightsError, match="weights of resnet18 do not fit") as raised:
+    pretrained.load(directory, models.create("resnet50"))
+  assert "layer1_0/conv1/kernel (expected [1, 1, 64, 64], found [3, 3, 64, 64])" in str(
+    raised.value
+  )
+  assert "missing (165): " in str(raised.value)
+
+
+def test_absent_and_damaged_weights_are_refused(directory, tmp_path):
+  encoder = models.create("resnet18")
+  with pytest.raises(pretrained.WeightsError, match="no such directory"):
+    pretrained.load(tmp_path / "nowhere", encoder)
+  with pytest.raises(pretrained.WeightsError, match=r"it has no card\.json"):
+    pretrained.load(tmp_path, encoder)
+  copy = tmp_path / "copy"
+  shutil.copytree(directory, copy)
+  card = json.loads((copy / "card.json").read_text())
+  for damaged in ("{", "[]", json.dumps(card | {"colour": 1}), json.dumps({"arch": "resnet18"})):
+    (copy / "card.json").write_text(damaged)
+    with pytest.raises(pretrained.WeightsError, match=r"card\.json is damaged"):
+      pretrained.load(copy, encoder)
+  (copy / "card.json").write_text(json.dumps(card))
+  data = max(copy.rglob("weights/d/*"), key=lambda path: path.stat().st_size)
+  data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+  with pytest.raises(pretrained.WeightsError, match="cannot read the weights"):
+    pretrained.load(copy, encoder)
+  shutil.rmtree(copy / "weights")
+  with pytest.raises(pretrained.WeightsError, match="cannot read the weights"):
+    pretrained.load(copy, encoder)
+
+
+def test_a_card_survives_json():
+  for family in names.FAMILIES.values():
+    card = pretrained.Card("a", "b", "c", "d", 3, family.preprocessing)
+    assert pretrained.Card.from_json(json.loads(json.dumps(card.to_json()))) == card
+
+
+def test_imagenet_weights_that_no_package_carries():
+  for arch in ("resnet50", "googlenet"):
+    with pytest.raises(pretrained.WeightsError, match="no Python package carries") as raised:
+      pretrained.load_imagenet(arch, models.create(arch))
+    assert f"convert --arch {arch} --src FILE --out weights/{arch}" in str(raised.value)
+  with pytest.raises(pretrained.WeightsError, match="no published weights fit convnet"):
+    checkpoint.imagenet_card("convnet")

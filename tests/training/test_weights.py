@@ -1,0 +1,131 @@
+"""Runs that start from published weights: the encoder's state, the pixels, and what is refused."""
+
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdml import models, pretrained
+from jaxdml.data import normalize
+from jaxdml.models import registry
+from jaxdml.models.resnet import BasicBlock, ResNet
+from jaxdml.pretrained import convert, names, resnet
+from jaxdml.training import loop, restore, weights
+from jaxdml.training.config import ConfigError
+from tests.pretrained.published import published
+from tests.training.helpers import tiny_config
+
+TINY = functools.partial(ResNet, stage_sizes=(1, 1), block=BasicBlock, width=4)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny_encoder():
+  """An encoder "tiny" that trains in no time, with published weights."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(registry.ENCODERS, "tiny", TINY)
+    rename = functools.partial(resnet.rename, "tiny")
+    family = names.Family(rename, names.caffe((104.0, 117.0, 128.0)), "nobody's tiny.pth")
+    patch.setitem(names.FAMILIES, "tiny", family)
+    yield
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory, _tiny_encoder):
+  folder = tmp_path_factory.mktemp("weights")
+  np.savez(folder / "t.npz", **published("tiny"))
+  source, out = str(folder / "t.npz"), str(folder / "tiny")
+  assert convert.main(["--arch", "tiny", "--src", source, "--out", out]) == 0
+  return folder / "tiny"
+
+
+def config_of(directory, **keys):
+  config = tiny_config()
+  config.data.preprocess = "standard"
+  config.data.channels = 3
+  config.data.image_size = 32
+  config.encoder.name = "tiny"
+  config.encoder.init = str(directory)
+  config.encoder.options = {}
+  config.update_from_flattened_dict(keys)
+  return config
+
+
+def test_the_cards_normalisation_fills_in_for_none(converted):
+  config = config_of(converted)
+  resolved = weights.resolve(config)
+  assert config.data.normalize == "", "the caller's config stays as it is"
+  assert resolved.data.normalize == "bgr mean 104 117 128 std 1 1 1"
+  pixels = np.uint8([[10, 20, 30]])
+  found = normalize.create(resolved.data.normalize, 3)(pixels)
+  np.testing.assert_array_equal(found, [[30 - 104, 20 - 117, 10 - 128]])
+  line = weights.describe(resolved)
+  assert "tiny starts from t.npz" in line and "pixels: bgr mean 104 117 128 std 1 1 1;" in line
+  assert "trained at 224 px, here 32" in line
+
+
+def test_a_normalisation_of_ones_own_is_kept_and_said(converted):
+  config = config_of(converted, **{"data.normalize": "imagenet"})
+  assert weights.resolve(config) is config
+  assert "pixels: imagenet, though they want bgr mean 104 117 128" in weights.describe(config)
+
+
+def test_named_normalisations_are_recognised():
+  for arch, name in (
+    ("resnet50", "imagenet"), ("googlenet", "caffe"), ("googlenet_bn", "half"),
+    ("bn_inception", "bgr mean 104 117 128 std 1 1 1"),
+  ):  # fmt: skip
+    family = names.FAMILIES[arch]
+    card = pretrained.Card(arch, "", "", "", 0, family.preprocessing)
+    assert weights.normalize_text(card) == name
+
+
+@pytest.mark.parametrize(
+  ("keys", "match"),
+  [
+    ({"encoder.name": "resnet50"}, "holds weights of tiny, and .* is resnet50"),
+    ({"encoder.init": "/nowhere"}, "config.encoder.init: /nowhere: .* no such directory"),
+    ({"encoder.init": "imagenet"}, "carries weights of tiny: get nobody's tiny.pth"),
+    ({"encoder.init": "imagenet", "encoder.name": "convnet"}, "no published weights fit convnet"),
+    ({"data.channels": 1}, "config.data.channels: .* take 3; got 1"),
+  ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(converted, keys, match):
+  with pytest.raises(ConfigError, match=match):
+    weights.resolve(config_of(converted, **keys))
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_the_weights_resumes_and_is_restored(
+  converted, data_dir, tmp_path, capsys
+):
+  keys = {
+    "data.dataset": "digits",
+    "data.data_dir": data_dir,
+    "data.label": "parity",
+    "data.eval_label": "label",
+    "data.images_per_class": 16,
+    "encoder.options": {"pooling": "gem"},
+    "encoder.frozen_bn": True,
+    "optimizer.learning_rate": 1e-6,
+    "train.duration": "1 steps",
+    "train.evaluate_every": "1 steps",
+    "eval.raw_pixels": False,
+  }
+  config = config_of(converted, **keys)
+  rows = loop.train_and_evaluate(config, tmp_path / "run")
+  assert list(rows) == ["pretrained encoder", "trained model"]
+  first = capsys.readouterr().err.splitlines()[0]
+  assert "tiny starts from t.npz" in first and "bgr mean" in first
+  saved = json.loads((tmp_path / "run" / "config.json").read_text())
+  assert saved["data"]["normalize"] == "bgr mean 104 117 128 std 1 1 1"
+
+  state = restore.restore(tmp_path / "run").untrained
+  params, stats, _ = pretrained.load(converted, models.create("tiny"))
+  found = dict(state.params["encoder"])
+  assert found.pop("pool") == {"p": 3.0}
+  jax.tree.map(np.testing.assert_array_equal, found, params)
+  jax.tree.map(np.testing.assert_array_equal, state.batch_stats["encoder"], stats)
+
+  assert loop.train_and_evaluate(config, tmp_path / "run") == rows

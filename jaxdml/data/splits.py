@@ -23,21 +23,23 @@ def validation_split(
   Args:
     dataset: training data.
     label: the column that defines the classes.
-    fraction: share of the classes that validate, in (0, 1); at least one class is on each side.
+    fraction: share of the classes that validate, in (0, 1); at least two classes are on each side,
+      for with one class every neighbour is right.
     seed: chooses the classes.
 
   Raises:
-    ValueError: `fraction` is outside (0, 1), or there are fewer than two classes.
+    ValueError: `fraction` is outside (0, 1), or there are fewer than four classes.
   """
   classes = dataset.classes(label)
   if not 0 < fraction < 1:
     raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
-  if len(classes) < 2:
+  if len(classes) < 4:
     raise ValueError(
-      f"a validation part needs at least 2 classes of {label!r}, and data set {dataset.name!r}, "
-      f"split {dataset.split!r}, has {len(classes)}"
+      f"a validation part needs 2 classes of {label!r} and training 2 others, and data set "
+      f"{dataset.name!r}, split {dataset.split!r}, has {len(classes)}: set "
+      "eval.validation_fraction=0"
     )
-  count = min(max(round(fraction * len(classes)), 1), len(classes) - 1)
+  count = min(max(round(fraction * len(classes)), 2), len(classes) - 2)
   rng = np.random.Generator(np.random.PCG64(seed))
   held_out = np.isin(dataset.column(label), rng.permutation(classes)[:count])
   return _part(dataset, held_out, "validation")
@@ -56,19 +58,19 @@ def cross_validation(
   Args:
     dataset: training data.
     label: the column that defines the classes.
-    folds: how many, from 2 to the number of classes.
+    folds: how many, from 2 to half the number of classes: with one class every neighbour is right.
     seed: if given, the classes are shuffled before they are divided; None keeps their order.
 
   Raises:
-    ValueError: fewer than two folds, or more than there are classes.
+    ValueError: fewer than two folds, or fewer than two classes in each.
   """
   classes = dataset.classes(label)
   if folds < 2:
     raise ValueError(f"folds must be at least 2, got {folds}")
-  if len(classes) < folds:
+  if len(classes) < 2 * folds:
     raise ValueError(
-      f"{folds} folds need at least as many classes of {label!r}, and data set {dataset.name!r}, "
-      f"split {dataset.split!r}, has {len(classes)}"
+      f"{folds} folds need at least {2 * folds} classes of {label!r}, and data set "
+      f"{dataset.name!r}, split {dataset.split!r}, has {len(classes)}"
     )
   if seed is not None:
     classes = np.random.Generator(np.random.PCG64(seed)).permutation(classes)

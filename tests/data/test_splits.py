@@ -21,15 +21,14 @@ def test_validation_split_is_class_disjoint_and_repeatable(glyphs):
   assert val.split == "train:validation"
 
 
-def test_validation_split_keeps_a_class_on_each_side(digits):
-  for fraction in (0.01, 0.99):
-    parts = data.validation_split(digits["train"], "parity", fraction, seed=0)
-    assert [len(p.classes("parity")) for p in parts] == [1, 1]
+def test_validation_split_keeps_two_classes_on_each_side(digits):
+  for fraction, sizes in ((0.01, [8, 2]), (0.99, [2, 8])):
+    parts = data.validation_split(digits["train"], "label", fraction, seed=0)
+    assert [len(p.classes("label")) for p in parts] == sizes
   with pytest.raises(ValueError, match=r"fraction must be between 0 and 1, got 1\.0"):
     data.validation_split(digits["train"], "parity", 1.0, seed=0)
-  even = digits["train"].select(digits["train"].labels["parity"] == 0)
-  with pytest.raises(ValueError, match=r"at least 2 classes of 'parity'.* has 1"):
-    data.validation_split(even, "parity", 0.5, seed=0)
+  with pytest.raises(ValueError, match=r"2 classes of 'parity' and training 2.* has 2: set eval"):
+    data.validation_split(digits["train"], "parity", 0.5, seed=0)
 
 
 def test_folds_are_consecutive_classes_and_each_validates_once(digits):
@@ -61,5 +60,5 @@ def test_folds_by_seed(glyphs):
 def test_impossible_folds(digits):
   with pytest.raises(ValueError, match="folds must be at least 2, got 1"):
     data.cross_validation(digits["train"], "label", 1)
-  with pytest.raises(ValueError, match=r"3 folds need at least as many classes of 'parity'.*has 2"):
-    data.cross_validation(digits["train"], "parity", 3)
+  with pytest.raises(ValueError, match=r"6 folds need at least 12 classes of 'label'.*has 10"):
+    data.cross_validation(digits["train"], "label", 6)

@@ -19,7 +19,7 @@ def test_a_fold_validates_and_the_others_train(data_dir):
     assert run.validation.classes("label").tolist() == classes
     assert run.train.classes("label").tolist() == sorted(set(range(10)) - set(classes))
     assert run.test.classes("label").tolist() == list(range(10))
-  with pytest.raises(ConfigError, match=r"config\.data: 11 folds need at least as many classes"):
+  with pytest.raises(ConfigError, match=r"config\.data: 11 folds need at least 22 classes"):
     setup.prepare(_config(data_dir, **{"eval.folds": 11}))
 
 

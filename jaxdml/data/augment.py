@@ -56,8 +56,7 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
   rows, columns = _block(h, height), _block(w, width)
   if rows > 1 or columns > 1:
     h, w = h // rows, w // columns
-    whole = image[: h * rows, : w * columns]
-    image = cv2.resize(whole, (w, h), interpolation=cv2.INTER_AREA)
+    image = _average(image[: h * rows, : w * columns], rows, columns)
   if (h, w) != (height, width):
     across, down = _blur(w / width), _blur(h / height)
     if across[0] or down[0]:
@@ -69,6 +68,20 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 def _block(old: int, new: int) -> int:
   """The largest power of two by which `old` pixels shrink to no less than `new`; at least 1."""
   return 1 << max((old // new).bit_length() - 1, 0)
+
+
+def _average(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
+  """The means of blocks of `rows` x `columns` pixels, powers of two that divide the sides."""
+  h, w, _ = image.shape
+  square = min(rows, columns)
+  if square > 1:
+    h, w = h // square, w // square
+    image = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)
+  for _ in range((max(rows, columns) // square).bit_length() - 1):
+    # OpenCV averages by area fast in squares alone; half-way between two pixels bilinear is that.
+    h, w = (h // 2, w) if rows > columns else (h, w // 2)
+    image = cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR)
+  return image
 
 
 def _blur(factor: float) -> np.ndarray:

@@ -47,6 +47,14 @@ def test_resize_to_the_same_size_and_of_a_constant_change_nothing():
     assert (augment.resize(flat, *size) == 201).all()
 
 
+@pytest.mark.parametrize("rows, columns", [(2, 2), (8, 8), (1, 2), (4, 1), (8, 2), (2, 8)])
+def test_whole_factors_average_blocks(rows, columns):
+  image = _photo(48)
+  blocks = image.reshape(48 // rows, rows, 48 // columns, columns, 3).mean((1, 3))
+  # Rounded at each halving.
+  np.testing.assert_allclose(augment.resize(image, *blocks.shape[:2]), blocks, atol=1.6)
+
+
 def test_boxes_are_inside_and_as_large_as_asked():
   shares = []
   for seed in range(200):

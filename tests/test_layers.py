@@ -16,7 +16,7 @@ ALLOWED = {
   "losses": {"types", "distances", "mining"},
   "hdml": ENGINE,
   "models": {"types"},
-  "pretrained": {"types", "models"},
+  "pretrained": {"types", "models", "_version"},
   "data": {"types"},
   "evaluation": {"types"},
   "training": ENGINE | {"hdml", "models", "pretrained", "data", "evaluation"},

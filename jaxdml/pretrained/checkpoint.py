@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import shutil
@@ -132,8 +131,12 @@ def read_card(directory: Path) -> Card:
     raise WeightsError(f"{path} is damaged ({error}); convert the weights again") from error
 
 
-def _restore(directory: Path) -> Any:
-  """Everything that `save` wrote, as NumPy arrays."""
+def restore(directory: Path) -> Any:
+  """Everything that `save` wrote, as NumPy arrays.
+
+  Raises:
+    WeightsError: it is damaged.
+  """
   import orbax.checkpoint as ocp
 
   path = directory.absolute() / _WEIGHTS
@@ -193,7 +196,7 @@ def load(directory: str | os.PathLike[str], encoder: nn.Module) -> tuple[Any, An
   """
   path = Path(directory).expanduser()
   card = read_card(path)
-  return *fit(_restore(path), card, encoder), card
+  return *fit(restore(path), card, encoder), card
 
 
 def load_classifier(directory: str | os.PathLike[str]) -> Any:
@@ -204,43 +207,4 @@ def load_classifier(directory: str | os.PathLike[str]) -> Any:
   """
   path = Path(directory).expanduser()
   read_card(path)
-  return _restore(path)["classifier"]
-
-
-@functools.lru_cache(maxsize=1)
-def _imagenet(arch: str) -> tuple[Any, Card]:
-  family = names.FAMILIES.get(arch)
-  if family is None:
-    raise WeightsError(
-      f"no published weights fit {arch}; there are some for {', '.join(names.FAMILIES)}"
-    )
-  if family.bundled is None:
-    raise WeightsError(
-      f"no Python package carries weights of {arch}: get {family.file}; convert it by\n"
-      f"  python -m jaxdml.pretrained.convert --arch {arch} --src FILE --out weights/{arch}\n"
-      f"and give weights/{arch} instead of imagenet"
-    )
-  try:
-    return convert(arch, family.bundled())
-  except (ImportError, mapping.ConvertError) as error:
-    raise WeightsError(f"{arch}: {error}") from error
-
-
-def imagenet_card(arch: str) -> Card:
-  """The card of the ImageNet weights that a Python package carries.
-
-  Raises:
-    WeightsError: as `load_imagenet`.
-  """
-  return _imagenet(arch)[1]
-
-
-def load_imagenet(arch: str, encoder: nn.Module) -> tuple[Any, Any, Card]:
-  """As `load`, of the ImageNet weights that a Python package carries.
-
-  Raises:
-    WeightsError: no package carries those of `arch`, or it is not installed; the message says
-      which file to get and how to convert it.
-  """
-  weights, card = _imagenet(arch)
-  return *fit(weights, card, encoder), card
+  return restore(path)["classifier"]

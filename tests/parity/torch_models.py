@@ -101,6 +101,7 @@ def check_evaluation(arch, module, features_of, logits_of, size, arrays_of=state
       difference(features, theirs),
       difference(pretrained.logits(features, weights["classifier"]), logits_of(module, theirs)),
     )
+  print(f"{arch}, {size} px: features {found[0]:.1e}, logits {found[1]:.1e}")
   assert max(found) <= TOLERANCE, found
   return found
 
@@ -141,5 +142,6 @@ def check_training(arch, module, features_of, size, n=8, momentum=0.1):
   assert min(jax.tree.leaves(moved)) > momentum / 100
   wrong = jax.tree.map(difference, stats, rename(new)["batch_stats"])
   found = difference(features, theirs), max(jax.tree.leaves(wrong))
+  print(f"{arch}, {size} px, training: features {found[0]:.1e}, statistics {found[1]:.1e}")
   assert max(found) <= TOLERANCE, found
   return found

@@ -52,10 +52,8 @@ def test_resnet_from_a_training_script_s_file(tmp_path, capsys):
   assert (card.arch, card.source, card.classes) == ("resnet18", "r.pth", 7)
   assert card.sha256 == files.sha256(source) and len(card.sha256) == 64
   assert card.preprocessing == names.FAMILIES["resnet18"].preprocessing
-  kernel = arrays["layer2.0.downsample.0.weight"]
-  np.testing.assert_array_equal(
-    params["layer2_0"]["downsample_conv"]["kernel"], kernel.transpose(2, 3, 1, 0)
-  )
+  kernel = arrays["layer2.0.conv1.weight"]
+  np.testing.assert_array_equal(params["layer2_0"]["conv1"]["kernel"], kernel.transpose(2, 3, 1, 0))
   np.testing.assert_array_equal(stats["layer4_1"]["bn2"]["var"], arrays["layer4.1.bn2.running_var"])
   head = pretrained.load_classifier(tmp_path / "new" / "w")
   np.testing.assert_array_equal(head["kernel"], arrays["fc.weight"].T)

@@ -1,0 +1,41 @@
+"""The table of docs/encoders.md says what the code does."""
+
+import pathlib
+import re
+
+import pytest
+
+from jaxdml import models
+from jaxdml.pretrained import mapping, names
+
+TEXT = (pathlib.Path(__file__).resolve().parents[2] / "docs" / "encoders.md").read_text()
+TABLE = TEXT[: TEXT.index("## Converting")]
+ROWS = {
+  cells[0].strip("` "): [cell.strip() for cell in cells]
+  for cells in (line.strip("|").split("|") for line in TABLE.splitlines() if line[:3] == "| `")
+}
+
+
+def test_every_encoder_has_a_row():
+  assert ROWS.keys() == models.registry.ENCODERS.keys() - {"convnet"} == names.FAMILIES.keys()
+
+
+@pytest.mark.parametrize("arch", names.FAMILIES)
+def test_a_row_says_what_the_code_does(arch):
+  row, encoder = ROWS[arch], models.create(arch)
+  size = models.count_parameters(mapping.abstract(encoder)["params"])
+  assert row[2:4] == [str(encoder.feature_dim), f"{size:,}"]
+  pixels = names.FAMILIES[arch].preprocessing
+  assert row[6].startswith(pixels.channel_order)
+  assert ("ImageNet's" in row[6]) == (pixels.mean == (0.485, 0.456, 0.406))
+  if numbers := re.search(r"0\.\.255 - \((.*)\)", row[6]):
+    assert [float(x) for x in numbers[1].split(",")] == [round(255 * x, 6) for x in pixels.mean]
+    assert pixels.std == (1 / 255,) * 3
+
+
+def test_the_commands_exist():
+  from jaxdml.pretrained import convert
+
+  (command,) = re.findall(r"python -m jaxdml\.pretrained\.convert (.*)", TEXT)
+  args = convert._parser().parse_args(command.split())
+  assert args.arch == "resnet50" and args.out == pathlib.Path("weights/resnet50")

@@ -74,8 +74,7 @@ class _EvalStep:
 def _receive(bad: BadImages, instead: str, batch: dict[str, Any]) -> dict[str, np.ndarray]:
   """Takes the damaged images out of a batch and counts them."""
   bad.add(dict(batch.pop(_BAD)), instead)
-  # Plain arrays; those in shared memory stay there, and it is given back with them.
-  return {name: np.asarray(value) for name, value in batch.items()}
+  return batch
 
 
 def train_batches(

@@ -22,6 +22,7 @@ from absl import flags
 
 _AHEAD = 4
 _WORKER_AHEAD = 2
+_GRACE = 10.0  # seconds that a worker outlives SIGTERM
 
 _in_worker = False
 
@@ -39,6 +40,19 @@ def discard(array: np.ndarray | None) -> None:
   """Gives back an array made with `empty` that will not be returned."""
   if isinstance(array, grain.SharedMemoryArray):
     array.unlink_on_del()
+
+
+def _take(value: Any) -> Any:
+  """A plain array in place of one in shared memory, without a copy.
+
+  Its name goes at once and the memory with the last reference to it: JAX may keep an array until
+  the process ends, where nobody would be left to give it back.
+  """
+  if not isinstance(value, grain.SharedMemoryArray):
+    return value
+  value.shm.unlink()
+  value._unlink_on_del = False
+  return np.asarray(value)
 
 
 class Batches(Iterator[dict[str, np.ndarray]]):
@@ -61,7 +75,7 @@ class Batches(Iterator[dict[str, np.ndarray]]):
     try:
       batch = next(self._iterator, None)
       if batch is not None:
-        return self._receive(batch)
+        return self._receive({name: _take(value) for name, value in batch.items()})
     except BaseException as error:
       # An error or Ctrl-C: whichever it is, no worker may outlive it.
       self.close()
@@ -100,6 +114,12 @@ def _exit_with_parent() -> None:
     os._exit(1)
 
 
+def _end_later(*_: Any) -> None:
+  timer = threading.Timer(_GRACE, os._exit, [1])
+  timer.daemon = True
+  timer.start()
+
+
 def _start_worker(index: int, count: int) -> None:
   """Runs first in each worker: leaves accelerators, Ctrl-C and the other cores alone."""
   del index, count
@@ -110,6 +130,8 @@ def _start_worker(index: int, count: int) -> None:
     sys.modules["jax"].config.update("jax_platforms", "cpu")
   cv2.setNumThreads(0)
   signal.signal(signal.SIGINT, signal.SIG_IGN)
+  # SIGTERM may go to the whole group: the parent saves, and needs its workers until it closes them.
+  signal.signal(signal.SIGTERM, _end_later)
   # A killed parent closes nothing; without this its workers would wait for ever.
   threading.Thread(target=_exit_with_parent, daemon=True).start()
 

@@ -1,7 +1,9 @@
 """Images that cannot be decoded: replaced in training, masked in evaluation, counted in both."""
 
 import os
+from multiprocessing import shared_memory
 
+import grain.python as grain
 import numpy as np
 import pytest
 
@@ -104,6 +106,10 @@ def test_what_is_damaged_crosses_from_a_worker(photos, capfd):
   assert list(bad.reasons) == [5]
   # Pixels that a worker wrote into shared memory are handed over as plain arrays.
   assert type(batch["image"]) is np.ndarray
+  shared = batch["image"].base
+  assert isinstance(shared, grain.SharedMemoryArray)
+  with pytest.raises(FileNotFoundError):  # Whoever keeps the array, the name is given back.
+    shared_memory.SharedMemory(shared.shm.name)
   with (
     data.eval_batches(dataset, EVAL, 10, 1, data.BadImages(dataset, 0)) as batches,
     pytest.raises(data.ImageDecodeError, match=r"file 'straße/5\.jpg'"),

@@ -169,6 +169,9 @@ def test_a_worker_that_dies_raises(parts):
   with data.train_batches(*parts, label="label", seed=0, num_workers=1) as batches:
     next(batches)
     (worker,) = [p for p in multiprocessing.active_children() if p.name.startswith("grain")]
+    # SIGTERM to the whole group must leave the parent time to save.
+    os.kill(worker.pid, signal.SIGTERM)
+    assert [len(next(batches)["label"]) for _ in range(8)] == [16] * 8
     os.kill(worker.pid, signal.SIGKILL)
     with pytest.raises(data.WorkerError, match=r"a data worker process died .*exit code -9"):
       for _ in range(100):
@@ -183,7 +186,8 @@ def main():
   sampler = data.sampling.create("npair", train.column("label"), 8)
   fn = data.preprocess.create("digits", 32, True, 1)
   batches = data.train_batches(train, sampler, fn, label="label", seed=0, num_workers=1)
-  next(batches)
+  global kept
+  kept = next(batches)  # Held to the end, as JAX may hold it.
   from multiprocessing import active_children
   print(*(p.pid for p in active_children()), flush=True)
   if sys.argv[2] == "wait":
@@ -216,6 +220,7 @@ def test_workers_end_with_their_parent(tmp_path, data_dir, digits, how):
     [sys.executable, script, data_dir, how],
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
     text=True,
     env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
   )
@@ -225,7 +230,8 @@ def test_workers_end_with_their_parent(tmp_path, data_dir, digits, how):
     if how == "wait":
       process.kill()
     else:
-      assert process.wait(timeout=60) == 0  # Not closed, and yet it ends.
+      assert process.wait(timeout=60) == 0  # Not closed, and yet it ends, and leaves nothing.
+      assert "leaked" not in process.stderr.read()
   assert all(_gone(pid) for pid in workers)
 
 

@@ -17,9 +17,8 @@ from jaxdml.pretrained.mapping import ConvertError
 def _parser() -> argparse.ArgumentParser:
   lines = ["what each --arch is made from:"]
   for arch, family in names.FAMILIES.items():
-    lines += textwrap.wrap(
-      f"{arch}: {family.file}", 90, initial_indent="  ", subsequent_indent="    "
-    )
+    text = f"  {arch}: {family.file}"
+    lines += textwrap.wrap(text, 90, subsequent_indent="    ", break_on_hyphens=False)
   lines += [
     "",
     "torchvision, timm and the others publish these files; an installed torchvision or timm",

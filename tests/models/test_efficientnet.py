@@ -30,6 +30,7 @@ def initialized(model):
   return init(jax.random.key(1, impl="rbg"), images_of(1))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def step(model, variables, images):
   """Features, updated statistics, gradients of the sum of squares; in training mode."""
 
@@ -78,25 +79,24 @@ def test_blocks_are_left_out_where_the_shape_stays():
 
 
 def test_remat_changes_nothing_but_memory():
-  run = jax.jit(step, static_argnums=0)
-  expected = run(tiny(), initialized(tiny()), images_of(4))
-  found = run(tiny(remat=True), initialized(tiny()), images_of(4))
+  expected = step(tiny(), initialized(tiny()), images_of(4))
+  found = step(tiny(remat=True), initialized(tiny()), images_of(4))
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-5), found, expected)
 
 
 def test_bfloat16_keeps_parameters_statistics_gradients_and_features_float32():
-  run = jax.jit(step, static_argnums=0)
-  exact = run(tiny(), initialized(tiny()), images_of(4))
-  found = run(tiny(dtype=jnp.bfloat16), initialized(tiny()), images_of(4))
+  exact = step(tiny(), initialized(tiny()), images_of(4))
+  found = step(tiny(dtype=jnp.bfloat16), initialized(tiny()), images_of(4))
   assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("float32")}
   assert not np.array_equal(found[0], exact[0])
   np.testing.assert_allclose(found[0], exact[0], atol=0.05 * np.abs(exact[0]).max())
 
 
+@pytest.mark.slow
 def test_two_devices_equal_one():
   images = images_of(8)
   variables = initialized(tiny())
-  features, updates, _ = jax.jit(step, static_argnums=0)(tiny(), variables, images)
+  features, updates, _ = step(tiny(), variables, images)
   spread = jax.pmap(functools.partial(step, tiny(axis_name="batch")), "batch", in_axes=(None, 0))
   found, moved, _ = spread(variables, images.reshape(2, 4, 32, 32, 3))
   np.testing.assert_allclose(found.reshape(features.shape), features, rtol=2e-4, atol=2e-5)
@@ -107,7 +107,7 @@ def test_two_devices_equal_one():
 def test_frozen_batchnorm():
   variables = initialized(tiny())
   model = tiny(frozen_bn=True, frozen_bn_affine=True)
-  features, updates, gradients = jax.jit(step, static_argnums=0)(model, variables, images_of(4))
+  features, updates, gradients = step(model, variables, images_of(4))
   jax.tree.map(np.testing.assert_array_equal, updates["batch_stats"], variables["batch_stats"])
   alone = jax.jit(model.apply, static_argnums=2)(variables, images_of(4)[:1], False)
   np.testing.assert_allclose(features[:1], alone, rtol=1e-4, atol=1e-5)

@@ -62,20 +62,16 @@ def test_stages_follow_each_other_from_input_to_output():
     assert model.stage_of((name,)) == "patch_embed"
 
 
-@pytest.mark.parametrize("registers", [0, 2])
-def test_pooling_takes_the_token_or_the_patches(registers):
-  model = tiny(registers=registers)
+def test_pooling_takes_the_token_or_the_patches():
+  model = tiny(registers=2)
   variables, images = initialized(model), images_of(24, 40)
   run = lambda pooling: applied(model.clone(pooling=pooling), variables, images)
   patches = run("none")
   assert patches.shape == (2, 3, 5, 16)
   np.testing.assert_allclose(run("avg"), patches.mean((1, 2)), rtol=1e-5, atol=1e-6)
-  np.testing.assert_allclose(
-    run("avg+max"), patches.mean((1, 2)) + patches.max((1, 2)), rtol=1e-5, atol=1e-6
-  )
   token = run("token")
   assert token.shape == (2, 16)
-  assert min(np.abs(token - run("avg")).max(), np.abs(token - run("max")).max()) > 0.1
+  assert np.abs(token - patches.mean((1, 2))).max() > 0.1
   with pytest.raises(ValueError, match=r"pooling: expected one of token, avg.*got 'gem'"):
     model.clone(pooling="gem").init(jax.random.key(0), images, train=False)
 

@@ -2,8 +2,9 @@
 
 python -m jaxdml.main --config=configs/hdml_cars.py --workdir=runs/hdml_cars
 
-Published (ImageNet-pretrained GoogLeNet): R@1/2/4/8 79.1/87.1/92.1/95.5. Ours: not run here; the
-encoder starts from random weights until the pretrained ones are there, so expect far less.
+Published (ImageNet-pretrained GoogLeNet): R@1/2/4/8 79.1/87.1/92.1/95.5. Ours: not run here. For
+that start add --config.encoder.init=DIR, Caffe's weights as docs/encoders.md converts them; from
+random ones expect far less.
 Data: python -m jaxdml.data.prepare cars196 --source=DIR_WITH_THE_ARCHIVES
 """
 

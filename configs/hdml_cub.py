@@ -3,8 +3,7 @@
 python -m jaxdml.main --config=configs/hdml_cub.py --workdir=runs/hdml_cub
 
 Published (ImageNet-pretrained GoogLeNet): R@1/2/4/8 53.7/65.7/76.7/85.7, there with a 512-d
-embedding; the code uses 256. Ours: not run here; the encoder starts from random weights until the
-pretrained ones are there.
+embedding; the code uses 256. Ours: not run here. Weights: as for configs/hdml_cars.py.
 Data: python -m jaxdml.data.prepare cub200_2011 --source=DIR_WITH_CUB_200_2011.tgz
 """
 

@@ -8,7 +8,8 @@ A fifth of the training classes chooses the checkpoint, the test classes only me
 positives (arXiv 2006.05162) because photos of one class usually come in several looks. A batch is
 16 classes x 4 photos: with fewer classes, or for more of them on a GPU, set
 --config.data.batch_size to 4 x classes.
-Cost: not measured here; from random weights expect to need many photos.
+Cost: not measured here. From random weights expect to need many photos: finetune_photos.py starts
+from ImageNet's.
 """
 
 from ml_collections import ConfigDict

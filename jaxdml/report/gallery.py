@@ -268,10 +268,11 @@ def of_run(run: Any, *, queries: int = 8, k: int = 8, seed: int = 0) -> Figure:
   Raises:
     ValueError: more queries, or neighbours, than the data set has.
   """
+  before = "pretrained model" if run.setup.config.encoder.init else "untrained model"
   chosen = choose_queries(run.labels, queries, checks.as_positive("k", k), seed)
   embedded = {
     "raw pixels": run.raw_pixels(),
-    "untrained model": run.embed(run.untrained),
+    before: run.embed(run.untrained),
     "trained model": run.embed(),
   }
   rows = {name: nearest_neighbours(x, chosen, k) for name, x in embedded.items()}

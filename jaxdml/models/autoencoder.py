@@ -10,9 +10,13 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax import lax
 
 from jaxdml.models.blocks import BatchNorm, Dtype
 from jaxdml.types import Array
+
+EMBEDDING_NORMS = ("batch", "layer", "none")
+"""What `Embedding` may do to features before its dense layer."""
 
 GLOROT_INIT = nn.initializers.glorot_uniform()
 
@@ -20,8 +24,8 @@ GLOROT_INIT = nn.initializers.glorot_uniform()
 class Embedding(nn.Module):
   """Features to embedding: BatchNorm, then a dense layer (arXiv 1903.05503).
 
-  z = BN(y) W + b, [..., feature_dim] -> [..., dim] float32. z is NOT normalised: HDML trains on
-  plain Euclidean distances and dot products; evaluation normalises on its own.
+  z = BN(y) W + b, [..., feature_dim] -> [..., dim] float32. By default z is NOT normalised: HDML
+  trains on plain Euclidean distances and dot products; evaluation normalises on its own.
 
   HDML sends SYNTHETIC features through the same BatchNorm and weights. They are normalised by the
   statistics of their own batch, but must not move the running ones, which describe real features.
@@ -36,7 +40,9 @@ class Embedding(nn.Module):
     axis_name: mapped axis over which BatchNorm's statistics are synchronised.
     frozen_bn: BatchNorm uses its running statistics in training too, and never moves them.
     frozen_bn_affine: with it, its scale and bias get no gradient either.
-    use_bn: whether there is a BatchNorm at all.
+    norm: of the features: "batch"; "layer" (LayerNorm, arXiv 1607.06450), whose result does not
+      depend on the batch; "none", a plain dense layer.
+    unit_norm: divide z by its Euclidean norm; a zero stays zero, with a zero gradient.
     dtype: of the computation; parameters and output stay float32.
     kernel_init: initializer of the weights W.
     kernel_scale: factor on the initial W. Dot-product losses from scratch want a small one: N-pair
@@ -56,7 +62,8 @@ class Embedding(nn.Module):
   axis_name: Any = None
   frozen_bn: bool = False
   frozen_bn_affine: bool = False
-  use_bn: bool = True
+  norm: str = "batch"
+  unit_norm: bool = False
   dtype: Dtype = jnp.float32
   kernel_init: Any = GLOROT_INIT
   kernel_scale: float = 1.0
@@ -71,8 +78,13 @@ class Embedding(nn.Module):
       y: real or synthetic features.
       train: normalise by the statistics of this batch.
       update_stats: let this batch move the running statistics; False for synthetic features.
+
+    Raises:
+      ValueError: unknown `norm`.
     """
-    if self.use_bn:
+    if self.norm not in EMBEDDING_NORMS:
+      raise ValueError(f"norm: expected one of {', '.join(EMBEDDING_NORMS)}; got {self.norm!r}")
+    if self.norm == "batch":
       y = BatchNorm(
         axis_name=self.axis_name,
         frozen=self.frozen_bn,
@@ -82,8 +94,16 @@ class Embedding(nn.Module):
         dtype=self.dtype,
         name="bn",
       )(y, train, update_stats)
+    elif self.norm == "layer":
+      # In float32, whatever `dtype`: bfloat16 has 8 bits for a mean of a thousand features.
+      y = nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name="ln")(y.astype(jnp.float32))
     z = nn.Dense(self.dim, dtype=self.dtype, kernel_init=self._scaled_init, name="fc")(y)
-    return z.astype(jnp.float32)
+    z = z.astype(jnp.float32)
+    if not self.unit_norm:
+      return z
+    square = jnp.square(z).sum(-1, keepdims=True)
+    some = square > 0
+    return jnp.where(some, z * lax.rsqrt(jnp.where(some, square, 1.0)), 0.0)
 
   def _scaled_init(self, key: Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> Array:
     return self.kernel_scale * self.kernel_init(key, shape, dtype)

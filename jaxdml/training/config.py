@@ -14,6 +14,7 @@ from jaxdml import distances, losses, mining, refs
 from jaxdml.data import preprocess, sampling
 from jaxdml.losses import reducers
 from jaxdml.models import registry
+from jaxdml.models.autoencoder import EMBEDDING_NORMS
 
 __all__ = ["ConfigError", "check", "check_workdir", "duration"]
 
@@ -155,6 +156,7 @@ def check(config: ConfigDict, device_count: int) -> None:
   data, loss = config.data, config.loss
   _check_data(config)
   _one_of("encoder.name", config.encoder.name, list(registry.ENCODERS))
+  _one_of("embedding.norm", config.embedding.norm, EMBEDDING_NORMS)
   _one_of("encoder.dtype", config.encoder.dtype, ("float32", "bfloat16"))
   _one_of("loss.name", loss.name, list(losses.LOSSES))
   _one_of("loss.layout", loss.layout, list(refs.LAYOUTS))

@@ -45,6 +45,8 @@ def get_config() -> ConfigDict:
 
   config.embedding = ConfigDict()
   config.embedding.dim = 128
+  config.embedding.norm = "batch"  # of the features: batch, layer, none
+  config.embedding.unit_norm = False  # embeddings of length 1, for whatever distance
   config.embedding.kernel_scale = 1.0  # factor on the initial weights
 
   config.loss = ConfigDict()

@@ -83,7 +83,11 @@ def build(
     **config.encoder.options,
   )
   embedding = models.Embedding(
-    config.embedding.dim, axis_name=axis_name, kernel_scale=config.embedding.kernel_scale
+    config.embedding.dim,
+    axis_name=axis_name,
+    norm=config.embedding.norm,
+    unit_norm=config.embedding.unit_norm,
+    kernel_scale=config.embedding.kernel_scale,
   )
   generator = models.Generator(
     encoder.feature_dim, hidden=config.hdml.generator_hidden, axis_name=axis_name

@@ -32,6 +32,30 @@ def test_embedding_is_batchnorm_then_dense():
   np.testing.assert_allclose(updates["batch_stats"]["bn"]["mean"], 0.1 * batch().mean(0), rtol=1e-5)
 
 
+def test_layer_norm_head_knows_no_batch():
+  model, variables = embedding_and_variables(norm="layer")
+  y, fc = np.asarray(batch(), np.float64), variables["params"]["fc"]
+  rows = (y - y.mean(1, keepdims=True)) / np.sqrt(y.var(1, keepdims=True) + 1e-6)
+  expected = rows @ np.asarray(fc["kernel"]) + fc["bias"]
+  np.testing.assert_allclose(model.apply(variables, batch(), train=True), expected, atol=1e-5)
+  np.testing.assert_allclose(
+    model.apply(variables, batch()[:1], train=True), expected[:1], atol=1e-5
+  )
+  with pytest.raises(ValueError, match="norm: expected one of batch, layer, none; got 'group'"):
+    embedding_and_variables(norm="group")
+
+
+def test_unit_norm_and_its_gradient_at_zero():
+  model, variables = embedding_and_variables(norm="none", unit_norm=True)
+  z = model.apply(variables, batch(), train=True)
+  np.testing.assert_allclose(np.linalg.norm(z, axis=1), 1.0, rtol=1e-6)
+  plain = Embedding(dim=4, norm="none").apply(variables, batch(), train=True)
+  np.testing.assert_allclose(z, plain / np.linalg.norm(plain, axis=1, keepdims=True), rtol=1e-5)
+  nothing = jax.tree.map(jnp.zeros_like, variables)
+  value, grad = jax.value_and_grad(lambda y: model.apply(nothing, y, train=True).sum())(batch())
+  assert value == 0.0 and not np.any(grad)
+
+
 def test_generator_applies_batchnorm_after_the_relu():
   model = Generator(feature_dim=6, hidden=8)
   z = batch(d=4)
@@ -92,7 +116,7 @@ def test_kernel_scale_scales_the_initial_weights_only():
 
 
 def test_embedding_without_batchnorm_and_with_a_frozen_one():
-  model, variables = embedding_and_variables(use_bn=False)
+  model, variables = embedding_and_variables(norm="none")
   assert set(variables) == {"params"} and set(variables["params"]) == {"fc"}
   model, variables = embedding_and_variables(frozen_bn=True)
   z, updates = model.apply(variables, batch(), train=True, mutable=["batch_stats"])

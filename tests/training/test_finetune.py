@@ -53,6 +53,20 @@ def test_the_encoder_waits():
   assert min(moved(3, **options)[0].values()) > 0
 
 
+def test_heads_by_config():
+  for options in ({"embedding.norm": "layer"}, {"embedding.unit_norm": True}):
+    config = tiny_config(**options)
+    program = steps.build(config, num_classes=20, total_steps=9, steps_per_epoch=2)
+    state = jax.jit(program.init)(jax.random.key(0))
+    batch = fake_batch(0)
+    z = jax.jit(program.embed)(
+      {"params": state.params, "batch_stats": state.batch_stats}, batch["image"]
+    )
+    assert ("ln" in state.params["embedding"]) == (config.embedding.norm == "layer")
+    assert np.allclose(np.linalg.norm(z, axis=1), 1.0) == config.embedding.unit_norm
+    assert jax.jit(program.step)(state, batch)[1]["finite"]
+
+
 @pytest.mark.parametrize(
   ("key", "value", "message"),
   [

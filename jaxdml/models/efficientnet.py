@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxdml.models.blocks import HE_INIT, BatchNorm, Dtype, check_images, remat
 from jaxdml.models.depthwise import DepthwiseConv
+from jaxdml.models.pointwise import Conv
 from jaxdml.models.pooling import Pooling
 from jaxdml.types import Array
 
@@ -47,7 +48,7 @@ LITE0 = (
 
 def _conv(width: int, size: int, stride: int, dtype: Dtype, name: str) -> nn.Conv:
   """A convolution padded as TensorFlow does: "SAME", the larger half after the image."""
-  return nn.Conv(
+  return Conv(
     width,
     (size, size),
     stride,

@@ -19,6 +19,7 @@ from jaxdml.models.blocks import (
   max_pool_ceil,
   remat,
 )
+from jaxdml.models.pointwise import Conv
 from jaxdml.models.pooling import Pooling
 from jaxdml.types import Array
 
@@ -74,7 +75,7 @@ class ConvUnit(nn.Module):
   def __call__(self, x: Array, train: bool) -> Array:
     """Returns [n, h/stride, w/stride, width] of x [n, h, w, c]."""
     pad = (self.size // 2, self.size // 2)
-    x = nn.Conv(
+    x = Conv(
       self.width,
       (self.size, self.size),
       self.stride,

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxdml.models.blocks import HE_INIT, BatchNorm, Dtype, check_images, max_pool, remat
+from jaxdml.models.pointwise import Conv
 from jaxdml.models.pooling import Pooling
 from jaxdml.types import Array
 
@@ -17,7 +18,7 @@ from jaxdml.types import Array
 def _conv(width: int, size: int, stride: int, dtype: Dtype, name: str) -> nn.Conv:
   """A convolution padded by size // 2 on EVERY side: "SAME" differs from that at stride 2."""
   pad = (size // 2, size // 2)
-  return nn.Conv(
+  return Conv(
     width,
     (size, size),
     stride,

@@ -1,0 +1,58 @@
+"""A 1x1 convolution as a matrix product is the convolution."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdml.models import pointwise
+
+
+def both(module, x):
+  """Output and gradients of flax's own convolution and of ours, in float64."""
+  variables = nn.Conv(*module[0], **module[1]).init(jax.random.key(0), x)
+  results = []
+  for kind in (nn.Conv, pointwise.Conv):
+    conv = kind(*module[0], **module[1])
+    value = lambda v, x, conv=conv: jnp.sin(conv.apply(v, x)).sum()
+    results.append((conv.apply(variables, x), jax.grad(value, argnums=(0, 1))(variables, x)))
+  return results
+
+
+@pytest.mark.parametrize(
+  "options",
+  [
+    {},
+    {"strides": 2, "padding": ((0, 0), (0, 0))},
+    {"strides": 3, "padding": "VALID", "use_bias": False},
+    {"padding": ((1, 1), (0, 0))},
+    {"feature_group_count": 3},
+  ],
+)
+def test_equals_flax(options):
+  with jax.enable_x64(True):
+    x = jax.random.normal(jax.random.key(1), (2, 7, 5, 6), jnp.float64)
+    options = {"dtype": jnp.float64, "param_dtype": jnp.float64, **options}
+    expected, ours = both(((9, (1, 1)), options), x)
+    close = lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-12)
+    jax.tree.map(close, expected, ours)
+
+
+def test_only_1x1_is_a_product():
+  def program(size):
+    conv = pointwise.Conv(4, (size, size), use_bias=False)
+    x = jnp.ones((1, 4, 4, 3))
+    variables = conv.init(jax.random.key(0), x)
+    return jax.jit(jax.grad(lambda v: conv.apply(v, x).sum())).lower(variables).as_text()
+
+  assert "convolution" not in program(1)
+  assert "convolution" in program(3)
+
+
+def test_half_precision_accumulates_in_float32():
+  x = jnp.full((1, 1, 1, 4096), 1.0, jnp.bfloat16)
+  kernel = jnp.full((1, 1, 4096, 1), 1.0, jnp.bfloat16)
+  y = pointwise.pointwise(x.at[..., 1:].set(2**-9), kernel, 1)
+  assert y.dtype == jnp.bfloat16
+  assert float(y[0, 0, 0, 0]) == pytest.approx(1 + 4095 / 512, rel=2**-8)

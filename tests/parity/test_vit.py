@@ -96,7 +96,10 @@ def test_dinov2_with_registers():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [32, 224])
-def test_whole_vit_b16(size):
-  module = timm_vit("vit_base_patch16_224", classes=1000)
-  weights = names.FAMILIES["vit_b16"].rename(torch_models.state_of(module))
-  check(models.create("vit_b16"), weights, module, size, size, with_patches=False)
+@pytest.mark.parametrize(
+  ("arch", "peer"), [("vit_s16", "vit_small_patch16_224"), ("vit_b16", "vit_base_patch16_224")]
+)
+def test_whole(arch, peer, size):
+  module = timm_vit(peer, classes=1000)
+  weights = names.FAMILIES[arch].rename(torch_models.state_of(module))
+  check(models.create(arch), weights, module, size, size, with_patches=False)

@@ -113,6 +113,15 @@ class Dataset:
     """Returns the file that a record was made from (its feature `path`), or None."""
     return storage.read_text(self._source, self.rows[index], "path")
 
+  def describe(self, index: int) -> str:
+    """Returns where a record comes from, for messages: its file and its place in the data set."""
+    path = self.path(index)
+    return (
+      f"record {index} of data set {self.name!r}, split {self.split!r} "
+      f"({f'file {path!r}, ' if path else ''}record {int(self.rows[index])} of "
+      f"{self.tfds_split!r} in {self.directory})"
+    )
+
   def select(self, indices: Sequence[int] | np.ndarray) -> Dataset:
     """Returns the data set of the given records (int [m], or bool [n]), in that order."""
     places = np.asarray(indices)

@@ -202,7 +202,7 @@ class Images:
           self._kept[record] = image
       return self._transform(image, rng)
     except ImageDecodeError as error:
-      self._reasons[record] = self._named(record, error)
+      self._reasons[record] = f"{self._dataset.describe(record)}: {error}"
       return None
 
   def _stand_in(
@@ -224,13 +224,4 @@ class Images:
     raise ImageDecodeError(
       f"no image of class {self._labels[record]} can be decoded ({len(members)} in all), the first "
       f"asked for being {self._reasons[record]}"
-    )
-
-  def _named(self, record: int, error: ImageDecodeError) -> str:
-    data = self._dataset
-    path = data.path(record)
-    return (
-      f"record {record} of data set {data.name!r}, split {data.split!r} "
-      f"({f'file {path!r}, ' if path else ''}record {int(data.rows[record])} of "
-      f"{data.tfds_split!r} in {data.directory}): {error}"
     )

@@ -20,9 +20,13 @@ ALLOWED = {
   "data": {"types"},
   "evaluation": {"types"},
   "training": ENGINE | {"hdml", "models", "pretrained", "data", "evaluation"},
+  "search": {"types", "data", "evaluation", "_version"},
   "report": {"training", "data", "evaluation", "types"},
   "experiments": ENGINE | {"training", "evaluation", "data", "hdml"},
   "main": {"training", "data"},
+  "evaluate": {"training", "data", "evaluation"},
+  "embed": {"training", "data", "search"},
+  "retrieve": {"training", "data", "evaluation", "search"},
   "_version": set(),
 }
 # A command that reads a config as main does, to draw what training gets; nothing imports it.

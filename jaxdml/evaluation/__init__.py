@@ -9,17 +9,21 @@ from jaxdml.evaluation.collapse import collapse_metrics as collapse_metrics
 from jaxdml.evaluation.embed import Embedded as Embedded
 from jaxdml.evaluation.embed import embed as embed
 from jaxdml.evaluation.embed import raw_pixels as raw_pixels
+from jaxdml.evaluation.neighbours import Neighbours as Neighbours
+from jaxdml.evaluation.neighbours import nearest_neighbours as nearest_neighbours
 from jaxdml.evaluation.retrieval import retrieval_metrics as retrieval_metrics
 from jaxdml.evaluation.table import format_table as format_table
 
 __all__ = [
   "Embedded",
   "KMeans",
+  "Neighbours",
   "clustering_metrics",
   "collapse_metrics",
   "embed",
   "format_table",
   "kmeans",
+  "nearest_neighbours",
   "nmi",
   "pairwise_f1",
   "raw_pixels",

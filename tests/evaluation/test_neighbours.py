@@ -1,0 +1,89 @@
+"""Nearest neighbours against a full sort: ties, duplicates, ids, tiles, devices, bad input."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdml.evaluation import nearest_neighbours, neighbours
+
+
+def reference(queries, gallery, k, dropped, normalize=False):
+  """Sorts every row of the whole matrix, stably; float64."""
+  if normalize:
+    queries = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    gallery = gallery / np.linalg.norm(gallery, axis=1, keepdims=True)
+  similarity = queries @ gallery.T - (0 if normalize else 0.5 * (gallery**2).sum(1))
+  similarity[dropped] = -np.inf
+  order = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+  values = np.take_along_axis(similarity, order, axis=1)
+  return np.where(np.isneginf(values), -1, order), values
+
+
+@pytest.mark.parametrize("tile", [64, 256, 16_384])
+def test_equals_a_full_sort_with_ties_whatever_the_tile(monkeypatch, tile):
+  """Few distinct whole numbers: most similarities are tied, and exact."""
+  monkeypatch.setattr(neighbours, "_TILE", tile)
+  rng = np.random.default_rng(0)
+  queries = rng.integers(-2, 3, (30, 3)).astype(float)
+  gallery = rng.integers(-2, 3, (500, 3)).astype(float)
+  ids, gallery_ids = np.arange(30) % 7, np.arange(500) % 11
+  for k in (1, 5, 70):
+    found = nearest_neighbours(
+      queries, k, gallery=gallery, ids=ids, gallery_ids=gallery_ids, normalize=False, block_size=8
+    )
+    indices, values = reference(queries, gallery, k, ids[:, None] == gallery_ids)
+    np.testing.assert_array_equal(found.indices, indices)
+    np.testing.assert_array_equal(found.similarities, values)
+    assert found.indices.dtype == np.int32 and found.similarities.dtype == np.float32
+
+
+def test_cosine_similarity_of_a_set_with_itself():
+  x = np.random.default_rng(1).normal(size=(100, 5))
+  found = nearest_neighbours(x, 10)
+  indices, values = reference(x, x, 10, np.eye(100, dtype=bool), normalize=True)
+  np.testing.assert_array_equal(found.indices, indices)
+  np.testing.assert_allclose(found.similarities, values, atol=1e-6)
+
+
+def test_duplicates_stay_and_come_by_index():
+  x = np.repeat(np.random.default_rng(2).normal(size=(9, 7)), 4, axis=0)
+  found = nearest_neighbours(x, 3)
+  for row, near in enumerate(found.indices):
+    group = [i for i in range(row // 4 * 4, row // 4 * 4 + 4) if i != row]
+    assert near.tolist() == group
+
+
+def test_places_without_a_candidate_say_so():
+  found = nearest_neighbours([[1.0, 0.0], [0.0, 1.0]], 3)
+  assert found.indices.tolist() == [[1, -1, -1], [0, -1, -1]]
+  assert np.isneginf(found.similarities[:, 1:]).all() and (found.similarities[:, 0] == 0).all()
+  alike = nearest_neighbours(np.eye(3), 1, ids=["a", "a", "a"])
+  assert (alike.indices == -1).all()
+
+
+def test_every_device_count_gives_the_same(monkeypatch):
+  x = np.random.default_rng(3).normal(size=(100, 16)).astype(np.float32)
+  eight = nearest_neighbours(x, 4, block_size=8)
+  device = jax.local_devices()[:1]
+  monkeypatch.setattr(jax, "local_devices", lambda: device)
+  one = nearest_neighbours(x, 4, block_size=8)
+  np.testing.assert_array_equal(eight.indices, one.indices)
+  np.testing.assert_array_equal(eight.similarities, one.similarities)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "match"),
+  [
+    ({"k": 0}, "k: .* at least 1, got 0"),
+    ({"queries": [[np.nan]]}, "queries: expected finite"),
+    ({"gallery": [[1.0, 2.0]]}, "gallery: expected embeddings of size 1"),
+    ({"ids": [0, 1]}, "ids: expected .* 3, got 2"),
+    ({"gallery_ids": [0]}, "pass gallery too"),
+    ({"gallery": [[1.0]], "gallery_ids": [0]}, "both or neither"),
+    ({"block_size": 0}, "block_size"),
+  ],
+)
+def test_wrong_input_is_refused(arguments, match):
+  arguments = {"queries": [[0.0], [1.0], [2.0]], "k": 1, **arguments}
+  with pytest.raises(ValueError, match=match):
+    nearest_neighbours(arguments.pop("queries"), arguments.pop("k"), **arguments)

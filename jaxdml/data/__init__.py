@@ -6,6 +6,7 @@ from jaxdml.data.datasets import GALLERY as GALLERY
 from jaxdml.data.datasets import Dataset as Dataset
 from jaxdml.data.datasets import DatasetNotPreparedError as DatasetNotPreparedError
 from jaxdml.data.datasets import load as load
+from jaxdml.data.groups import with_groups as with_groups
 from jaxdml.data.images import BadImages as BadImages
 from jaxdml.data.pipeline import eval_batches as eval_batches
 from jaxdml.data.pipeline import train_batches as train_batches
@@ -30,4 +31,5 @@ __all__ = [
   "sampling",
   "train_batches",
   "validation_split",
+  "with_groups",
 ]

@@ -159,6 +159,31 @@ def _scripts() -> ConfigDict:
   return config
 
 
+def _groups() -> Suite:
+  """EPS against how coarse the labels are: groups of M letters drawn at random are one class."""
+  arms = []
+  for size in (1, 4, 16):
+
+    def base(size: int = size) -> ConfigDict:
+      config = _glyphs()
+      config.data.label = f"label//{size}"
+      config.data.eval_label = "label"
+      config.data.images_per_class = 16
+      config.optimizer.learning_rate = 4e-3  # what tuning chose for most arms of other suites
+      config.eval.validation_fraction = 0.0
+      _last_of(config, 400)
+      return config
+
+    arms += [
+      Arm(f"letters in groups of {size}", loss, method, _config(base, loss_recipe + names), [{}])
+      for loss, loss_recipe in (("triplet", "triplet"), ("multi_similarity", "multisimilarity"))
+      for method, names in (("plain", ""), ("EPS", ",eps"))
+    ]
+  about = "trained on random groups of 1, 4 and 16 letters, searched by letter: when EPS helps"
+  metrics = ("map@r", "recall@1", "collapse/within/map@r", "collapse/modes_kept")
+  return Suite("groups", about, arms, metrics)
+
+
 def _parity() -> ConfigDict:
   """Trained on even/odd, searched by digit."""
   config = defaults.get_config()
@@ -221,6 +246,7 @@ def _all() -> list[Suite]:
       [{}],
       {"plain": "", "EPS": ",eps"},
     ),
+    _groups(),
     _collapse(
       "digits",
       "trained on even/odd, searched by digit: all positives against EPS",

@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
   config.data = ConfigDict()
   config.data.dataset = "glyphs"  # jaxdml.data.names() or "tfds:NAME"
   config.data.data_dir = ""  # "": TFDS's default, ~/tensorflow_datasets or $TFDS_DATA_DIR
-  config.data.label = "label"  # the column trained on
+  config.data.label = "label"  # the column trained on; COLUMN//M: random groups of M of its classes
   config.data.eval_label = ""  # the column evaluated on; "": data.label
   config.data.batch_size = 128  # global, over all devices and hosts
   config.data.sampler = "pk"  # pk, npair, triplet, uniform, hierarchical

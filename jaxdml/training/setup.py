@@ -79,6 +79,7 @@ def prepare(config: ConfigDict) -> Setup:
   try:
     train = data.load(config.data.dataset, "train", data_dir=directory)
     test = data.load(config.data.dataset, "test", data_dir=directory)
+    train, test = data.with_groups(train, label), data.with_groups(test, label)
     test.column(config.data.eval_label or label)
     if config.eval.folds:
       folds = data.cross_validation(train, label, config.eval.folds)

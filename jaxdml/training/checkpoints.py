@@ -6,7 +6,9 @@ is never seen by `restore`.
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -71,33 +73,59 @@ class Checkpoints:
     Raises:
       CheckpointError: if it cannot be read or has another structure.
     """
-    manager = self._managers[which]
-    step = manager.latest_step()
-    path = pathlib.Path(manager.directory) / str(step)
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    fields = abstract._asdict()
-    try:
+    manager, fields = self._managers[which], abstract._asdict()
+    with self._reading(which) as (step, path):
       there = ocp.StandardCheckpointHandler().metadata(path / "state")
       # A field younger than the checkpoint: harmless where this config leaves it empty.
       absent = {k: v for k, v in fields.items() if k not in there and not jax.tree.leaves(v)}
-      target = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-        {k: v for k, v in fields.items() if k not in absent},
-      )
+      target = _on_one_device({k: v for k, v in fields.items() if k not in absent})
       restored = manager.restore(
         step,
         args=ocp.args.Composite(
           state=ocp.args.StandardRestore(target), memory=ocp.args.JsonRestore()
         ),
       )
+    state = type(abstract)(**jax.tree.map(np.asarray, restored["state"]), **absent)
+    return state, restored["memory"]
+
+  def restore_part(self, which: str, abstract: PyTree) -> tuple[int, PyTree]:
+    """The newest checkpoint's step, and of its state what `abstract` names, as host arrays.
+
+    The rest (the optimizer's state is twice the parameters) is not read.
+
+    Args:
+      which: "last" or "best".
+      abstract: nested dicts of shapes and dtypes.
+
+    Raises:
+      CheckpointError: if it cannot be read or has no such arrays.
+    """
+    with self._reading(which) as (step, path), ocp.PyTreeCheckpointer() as reader:
+      target = _on_one_device(abstract)
+      restored = reader.restore(
+        path / "state",
+        args=ocp.args.PyTreeRestore(
+          item=target,
+          restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+          partial_restore=True,
+        ),
+      )
+    return step, jax.tree.map(np.asarray, restored)
+
+  @contextlib.contextmanager
+  def _reading(self, which: str) -> Iterator[tuple[int, pathlib.Path]]:
+    """(step, directory) of the newest; what goes wrong inside becomes a CheckpointError."""
+    manager = self._managers[which]
+    step = manager.latest_step()
+    path = pathlib.Path(manager.directory) / str(step)
+    try:
+      yield step, path
     except Exception as error:
       reason = str(error).strip().split("\n")[0][:300]
       raise CheckpointError(
         f"cannot read the checkpoint {path}: {type(error).__name__}: {reason}\n"
         f"delete that directory to go back to the checkpoint before it, or choose another --workdir"
       ) from error
-    state = type(abstract)(**jax.tree.map(np.asarray, restored["state"]), **absent)
-    return state, restored["memory"]
 
   def wait(self) -> None:
     """Waits until everything is on disk."""
@@ -108,3 +136,8 @@ class Checkpoints:
     """Waits and releases the threads."""
     for manager in self._managers.values():
       manager.close()
+
+
+def _on_one_device(abstract: PyTree) -> PyTree:
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)

@@ -16,7 +16,8 @@ import numpy as np
 from jaxdml.types import PyTree
 
 __all__ = [
-  "AXIS", "compile_embed", "compile_step", "prefetch", "replicate", "split", "unreplicate",
+  "AXIS", "compile_embed", "compile_local", "compile_step", "prefetch", "replicate",
+  "replicate_local", "split", "unreplicate",
 ]  # fmt: skip
 
 AXIS = "batch"
@@ -30,6 +31,30 @@ def compile_step(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 def compile_embed(embed: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
   """pmap of embed(replicated variables, images) -> embeddings."""
   return jax.pmap(embed, axis_name=AXIS)
+
+
+def compile_local(embed: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+  """embed(variables, images) over the devices of this host alone, whatever other hosts do.
+
+  Args:
+    embed: per device, without collectives.
+
+  Returns:
+    A function of variables as they are and images [n, ...], n a multiple of the local devices.
+  """
+  mesh = _local_mesh()
+  whole, sliced = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
+  mapped = jax.shard_map(
+    embed, mesh=mesh, in_specs=(whole, sliced), out_specs=sliced, check_vma=False
+  )
+  return jax.jit(mapped)
+
+
+def replicate_local(tree: PyTree) -> PyTree:
+  """The tree on each local device, as `compile_local` takes it."""
+  return jax.device_put(
+    tree, jax.sharding.NamedSharding(_local_mesh(), jax.sharding.PartitionSpec())
+  )
 
 
 def replicate(tree: PyTree) -> PyTree:
@@ -46,8 +71,11 @@ def replicate(tree: PyTree) -> PyTree:
 
 def _one_slice_a_device() -> jax.sharding.NamedSharding:
   """How arrays [local devices, ...] lie, as pmap takes them."""
-  mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
-  return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+  return jax.sharding.NamedSharding(_local_mesh(), jax.sharding.PartitionSpec(AXIS))
+
+
+def _local_mesh() -> jax.sharding.Mesh:
+  return jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
 
 
 def prefetch(batches: Iterable[PyTree], size: int = 2) -> Iterator[PyTree]:

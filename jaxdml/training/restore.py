@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from jaxdml import data, evaluation
-from jaxdml.training import checkpoints, defaults
-from jaxdml.training import config as config_lib
+from jaxdml.training import model
 from jaxdml.training.evaluator import Evaluator
 from jaxdml.training.setup import Setup, prepare
 from jaxdml.training.steps import TrainState
@@ -108,40 +105,9 @@ def restore(workdir: str | os.PathLike[str], *, data_dir: str | None = None) -> 
     DatasetNotPreparedError: the data set is not there.
   """
   workdir = pathlib.Path(workdir)
-  config = _read_config(workdir)
-  if data_dir is not None:
-    config.data.data_dir = data_dir
-  if not any((workdir / "checkpoints" / "best").glob("[0-9]*")):
-    raise checkpoints.CheckpointError(
-      f"{workdir} holds no checkpoint: its run was stopped before the first evaluation; "
-      "give its command again"
-    )
+  config = model.read_config(workdir, data_dir)
   run = prepare(config)
-  manager = checkpoints.Checkpoints(workdir, read_only=True)
-  try:
+  with model.open_best(workdir) as manager:
     state, memory = manager.restore("best", run.abstract_state())
-  finally:
-    manager.close()
   evaluator = Evaluator(config, run.test, run.program.embed)
   return Restored(run, state, memory, evaluator)
-
-
-def _read_config(workdir: pathlib.Path) -> ConfigDict:
-  """The run's config.json over the defaults, so that keys younger than the run have a value."""
-  path = workdir / "config.json"
-  if not path.is_file():
-    raise checkpoints.CheckpointError(
-      f"{workdir} holds no run: there is no config.json in it; expected the --workdir of "
-      "python -m jaxdml.main"
-    )
-  config = defaults.get_config().lock()
-  for section in config.values():
-    for key in ("options", "init_options"):
-      if isinstance(section, ConfigDict) and key in section:
-        section[key].unlock()
-  try:
-    config.update(json.loads(path.read_text()))
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
-    reason = str(error).strip().split("\n")[0]
-    raise config_lib.ConfigError(f"{path} is no config of this version: {reason}") from error
-  return config

@@ -11,8 +11,8 @@ import optax
 from ml_collections import ConfigDict
 
 from jaxdml import hdml, models
-from jaxdml.data import preprocess
 from jaxdml.models.blocks import batch_statistics
+from jaxdml.training import embedder as embedder_lib
 from jaxdml.training import finetune, hdml_layers, hdml_variants, optimizers
 from jaxdml.training.chunks import encode_in_chunks
 from jaxdml.training.config import duration
@@ -94,23 +94,8 @@ def build(
       summed; None for one device alone.
   """
   config = hdml_variants.resolve(config)
-  normalize = preprocess.from_config(config.data, train=False).normalize
-  dtype = jnp.dtype(config.encoder.dtype)
-  encoder = models.create(
-    config.encoder.name,
-    axis_name=axis_name,
-    frozen_bn=config.encoder.frozen_bn,
-    dtype=dtype,
-    **config.encoder.options,
-  )
-  embedding = models.Embedding(
-    config.embedding.dim,
-    axis_name=axis_name,
-    norm=config.embedding.norm,
-    unit_norm=config.embedding.unit_norm,
-    kernel_scale=config.embedding.kernel_scale,
-    momentum=config.embedding.bn_momentum,
-  )
+  embedder = embedder_lib.build(config, axis_name)
+  encoder, embedding, normalize = embedder.encoder, embedder.embedding, embedder.normalize
   generator = models.Generator(
     encoder.feature_dim, hidden=config.hdml.generator_hidden, axis_name=axis_name
   )
@@ -126,20 +111,13 @@ def build(
   schedule = optimizers.learning_rate(config, total_steps, steps_per_epoch)
 
   def init(key: Array) -> TrainState:
-    images = jnp.zeros((1, config.data.image_size, config.data.image_size, config.data.channels))
     keys = dict(
       zip(("encoder", "embedding", "generator", "head"), jax.random.split(key, 4), strict=True)
     )
-    modules = {
-      "encoder": (encoder, images),
-      "embedding": (embedding, jnp.zeros((1, encoder.feature_dim))),
-    }
+    variables = embedder.init(keys)
     if use_hdml:
-      modules["generator"] = (generator, jnp.zeros((1, config.embedding.dim)))
-    variables = {
-      name: module.init(keys[name], x, train=False) for name, (module, x) in modules.items()
-    }
-    if use_hdml:
+      z = jnp.zeros((1, config.embedding.dim))
+      variables["generator"] = generator.init(keys["generator"], z, train=False)
       variables["head"] = head.init(keys["head"], jnp.zeros((1, encoder.feature_dim)))
     params = {name: v["params"] for name, v in variables.items()}
     batch_stats = {n: v["batch_stats"] for n, v in variables.items() if "batch_stats" in v}
@@ -262,12 +240,4 @@ def build(
     }
     return TrainState(state.step + 1, params, stats, opt_state, hdml_state, memory), metrics
 
-  def embed(variables: PyTree, images: Array) -> Array:
-    y = encoder.apply(_pick(variables, "encoder"), normalize(images), train=False)
-    return embedding.apply(_pick(variables, "embedding"), y, train=False)
-
-  return Program(init, step, embed, Parts(forward, networks, metric, hdml_config))
-
-
-def _pick(variables: PyTree, name: str) -> PyTree:
-  return {kind: tree[name] for kind, tree in variables.items() if name in tree}
+  return Program(init, step, embedder.embed, Parts(forward, networks, metric, hdml_config))

@@ -1,0 +1,141 @@
+"""What a search found, with names and pictures: the rows of the tables, pages and pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from jaxdml.data import DatasetNotPreparedError, ImageDecodeError, augment, decode
+from jaxdml.evaluation import Neighbours
+from jaxdml.search.store import Store
+
+__all__ = ["Hit", "Query", "Result", "collect", "encode", "format_results", "thumbnail"]
+
+
+class Query(NamedTuple):
+  """An image that was searched for: its name, and its encoded bytes."""
+
+  path: str
+  image: bytes
+
+
+class Hit(NamedTuple):
+  """One image that was found.
+
+  Attributes:
+    rank: from 1.
+    similarity: to the query, cosine.
+    label: its class, None without one.
+    path: as the store has it.
+    image: encoded; None where it is gone.
+    itself: it is the query: the same file, or the same bytes.
+  """
+
+  rank: int
+  similarity: float
+  label: str | None
+  path: str
+  image: bytes | None = None
+  itself: bool = False
+
+
+class Result(NamedTuple):
+  """A query and what was found for it, the nearest first."""
+
+  query: Query
+  hits: tuple[Hit, ...]
+
+
+def collect(store: Store, queries: Sequence[Query], found: Neighbours) -> list[Result]:
+  """Looks up what a search found in the store that was searched.
+
+  Args:
+    store: whose embeddings were searched.
+    queries: [q].
+    found: for these queries.
+  """
+  results = []
+  for query, rows, similarities in zip(queries, *found, strict=True):
+    hits = []
+    for row, similarity in zip(rows.tolist(), similarities.tolist(), strict=True):
+      if row < 0:
+        continue
+      image, file = _image(store, row), store.file(row)
+      itself = image == query.image or (
+        file is not None and os.path.realpath(file) == os.path.realpath(query.path)
+      )
+      rank, label, path = len(hits) + 1, store.labels[row], store.paths[row]
+      hits.append(Hit(rank, similarity, label, path, image, itself))
+    results.append(Result(query, tuple(hits)))
+  return results
+
+
+def _image(store: Store, row: int) -> bytes | None:
+  """The image of a row; None where it is gone, which the page shows."""
+  try:
+    return store.image(row)
+  except (ImageDecodeError, DatasetNotPreparedError, OSError):
+    return None
+
+
+def format_results(results: Sequence[Result]) -> str:
+  """A text table for each query: rank, similarity, label, path.
+
+  Control characters in names are shown as escapes, so that no name can steer a terminal.
+
+  >>> print(format_results([Result(Query("q.png", b""), (Hit(1, 0.9, "cat", "cat/1.png"),))]))
+  q.png
+    rank  similarity  label  path
+       1       0.900  cat    cat/1.png
+  """
+  lines = []
+  for query, hits in results:
+    labels = ["-" if hit.label is None else printable(hit.label) for hit in hits]
+    width = max([5, *map(len, labels)])
+    lines += [printable(query.path), f"  rank  similarity  {'label':<{width}}  path"]
+    for hit, label in zip(hits, labels, strict=True):
+      path = printable(hit.path) + ("  (the query itself)" if hit.itself else "")
+      lines.append(f"  {hit.rank:>4}  {hit.similarity:>10.3f}  {label:<{width}}  {path}")
+  return "\n".join(lines)
+
+
+def printable(text: str) -> str:
+  r"""Text with what cannot be printed as escapes.
+
+  >>> printable("a\x1b[31m")
+  'a\\x1b[31m'
+  """
+  return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def thumbnail(encoded: bytes | None, side: int) -> np.ndarray | None:
+  """Decodes an image to fit into a square, never enlarged: uint8 RGB [h, w, 3]; None if it cannot.
+
+  >>> thumbnail(b"no image", 64) is None
+  True
+  """
+  if encoded is None:
+    return None
+  try:
+    header = decode.probe(encoded)
+    ratio = min(side / max(header.height, header.width), 1.0)
+    height, width = (max(round(x * ratio), 1) for x in (header.height, header.width))
+    image = decode.decode(encoded, 3, min_size=(height, width))
+  except ImageDecodeError:
+    return None
+  return augment.resize(image, height, width)
+
+
+def encode(image: np.ndarray) -> tuple[str, bytes]:
+  """Encodes RGB [h, w, 3] for a page: (MIME type, bytes); small pictures without loss."""
+  suffix, options, kind = ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 85], "image/jpeg"
+  if max(image.shape[:2]) <= 96:
+    suffix, options, kind = ".png", [], "image/png"
+  done, encoded = cv2.imencode(suffix, image[..., ::-1], options)
+  if not done:
+    raise ValueError(f"image: cannot encode uint8 [h, w, 3] as {suffix}; got shape {image.shape}")
+  return kind, encoded.tobytes()

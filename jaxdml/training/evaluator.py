@@ -55,7 +55,8 @@ class Evaluator:
       self._bad_images,
     )
 
-  def _score(self, embedded: evaluation.Embedded) -> dict[str, float]:
+  def score(self, embedded: evaluation.Embedded) -> dict[str, float]:
+    """Metrics of what `embed` or `pixels` returned."""
     rows, x = embedded.columns["index"], embedded.embeddings
     labels, ks, seed = self._labels[rows], self._config.eval.ks, self._config.seed
     if data.GALLERY in self._dataset.labels:
@@ -98,8 +99,8 @@ class Evaluator:
 
   def model(self, state: TrainState) -> dict[str, float]:
     """Metrics of a model on the host."""
-    return self._score(self.embed(state))
+    return self.score(self.embed(state))
 
   def raw_pixels(self) -> dict[str, float]:
     """Metrics of the raw pixels: the floor."""
-    return self._score(self.pixels())
+    return self.score(self.pixels())

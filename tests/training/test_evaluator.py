@@ -24,7 +24,7 @@ def scored(data_dir):
     labels = dict(test.labels) if gallery is None else {**test.labels, data.GALLERY: gallery}
     dataset = dataclasses.replace(test, labels=labels)
     evaluator = Evaluator(config, dataset, lambda variables, images: images)
-    return evaluator._score(evaluation.Embedded(embeddings[rows], {"index": rows}))
+    return evaluator.score(evaluation.Embedded(embeddings[rows], {"index": rows}))
 
   return embeddings, test.column("label"), rows, score
 

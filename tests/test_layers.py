@@ -21,7 +21,7 @@ ALLOWED = {
   "evaluation": {"types"},
   "training": ENGINE | {"hdml", "models", "pretrained", "data", "evaluation"},
   "search": {"types", "data", "evaluation", "_version"},
-  "report": {"training", "data", "evaluation", "types"},
+  "report": {"training", "data", "evaluation", "experiments", "types"},
   "experiments": ENGINE | {"training", "evaluation", "data", "hdml"},
   "main": {"training", "data"},
   "evaluate": {"training", "data", "evaluation"},

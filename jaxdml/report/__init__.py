@@ -1,1 +1,20 @@
-"""Pictures of what a model learned: `jaxdml.report.gallery`."""
+"""What a model learned, to look at: one HTML page (`build`, `of_run`), or a picture (`gallery`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["Curve", "Setting", "build", "of_run"]
+
+
+def __getattr__(name: str) -> Any:
+  # When asked for: JAX and Bokeh are slow to import, and `--help` needs neither.
+  if name == "of_run":
+    from jaxdml.report.run import of_run
+
+    return of_run
+  if name in __all__:
+    from jaxdml.report import page
+
+    return getattr(page, name)
+  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,274 @@
+"""What a report shows of embeddings: queries, hubs, similarities of pairs, a map. Arrays only."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = [
+  "Hubs",
+  "Projection",
+  "Similarities",
+  "average_precision",
+  "choose_queries",
+  "find_hubs",
+  "pair_similarities",
+  "project",
+]
+
+_BINS = 1000  # of cosine similarity, from -1 to 1; shown in at most _SHOWN
+_SHOWN = 80
+_BLOCK_ELEMENTS = 1 << 22
+
+
+def average_precision(hits: np.ndarray, relevant: np.ndarray) -> np.ndarray:
+  """Scores each query's k neighbours, from 0 (none right) to 1 (all right that could be).
+
+      AP@k = 1 / min(R, k) sum_{i <= k, neighbour i right} (right ones among the first i) / i
+
+  Args:
+    hits: [q, k] bool, whether each neighbour is right, the nearest first.
+    relevant: [q], R: how many there are to find.
+
+  Returns:
+    float64 [q]; NaN where nothing is to be found.
+
+  >>> average_precision(np.array([[True, False, True]]), np.array([2])).round(3).tolist()
+  [0.833]
+  """
+  k = hits.shape[1]
+  precision = np.cumsum(hits, axis=1) / np.arange(1, k + 1)
+  most = np.minimum(relevant, k)
+  score = (hits * precision).sum(1) / np.maximum(most, 1)
+  return np.where(most > 0, score, np.nan)
+
+
+def choose_queries(
+  labels: np.ndarray,
+  scores: np.ndarray,
+  similarities: np.ndarray,
+  hits: np.ndarray,
+  count: int,
+  seed: int,
+) -> dict[str, np.ndarray]:
+  """Picks queries to look at: "random", "best" and "worst", as places 0..q-1.
+
+  Best: the highest score, and of equal ones those whose right neighbours are least similar, which
+  is harder than near duplicates. Worst: the lowest score, and of equal ones those most similar to
+  their nearest neighbour: mistakes made with confidence; a query without a mistake is
+  none of them. Both take one query a class while there are classes left. Queries with nothing to
+  find (NaN) are left out.
+
+  Args:
+    labels: [q].
+    scores: [q], of `average_precision`.
+    similarities: [q, k].
+    hits: [q, k].
+    count: how many of each; fewer if there are fewer.
+    seed: of the random ones.
+  """
+  scored = np.flatnonzero(np.isfinite(scores))
+  rng = np.random.default_rng(seed)
+  closeness = np.where(hits, similarities, 0.0).sum(1) / np.maximum(hits.sum(1), 1)
+  best = scored[np.lexsort((closeness[scored], -scores[scored]))]
+  worst = scored[np.lexsort((-similarities[scored, 0], scores[scored]))]
+  worst = worst[scores[worst] < 1]
+  return {
+    "random": rng.permutation(scored)[:count],
+    "best": _one_a_class(best, labels, count),
+    "worst": _one_a_class(worst, labels, count),
+  }
+
+
+def _one_a_class(ordered: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+  """The first of each class in the order given, then the rest: `count` of them, in that order."""
+  first = np.zeros(len(ordered), bool)
+  first[np.unique(labels[ordered], return_index=True)[1]] = True
+  return np.concatenate([ordered[first], ordered[~first]])[:count]
+
+
+class Hubs(NamedTuple):
+  """Items in many lists of nearest neighbours (hubness: Radovanovic et al., JMLR 11, 2010).
+
+  Attributes:
+    rows: [h] the most frequent ones.
+    occurrences: [h] N_k: how many queries have each among their k nearest.
+    lists: for each hub, the places of such queries, the most similar first.
+    skewness: third standardized moment of N_k over all items; 0 is symmetric, hubs make it large.
+    never: share of items that are in no list.
+  """
+
+  rows: np.ndarray
+  occurrences: np.ndarray
+  lists: list[np.ndarray]
+  skewness: float
+  never: float
+
+
+def find_hubs(
+  indices: np.ndarray, similarities: np.ndarray, items: int, count: int, shown: int
+) -> Hubs:
+  """Counts how often each item is among the k nearest.
+
+  Args:
+    indices: [q, k] items 0..items-1; -1 for none.
+    similarities: [q, k].
+    items: how many there are.
+    count: hubs to return.
+    shown: queries to return with each.
+
+  >>> find_hubs(np.array([[1], [0], [1]]), np.zeros((3, 1)), 3, 1, 2).occurrences.tolist()
+  [2]
+  """
+  occurrences = np.bincount(indices[indices >= 0], minlength=items)
+  rows = np.argsort(-occurrences, kind="stable")[:count]
+  lists = []
+  for row in rows:
+    queries, places = np.nonzero(indices == row)
+    lists.append(queries[np.argsort(-similarities[queries, places], kind="stable")][:shown])
+  deviation = occurrences - occurrences.mean()
+  spread = np.sqrt(np.square(deviation).mean())
+  skewness = float((deviation**3).mean() / spread**3) if spread > 0 else 0.0
+  return Hubs(rows, occurrences[rows], lists, skewness, float((occurrences == 0).mean()))
+
+
+class Similarities(NamedTuple):
+  """Histograms of the cosine similarity of pairs.
+
+  Attributes:
+    edges: [b + 1].
+    positive: [b] density of pairs of one class; they integrate to 1.
+    negative: [b] density of pairs of two classes.
+    positive_pairs: how many were measured.
+    negative_pairs: how many were measured.
+    anchors: images whose pairs with all others were measured.
+    overlap: the area under both densities: 0 apart, 1 alike.
+    auc: the chance that a positive pair is more similar than a negative one; 0.5 is guessing.
+  """
+
+  edges: np.ndarray
+  positive: np.ndarray
+  negative: np.ndarray
+  positive_pairs: int
+  negative_pairs: int
+  anchors: int
+  overlap: float
+  auc: float
+
+
+def pair_similarities(
+  x: np.ndarray, labels: np.ndarray, *, max_pairs: int = 20_000_000, seed: int = 0
+) -> Similarities | None:
+  """Measures all pairs, or those of some images, drawn at random, with all others.
+
+  Args:
+    x: [n, d] rows of unit norm.
+    labels: [n].
+    max_pairs: beyond this, anchors are drawn.
+    seed: of the draw.
+
+  Returns:
+    None where there is no pair of one class, or none of two.
+  """
+  n = len(x)
+  count = min(n, max(1, max_pairs // n))
+  anchors = np.arange(n)
+  if count < n:
+    anchors = np.sort(np.random.default_rng(seed).choice(n, count, replace=False))
+  _, codes = np.unique(labels, return_inverse=True)
+  counts = np.zeros(2 * _BINS, np.int64)
+  step = max(1, _BLOCK_ELEMENTS // n)
+  for start in range(0, count, step):
+    rows = anchors[start : start + step]
+    bins = np.clip((x[rows] @ x.T + 1) * (_BINS / 2), 0, _BINS - 1).astype(np.int64)
+    bins += np.where(codes[rows][:, None] == codes, _BINS, 0)
+    own = bins[np.arange(len(rows)), rows]
+    counts += np.bincount(bins.ravel(), minlength=2 * _BINS)
+    counts -= np.bincount(own, minlength=2 * _BINS)
+  negative, positive = counts[:_BINS], counts[_BINS:]
+  if not negative.sum() or not positive.sum():
+    return None
+  below = np.cumsum(negative) - 0.5 * negative  # Pairs of one bin count as ties.
+  auc = float((positive * below).sum() / (positive.sum() * negative.sum()))
+  edges, positive_density, negative_density = _shown(positive, negative)
+  width = edges[1] - edges[0]
+  return Similarities(
+    edges,
+    positive_density,
+    negative_density,
+    # Every unordered pair was met from both ends if all were anchors.
+    int(positive.sum()) // (2 if count == n else 1),
+    int(negative.sum()) // (2 if count == n else 1),
+    count,
+    float(np.minimum(positive_density, negative_density).sum() * width),
+    auc,
+  )
+
+
+def _shown(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Edges and densities of at most _SHOWN bins over the range that occurs."""
+  used = np.flatnonzero(positive + negative)
+  low, high = int(used[0]), int(used[-1]) + 1
+  size = -(-(high - low) // _SHOWN)
+  bins = -(-(high - low) // size)
+  edges = (low + size * np.arange(bins + 1)) / (_BINS / 2) - 1
+  densities = []
+  for counts in (positive, negative):
+    cut = np.zeros(bins * size)
+    kept = counts[low : low + bins * size]
+    cut[: len(kept)] = kept
+    grouped = cut.reshape(bins, size).sum(1)
+    densities.append(grouped / (grouped.sum() * (edges[1] - edges[0])))
+  return edges, *densities
+
+
+class Projection(NamedTuple):
+  """Two maps of the same points.
+
+  Attributes:
+    rows: [m] which rows they are.
+    pca: [m, 2].
+    tsne: [m, 2]; None for fewer than 5 points.
+    explained: [2] share of the variance along PCA's two axes.
+  """
+
+  rows: np.ndarray
+  pca: np.ndarray
+  tsne: np.ndarray | None
+  explained: np.ndarray
+
+
+def project(x: np.ndarray, *, max_points: int, seed: int = 0) -> Projection:
+  """Draws rows at random and lays them out by PCA and by t-SNE.
+
+  t-SNE starts from PCA and sees the first 50 principal components; perplexity 30, less for fewer
+  than 91 points.
+
+  Args:
+    x: [n, d] rows of unit norm, n > 1.
+    max_points: at most as many.
+    seed: of the draw and of t-SNE.
+  """
+  from sklearn.decomposition import PCA
+  from sklearn.manifold import TSNE
+
+  rows = np.arange(len(x))
+  if len(x) > max_points:
+    rows = np.sort(np.random.default_rng(seed).choice(len(x), max_points, replace=False))
+  # Float64: the rows of a collapsed model differ in their last bits alone.
+  points = x[rows].astype(np.float64)
+  components = min(50, *points.shape)
+  pca = PCA(components, svd_solver="full", random_state=seed)
+  reduced = pca.fit_transform(points)
+  variance = float(points.var(0).sum())
+  explained = pca.explained_variance_ratio_[:2] if variance > 0 else np.zeros(2)
+  flat = np.zeros((len(rows), 2))
+  flat[:, : min(2, components)] = reduced[:, :2]
+  tsne = None
+  if len(rows) >= 5:
+    perplexity = min(30.0, (len(rows) - 1) / 3)
+    start = 1e-4 * flat / max(float(flat[:, 0].std()), 1e-12)
+    model = TSNE(perplexity=perplexity, init=start.astype(np.float32), random_state=seed)
+    tsne = model.fit_transform(reduced.astype(np.float32))
+  return Projection(rows, flat, tsne, np.pad(explained, (0, 2 - len(explained))))

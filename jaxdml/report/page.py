@@ -1,0 +1,291 @@
+"""One HTML file about embeddings: `build(embeddings, labels, images)`."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import importlib.resources
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from jaxdml import evaluation
+from jaxdml.evaluation import checks
+from jaxdml.report import analysis, figures, galleries, sections, thumbnails
+from jaxdml.report.markup import csp_hash, json_script, text
+
+__all__ = ["Curve", "Setting", "build"]
+
+Curve = sections.Curve
+Setting = sections.Setting
+
+
+class _Part(NamedTuple):
+  """A section: its anchor, its heading, its HTML; what the script reads."""
+
+  anchor: str
+  title: str
+  html: str
+
+
+def build(
+  embeddings: Any,
+  labels: Any,
+  images: Any | Callable[[np.ndarray], Any],
+  *,
+  title: str = "Embeddings",
+  about: str = "",
+  notices: Sequence[str] = (),
+  names: Mapping[Any, str] | Sequence[str] | None = None,
+  label_name: str = "label",
+  columns: Mapping[str, Sequence[Any]] | None = None,
+  record: Callable[[int], str] | None = None,
+  gallery: Any = None,
+  metrics: Mapping[str, Mapping[str, float]] | None = None,
+  curves: Sequence[Curve] = (),
+  settings: Sequence[Setting] = (),
+  facts: Mapping[str, str] | None = None,
+  queries: int = 8,
+  k: int = 8,
+  max_points: int = 2000,
+  seed: int = 0,
+  progress: bool = True,
+) -> str:
+  """Makes a page that shows what embeddings hold: one self-contained HTML document.
+
+  Metrics, galleries of nearest neighbours, a map to zoom and hover, similarities of pairs, class
+  collapse, and what else is given. The page asks nothing of the network, and text from data is
+  escaped.
+
+  Args:
+    embeddings: [n, d]; scaled to unit norm here.
+    labels: [n] of any type that compares: what counts as a match.
+    images: uint8 or float [n, h, w], [n, h, w, 1] or [n, h, w, 3] (RGB), or a function that returns
+      such uint8 images for rows [m].
+    title: the heading.
+    about: a line over it.
+    notices: sentences shown first.
+    names: label -> its name; by default the label itself.
+    label_name: what the labels are.
+    columns: other labels by name, [n] each, to colour the map by.
+    record: row -> its file or record; by default "row 7".
+    gallery: [n] bool; queries are the other rows, ranked in these. By default all among themselves.
+    metrics: model -> metrics, the model of `embeddings` last; by default measured here.
+    curves: metrics over training.
+    settings: of the run.
+    facts: name -> what the page should say about how it came to be.
+    queries: lines of each gallery.
+    k: neighbours of each query.
+    max_points: on the map.
+    seed: of what is drawn at random.
+    progress: show a progress bar.
+
+  Returns:
+    The document; write it with encoding="utf-8".
+
+  Raises:
+    ValueError: shapes that do not fit together, NaN, a number that is not positive.
+  """
+  x = checks.normalized(checks.as_embeddings("embeddings", embeddings))
+  n = len(x)
+  if n < 2:
+    raise ValueError(f"embeddings: expected at least 2 rows, got {n}")
+  labels = checks.as_column("labels", labels, n, "embeddings")
+  others = {
+    name: checks.as_column(f"columns[{name!r}]", values, n, "embeddings")
+    for name, values in (columns or {}).items()
+  }
+  queries, k, max_points = (
+    checks.as_positive(name, value)
+    for name, value in (("queries", queries), ("k", k), ("max_points", max_points))
+  )
+  stored = None if gallery is None else checks.as_column("gallery", gallery, n, "embeddings") > 0
+  if stored is not None and (stored.all() or not stored.any()):
+    raise ValueError("gallery: expected some rows in it and some queries; got all or none")
+  pictures = thumbnails.Pictures(images, n)
+  call = functools.partial(_name, names)
+  record = record or (lambda row: f"row {row}")
+
+  with tqdm(total=5, desc="report", unit="part", disable=None if progress else True) as bar:
+
+    def done(part: str, value: Any) -> Any:
+      bar.set_postfix_str(part)
+      bar.update()
+      return value
+
+    if metrics is None:
+      metrics = {"embeddings": _measure(x, labels, stored)}
+    done("metrics", None)
+    near = _galleries(x, labels, stored, pictures, call, record, queries, k, seed)
+    done("galleries", None)
+    projection = analysis.project(x, max_points=max(2, max_points), seed=seed)
+    done("map", None)
+    sheets = thumbnails.sheets(pictures, projection.rows)
+    done("images", None)
+    pairs = analysis.pair_similarities(x, labels, seed=seed)
+    done("similarities", None)
+
+  all_columns = {label_name: [call(v) for v in labels.tolist()]}
+  all_columns |= {name: [str(v) for v in values.tolist()] for name, values in others.items()}
+  classes = len(np.unique(labels))
+  items = {"map-plot": figures.scatter(projection)}
+  parts = [
+    _Part("metrics", "Metrics", sections.metrics(metrics)),
+    _Part("neighbours", "Nearest neighbours", near),
+    _Part("map", "Map", sections.map_controls(projection, n, classes)),
+  ]
+  if pairs is not None:
+    items["pairs-plot"] = figures.histogram(pairs)
+    parts.append(_Part("pairs", "Similarities", sections.pairs(pairs, n)))
+  for anchor, heading, group in sections.grouped(curves):
+    html, plots = sections.curves(anchor, group)
+    items |= plots
+    parts.append(_Part(anchor, heading, html))
+  collapse = sections.collapse(metrics)
+  if collapse:
+    parts.append(_Part("collapse", "Class collapse", collapse))
+  facts = {"page made": f"{datetime.datetime.now():%Y-%m-%d %H:%M}", **(facts or {})}
+  parts.append(_Part("run", "Settings and versions", sections.settings(settings, facts)))
+  data = [
+    json_script("map-data", _map_data(projection, sheets, all_columns, record)),
+    json_script("figures", list(items)),
+    *(json_script(f"{name}-item", figures.item(plot, name)) for name, plot in items.items()),
+  ]
+  header = sections.header(title, about, notices, metrics, f"{n:,} images of {classes:,} classes")
+  return _document(title, header, parts, data, sheets)
+
+
+def _name(names: Mapping[Any, str] | Sequence[str] | None, label: Any) -> str:
+  if names is None:
+    return str(label)
+  if isinstance(names, Mapping):
+    return str(names.get(label, label))
+  return str(names[label]) if 0 <= label < len(names) else str(label)
+
+
+def _measure(x: np.ndarray, labels: np.ndarray, stored: np.ndarray | None) -> dict[str, float]:
+  if stored is None:
+    metrics = evaluation.retrieval_metrics(x, labels)
+  else:
+    metrics = evaluation.retrieval_metrics(
+      x[~stored], labels[~stored], gallery=x[stored], gallery_labels=labels[stored]
+    )
+  collapse = evaluation.collapse_metrics(x, labels)
+  return {**metrics, **{f"collapse/{name}": value for name, value in collapse.items()}}
+
+
+def _galleries(
+  x: np.ndarray,
+  labels: np.ndarray,
+  stored: np.ndarray | None,
+  pictures: thumbnails.Pictures,
+  call: Callable[[Any], str],
+  record: Callable[[int], str],
+  count: int,
+  k: int,
+  seed: int,
+) -> str:
+  rows = np.arange(len(x))
+  if stored is None:
+    asked = candidates = rows
+    found = evaluation.nearest_neighbours(x, min(k, len(x) - 1))
+  else:
+    asked, candidates = rows[~stored], rows[stored]
+    found = evaluation.nearest_neighbours(x[asked], min(k, len(candidates)), gallery=x[candidates])
+  indices, similarities = np.asarray(found.indices), np.asarray(found.similarities)
+  shown = galleries.galleries(
+    indices, similarities, labels, asked, candidates, count=count, seed=seed
+  )
+  needed = {row for gallery in shown for line in gallery.lines for row in (line.row, *line.found)}
+  uris = thumbnails.singles(pictures, np.array(sorted(needed)))
+  describe = lambda row: f"{call(labels[row].item())} ({record(row)})"
+  return sections.GALLERY_NOTE + galleries.html(shown, labels, uris, describe)
+
+
+def _map_data(
+  projection: analysis.Projection,
+  sheets: thumbnails.Sheets,
+  columns: Mapping[str, list[str]],
+  record: Callable[[int], str],
+) -> dict[str, Any]:
+  """What the page's script knows of the points."""
+  rows = projection.rows.tolist()
+  coded = []
+  for name, values in columns.items():
+    kept = [values[row] for row in rows]
+    distinct = sorted(set(kept))
+    places = {value: place for place, value in enumerate(distinct)}
+    coded.append({"name": name, "names": distinct, "codes": [places[value] for value in kept]})
+  layouts = {"pca": projection.pca, "tsne": projection.tsne}
+  return {
+    "row": rows,
+    "record": [record(row) for row in rows],
+    "columns": coded,
+    "layouts": {
+      # Six digits, so that the file stays small.
+      name: {axis: [float(f"{v:.6g}") for v in points[:, i]] for i, axis in enumerate("xy")}
+      for name, points in layouts.items()
+      if points is not None
+    },
+    "side": sheets.side,
+    "columns_a_sheet": sheets.columns,
+    "per_sheet": sheets.per_sheet,
+  }
+
+
+def _document(
+  title: str,
+  header: str,
+  parts: Sequence[_Part],
+  data: Sequence[str],
+  sheets: thumbnails.Sheets,
+) -> str:
+  """The whole page. Only its own two scripts may run, and nothing may be fetched."""
+  folder = importlib.resources.files("jaxdml.report")
+  style = (folder / "page.css").read_text()
+  style += "".join(
+    f"\n.sheet-{i} {{ background-image: url({uri}); }}" for i, uri in enumerate(sheets.uris)
+  )
+  scripts = [figures.library(), (folder / "page.js").read_text()]
+  policy = (
+    f"default-src 'none'; script-src {' '.join(map(csp_hash, scripts))}; "
+    "style-src 'unsafe-inline'; img-src data: blob:; font-src data:; base-uri 'none'; "
+    "form-action 'none'"
+  )
+  links = "".join(f'<li><a href="#{p.anchor}">{text(p.title)}</a></li>' for p in parts)
+  bodies = "\n".join(
+    f'<section id="{p.anchor}" aria-labelledby="{p.anchor}-title">'
+    f'<h2 id="{p.anchor}-title">{text(p.title)}</h2>\n{p.html}</section>'
+    for p in parts
+  )
+  return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{text(title)}</title>
+<link rel="icon" href="data:,">
+<style>
+{style}
+</style>
+</head>
+<body>
+<a class="skip" href="#metrics">Skip to the metrics</a>
+{header}
+<nav aria-label="Sections"><ul>{links}</ul></nav>
+<main>
+<noscript><p class="notice">The map and the curves need JavaScript; the rest does not.</p>
+</noscript>
+{bodies}
+</main>
+<div id="card" class="card-hover" role="status"></div>
+<footer>Made by jaxdml. One file: it works without a network, and asks nothing of one.</footer>
+{chr(10).join(data)}
+<script>{scripts[0]}</script>
+<script>{scripts[1]}</script>
+</body>
+</html>
+"""

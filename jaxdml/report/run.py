@@ -1,0 +1,178 @@
+"""The report of a training run: what its workdir holds, and its model looked at."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+import jaxdml
+from jaxdml import data, evaluation
+from jaxdml.experiments import machine
+from jaxdml.report import page
+from jaxdml.report.history import curves, read_history
+from jaxdml.training import defaults, hdml_variants
+from jaxdml.training.config import flatten
+from jaxdml.training.evaluator import Evaluator
+from jaxdml.training.restore import Restored
+
+__all__ = ["of_run", "write"]
+
+TRAINED = "trained model"
+
+
+def of_run(
+  run: Restored,
+  *,
+  workdir: str | os.PathLike[str],
+  embedded: evaluation.Embedded | None = None,
+  queries: int = 8,
+  k: int = 8,
+  max_points: int = 2000,
+  seed: int = 0,
+) -> str:
+  """The page of a run, finished or stopped: see `build`.
+
+  Args:
+    run: of `training.restore.restore`.
+    workdir: of the run.
+    embedded: the split it is measured on, embedded by its best checkpoint, if that is there.
+    queries: lines of each gallery.
+    k: neighbours of each query.
+    max_points: on the map.
+    seed: of what is drawn at random.
+
+  Raises:
+    ValueError: results.json or metrics.jsonl is damaged; or as `build`.
+  """
+  workdir = pathlib.Path(workdir)
+  config = run.setup.config
+  # A tuning run must not look at the test split here either.
+  dataset = run.setup.test if config.eval.test else run.setup.validation
+  evaluator = run.evaluator
+  if not config.eval.test:
+    evaluator = Evaluator(config, dataset, run.setup.program.embed)
+  if embedded is None:
+    embedded = evaluator.embed(run.state)
+  rows = embedded.columns["index"]
+  results, notices = _results(workdir), []
+  if results is None:
+    results = {**run.memory["floors"], TRAINED: evaluator.score(embedded)}
+    notices.append(
+      f"This run has not finished: it is to take {run.setup.total_steps:,} steps. Shown is its "
+      f"best checkpoint so far, of step {run.memory['best_step']:,}, measured for this page."
+    )
+  matched = config.data.eval_label or config.data.label
+  named = {name: _named(dataset, name, rows) for name in dataset.labels}
+  stored = dataset.column(data.GALLERY)[rows] if data.GALLERY in dataset.labels else None
+  others = {k: v for k, v in named.items() if k not in (matched, data.GALLERY)}
+  preprocess, rng = evaluator.preprocess, np.random.default_rng(0)  # Nothing is drawn.
+  paths = dataset.path(0) is not None
+
+  def images(places: np.ndarray) -> np.ndarray:
+    return np.stack([preprocess(encoded, rng) for encoded in dataset.read(rows[places])])
+
+  def record(place: int) -> str:
+    return (dataset.path(int(rows[place])) if paths else None) or f"record {rows[place]}"
+
+  return page.build(
+    embedded.embeddings,
+    named[matched],
+    images,
+    title=workdir.resolve().name,
+    about=_about(config, evaluator.name, matched),
+    notices=notices,
+    columns=others,
+    label_name=matched,
+    record=record,
+    gallery=stored,
+    metrics=results,
+    curves=curves(read_history(workdir), results, evaluator.name),
+    settings=_settings(config),
+    facts=_facts(run, workdir),
+    queries=queries,
+    k=k,
+    max_points=max_points,
+    seed=seed,
+  )
+
+
+def write(page_text: str, out: str | os.PathLike[str]) -> pathlib.Path:
+  """Writes a page whole or not at all; folders are made."""
+  out = pathlib.Path(out)
+  out.parent.mkdir(parents=True, exist_ok=True)
+  temporary = out.with_name(f".{out.name}.tmp")
+  temporary.write_text(page_text, encoding="utf-8")
+  temporary.replace(out)
+  return out
+
+
+def _results(workdir: pathlib.Path) -> dict[str, dict[str, float]] | None:
+  path = workdir / "results.json"
+  if not path.is_file():
+    return None
+  try:
+    rows = json.loads(path.read_text())
+    trained = rows.pop(TRAINED)
+  except (ValueError, AttributeError, KeyError) as error:
+    raise ValueError(
+      f"{path} is not what a run writes ({error}); delete it, and the report measures anew"
+    ) from error
+  return {**rows, TRAINED: trained}
+
+
+def _named(dataset: data.Dataset, column: str, rows: np.ndarray) -> np.ndarray:
+  """The values of a label column by name, where they have names."""
+  values, names = dataset.column(column)[rows], dataset.label_names(column)
+  if not names:
+    return values
+  known = lambda value: names[value] if 0 <= value < len(names) else str(value)
+  distinct, inverse = np.unique(values, return_inverse=True)
+  # Two classes of one name stay two.
+  said = [known(value) for value in distinct.tolist()]
+  if len(set(said)) < len(said):
+    said = [f"{name} ({value})" for name, value in zip(said, distinct.tolist(), strict=True)]
+  return np.array(said, object)[inverse].astype(str)
+
+
+def _about(config: Any, split: str, matched: str) -> str:
+  parts = [f"{split}, by {matched}", f"{config.loss.name} loss"]
+  if config.mining.positive == "nearest_positive":
+    parts.append("easy positives (EPS)")
+  if config.hdml.enabled:
+    parts.append("HDML")
+  return " · ".join([*parts, config.encoder.name, f"dimension {config.embedding.dim}"])
+
+
+def _settings(config: Any) -> list[page.Setting]:
+  """Every key; the defaults are those of the run's HDML variant."""
+  default = defaults.get_config()
+  default.hdml.variant = config.hdml.variant
+  default = _flat(hdml_variants.resolve(default))
+  return [page.Setting(key, value, default.get(key)) for key, value in _flat(config).items()]
+
+
+def _flat(config: Any) -> dict[str, Any]:
+  return flatten(json.loads(json.dumps(config.to_dict())))
+
+
+def _facts(run: Restored, workdir: pathlib.Path) -> Mapping[str, str]:
+  config, memory = run.setup.config, run.memory
+  facts = {}
+  log = workdir / "metrics.jsonl"
+  if log.is_file():
+    logged = datetime.datetime.fromtimestamp(log.stat().st_mtime)
+    facts["last logged"] = f"{logged:%Y-%m-%d %H:%M}"
+  selected = config.eval.select_by
+  how = "the last one" if selected == "last" else f"best {selected}"
+  facts["model"] = f"step {memory['best_step']:,} of {run.setup.total_steps:,}, {how}"
+  classes = len(run.setup.train.classes(config.data.label))
+  facts["trained on"] = f"{len(run.setup.train):,} images of {classes:,} classes"
+  facts["machine of this page"] = machine.describe_machine()
+  facts["versions"] = f"jaxdml {jaxdml.__version__}, {machine.describe_versions('bokeh')}"
+  return facts

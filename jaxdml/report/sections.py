@@ -1,0 +1,246 @@
+"""The sections of a report as HTML; everything that comes from data goes through `text`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxdml.report import definitions, figures
+from jaxdml.report.analysis import Projection, Similarities
+from jaxdml.report.markup import number, table, text
+
+__all__ = ["GALLERY_NOTE", "Curve", "Setting"]
+
+GALLERY_NOTE = (
+  "<p>The image asked about comes first. A solid frame with ✓ has its class; a dashed frame with "
+  "✗, dimmed, has another. Point at an image for its label and where it comes from.</p>"
+)
+_CARDS = 4
+_GROUPS = {"metrics": "Metrics over training", "loss": "Loss", "dials": "HDML's dials",
+           "training": "Training", "diagnostics": "Collapse over training"}  # fmt: skip
+
+
+class Curve(NamedTuple):
+  """A metric over training.
+
+  Attributes:
+    group: "metrics", "loss", "dials", "training" or "diagnostics": the section.
+    name: of the metric.
+    steps: [t].
+    values: [t].
+    floor: what it should beat, if known.
+    floor_name: whose that is.
+    of: the split it was measured on, if any.
+  """
+
+  group: str
+  name: str
+  steps: np.ndarray
+  values: np.ndarray
+  floor: float | None = None
+  floor_name: str = ""
+  of: str = ""
+
+
+class Setting(NamedTuple):
+  """One key of the run's config, its value, and the default."""
+
+  key: str
+  value: Any
+  default: Any
+
+
+def header(
+  title: str,
+  about: str,
+  notices: Sequence[str],
+  metrics: Mapping[str, Mapping[str, float]],
+  what: str,
+) -> str:
+  """Heading, the result in a line, and the main metrics as cards, beside the floors."""
+  *floors, model = metrics
+  keys = [key for key in sorted(metrics[model], key=definitions.rank) if _is_score(key)]
+  preferred = ("recall@1", "map@r", "r_precision", "nmi", "recall@8", "f1")
+  main = [key for key in preferred if key in keys][:_CARDS]
+  cards = []
+  for key in main:
+    below = ", ".join(
+      f"{floor} {number(metrics[floor][key])}" for floor in floors if key in metrics[floor]
+    )
+    cards.append(
+      f'<div class="card">{text(definitions.short(key))}<b>{number(metrics[model][key])}</b>'
+      f"<span>{text(below or model)}</span></div>"
+    )
+  said = ", ".join(f"{definitions.short(key)} {number(metrics[model][key])}" for key in main[:2])
+  lead = f"{text(said)} on {text(what)}." if said else f"{text(what)}."
+  return (
+    f'<header>{f"""<p class="over">{text(about)}</p>""" if about else ""}<h1>{text(title)}</h1>'
+    f'<p class="lead">{lead}</p>'
+    + "".join(f'<p class="notice">{text(notice)}</p>' for notice in notices)
+    + f'<div class="cards">{"".join(cards)}</div></header>'
+  )
+
+
+def _is_score(key: str) -> bool:
+  return not key.startswith("num_") and "/" not in key
+
+
+def _meanings(keys: Sequence[str]) -> str:
+  known = dict(filter(None, map(definitions.meaning, keys)))
+  lines = "".join(f"<dt>{text(name)}</dt><dd>{text(said)}</dd>" for name, said in known.items())
+  return f"<details><summary>What these mean</summary><dl>{lines}</dl></details>"
+
+
+def metrics(rows: Mapping[str, Mapping[str, float]]) -> str:
+  """The table of all models, and what its columns mean."""
+  present = {key for row in rows.values() for key in row}
+  keys = sorted(filter(_is_score, present), key=definitions.rank)
+  names = [definitions.short(key) for key in keys]
+  counts = list(rows.values())[-1]
+  said = []
+  if "num_queries" in counts:
+    said.append(f"{int(counts['num_queries']):,} queries")
+  if counts.get("num_without_match"):
+    said.append(f"{int(counts['num_without_match']):,} without a match left out")
+  if counts.get("num_undecodable"):
+    said.append(f"{int(counts['num_undecodable']):,} images that cannot be decoded left out")
+  caption = "; ".join(said) or "Higher is better"
+  values = {name: [row.get(key) for key in keys] for name, row in rows.items()}
+  floors = (
+    "<p>Raw pixels, and the model before training, are floors: what any training has to beat.</p>"
+    if len(rows) > 1
+    else ""
+  )
+  return floors + table(f"{caption}. ★ marks the best.", names, values, best=True) + _meanings(keys)
+
+
+def collapse(rows: Mapping[str, Mapping[str, float]]) -> str:
+  """The diagnostics of class collapse of all models; empty if there are none."""
+  keys = list(dict.fromkeys(k for row in rows.values() for k in row if k.startswith("collapse/")))
+  if not keys:
+    return ""
+  kept = {name: row for name, row in rows.items() if any(key in row for key in keys)}
+  # Metrics as lines: there are more of them than models.
+  lines = {
+    definitions.short(key): [row.get(key) for row in kept.values()] for key in keys
+  }  # fmt: skip
+  caption = "None of these is better high or low by itself"
+  return (
+    "<p>Whether classes shrank to points, and what is left of finer classes inside them.</p>"
+    + table(caption, list(kept), lines, best=False)
+    + _meanings(keys)
+  )
+
+
+def map_controls(projection: Projection, n: int, classes: int) -> str:
+  """The map's place, its controls, and what it shows."""
+  count = len(projection.rows)
+  some = f"{count:,} of {n:,} images, drawn at random" if count < n else f"All {n:,} images"
+  shares = projection.explained
+  layouts = [("tsne", "t-SNE")] if projection.tsne is not None else []
+  buttons = "".join(
+    f'<button type="button" data-layout="{key}" aria-pressed="{str(i == 0).lower()}">{name}'
+    "</button>"
+    for i, (key, name) in enumerate([*layouts, ("pca", "PCA")])
+  )
+  return f"""<p>{text(some)}, of {classes:,} classes. Point at one to see it and its class;
+drag to move, turn the wheel to zoom. t-SNE keeps neighbours together, and its distances across the
+map mean little; PCA's two axes hold {shares.sum():.0%} of the variance.</p>
+<div class="controls"><span role="group" aria-label="Layout">{buttons}</span>
+<label>Colour by <select id="colour-by"></select></label>
+<label>Show class <select id="highlight"></select></label>
+<span role="group" aria-label="Zoom"><button type="button" data-zoom="0.6" aria-label="Zoom in">+
+</button><button type="button" data-zoom="1.6667" aria-label="Zoom out">−</button>
+<button type="button" data-zoom="reset">Reset</button></span></div>
+<div id="map-plot" class="plot" role="img"
+aria-label="Map of {count} images; neighbours in it are shown as galleries above"></div>
+<div id="legend" class="legend" aria-label="Legend"></div>"""
+
+
+def pairs(measured: Similarities, n: int) -> str:
+  """Similarities of positive and negative pairs: the figure's place and what it shows."""
+  which = "all pairs"
+  if measured.anchors < n:
+    which = f"the pairs of {measured.anchors:,} images, drawn at random, with all others"
+  said = (
+    f"Cosine similarity of {which}: {measured.positive_pairs:,} of one class (hatched, blue) and "
+    f"{measured.negative_pairs:,} of two (plain, grey). They overlap by {measured.overlap:.1%} of "
+    f"their area; a pair of one class is the more similar with a chance of {measured.auc:.1%} "
+    "(ROC AUC; 50% is guessing)."
+  )
+  return (
+    f'<p>{text(said)}</p><figure class="wide"><div id="pairs-plot" class="plot" role="img" '
+    f'aria-label="{text(said)}"></div></figure>'
+  )
+
+
+def grouped(all_curves: Sequence[Curve]) -> list[tuple[str, str, list[Curve]]]:
+  """The groups that have curves: anchor, heading, curves."""
+  found = [(anchor, [c for c in all_curves if c.group == anchor]) for anchor in _GROUPS]
+  return [(f"{anchor}-curves", _GROUPS[anchor], group) for anchor, group in found if group]
+
+
+def curves(anchor: str, group: Sequence[Curve]) -> tuple[str, dict[str, Any]]:
+  """Small figures with the last value each: HTML, and the figures by the id of their place."""
+  parts, plots = [], {}
+  for place, one in enumerate(group):
+    finite = np.isfinite(one.values)
+    steps, values = one.steps[finite], one.values[finite]
+    if not len(steps):
+      continue
+    target = f"{anchor}-{place}"
+    plots[target] = figures.curve(steps, values, one.floor)
+    said = (
+      f"{one.name} over training steps: {number(float(values[0]))} at step {int(steps[0])}, "
+      f"{number(float(values[-1]))} at step {int(steps[-1])}"
+    )
+    dash = ""
+    if one.floor is not None:
+      dash = f'<span class="dash">┄ {text(one.floor_name)} {number(one.floor)}</span>'
+    parts.append(
+      f'<figure><figcaption><b>{text(one.name)}</b>{dash}<span title="at the last step shown">'
+      f'{number(float(values[-1]))}</span></figcaption><div id="{target}" class="plot" role="img" '
+      f'aria-label="{text(said)}"></div></figure>'
+    )
+  of = max(figures.thinned(c.steps, c.values)[2] for c in group)
+  note = f", each point the mean of up to {of} that were logged" if of > 1 else ""
+  splits = ", ".join(dict.fromkeys(c.of for c in group if c.of))
+  measured = f" on {splits}" if splits else ""
+  return (
+    f"<p>Over training steps{text(measured)}{note}; the last value stands at the right.</p>"
+    f'<div class="curves">{"".join(parts)}</div>',
+    plots,
+  )
+
+
+def settings(keys: Sequence[Setting], facts: Mapping[str, str]) -> str:
+  """How the page came to be, and the config: what differs from the defaults first."""
+  lines = "".join(f"<dt>{text(k)}</dt><dd>{text(v)}</dd>" for k, v in facts.items())
+  html = f"<dl>{lines}</dl>"
+  if not keys:
+    return html
+  changed = [one for one in keys if one.value != one.default]
+  if changed:
+    html += "<h3>Config: what differs from the defaults</h3>" + _keys(changed, default=True)
+  return (
+    html
+    + f"<details><summary>The whole config, {len(keys)} keys</summary>"
+    + _keys(keys, default=False)
+    + "</details>"
+  )
+
+
+def _keys(keys: Sequence[Setting], *, default: bool) -> str:
+  head = '<th scope="col">key</th><th scope="col">value</th>'
+  head += '<th scope="col">default</th>' if default else ""
+  lines = "".join(
+    f'<tr><th scope="row"><code>{text(one.key)}</code></th><td><code>{text(repr(one.value))}</code>'
+    f"</td>{f'<td><code>{text(repr(one.default))}</code></td>' if default else ''}</tr>"
+    for one in keys
+  )
+  return (
+    '<div class="scroll" tabindex="0" role="region" aria-label="Config"><table class="keys"><thead>'
+    f"<tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
+  )

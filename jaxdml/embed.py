@@ -76,8 +76,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     data.ImageDecodeError, data.WorkerError, search.SearchError, OSError, ValueError,
   ) as error:  # fmt: skip
     print(f"error: {error}", file=sys.stderr)
-    if isinstance(error, data.ImageDecodeError):
-      print("(--max_bad_images sets that share)", file=sys.stderr)
     return 2
   except KeyboardInterrupt:
     print("interrupted; the same command goes on where it stopped", file=sys.stderr)

@@ -85,8 +85,8 @@ def embed_images(
     process_count: number of hosts.
 
   Raises:
-    SearchError: `out` holds something else, the embeddings of another model or of other images.
-    ImageDecodeError: more images than `max_bad_images` cannot be read.
+    SearchError: `out` holds something else, the embeddings of another model or of other images;
+      more images than `max_bad_images` cannot be read.
     WorkerError: a process that decodes died.
     ValueError: sizes below 1, embeddings that are not finite.
   """
@@ -108,7 +108,10 @@ def embed_images(
   # Those of the shards that are there count too; in this run images have numbers from 0.
   bad.reasons.update({-1 - i: ": ".join(entry) for i, entry in enumerate(writer.skipped())})
   if mine:
-    _embed(model, source, writer, mine, bad, batch_size, num_workers)
+    try:
+      _embed(model, source, writer, mine, bad, batch_size, num_workers)
+    except data.ImageDecodeError as error:
+      raise SearchError(str(error).replace("data.max_bad_images", "max_bad_images")) from error
   return Summary(writer.count, len(mine), writer.finish(), writer.skipped())
 
 

@@ -48,8 +48,8 @@ def _faiss(items: np.ndarray) -> SearchFn:
 
 
 def _usearch(items: np.ndarray) -> SearchFn:
+  from usearch.index import BatchMatches, MetricKind
   from usearch.index import Index as Graph
-  from usearch.index import MetricKind
 
   graph = Graph(
     ndim=items.shape[1],
@@ -64,8 +64,12 @@ def _usearch(items: np.ndarray) -> SearchFn:
   def search(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     graph.expansion_search = max(_SEARCHING, 2 * k)
     found = graph.search(queries, k)
-    there = np.arange(k) < np.asarray(found.counts)[:, None]
-    return np.where(there, found.keys, -1), 1 - np.asarray(found.distances)  # 1 - inner product
+    rows = np.full((len(queries), k), -1)
+    similarities = np.full((len(queries), k), -np.inf)
+    for i, matches in enumerate(found if isinstance(found, BatchMatches) else [found]):
+      rows[i, : len(matches)] = matches.keys
+      similarities[i, : len(matches)] = 1 - matches.distances  # 1 - inner product
+    return rows, similarities
 
   return search
 

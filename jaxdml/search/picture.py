@@ -54,8 +54,8 @@ def draw(results: Sequence[Result], *, title: str, note: str = "") -> Figure:
     _cell(axes, 0, y, query.image, _INK, ["query", query.path.rpartition("/")[2]])
     for hit in hits:
       label = "no label" if hit.label is None else hit.label
-      texts = [f"{hit.similarity:.3f}  {label}", hit.path.rpartition("/")[2]]
-      texts[1] = "the query itself" if hit.itself else texts[1]
+      name = "the query itself" if hit.itself else hit.path.rpartition("/")[2]
+      texts = [label, f"{hit.similarity:.3f}  {name}"]
       colour = _OWN if hit.itself else None
       _cell(axes, _GAP + hit.rank, y, hit.image, colour, texts)
   return figure

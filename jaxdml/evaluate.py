@@ -39,6 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   logging.set_verbosity(logging.ERROR)  # Orbax warns that it only reads.
   try:
+    out = None if args.out is None else pathlib.Path(args.out).expanduser()
+    if out is not None:  # Before the work begins.
+      if out.is_dir():
+        raise ValueError(f"--out={out} is a folder; expected the name of a file")
+      out.parent.mkdir(parents=True, exist_ok=True)
     result = evaluate(
       args.workdir,
       dataset=args.dataset,
@@ -46,9 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       label=args.label,
       data_dir=args.data_dir,
     )
-    if args.out is not None:
-      out = pathlib.Path(args.out).expanduser()
-      out.parent.mkdir(parents=True, exist_ok=True)
+    if out is not None:
       out.write_text(json.dumps(result, indent=2) + "\n")
   except (
     checkpoints.CheckpointError, config_lib.ConfigError, data.DatasetNotPreparedError,
@@ -68,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   width = max(map(len, diagnostics), default=0)
   for name, value in diagnostics.items():
     print(f"{name:<{width}}  {value:.3f}")
-  if args.out is not None:
-    print(f"wrote {args.out}")
+  if out is not None:
+    print(f"wrote {out}")
   return 0
 
 

@@ -1,11 +1,15 @@
-"""A model that needs no training, and folders of small pictures."""
+"""Models that need no training, and folders of small pictures."""
 
 import types
 
 import cv2
+import jax
 import numpy as np
 
 from jaxdml.data import preprocess
+from jaxdml.training import checkpoints, hdml_variants, steps
+from jaxdml.training import config as config_lib
+from tests.training.test_loop import digits_config
 
 SIDE, DIMENSION = 8, 5
 
@@ -41,3 +45,24 @@ def write_images(root, paths):
     (root / path).parent.mkdir(parents=True, exist_ok=True)
     (root / path).write_bytes(png(seed))
   return root
+
+
+def make_workdir(workdir, data_dir, seed=0, **overrides):
+  """A workdir as training leaves it, with random parameters: nothing is compiled."""
+  config = hdml_variants.resolve(digits_config(data_dir, **overrides))
+  config_lib.check_workdir(config, workdir)
+  program = steps.build(config, num_classes=2, total_steps=8, steps_per_epoch=29)
+  rng = np.random.default_rng(seed)
+
+  def fill(path, leaf):
+    if "var" in jax.tree_util.keystr(path) or not np.issubdtype(leaf.dtype, np.floating):
+      return np.ones(leaf.shape, leaf.dtype)
+    return rng.normal(size=leaf.shape).astype(leaf.dtype)
+
+  abstract = jax.eval_shape(program.init, jax.random.key(0))
+  state = jax.tree_util.tree_map_with_path(fill, abstract)
+  manager = checkpoints.Checkpoints(workdir, keep=1)
+  manager.save("best", 3, state, {"best": 0.0, "best_step": 3, "floors": {}})
+  manager.wait()
+  manager.close()
+  return workdir

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxdml.evaluation import retrieval_metrics
+from jaxdml.evaluation import counting, ranks, retrieval_metrics
 
 KS = (1, 2, 4, 8, 50)
 
@@ -11,7 +11,7 @@ KS = (1, 2, 4, 8, 50)
 def reference(x, labels, gallery, gallery_labels, ids, gallery_ids, normalize, ks=KS):
   """Sorts every query's items in a Python loop, in float64."""
   x, gallery = np.asarray(x, np.float64), np.asarray(gallery, np.float64)
-  recalls, precisions, averages, left_out = [], [], [], 0
+  rows, classes = [], []
   for i in range(len(x)):
     items = []
     for j in range(len(gallery)):
@@ -26,22 +26,25 @@ def reference(x, labels, gallery, gallery_labels, ids, gallery_ids, normalize, k
     hits = [hit for _, _, hit in sorted(items)]
     total = sum(hits)
     if not total:
-      left_out += 1
       continue
-    recalls.append([any(hits[:k]) for k in ks])
-    precisions.append(sum(hits[:total]) / total)
-    terms = [sum(hits[: r + 1]) / (r + 1) for r in range(total) if hits[r]]
-    averages.append(sum(terms) / total)
-  result = {
-    f"recall@{k}": float(np.mean(r)) for k, r in zip(ks, np.transpose(recalls), strict=True)
-  }
-  return {
-    **result,
-    "map@r": float(np.mean(averages)),
-    "r_precision": float(np.mean(precisions)),
-    "num_queries": len(averages),
-    "num_without_match": left_out,
-  }
+    precision = [sum(hits[: r + 1]) / (r + 1) for r in range(len(hits))]
+    row = {f"recall@{k}": float(any(hits[:k])) for k in ks}
+    row["r_precision"] = sum(hits[:total]) / total
+    row["map@r"] = sum(p for p, hit in list(zip(precision, hits, strict=True))[:total] if hit)
+    row["map"] = sum(p for p, hit in zip(precision, hits, strict=True) if hit) / total
+    row["map@r"] /= total
+    row["precision@1"] = float(hits[0])
+    row["mrr"] = 1 / (1 + hits.index(True))
+    rows.append(row)
+    classes.append(labels[i])
+  result = {name: np.mean([row[name] for row in rows]) for name in rows[0]}
+  for name in rows[0]:
+    of_class = [
+      np.mean([row[name] for row, c in zip(rows, classes, strict=True) if c == label])
+      for label in set(classes)
+    ]
+    result[f"macro/{name}"] = np.mean(of_class)
+  return result | {"num_queries": len(rows), "num_without_match": len(x) - len(rows)}
 
 
 def data(kind, n=60, d=3, seed=0):
@@ -61,15 +64,27 @@ def data(kind, n=60, d=3, seed=0):
   raise AssertionError(kind)
 
 
+@pytest.fixture(params=["counted", "in order"])
+def way(request, monkeypatch):
+  """Both ways to find the ranks: counted in narrow tables and small tiles, or all put in order."""
+  if request.param == "in order":
+    monkeypatch.setattr(ranks, "_MOST_COUNTED", 0)
+  else:
+    monkeypatch.setattr(ranks, "_COMPILATION", 200)
+    monkeypatch.setattr(counting, "_BLOCK_CPU", 16)
+    monkeypatch.setattr(counting, "_TILE_CPU", 64)
+  return request.param
+
+
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("kind", ["random", "tied", "duplicated", "singletons"])
-def test_equals_the_double_loop(kind, normalize):
-  x, labels = data(kind)
+def test_equals_the_double_loop(kind, normalize, way):
+  x, labels = data(kind, n=150 if kind == "tied" else 60)
   if normalize and kind != "random":
     x = np.eye(4)[x.astype(int).sum(1) % 4]  # cosines of 0 and 1 only: exact ties again
   ids = np.arange(len(x))
   expected = reference(x, labels, x, labels, ids, ids, normalize)
-  actual = retrieval_metrics(x, labels, ks=KS, normalize=normalize)
+  actual = retrieval_metrics(x, labels, ks=KS, normalize=normalize, macro=True)
   assert actual == pytest.approx(expected, abs=1e-6)
   assert (expected["num_without_match"] > 0) == (kind == "singletons")
 
@@ -82,7 +97,7 @@ def test_any_block_size_gives_the_same(block_size):
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_queries_against_a_gallery(shared):
+def test_queries_against_a_gallery(shared, way):
   """With ids, a query's own picture in the gallery is dropped, wherever it stands."""
   x, labels = data("duplicated", n=40)
   gallery, gallery_labels = data("duplicated", n=52, seed=1)
@@ -102,11 +117,12 @@ def test_queries_against_a_gallery(shared):
     ids=ids,
     gallery_ids=gallery_ids,
     normalize=False,
+    macro=True,
   )
   assert actual == pytest.approx(expected, abs=1e-6)
 
 
-def test_self_is_dropped_by_identity_not_by_position():
+def test_self_is_dropped_by_identity_not_by_position(way):
   # All in one point, so that the index decides: row 2's first item is row 0, row 0's is row 1.
   x, labels = np.ones((4, 2)), [0, 1, 0, 1]
   actual = retrieval_metrics(x, labels, ks=(1, 2))
@@ -118,7 +134,7 @@ def test_self_is_dropped_by_identity_not_by_position():
   assert (views["num_queries"], views["num_without_match"]) == (2, 2)
 
 
-def test_map_at_r_by_hand():
+def test_map_at_r_by_hand(way):
   # One query of class 0, R = 3; hits at ranks 1 and 3: (1/1 + 2/3) / 3.
   gallery = [[1.0], [2.0], [3.0], [4.0], [5.0]]
   actual = retrieval_metrics(
@@ -129,7 +145,7 @@ def test_map_at_r_by_hand():
   assert actual["recall@1"] == 1
 
 
-def test_zero_embedding_has_similarity_zero():
+def test_zero_embedding_has_similarity_zero(way):
   """A zero row ranks between positive and negative cosines, and nothing is NaN."""
   gallery = [[-1.0, 0.0], [0.0, 0.0], [1.0, 0.1]]
   for label, recall in ((0, 1.0), (1, 0.0), (2, 0.0)):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-_NAMES = {"map@r": "MAP@R", "r_precision": "R-prec", "nmi": "NMI", "f1": "F1"}
+_NAMES = {"map@r": "MAP@R", "r_precision": "R-prec", "nmi": "NMI", "ami": "AMI", "f1": "F1"}
 _COUNTS = ("num_queries", "num_without_match", "num_undecodable")
 
 
 def format_table(rows: Mapping[str, Mapping[str, float]]) -> str:
   """Returns an aligned table, one line a row, no trailing newline.
 
-  Columns: R@K in the order of K, MAP@R, R-prec, NMI, F1, then any other metric under its own name;
-  counts are left out, and so are metrics with a slash in their name: diagnostics, for the files.
-  A metric that a row lacks is shown as "-".
+  Columns: R@K in the order of K, MAP@R, R-prec, NMI, AMI, F1, then any other metric under its own
+  name; counts are left out, and so are metrics with a slash in their name: diagnostics, for the
+  files. A metric that a row lacks is shown as "-".
 
   Args:
     rows: name of the row -> metrics, keyed as `retrieval_metrics` and `clustering_metrics` do.

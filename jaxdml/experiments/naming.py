@@ -34,6 +34,7 @@ _METRICS = {
   "recall@1": "R@1",
   "r_precision": "R-prec",
   "nmi": "NMI",
+  "ami": "AMI",
   "f1": "F1",
   "collapse/within/map@r": "MAP@R within the class",
   "collapse/within/recall@1": "R@1 within the class",
@@ -136,7 +137,9 @@ def task_label(name: str) -> str:
 def more_is_better(metric: str) -> bool:
   """Whether a higher value is better; of spreads and spectra neither is."""
   last = metric.rsplit("/", 1)[-1]
-  return last in ("map@r", "r_precision", "nmi", "f1", "modes_kept") or last.startswith("recall@")
+  return last in ("map@r", "r_precision", "nmi", "ami", "f1", "modes_kept") or last.startswith(
+    "recall@"
+  )
 
 
 def _ordered(names: Iterable[str], known: tuple[str, ...]) -> tuple[str, ...]:

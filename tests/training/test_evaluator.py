@@ -76,4 +76,4 @@ def test_clustering_and_diagnostics_can_be_left_out(scored, monkeypatch):
   assert without == {k: v for k, v in everything.items() if not k.startswith("collapse/")}
   monkeypatch.setattr(evaluation, "clustering_metrics", None)  # not even called
   without = score(None, **{"eval.clustering": False})
-  assert without == {k: v for k, v in everything.items() if k not in ("nmi", "f1")}
+  assert without == {k: v for k, v in everything.items() if k not in ("nmi", "ami", "f1")}

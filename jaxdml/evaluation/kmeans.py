@@ -1,0 +1,210 @@
+"""k-means in JAX at any size: the products on all local devices, the decisions on the host."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from tqdm import tqdm
+
+from jaxdml.evaluation import kmeans_steps as steps
+from jaxdml.evaluation.checks import as_embeddings, as_positive
+from jaxdml.types import Array
+
+# Sums are taken by part and the parts added in order, so that they do not depend on the devices.
+# Two for each of 8 devices: a loop over one part alone is compiled into another program, which
+# rounds in other ways.
+_PARTS = 16
+_CENTERS_A_ROUND = 64  # of the seeding; its distances, 4 times as many a point, are held
+
+
+class KMeans(NamedTuple):
+  """The best of the restarts of `kmeans`.
+
+  Attributes:
+    assignment: cluster of each row, [n] int32.
+    centers: [k, d] float32.
+    inertia: sum of the squared distances to the assigned centers.
+    iterations: how often the centers were moved.
+  """
+
+  assignment: np.ndarray
+  centers: np.ndarray
+  inertia: float
+  iterations: int
+
+
+def kmeans(
+  points: Any,
+  k: int,
+  *,
+  seed: int = 0,
+  restarts: int = 1,
+  max_iterations: int = 30,
+  tolerance: float = 1e-4,
+  block_size: int = 512,
+  centers: Any = None,
+  progress: bool = True,
+) -> KMeans:
+  """Minimises the sum of squared distances to k centers: greedy k-means++, then Lloyd's algorithm.
+
+  Seeding is greedy k-means++ (best of 2 + log k candidates drawn by squared distance, as in
+  scikit-learn) with candidates drawn for up to 64 centers at a time: the winner and the 3 worst of
+  a center make room for new ones, the others stand again for the next center, so that a center
+  costs the distances to 4 points instead of to 2 + log k. A cluster left empty restarts at the
+  point farthest from its center. The same seed gives the same result, on any number of local
+  devices that divides 8. Memory is O(n d + block_size k), 268 distances a point (or fewer) among
+  it.
+
+  Args:
+    points: [n, d].
+    k: number of clusters, at most n.
+    seed: of the restarts.
+    restarts: independent runs; the lowest inertia wins.
+    max_iterations: of Lloyd's algorithm.
+    tolerance: stop when an iteration lowers the inertia by no more than this share of it; at 0
+      it goes on until nothing moves.
+    block_size: rows assigned at a time.
+    centers: [k, d] to start from in place of the seeding; there is nothing to restart then.
+    progress: show a progress bar if it takes longer than 5 seconds.
+
+  Raises:
+    ValueError: more clusters than points, NaN in points, centers of another shape.
+
+  >>> kmeans([[0.0], [0.2], [5.0], [5.2]], 2).inertia.__round__(4)
+  0.04
+  """
+  points = as_embeddings("points", points)
+  k, restarts = as_positive("k", k), as_positive("restarts", restarts)
+  max_iterations = as_positive("max_iterations", max_iterations)
+  block_size = as_positive("block_size", block_size)
+  if k > len(points):
+    raise ValueError(f"k: expected at most the number of points, {len(points)}, got {k}")
+  # Distances are taken by ||x||^2 - 2 x.c + ||c||^2, which cancels less around the mean.
+  mean = points.mean(0, dtype=np.float64).astype(np.float32)
+  if centers is not None:
+    centers = as_embeddings("centers", centers) - mean
+    if centers.shape != (k, points.shape[1]) or restarts > 1:
+      raise ValueError(
+        f"centers: expected shape {(k, points.shape[1])} and restarts=1, got {centers.shape} and "
+        f"restarts={restarts}; leave centers out for several seeded runs"
+      )
+  data = _Data(points, mean, block_size)
+  best = None
+  with tqdm(
+    total=restarts * (-(-k // _centers_a_round(k)) + max_iterations + 1),
+    desc=f"{k}-means",
+    unit="step",
+    delay=5,
+    leave=False,
+    disable=None if progress else True,
+  ) as bar:
+    for rng in np.random.default_rng(seed).spawn(restarts):
+      start = _seed(rng, data, k, bar) if centers is None else centers
+      run = _lloyd(data, start, max_iterations, tolerance, bar)
+      if best is None or run.inertia < best.inertia:
+        best = run
+  return best._replace(
+    assignment=np.asarray(best.assignment).reshape(-1)[: len(points)],
+    centers=np.asarray(best.centers) + mean,
+  )
+
+
+class _Data:
+  """Points around their mean, on the host and in equal parts on the local devices.
+
+  On the devices they are [parts / devices, devices, rows, d], padded with zeros: part p is
+  [p // devices, p % devices], its first row is rows * p.
+  """
+
+  def __init__(self, points: np.ndarray, mean: np.ndarray, block_size: int):
+    n, d = points.shape
+    devices = jax.local_devices()
+    self.mesh = Mesh(np.array(devices), (steps.AXIS,))
+    rounds = -(-_PARTS // len(devices))
+    rows = -(-n // (rounds * len(devices)))
+    self.blocks = -(-rows // block_size)
+    rows = -(-rows // self.blocks) * self.blocks
+    self._shape = (rounds, len(devices), rows)
+    padded = np.zeros((math.prod(self._shape), d), np.float32)
+    np.subtract(points, mean, out=padded[:n])
+    self.host = padded[:n]
+    self.sharded = self.put(padded)
+    self.squares = np.einsum("nd,nd->n", self.host, self.host)
+
+  def put(self, rows: np.ndarray) -> Array:
+    """Shards values of the rows [n, ...] as the points are."""
+    padded = np.zeros((math.prod(self._shape), *rows.shape[1:]), rows.dtype)
+    padded[: len(rows)] = rows
+    padded = padded.reshape(*self._shape, *rows.shape[1:])
+    return jax.device_put(padded, NamedSharding(self.mesh, steps.SHARDED))
+
+  def get(self, sharded: Array) -> np.ndarray:
+    """Returns values of the rows [n] on the host."""
+    return np.asarray(sharded).reshape(-1)[: len(self.host)]
+
+
+def _centers_a_round(k: int) -> int:
+  # Candidates are drawn by the distances at the start of a round: it should not add too many.
+  return min(max(k // 16, 1), _CENTERS_A_ROUND)
+
+
+def _seed(rng: np.random.Generator, data: _Data, k: int, bar: tqdm) -> np.ndarray:
+  """Draws k centers by greedy k-means++, a batch of candidates at a time."""
+  n = len(data.host)
+  a_round, trials = _centers_a_round(k), 2 + int(math.log(k))
+  chosen = [rng.integers(n)]
+  closest = np.square(data.host - data.host[chosen[0]]).sum(1)
+  squares, closest = data.put(data.squares), data.put(closest)
+  while len(chosen) < k:
+    cumulative = np.cumsum(data.get(closest), dtype=np.float64)
+    draws = rng.random(trials + a_round * (1 + steps.DROPPED)) * cumulative[-1]
+    # The first row whose cumulative weight exceeds the draw has weight above zero.
+    rows = np.minimum(np.searchsorted(cumulative, draws, side="right"), n - 1)
+    taken, closest = steps.take_centers(
+      data.sharded,
+      squares,
+      closest,
+      data.host[rows],
+      data.squares[rows],
+      mesh=data.mesh,
+      count=a_round,
+      trials=trials,
+    )
+    chosen.extend(rows[np.asarray(taken)])
+    bar.update()
+  return data.host[np.array(chosen[:k])]
+
+
+def _lloyd(data: _Data, centers: Any, max_iterations: int, tolerance: float, bar: tqdm) -> KMeans:
+  """Assigns and moves in turn; returns the last assignment and the centers that it is to."""
+  scatter = jax.default_backend() == "cpu"
+  before, moved = np.inf, True
+  for iteration in range(max_iterations + 1):
+    assignment, distance, means, counts = steps.iterate(
+      data.sharded, len(data.host), centers, mesh=data.mesh, blocks=data.blocks, scatter=scatter
+    )
+    bar.update()
+    distance = data.get(distance)
+    inertia = float(distance.sum(dtype=np.float64))
+    improved = before - inertia > tolerance * before
+    if iteration == max_iterations or not (improved or moved or iteration < 2):
+      break
+    before = inertia
+    empty = np.flatnonzero(np.asarray(counts) == 0)
+    centers, moved = (means, False) if not len(empty) else _refill(data, distance, means, empty)
+  return KMeans(assignment, centers, inertia, iteration)
+
+
+def _refill(
+  data: _Data, distance: np.ndarray, means: Array, empty: np.ndarray
+) -> tuple[np.ndarray, bool]:
+  """Moves the j-th empty cluster to the j-th farthest point that is not a center already."""
+  far = np.argsort(-distance, kind="stable")[: len(empty)]
+  far = far[distance[far] > 0]
+  centers = np.array(means)
+  centers[empty[: len(far)]] = data.host[far]
+  return centers, len(far) > 0

@@ -80,6 +80,7 @@ def test_kill_9_then_the_same_command_is_bitwise_the_same(data_dir, tmp_path):
     "hdml.slots": 4,
     "hdml.window": "7 steps",
     "eval.raw_pixels": False,
+    "train.report": False,
   }
   flags = ["--config=configs/eps_digits.py"]
   flags += [f"--config.{key}={value}" for key, value in overrides.items()]

@@ -60,6 +60,7 @@ def test_archives_to_results(config, tmp_path):
     "train.evaluate_every": "3 steps",
     "train.checkpoint_every": "3 steps",
     "train.log_every": "1 steps",
+    "train.report": config == "inshop",  # a split in queries and gallery
     "optimizer.milestones": "()",
   }
   if config != "cars":
@@ -68,6 +69,7 @@ def test_archives_to_results(config, tmp_path):
     "jaxdml.main", f"--config=configs/hdml_{config}.py", f"--workdir={workdir}",
     *(f"--config.{key}={value}" for key, value in flags.items()),
   )  # fmt: skip
+  assert (workdir / "report.html").exists() == flags["train.report"]
   results = json.loads((workdir / "results.json").read_text())
   trained = results["trained model"]
   tested = [photo for photo in photos if photo.split in ("test", "query", "gallery")]

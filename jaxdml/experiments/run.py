@@ -44,6 +44,7 @@ def _train(cell: Cell, data_dir: str, cache: str, keep_checkpoints: bool) -> str
   cell.folder.mkdir(parents=True, exist_ok=True)
   _write_json(cell.folder / "cell.json", cells_lib.as_json(config))
   config.data.data_dir = data_dir
+  config.train.report = False  # of hundreds of runs nobody reads the pages
   rows = loop.train_and_evaluate(config, cell.folder)
   # Programs of other shapes than the next cell's would pile up.
   jax.clear_caches()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["Curve", "Setting", "build", "of_run"]
+__all__ = ["Curve", "Setting", "build", "of_run", "write"]
 
 
 def __getattr__(name: str) -> Any:
   # When asked for: JAX and Bokeh are slow to import, and `--help` needs neither.
-  if name == "of_run":
-    from jaxdml.report.run import of_run
+  if name in ("of_run", "write"):
+    from jaxdml.report import run
 
-    return of_run
+    return getattr(run, name)
   if name in __all__:
     from jaxdml.report import page
 

@@ -252,6 +252,7 @@ def project(x: np.ndarray, *, max_points: int, seed: int = 0) -> Projection:
   """
   from sklearn.decomposition import PCA
   from sklearn.manifold import TSNE
+  from threadpoolctl import threadpool_limits
 
   rows = np.arange(len(x))
   if len(x) > max_points:
@@ -270,5 +271,8 @@ def project(x: np.ndarray, *, max_points: int, seed: int = 0) -> Projection:
     perplexity = min(30.0, (len(rows) - 1) / 3)
     start = 1e-4 * flat / max(float(flat[:, 0].std()), 1e-12)
     model = TSNE(perplexity=perplexity, init=start.astype(np.float32), random_state=seed)
-    tsne = model.fit_transform(reduced.astype(np.float32))
+    # Its threads wait for each other by spinning: on cores shared with others two took seven times
+    # as long as one.
+    with threadpool_limits(1):
+      tsne = model.fit_transform(reduced.astype(np.float32))
   return Projection(rows, flat, tsne, np.pad(explained, (0, 2 - len(explained))))

@@ -64,8 +64,7 @@ def galleries(
       Line(
         int(queries[place]),
         [int(row) for row in found[place] if row >= 0],
-        f"{hits[place].sum()} of {min(k, relevant[place])} right, average precision "
-        f"{scores[place]:.2f}",
+        f"{hits[place].sum()} of {min(k, relevant[place])} right, AP {scores[place]:.2f}",
       )
       for place in places
     ]
@@ -99,7 +98,8 @@ def html(
   shown: list[Gallery],
   labels: np.ndarray,
   uris: dict[int, str],
-  describe: Callable[[int], str],
+  call: Callable[[int], str],
+  record: Callable[[int], str],
 ) -> str:
   """The galleries as HTML.
 
@@ -107,8 +107,10 @@ def html(
     shown: of `galleries`.
     labels: [n]; what has the label of a line's first image is right.
     uris: data URI of every row that is shown.
-    describe: row -> what to say of an image: its label and where it comes from.
+    call: row -> its label's name.
+    record: row -> where the image comes from.
   """
+  describe = lambda row: f"{call(row)} ({record(row)})"
   parts = []
   for gallery in shown:
     lines = []
@@ -117,7 +119,7 @@ def html(
       for row in line.found:
         kind = "right" if labels[row] == labels[line.row] else "wrong"
         cells.append(_cell(uris[row], f"{kind}: {describe(row)}", kind))
-      caption = text(f"{describe(line.row)}: {line.note}")
+      caption = text(f"{call(line.row)}: {line.note}")
       lines.append(f'<div class="count" title="{caption}">{caption}</div>{"".join(cells)}')
     cells = max((1 + len(line.found) for line in gallery.lines), default=1)
     body = "".join(f'<div class="line" style="--cells:{cells}">{line}</div>' for line in lines)

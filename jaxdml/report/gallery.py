@@ -18,10 +18,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from jaxdml import evaluation
 from jaxdml.data import DatasetNotPreparedError, ImageDecodeError
 from jaxdml.evaluation import checks
 
-__all__ = ["RIGHT", "WRONG", "choose_queries", "gallery", "nearest_neighbours"]
+__all__ = ["RIGHT", "WRONG", "choose_queries", "gallery"]
 
 RIGHT, WRONG = "#1a9641", "#e34234"
 _QUERY = "#333333"
@@ -29,36 +30,6 @@ _CELL = 0.435  # inches; eight neighbours under three models make 1,200 pixels
 _GAP = 0.8  # between models, in cells
 _LETTER = 0.62 / 72 / _CELL  # width of an average letter a point of its size, in cells
 _DIMMED = 0.45  # opacity of wrong neighbours: who cannot tell red from green sees them too
-
-
-def nearest_neighbours(embeddings: Any, queries: Sequence[int] | np.ndarray, k: int) -> np.ndarray:
-  """Finds the k nearest rows of each query by cosine similarity, the nearest first.
-
-  As in `evaluation.retrieval_metrics`: rows are scaled to unit norm, the query itself is left out
-  (its duplicates are not), and rows that are equally near come in the order of their index.
-
-  Args:
-    embeddings: [n, d].
-    queries: rows of `embeddings`, [q].
-    k: at most n - 1.
-
-  Returns:
-    int64 [q, k].
-
-  Raises:
-    ValueError: NaN in embeddings, a query that is no row, or a k that is too large.
-
-  >>> nearest_neighbours([[0.0, 1.0], [1.0, 0.0], [0.1, 2.0]], [0], 2).tolist()
-  [[2, 1]]
-  """
-  rows = checks.normalized(checks.as_embeddings("embeddings", embeddings))
-  queries = _as_rows("queries", queries, len(rows))
-  k = checks.as_positive("k", k)
-  if k >= len(rows):
-    raise ValueError(f"k: expected less than the {len(rows)} rows, as none is its own; got {k}")
-  similarity = rows[queries] @ rows.T
-  similarity[np.arange(len(queries)), queries] = -np.inf
-  return np.argsort(-similarity, axis=1, kind="stable")[:, :k]
 
 
 def choose_queries(labels: Any, count: int, k: int, seed: int) -> np.ndarray:
@@ -108,7 +79,8 @@ def gallery(
       from black to white. Only those that are drawn need to be right.
     labels: [n].
     query_indices: [q] of 0..n-1.
-    rows: model -> indices of its neighbours, [q, k], the nearest first (`nearest_neighbours`).
+    rows: model -> indices of its neighbours, [q, k], the nearest first
+      (`evaluation.nearest_neighbours`).
     title: over the picture, if not empty.
     note: under it, if not empty.
 
@@ -275,7 +247,14 @@ def of_run(run: Any, *, queries: int = 8, k: int = 8, seed: int = 0) -> Figure:
     before: run.embed(run.untrained),
     "trained model": run.embed(),
   }
-  rows = {name: nearest_neighbours(x, chosen, k) for name, x in embedded.items()}
+  places = np.arange(len(run.labels))
+  rows = {
+    # The query itself is no neighbour of its own.
+    name: evaluation.nearest_neighbours(
+      x[chosen], k, gallery=x, ids=chosen, gallery_ids=places
+    ).indices
+    for name, x in embedded.items()
+  }
   seen = "None of these classes was" if run.disjoint else "These images were not"
   # Only what is shown is decoded.
   shown = np.unique(np.concatenate([chosen, *map(np.ravel, rows.values())]))

@@ -25,15 +25,17 @@
     const highlight = document.getElementById("highlight");
     const place = document.getElementById("map-plot");
     const count = data.row.length;
-    let column = data.columns[0];
+    const classes = data.columns[0];
+    const size = window.innerWidth < 600 ? 5 : 8;
+    let column = classes;
     let shown = null;
     let pinned = null;
 
     const paint = (code) => {
       shown = code;
-      const others = code === null;
-      source.data.alpha = column.codes.map((c) => (others ? 0.8 : c === code ? 1 : 0.08));
-      source.data.size = column.codes.map((c) => (!others && c === code ? 11 : 8));
+      const all = code === null;
+      source.data.alpha = classes.codes.map((c) => (all ? 0.8 : c === code ? 1 : 0.1));
+      source.data.size = classes.codes.map((c) => (!all && c === code ? 1.5 * size : size));
       source.change.emit();
     };
     const recolour = () => {
@@ -52,12 +54,9 @@
         });
       } else {
         legend.append(element("span",
-          `${column.names.length} values: colours and marks repeat; point at one to see its like.`));
+          `${column.names.length} values: colours and marks repeat; point at one to see its class.`));
       }
-      highlight.replaceChildren(new Option("none", ""));
-      column.names.forEach((name, code) => highlight.append(new Option(name, code)));
-      pinned = null;
-      paint(null);
+      paint(pinned);
     };
     const layout = (name) => {
       source.data.x = data.layouts[name].x;
@@ -82,7 +81,7 @@
       const rows = Math.ceil(Math.min(per_sheet, count - (index - cell)) / columns);
       const made = element("div", undefined, `sprite sheet-${Math.floor(index / per_sheet)}`);
       made.setAttribute("role", "img");
-      made.setAttribute("aria-label", data.columns[0].names[data.columns[0].codes[index]]);
+      made.setAttribute("aria-label", classes.names[classes.codes[index]]);
       made.style.backgroundSize = `${columns * 128}px ${rows * 128}px`;
       made.style.backgroundPosition =
         `-${(cell % columns) * 128}px -${Math.floor(cell / columns) * 128}px`;
@@ -95,7 +94,7 @@
       const lines = data.columns.slice(1).map((other) =>
         element("small", `${other.name}: ${other.names[other.codes[index]]}`));
       card.replaceChildren(sprite(index),
-        element("b", data.columns[0].names[data.columns[0].codes[index]]), ...lines,
+        element("b", classes.names[classes.codes[index]]), ...lines,
         element("small", data.record[index]));
       card.classList.add("shown");
     };
@@ -106,11 +105,16 @@
     };
 
     data.columns.forEach((one, place) => colourBy.append(new Option(one.name, place)));
+    classes.names.forEach((name, code) => highlight.append(new Option(name, code)));
+    // Hundreds of classes share ten colours: a column of fewer values says more at first sight.
+    const values = (one) => (one.names.length > 1 ? one.names.length : Infinity);
+    const fewest = data.columns.reduce((a, b) => (values(b) < values(a) ? b : a));
+    if (classes.names.length > 20) colourBy.value = String(data.columns.indexOf(fewest));
     source.inspect.connect(() => {
       const [index] = source.inspected.indices;
       if (index === undefined) return hide();
       show(index);
-      if (pinned === null && shown !== column.codes[index]) paint(column.codes[index]);
+      if (pinned === null && shown !== classes.codes[index]) paint(classes.codes[index]);
     });
     place.addEventListener("pointermove", (event) => {
       const right = event.clientX + 20 + 240 > window.innerWidth;

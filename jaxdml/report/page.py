@@ -139,11 +139,14 @@ def build(
   if pairs is not None:
     items["pairs-plot"] = figures.histogram(pairs)
     parts.append(_Part("pairs", "Similarities", sections.pairs(pairs, n)))
-  for anchor, heading, group in sections.grouped(curves):
-    html, plots = sections.curves(anchor, group)
-    items |= plots
-    parts.append(_Part(anchor, heading, html))
   collapse = sections.collapse(metrics)
+  for group, heading, drawn in sections.grouped(curves):
+    html, plots = sections.curves(f"{group}-curves", drawn)
+    items |= plots
+    if group == "diagnostics":
+      collapse += html
+    else:
+      parts.append(_Part(group + "-curves", heading, html))
   if collapse:
     parts.append(_Part("collapse", "Class collapse", collapse))
   facts = {"page made": f"{datetime.datetime.now():%Y-%m-%d %H:%M}", **(facts or {})}
@@ -200,8 +203,8 @@ def _galleries(
   )
   needed = {row for gallery in shown for line in gallery.lines for row in (line.row, *line.found)}
   uris = thumbnails.singles(pictures, np.array(sorted(needed)))
-  describe = lambda row: f"{call(labels[row].item())} ({record(row)})"
-  return sections.GALLERY_NOTE + galleries.html(shown, labels, uris, describe)
+  named = lambda row: call(labels[row].item())
+  return sections.GALLERY_NOTE + galleries.html(shown, labels, uris, named, record)
 
 
 def _map_data(

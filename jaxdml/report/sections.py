@@ -18,8 +18,8 @@ GALLERY_NOTE = (
   "✗, dimmed, has another. Point at an image for its label and where it comes from.</p>"
 )
 _CARDS = 4
-_GROUPS = {"metrics": "Metrics over training", "loss": "Loss", "dials": "HDML's dials",
-           "training": "Training", "diagnostics": "Collapse over training"}  # fmt: skip
+_GROUPS = {"metrics": "Curves", "loss": "Loss", "dials": "HDML's dials",
+           "training": "Training", "diagnostics": "Class collapse"}  # fmt: skip
 
 
 class Curve(NamedTuple):
@@ -66,12 +66,14 @@ def header(
   main = [key for key in preferred if key in keys][:_CARDS]
   cards = []
   for key in main:
-    below = ", ".join(
-      f"{floor} {number(metrics[floor][key])}" for floor in floors if key in metrics[floor]
+    below = "".join(
+      f"<span>{text(floor)} {number(metrics[floor][key])}</span>"
+      for floor in floors
+      if key in metrics[floor]
     )
     cards.append(
       f'<div class="card">{text(definitions.short(key))}<b>{number(metrics[model][key])}</b>'
-      f"<span>{text(below or model)}</span></div>"
+      f"{below or f'<span>{text(model)}</span>'}</div>"
     )
   said = ", ".join(f"{definitions.short(key)} {number(metrics[model][key])}" for key in main[:2])
   lead = f"{text(said)} on {text(what)}." if said else f"{text(what)}."
@@ -150,7 +152,7 @@ drag to move, turn the wheel to zoom. t-SNE keeps neighbours together, and its d
 map mean little; PCA's two axes hold {shares.sum():.0%} of the variance.</p>
 <div class="controls"><span role="group" aria-label="Layout">{buttons}</span>
 <label>Colour by <select id="colour-by"></select></label>
-<label>Show class <select id="highlight"></select></label>
+<label>Show class <select id="highlight"><option value="">all</option></select></label>
 <span role="group" aria-label="Zoom"><button type="button" data-zoom="0.6" aria-label="Zoom in">+
 </button><button type="button" data-zoom="1.6667" aria-label="Zoom out">−</button>
 <button type="button" data-zoom="reset">Reset</button></span></div>
@@ -177,9 +179,9 @@ def pairs(measured: Similarities, n: int) -> str:
 
 
 def grouped(all_curves: Sequence[Curve]) -> list[tuple[str, str, list[Curve]]]:
-  """The groups that have curves: anchor, heading, curves."""
+  """The groups that have curves: name, heading, curves."""
   found = [(anchor, [c for c in all_curves if c.group == anchor]) for anchor in _GROUPS]
-  return [(f"{anchor}-curves", _GROUPS[anchor], group) for anchor, group in found if group]
+  return [(anchor, _GROUPS[anchor], group) for anchor, group in found if group]
 
 
 def curves(anchor: str, group: Sequence[Curve]) -> tuple[str, dict[str, Any]]:
@@ -200,9 +202,9 @@ def curves(anchor: str, group: Sequence[Curve]) -> tuple[str, dict[str, Any]]:
     if one.floor is not None:
       dash = f'<span class="dash">┄ {text(one.floor_name)} {number(one.floor)}</span>'
     parts.append(
-      f'<figure><figcaption><b>{text(one.name)}</b>{dash}<span title="at the last step shown">'
-      f'{number(float(values[-1]))}</span></figcaption><div id="{target}" class="plot" role="img" '
-      f'aria-label="{text(said)}"></div></figure>'
+      f'<figure><figcaption><b>{text(one.name)}</b><span title="at the last step shown">'
+      f"{number(float(values[-1]))}</span>{dash}</figcaption>"
+      f'<div id="{target}" class="plot" role="img" aria-label="{text(said)}"></div></figure>'
     )
   of = max(figures.thinned(c.steps, c.values)[2] for c in group)
   note = f", each point the mean of up to {of} that were logged" if of > 1 else ""

@@ -27,8 +27,9 @@ OPERATIONAL = (
   "train.checkpoint_every",
   "train.keep",
   "train.log_every",
+  "train.report",
 )
-_METRICS = ("map@r", "r_precision", "nmi", "f1")
+_METRICS = ("map@r", "r_precision", "nmi", "ami", "f1")
 _GROUP = {"all_pairs": 1, "npair": 2, "triplet": 3}
 
 
@@ -189,7 +190,7 @@ def check(config: ConfigDict, device_count: int) -> None:
   _one_of("loss.learnable_beta", loss.learnable_beta, ("none", "scalar", "per_class"))
   recalls = [f"recall@{k}" for k in config.eval.ks]
   _one_of("eval.select_by", config.eval.select_by, ("last", *recalls, *_METRICS))
-  if config.eval.select_by in ("nmi", "f1") and not config.eval.clustering:
+  if config.eval.select_by in ("nmi", "ami", "f1") and not config.eval.clustering:
     raise ConfigError(
       f"config.eval.clustering: eval.select_by={config.eval.select_by} takes clustering; "
       "set this to True, or select by retrieval: map@r, r_precision, recall@K"

@@ -115,6 +115,7 @@ def get_config() -> ConfigDict:
   config.train.evaluate_every = "250 steps"
   config.train.checkpoint_every = "250 steps"
   config.train.keep = 2  # checkpoints kept besides the best
+  config.train.report = True  # report.html at the end: docs/report.md
 
   config.eval = ConfigDict()
   config.eval.ks = (1, 2, 4, 8)

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jaxdml import data, evaluation, models
-from jaxdml.training import checkpoints, hdml_variants, parallel, setup, weights, writers
+from jaxdml.training import checkpoints, hdml_variants, parallel, restore, setup, weights, writers
 from jaxdml.training import config as config_lib
 from jaxdml.training.evaluator import Evaluator
 
@@ -216,7 +216,8 @@ class _Run:
   def results(self, memory: dict[str, Any]) -> dict[str, dict[str, float]]:
     """The final table on the test split, of the best checkpoint; prints and keeps it."""
     state, _ = self.checkpoints.restore("best", self.setup.abstract_state())
-    rows = {**memory["floors"], "trained model": self.test.model(state)}
+    embedded = self.test.embed(state)
+    rows = {**memory["floors"], "trained model": self.test.score(embedded)}
     if jax.process_index():
       return rows
     # Its presence says that the run has finished: whole or not at all.
@@ -239,7 +240,25 @@ class _Run:
       f"{f', {bad} images that cannot be decoded left out' if bad else ''}. Trained model: step "
       f"{memory['best_step']} of {self.total}, {how}.\n{evaluation.format_table(rows)}"
     )
+    if self.config.train.report:
+      self.report(state, memory, embedded)
     return rows
+
+  def report(self, state, memory: dict[str, Any], embedded: evaluation.Embedded) -> None:
+    """Writes workdir/report.html; the results are safe on disk, whatever becomes of it."""
+    run = restore.Restored(self.setup, state, memory, self.test)
+    try:
+      # Here, as it reads finished runs: training needs nothing of it.
+      from jaxdml import report
+
+      page = report.of_run(run, workdir=self.workdir, embedded=embedded)
+      _say(f"wrote {report.write(page, self.workdir / 'report.html')}")
+    except Exception as error:
+      reason = " ".join(str(error).split())
+      _say(
+        f"no report was written: {type(error).__name__}: {reason}. The results are whole; "
+        f"python -m jaxdml.report --workdir={self.workdir} tries again"
+      )
 
 
 def train_and_evaluate(
@@ -247,7 +266,8 @@ def train_and_evaluate(
 ) -> dict[str, dict[str, float]] | None:
   """Trains as the config says, or resumes the same config's run in `workdir`, and evaluates.
 
-  Writes to workdir: config.json, metrics.jsonl, TensorBoard events, checkpoints/ and results.json.
+  Writes to workdir: config.json, metrics.jsonl, TensorBoard events, checkpoints/, results.json,
+  and, with `config.train.report`, report.html.
 
   Args:
     config: every key of jaxdml/training/defaults.py.

@@ -13,41 +13,6 @@ from tests.training.conftest import data_dir as data_dir
 from tests.training.test_loop import digits_config
 
 
-def test_neighbours_equal_a_loop():
-  rng = np.random.default_rng(0)
-  embeddings = rng.normal(size=(30, 4)).astype(np.float32)
-  embeddings[7] = embeddings[3]  # a duplicate of the query is a neighbour, the query is not
-  queries = [3, 11, 29]
-  expected = []
-  for query in queries:
-    cosines = []
-    for row in range(30):
-      if row != query:
-        a, b = embeddings[query].astype(float), embeddings[row].astype(float)
-        cosines.append((-a @ b / np.sqrt((a @ a) * (b @ b)), row))
-    expected.append([row for _, row in sorted(cosines)[:5]])
-  found = gallery.nearest_neighbours(embeddings, queries, 5)
-  assert found.tolist() == expected
-  assert found[0, 0] == 7
-
-
-def test_neighbours_break_ties_by_index():
-  assert gallery.nearest_neighbours(np.ones((5, 2)), [2], 4).tolist() == [[0, 1, 3, 4]]
-
-
-@pytest.mark.parametrize(
-  ("arguments", "message"),
-  [
-    (([[1.0], [np.nan]], [0], 1), "NaN"),
-    (([[1.0], [2.0]], [2], 1), "queries: expected rows in 0..1"),
-    (([[1.0], [2.0]], [0], 2), "k: expected less than the 2 rows"),
-  ],
-)
-def test_neighbours_refuse(arguments, message):
-  with pytest.raises(ValueError, match=message):
-    gallery.nearest_neighbours(*arguments)
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 def test_frames_show_who_is_right(channels):
   images = np.random.default_rng(0).integers(0, 255, (6, 8, 8, channels)).astype(np.uint8)

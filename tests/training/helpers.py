@@ -20,6 +20,7 @@ def tiny_config(**overrides):
   config.hdml.sum_reconstruction = False
   config.hdml.window = "2 steps"
   config.optimizer.learning_rate = 1e-2
+  config.train.report = False
   config.update_from_flattened_dict(overrides)
   return config
 

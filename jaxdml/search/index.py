@@ -35,6 +35,7 @@ def _exact(items: np.ndarray) -> SearchFn:
 def _faiss(items: np.ndarray) -> SearchFn:
   import faiss
 
+  items = checks.normalized(items)
   index = faiss.IndexHNSWFlat(items.shape[1], _LINKS, faiss.METRIC_INNER_PRODUCT)
   index.hnsw.efConstruction = _BUILDING
   index.add(items)
@@ -59,7 +60,7 @@ def _usearch(items: np.ndarray) -> SearchFn:
     expansion_add=_BUILDING,
     expansion_search=_SEARCHING,
   )
-  graph.add(np.arange(len(items)), items)
+  graph.add(np.arange(len(items)), checks.normalized(items))
 
   def search(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     graph.expansion_search = max(_SEARCHING, 2 * k)
@@ -113,7 +114,7 @@ class Index:
       raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}; got {backend!r}")
     build, self.description, package = BACKENDS[backend]
     self.backend, self.approximate = backend, backend != "exact"
-    self._items = checks.normalized(checks.as_embeddings("embeddings", embeddings))
+    self._items = checks.as_embeddings("embeddings", embeddings)
     try:
       self._search = build(self._items)
     except ImportError as error:

@@ -65,6 +65,18 @@ def metadata(path: pathlib.Path) -> dict[str, Any]:
     raise damaged(path, error) from error
 
 
+def rows(path: pathlib.Path) -> int:
+  """How many embeddings a shard holds.
+
+  Raises:
+    SearchError: it is damaged.
+  """
+  try:
+    return parquet.read_metadata(path).num_rows
+  except (OSError, ValueError, pa.ArrowException) as error:
+    raise damaged(path, error) from error
+
+
 def damaged(path: pathlib.Path, error: Exception) -> SearchError:
   """The error that says so."""
   reason = str(error).strip().split("\n")[0][:200]

@@ -67,24 +67,25 @@ class Store:
         f"{folder} is not finished: {there} of {count} shards are there; give the command of "
         "python -m jaxdml.embed that made it again, it goes on where it stopped"
       )
-    parts, paths, labels, skipped = [], [], [], []
-    for path in tqdm(shards, desc="read", unit="shard", disable=None if progress else True,
-                     delay=2, leave=False):  # fmt: skip
-      table = _read_shard(path, model)
-      column = table.column("embedding").combine_chunks()
-      parts.append(column.flatten().to_numpy().reshape(-1, model["dimension"]))
-      paths += table.column("path").to_pylist()
-      labels += table.column("label").to_pylist()
-      skipped += map(tuple, layout.metadata(path)["skipped"])
-    if not paths:
+    total = sum(layout.rows(path) for path in shards)
+    if not total:
       raise SearchError(
         f"{folder} is empty: none of the {settings['images']} images could be read; give "
         "python -m jaxdml.embed others, and another --out"
       )
-    whole = np.concatenate(parts)
-    return cls(
-      folder, whole, tuple(paths), tuple(labels), model, settings["source"], tuple(skipped)
-    )
+    embeddings = np.empty((total, model["dimension"]), np.float32)
+    paths, labels, skipped = [], [], []
+    hidden = None if progress else True
+    for path in tqdm(shards, desc="read", unit="shard", disable=hidden, delay=2, leave=False):
+      table = _read_shard(path, model)
+      column = table.column("embedding").combine_chunks()
+      here = slice(len(paths), len(paths) + len(table))
+      embeddings[here] = column.flatten().to_numpy().reshape(-1, model["dimension"])
+      paths += table.column("path").to_pylist()
+      labels += table.column("label").to_pylist()
+      skipped += map(tuple, layout.metadata(path)["skipped"])
+    source = settings["source"]
+    return cls(folder, embeddings, tuple(paths), tuple(labels), model, source, tuple(skipped))
 
   def image(self, row: int) -> bytes:
     """The encoded image of a row, from where it was when it was embedded.

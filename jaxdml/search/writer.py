@@ -130,7 +130,7 @@ class Writer:
     """Marks the folder as finished if every shard is there; whether it is."""
     if self.missing():
       return False
-    rows = sum(parquet.read_metadata(self._path(i)).num_rows for i in range(self.count))
+    rows = sum(layout.rows(self._path(i)) for i in range(self.count))
     layout.write_json(self.out / layout.FINISHED, {"embedded": rows, "skipped": self.skipped()})
     # Of runs that were killed while they wrote a shard.
     for left in self.out.glob(".shard-*.tmp"):

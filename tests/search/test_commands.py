@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -204,6 +205,19 @@ def test_embed_a_data_set(workdir, data_dir, tmp_path, capsys):
   assert "digits/test/5  (the query itself)" in capsys.readouterr().out
   refused(embed, [*given[:1], "--dataset=digit", *given[2:]], capsys, "unknown data set 'digit'")
   refused(embed, [*given[:1], "--dataset=cub200_2011", *given[2:]], capsys, "prepare")
+
+
+def test_a_host_of_several(workdir, photos, tmp_path, capsys, monkeypatch):
+  joined, trained = [], model.load(workdir)
+  monkeypatch.setattr(model, "load", lambda *_, **__: trained)
+  monkeypatch.setattr(jax.distributed, "initialize", lambda: joined.append(True))
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  given = [f"--workdir={workdir}", f"--images={photos}", f"--out={tmp_path / 's'}"]
+  for index, end in ((1, "; the others are for the other hosts"), (0, ", which is finished")):
+    monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+    assert embed.main([*given, "--shard_size=1", "--multihost"]) == 0
+    assert f"wrote 2 of 4 shards to {tmp_path / 's'}{end}" in capsys.readouterr().out
+  assert len(joined) == 2
 
 
 @pytest.mark.slow

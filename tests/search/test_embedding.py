@@ -70,6 +70,8 @@ def test_killed_it_goes_on(photos, tmp_path):
   first = (tmp_path / "out" / names()[1]).read_bytes()
   with pytest.raises(search.SearchError, match="not finished: 1 of 3 shards"):
     search.Store.open(tmp_path / "out")
+  left = tmp_path / "out" / ".shard-00001-of-00003.parquet.host.1.tmp"  # Killed while it wrote.
+  left.write_bytes(b"half a shard")
   again = FakeModel()
   assert embed(photos, tmp_path / "out", again) == (3, 2, True, [])
   assert again.batches == 2  # The six images of two shards, in batches of three.
@@ -77,6 +79,7 @@ def test_killed_it_goes_on(photos, tmp_path):
   np.testing.assert_allclose(
     search.Store.open(tmp_path / "out").embeddings, reference(photos), rtol=1e-6
   )
+  assert not left.exists()
   idle = FakeModel()
   assert embed(photos, tmp_path / "out", idle) == (3, 0, True, [])
   assert idle.batches == 0

@@ -129,22 +129,32 @@ class _Data:
     self.blocks = -(-rows // block_size)
     rows = -(-rows // self.blocks) * self.blocks
     self._shape = (rounds, len(devices), rows)
+    self._points, self._mean, self.n = points, mean, n
     padded = np.zeros((math.prod(self._shape), d), np.float32)
     np.subtract(points, mean, out=padded[:n])
-    self.host = padded[:n]
-    self.sharded = self.put(padded)
-    self.squares = np.einsum("nd,nd->n", self.host, self.host)
+    self.squares = np.einsum("nd,nd->n", padded[:n], padded[:n])
+    self.sharded = self._put(padded)
 
-  def put(self, rows: np.ndarray) -> Array:
-    """Shards values of the rows [n, ...] as the points are."""
-    padded = np.zeros((math.prod(self._shape), *rows.shape[1:]), rows.dtype)
-    padded[: len(rows)] = rows
-    padded = padded.reshape(*self._shape, *rows.shape[1:])
+  def rows(self, indices: Any) -> np.ndarray:
+    """Returns points by their indices, on the host."""
+    return self._points[indices] - self._mean
+
+  def distances(self, index: int) -> np.ndarray:
+    """Returns the squared distances [n] to one of the points."""
+    blocks = np.array_split(self._points, -(-self.n // 1024))
+    return np.concatenate([np.square(b - self._points[index]).sum(1) for b in blocks])
+
+  def put(self, values: np.ndarray) -> Array:
+    """Shards a value for each row, [n], as the points are."""
+    return self._put(np.pad(values, (0, math.prod(self._shape) - self.n)))
+
+  def _put(self, padded: np.ndarray) -> Array:
+    padded = padded.reshape(*self._shape, *padded.shape[1:])
     return jax.device_put(padded, NamedSharding(self.mesh, steps.SHARDED))
 
   def get(self, sharded: Array) -> np.ndarray:
-    """Returns values of the rows [n] on the host."""
-    return np.asarray(sharded).reshape(-1)[: len(self.host)]
+    """Returns a value for each row, [n], on the host."""
+    return np.asarray(sharded).reshape(-1)[: self.n]
 
 
 def _centers_a_round(k: int) -> int:
@@ -154,11 +164,10 @@ def _centers_a_round(k: int) -> int:
 
 def _seed(rng: np.random.Generator, data: _Data, k: int, bar: tqdm) -> np.ndarray:
   """Draws k centers by greedy k-means++, a batch of candidates at a time."""
-  n = len(data.host)
+  n = data.n
   a_round, trials = _centers_a_round(k), 2 + int(math.log(k))
   chosen = [rng.integers(n)]
-  closest = np.square(data.host - data.host[chosen[0]]).sum(1)
-  squares, closest = data.put(data.squares), data.put(closest)
+  squares, closest = data.put(data.squares), data.put(data.distances(chosen[0]))
   while len(chosen) < k:
     cumulative = np.cumsum(data.get(closest), dtype=np.float64)
     draws = rng.random(trials + a_round * (1 + steps.DROPPED)) * cumulative[-1]
@@ -168,7 +177,7 @@ def _seed(rng: np.random.Generator, data: _Data, k: int, bar: tqdm) -> np.ndarra
       data.sharded,
       squares,
       closest,
-      data.host[rows],
+      data.rows(rows),
       data.squares[rows],
       mesh=data.mesh,
       count=a_round,
@@ -176,7 +185,7 @@ def _seed(rng: np.random.Generator, data: _Data, k: int, bar: tqdm) -> np.ndarra
     )
     chosen.extend(rows[np.asarray(taken)])
     bar.update()
-  return data.host[np.array(chosen[:k])]
+  return data.rows(np.array(chosen[:k]))
 
 
 def _lloyd(data: _Data, centers: Any, max_iterations: int, tolerance: float, bar: tqdm) -> KMeans:
@@ -185,13 +194,13 @@ def _lloyd(data: _Data, centers: Any, max_iterations: int, tolerance: float, bar
   before, moved = np.inf, True
   for iteration in range(max_iterations + 1):
     assignment, distance, means, counts = steps.iterate(
-      data.sharded, len(data.host), centers, mesh=data.mesh, blocks=data.blocks, scatter=scatter
+      data.sharded, data.n, centers, mesh=data.mesh, blocks=data.blocks, scatter=scatter
     )
     bar.update()
     distance = data.get(distance)
     inertia = float(distance.sum(dtype=np.float64))
     improved = before - inertia > tolerance * before
-    if iteration == max_iterations or not (improved or moved or iteration < 2):
+    if iteration == max_iterations or not (improved or moved):
       break
     before = inertia
     empty = np.flatnonzero(np.asarray(counts) == 0)
@@ -206,5 +215,5 @@ def _refill(
   far = np.argsort(-distance, kind="stable")[: len(empty)]
   far = far[distance[far] > 0]
   centers = np.array(means)
-  centers[empty[: len(far)]] = data.host[far]
+  centers[empty[: len(far)]] = data.rows(far)
   return centers, len(far) > 0

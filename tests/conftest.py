@@ -1,5 +1,6 @@
-"""Eight fake CPU devices and a shared compilation cache, set before JAX starts."""
+"""Eight fake CPU devices and a shared compilation cache, set before JAX starts; `--every`."""
 
+import collections
 import gc
 import os
 import pathlib
@@ -24,3 +25,25 @@ def _few_mappings():
   if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > 20_000:
     jax.clear_caches()
     gc.collect()
+
+
+def pytest_addoption(parser):
+  parser.addoption(
+    "--every",
+    type=int,
+    default=1,
+    metavar="N",
+    help="of each test's parametrised cases run the first and every Nth after it: another version "
+    "of Python and JAX is tried on all that there is, at a fraction of the time",
+  )
+
+
+def pytest_collection_modifyitems(config, items):
+  every, seen, kept, left = config.getoption("--every"), collections.Counter(), [], []
+  for item in items:
+    test = item.nodeid.partition("[")[0]
+    (left if seen[test] % every else kept).append(item)
+    seen[test] += 1
+  if left:
+    config.hook.pytest_deselected(items=left)
+    items[:] = kept

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+_ROWS = 4096
+
 
 def as_embeddings(name: str, value: Any) -> np.ndarray:
   """Returns `value` as a float32 array [n, d], n > 0, or raises ValueError naming `name`."""
@@ -50,5 +52,9 @@ def normalized(embeddings: np.ndarray) -> np.ndarray:
   >>> normalized(np.array([[3.0, 4.0], [0.0, 0.0]], np.float32)).round(1).tolist()
   [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
   """
-  norms = np.sqrt(np.square(embeddings, dtype=np.float64).sum(1, keepdims=True))
-  return (embeddings / np.where(norms > 0, norms, 1.0)).astype(np.float32)
+  result = np.empty(embeddings.shape, np.float32)
+  for start in range(0, len(embeddings), _ROWS):  # float64 copies of a block, not of everything
+    rows = embeddings[start : start + _ROWS]
+    norms = np.sqrt(np.square(rows, dtype=np.float64).sum(1, keepdims=True))
+    result[start : start + _ROWS] = rows / np.where(norms > 0, norms, 1.0)
+  return result

@@ -21,7 +21,6 @@ from jaxdml.evaluation.scores import (
   replicated,
   scores,
   sharded,
-  tiled_items,
 )
 from jaxdml.types import Array
 
@@ -88,13 +87,13 @@ def nearest_neighbours(
   mesh = device_mesh(-(-n // block))
   tile = min(_TILE, -(-m // 64) * 64)
   found = min(k, m)
-  items, offset = replicated(mesh, tiled_items(task, tile))
+  items, offset = replicated(mesh, task.tiles(tile))
   indices = np.full((n, k), -1, np.int32)
   similarities = np.full((n, k), -np.inf, np.float32)
   for rows in blocks_of_rows(
     n, block, mesh, work=n * task.items.size, description="neighbours", progress=progress
   ):
-    chosen = sharded(mesh, (task.queries[rows], task.excluded(rows)))
+    chosen = sharded(mesh, (task.query_rows(rows), task.excluded(rows)))
     values, places = _nearest(*chosen, items, offset, k=found, mesh=mesh)
     here = slice(rows[0], rows[-1] + 1)
     count = here.stop - here.start

@@ -24,22 +24,45 @@ class Problem(NamedTuple):
   """Queries, the items that they rank, and which items each query must not see.
 
   Attributes:
-    queries: [n, d] float32.
-    items: [m, d] float32; the same object as `queries` where they rank each other.
+    queries: [n, d] float32, as given.
+    items: [m, d] float32, as given; the same object as `queries` where they rank each other.
+    normalize: scale both to unit norm.
     offset: [m] float32; the score of query q and item g is q.g - offset.
-    dropped: for each query the items that are the query itself, as a table by identity: `order`
-      lists the items by identity, and query i drops order[start[i] : stop[i]].
+    dropped: (order, start, stop): query i must not see the items order[start[i] : stop[i]].
   """
 
   queries: np.ndarray
   items: np.ndarray
+  normalize: bool
   offset: np.ndarray
   dropped: tuple[np.ndarray, np.ndarray, np.ndarray]
+
+  def query_rows(self, rows: np.ndarray) -> np.ndarray:
+    """Queries `rows` as they are scored, [len(rows), d]."""
+    chosen = self.queries[rows]
+    return normalized(chosen) if self.normalize else chosen
 
   def excluded(self, rows: np.ndarray) -> np.ndarray:
     """The items that queries `rows` must not see, [len(rows), e]; places left over hold m."""
     order, start, stop = self.dropped
     return padded_slices(order, start[rows], stop[rows], fill=len(self.items))
+
+  def tiles(self, size: int, order: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The items as they are scored, in their order or another, [tiles, size, d], and offsets.
+
+    Offsets [tiles, size] are infinite for the padding. Each row is scaled by itself, so that it
+    has the same bits here and among the queries.
+    """
+    m, d = self.items.shape
+    count = -(-m // size)
+    items = np.zeros((count * size, d), np.float32)
+    for start in range(0, m, size):
+      here = slice(start, min(start + size, m))
+      rows = self.items[here] if order is None else self.items[order[here]]
+      items[here] = normalized(rows) if self.normalize else rows
+    offset = np.full(count * size, np.inf, np.float32)
+    offset[:m] = self.offset if order is None else self.offset[order]
+    return items.reshape(count, size, d), offset.reshape(count, size)
 
 
 def problem(
@@ -74,18 +97,22 @@ def problem(
     item_ids = gallery_ids
     if gallery_ids is not None:
       item_ids = as_column("gallery_ids", gallery_ids, len(items), "gallery")
-  if normalize:
-    same = items is queries
-    queries = normalized(queries)
-    items = queries if same else normalized(items)
-    offset = np.zeros(len(items), np.float32)
-  else:
-    # q.g - |g|^2/2 = (|q|^2 - |q - g|^2)/2: its order is that of the Euclidean distance.
-    offset = 0.5 * np.einsum("nd,nd->n", items, items)
+  # q.g - |g|^2/2 = (|q|^2 - |q - g|^2)/2: its order is that of the Euclidean distance.
+  offset = np.float32(0) if normalize else 0.5 * np.einsum("nd,nd->n", items, items)
+  offset = np.broadcast_to(offset, len(items))
   if ids is None:
     nothing = np.zeros(len(queries), np.int64)
-    return Problem(queries, items, offset, (np.zeros(0, np.int64), nothing, nothing))
-  return Problem(queries, items, offset, matches(ids, item_ids))
+    return Problem(queries, items, normalize, offset, (np.zeros(0, np.int64), nothing, nothing))
+  return Problem(queries, items, normalize, offset, matches(ids, item_ids))
+
+
+def codes(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Renumbers the values of both arrays from 0, equal values alike: any type, any range."""
+  if first is second:
+    numbers = np.unique(first, return_inverse=True)[1].astype(np.int32)
+    return numbers, numbers
+  numbers = np.unique(np.concatenate([first, second]), return_inverse=True)[1].astype(np.int32)
+  return numbers[: len(first)], numbers[len(first) :]
 
 
 def matches(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -97,15 +124,11 @@ def matches(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarr
   >>> order[start[0] : stop[0]].tolist(), (stop - start).tolist()
   ([1, 2], [2, 0])
   """
-  if first is second:
-    second_codes = first_codes = np.unique(first, return_inverse=True)[1]
-  else:
-    codes = np.unique(np.concatenate([first, second]), return_inverse=True)[1]
-    first_codes, second_codes = codes[: len(first)], codes[len(first) :]
-  order = np.argsort(second_codes, kind="stable")
-  ranked = second_codes[order]
-  start = np.searchsorted(ranked, first_codes, side="left")
-  return order, start, np.searchsorted(ranked, first_codes, side="right")
+  first, second = codes(first, second)
+  order = np.argsort(second, kind="stable")
+  ranked = second[order]
+  start = np.searchsorted(ranked, first, side="left")
+  return order, start, np.searchsorted(ranked, first, side="right")
 
 
 def padded_slices(
@@ -136,19 +159,6 @@ def scores(queries: Array, items: Array, offset: Array) -> Array:
   """Scores [b, c] of queries [b, d] and items [c, d]; -inf where the offset is infinite."""
   dots = jnp.matmul(queries, items.T, precision=lax.Precision.HIGHEST)
   return dots - offset
-
-
-def tiled_items(task: Problem, tile: int) -> tuple[np.ndarray, np.ndarray]:
-  """The items in tiles [tiles, tile, d] and their offsets [tiles, tile], infinite for padding."""
-  m, d = task.items.shape
-  tiles = -(-m // tile)
-  offset = np.full(tiles * tile, np.inf, np.float32)
-  offset[:m] = task.offset
-  items = task.items
-  if tiles * tile != m:
-    items = np.zeros((tiles * tile, d), np.float32)
-    items[:m] = task.items
-  return items.reshape(tiles, tile, d), offset.reshape(tiles, tile)
 
 
 def device_mesh(blocks: int) -> Mesh:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-_NAMES = {"map@r": "MAP@R", "r_precision": "R-prec", "nmi": "NMI", "ami": "AMI", "f1": "F1"}
+_NAMES = {
+  "map@r": "MAP@R",
+  "r_precision": "R-prec",
+  "map": "mAP",
+  "mrr": "MRR",
+  "nmi": "NMI",
+  "ami": "AMI",
+  "f1": "F1",
+}
 _COUNTS = ("num_queries", "num_without_match", "num_undecodable")
 
 

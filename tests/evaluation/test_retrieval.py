@@ -68,7 +68,7 @@ def data(kind, n=60, d=3, seed=0):
 def way(request, monkeypatch):
   """Both ways to find the ranks: counted in narrow tables and small tiles, or all put in order."""
   if request.param == "in order":
-    monkeypatch.setattr(ranks, "_MOST_COUNTED", 0)
+    monkeypatch.setattr(ranks, "_MOST_COUNTED_CPU", 0)
   else:
     monkeypatch.setattr(ranks, "_COMPILATION", 200)
     monkeypatch.setattr(counting, "_BLOCK_CPU", 16)

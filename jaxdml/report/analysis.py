@@ -260,10 +260,11 @@ def project(x: np.ndarray, *, max_points: int, seed: int = 0) -> Projection:
   # Float64: the rows of a collapsed model differ in their last bits alone.
   points = x[rows].astype(np.float64)
   components = min(50, *points.shape)
-  pca = PCA(components, svd_solver="full", random_state=seed)
-  reduced = pca.fit_transform(points)
-  variance = float(points.var(0).sum())
-  explained = pca.explained_variance_ratio_[:2] if variance > 0 else np.zeros(2)
+  reduced, explained = np.zeros((len(rows), components)), np.zeros(min(2, components))
+  if (points != points[0]).any():  # Else there is no variance to share out.
+    pca = PCA(components, svd_solver="full", random_state=seed)
+    reduced = pca.fit_transform(points)
+    explained = pca.explained_variance_ratio_[:2]
   flat = np.zeros((len(rows), 2))
   flat[:, : min(2, components)] = reduced[:, :2]
   tsne = None

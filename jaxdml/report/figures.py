@@ -7,7 +7,17 @@ from typing import Any
 
 import numpy as np
 from bokeh.embed import json_item
-from bokeh.models import BoxZoomTool, HoverTool, PanTool, ResetTool, SaveTool, Span, WheelZoomTool
+from bokeh.models import (
+  BoxZoomTool,
+  ColumnDataSource,
+  HoverTool,
+  PanTool,
+  Range1d,
+  ResetTool,
+  SaveTool,
+  Span,
+  WheelZoomTool,
+)
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 
@@ -101,8 +111,6 @@ def histogram(pairs: Similarities) -> figure:
     "left": left, "right": right, "middle": (left + right) / 2,
     "positive": pairs.positive, "negative": pairs.negative,
   }  # fmt: skip
-  from bokeh.models import ColumnDataSource
-
   data = ColumnDataSource(source)
   common = {"left": "left", "right": "right", "bottom": 0, "source": data}
   plot.quad(top="negative", fill_color=INK, fill_alpha=0.45, line_color=None, **common)
@@ -122,11 +130,11 @@ def histogram(pairs: Similarities) -> figure:
 
 def scatter(projection: Projection) -> figure:
   """The map. The page's script colours its points, switches its layout and shows its images."""
-  from bokeh.models import ColumnDataSource
-
   wheel = WheelZoomTool()
   tools = [PanTool(), wheel, BoxZoomTool(), HoverTool(tooltips=None), SaveTool(), ResetTool()]
-  plot = _plain(600, tools, name="map", output_backend="canvas")
+  # The page's script sets the ranges: those that follow the data would undo a zoom.
+  ranges = {"x_range": Range1d(-1, 1), "y_range": Range1d(-1, 1)}
+  plot = _plain(600, tools, name="map", output_backend="canvas", **ranges)
   plot.toolbar_location = "above"
   plot.toolbar.logo = None
   plot.toolbar.active_scroll = wheel

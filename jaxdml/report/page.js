@@ -58,11 +58,23 @@
       }
       paint(pinned);
     };
+    const fit = (range, values) => {
+      const low = Math.min(...values);
+      const high = Math.max(...values);
+      const room = 0.06 * (high - low || 1);
+      const ends = { start: low - room, end: high + room };
+      // Bokeh's own reset button goes back to these, too.
+      range.setv({ ...ends, reset_start: ends.start, reset_end: ends.end });
+    };
+    const reset = () => {
+      fit(plot.x_range, source.data.x);
+      fit(plot.y_range, source.data.y);
+    };
     const layout = (name) => {
       source.data.x = data.layouts[name].x;
       source.data.y = data.layouts[name].y;
       source.change.emit();
-      plot.reset.emit();
+      reset();
       for (const button of document.querySelectorAll("[data-layout]")) {
         button.setAttribute("aria-pressed", String(button.dataset.layout === name));
       }
@@ -135,11 +147,12 @@
     }
     for (const button of document.querySelectorAll("[data-zoom]")) {
       button.addEventListener("click", () => {
-        if (button.dataset.zoom === "reset") plot.reset.emit();
+        if (button.dataset.zoom === "reset") reset();
         else zoom(Number(button.dataset.zoom));
       });
     }
     recolour();
+    reset();
   }
 
   async function start() {

@@ -190,17 +190,23 @@ def _retrieve(args: argparse.Namespace, queries: list[Any], store: Any, trained:
   index = search.Index(store.embeddings, backend=args.backend)
   found = index.search(search.embed_files(trained, [query.image for query in queries]), k)
   results = search.collect(store, queries, found)
-  source = store.source.get("root") or f"{store.source['name']} {store.source['split']}"
+  source = store.source
+  # Names without their folders: pages are passed on.
+  if source["kind"] == "folder":
+    name = os.path.basename(source["root"]) or source["root"]
+  else:
+    name = f"{source['name']} {source['split']}"
+  run = os.path.basename(os.path.abspath(trained.workdir))
   note = (
-    f"{len(store)} images of {source}, by cosine similarity ({index.description}). "
-    f"Model: {trained.workdir}, step {trained.step}."
+    f"{len(store)} images of {name}, by cosine similarity ({index.description}). "
+    f"Model: {run}, step {trained.step}."
   )
   print(f"{search.format_results(results)}\n{search.printable(note)}")
   if args.check and index.approximate:
     print(check(index, store, k))
   gone = sum(hit.image is None for result in results for hit in result.hits)
   if gone:
-    print(f"{gone} of the images found are not in {source} any more", file=sys.stderr)
+    print(f"{gone} of the images found are not in {name} any more", file=sys.stderr)
   if args.out is not None:
     print(f"wrote {search.write_page(args.out, results, title='Nearest images', note=note)}")
 

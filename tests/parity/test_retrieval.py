@@ -54,7 +54,7 @@ def data(kind, n=160, seed=0):
 
 
 @pytest.mark.parametrize("macro", [False, True])
-@pytest.mark.parametrize("kind", ["random", "singletons"])
+@pytest.mark.parametrize("kind", ["random", "singletons", "duplicated"])
 def test_equal_with_their_own_neighbours(kind, macro):
   x, labels = data(kind)
   ours = retrieval_metrics(x, labels, macro=macro)
@@ -82,9 +82,8 @@ def test_equal_for_queries_against_a_gallery(kind):
     assert ours[name] == pytest.approx(value, abs=1e-6), name
 
 
-def test_they_drop_the_query_by_position():
-  """Rows 0 to 2 are one point; faiss puts row 0 first for each, and that is what they drop."""
+def test_the_query_is_dropped_by_identity_by_both():
+  """Rows 0 to 2 are one point: rows 1 and 2 see row 0, of another class, first."""
   x = np.array([[1, 0], [1, 0], [1, 0], [0, 1], [0, 1]], np.float32)
   labels = np.array([0, 1, 1, 2, 2])
-  assert retrieval_metrics(x, labels)["precision@1"] == 2 / 4  # rows 1, 2 see row 0
-  assert theirs(x, labels)["precision@1"] == 1.0  # row 1 sees itself
+  assert retrieval_metrics(x, labels)["precision@1"] == theirs(x, labels)["precision@1"] == 2 / 4

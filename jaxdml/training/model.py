@@ -24,7 +24,10 @@ from jaxdml.training import checkpoints, defaults, embedder, hdml_variants, para
 from jaxdml.training import config as config_lib
 from jaxdml.types import PyTree
 
-__all__ = ["TrainedModel", "fingerprint", "load", "open_best", "read_config"]
+CARD, STABLEHLO = "model_card.json", "model.stablehlo"
+"""Files of an exported model, which `export.export` writes and `load` reads."""
+
+__all__ = ["CARD", "STABLEHLO", "TrainedModel", "fingerprint", "load", "open_best", "read_config"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,7 +41,7 @@ class TrainedModel:
     dimension: d of the embeddings.
     fingerprint: 16 hexadecimal digits, equal for equal parameters, network and preprocessing.
     variables: {"params", "batch_stats"}, each a dict by network ("encoder", "embedding"), on the
-      host.
+      host; of an exported model {}: they are in its program.
     embed: (variables, uint8 images [b, h, w, c]) -> embeddings [b, d], a plain JAX function.
   """
 
@@ -105,27 +108,30 @@ class TrainedModel:
     count = len(images)
     if not count:
       return np.zeros((0, self.dimension), np.float32)
-    rest = -count % jax.local_device_count()
+    rest = -count % jax.local_device_count() if self.variables else 0
     padded = np.concatenate([images, images[:1].repeat(rest, axis=0)]) if rest else images
-    return np.asarray(self._compiled(self._replicated, padded))[:count]
+    return np.array(self._compiled(self._replicated, padded)[:count])
 
   @functools.cached_property
   def _compiled(self) -> Callable[[PyTree, Any], Any]:
-    return parallel.compile_local(self.embed)
+    # An exported program is one device's, and calls itself.
+    return parallel.compile_local(self.embed) if self.variables else self.embed
 
   @functools.cached_property
   def _replicated(self) -> PyTree:
-    return parallel.replicate_local(self.variables)
+    return parallel.replicate_local(self.variables) if self.variables else {}
 
 
 def load(workdir: str | os.PathLike[str], *, data_dir: str | None = None) -> TrainedModel:
   """Loads the best model of a run, which may still be training: nothing is written.
 
   Reads config.json and, of the best checkpoint, the parameters and BatchNorm statistics of encoder
-  and embedding; neither the data set nor the weights of `encoder.init` need to be there.
+  and embedding; neither the data set nor the weights of `encoder.init` need to be there. Of a
+  folder of `python -m jaxdml.export` it reads the StableHLO program, which runs on one device and
+  gives embeddings of length 1.
 
   Args:
-    workdir: of a run of `python -m jaxdml.main`, finished or stopped.
+    workdir: of a run of `python -m jaxdml.main`, finished or stopped, or an exported model.
     data_dir: put into the config, for a caller that goes on to load a data set.
 
   Raises:
@@ -133,6 +139,8 @@ def load(workdir: str | os.PathLike[str], *, data_dir: str | None = None) -> Tra
     ConfigError: its config.json is damaged or has keys that this version does not know.
   """
   workdir = pathlib.Path(workdir)
+  if (workdir / CARD).is_file() and not (workdir / "config.json").exists():
+    return _load_exported(workdir, data_dir)
   config = read_config(workdir, data_dir)
   try:
     networks = embedder.build(hdml_variants.resolve(config))
@@ -151,6 +159,48 @@ def load(workdir: str | os.PathLike[str], *, data_dir: str | None = None) -> Tra
     fingerprint=fingerprint(config, variables),
     variables=variables,
     embed=networks.embed,
+  )
+
+
+def _load_exported(folder: pathlib.Path, data_dir: str | None) -> TrainedModel:
+  path = folder / STABLEHLO
+  if not path.is_file():
+    raise checkpoints.CheckpointError(
+      f"{folder} is an exported model without {path.name}, which is what this reads; export it "
+      "with --format=stablehlo"
+    )
+  try:
+    card = json.loads((folder / CARD).read_text())
+    config = overlay(card["config"])
+    step, dimension, digits = (card[key] for key in ("step", "dimension", "fingerprint"))
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise config_lib.ConfigError(
+      f"{folder / CARD} is no model card of this version: {_first_line(error)}"
+    ) from error
+  if data_dir is not None:
+    config.data.data_dir = data_dir
+  try:
+    exported = jax.export.deserialize(bytearray(path.read_bytes()))
+  except Exception as error:  # Of flatbuffers, struct, MLIR: there is no common type.
+    raise checkpoints.CheckpointError(
+      f"cannot read {path}: {type(error).__name__}: {str(error).strip()[:300]}; export it again"
+    ) from error
+  whole = exported.in_avals[0].shape[0]
+
+  def embed(variables: PyTree, images: Any) -> Any:
+    del variables
+    if isinstance(whole, int) and len(images) != whole:
+      raise ValueError(f"images: {path} takes batches of {whole}; got {len(images)}")
+    return exported.call(images)
+
+  return TrainedModel(
+    workdir=folder,
+    config=config,
+    step=step,
+    dimension=dimension,
+    fingerprint=digits,
+    variables={},
+    embed=embed,
   )
 
 
@@ -219,8 +269,9 @@ def read_config(workdir: pathlib.Path, data_dir: str | None = None) -> ConfigDic
   try:
     config = overlay(json.loads(path.read_text()))
   except (AttributeError, KeyError, TypeError, ValueError) as error:
-    reason = str(error).strip().split("\n")[0]
-    raise config_lib.ConfigError(f"{path} is no config of this version: {reason}") from error
+    raise config_lib.ConfigError(
+      f"{path} is no config of this version: {_first_line(error)}"
+    ) from error
   if data_dir is not None:
     config.data.data_dir = data_dir
   return config
@@ -235,3 +286,7 @@ def overlay(values: dict[str, Any]) -> ConfigDict:
         section[key].unlock()
   config.update(values)
   return config
+
+
+def _first_line(error: Exception) -> str:
+  return str(error).strip().split("\n")[0]

@@ -94,7 +94,7 @@ def report(summary, out: str) -> None:
   if not summary.finished:
     print(f"{wrote}; the others are for the other hosts")
     return
-  left_out = f", {len(summary.skipped)} unreadable images left out" if summary.skipped else ""
+  left_out = f", unreadable images left out: {len(summary.skipped)}" if summary.skipped else ""
   print(f"{wrote}, which is finished{left_out}")
 
 

@@ -107,10 +107,7 @@ def kmeans(
       run = _lloyd(data, start, max_iterations, tolerance, bar)
       if best is None or run.inertia < best.inertia:
         best = run
-  return best._replace(
-    assignment=np.asarray(best.assignment).reshape(-1)[: len(points)],
-    centers=np.asarray(best.centers) + mean,
-  )
+  return best._replace(centers=best.centers + mean)
 
 
 class _Data:
@@ -188,32 +185,38 @@ def _seed(rng: np.random.Generator, data: _Data, k: int, bar: tqdm) -> np.ndarra
   return data.rows(np.array(chosen[:k]))
 
 
-def _lloyd(data: _Data, centers: Any, max_iterations: int, tolerance: float, bar: tqdm) -> KMeans:
+def _lloyd(
+  data: _Data, centers: np.ndarray, max_iterations: int, tolerance: float, bar: tqdm
+) -> KMeans:
   """Assigns and moves in turn; returns the last assignment and the centers that it is to."""
   scatter = jax.default_backend() == "cpu"
   before, moved = np.inf, True
   for iteration in range(max_iterations + 1):
-    assignment, distance, means, counts = steps.iterate(
+    assignment, distance, sums = steps.assign_points(
       data.sharded, data.n, centers, mesh=data.mesh, blocks=data.blocks, scatter=scatter
     )
+    assignment, distance = data.get(assignment), data.get(distance)
     bar.update()
-    distance = data.get(distance)
     inertia = float(distance.sum(dtype=np.float64))
     improved = before - inertia > tolerance * before
     if iteration == max_iterations or not (improved or moved):
       break
     before = inertia
-    empty = np.flatnonzero(np.asarray(counts) == 0)
-    centers, moved = (means, False) if not len(empty) else _refill(data, distance, means, empty)
+    centers, moved = _move(data, assignment, distance, np.asarray(sums), centers)
   return KMeans(assignment, centers, inertia, iteration)
 
 
-def _refill(
-  data: _Data, distance: np.ndarray, means: Array, empty: np.ndarray
+def _move(
+  data: _Data, assignment: np.ndarray, distance: np.ndarray, sums: np.ndarray, centers: np.ndarray
 ) -> tuple[np.ndarray, bool]:
-  """Moves the j-th empty cluster to the j-th farthest point that is not a center already."""
-  far = np.argsort(-distance, kind="stable")[: len(empty)]
+  """Moves centers to their means; the j-th empty cluster to the j-th farthest point.
+
+  Returns the centers and whether one was moved to a point that is not a center already.
+  """
+  counts = np.bincount(assignment, minlength=len(centers))[:, None]
+  centers = np.where(counts > 0, sums / np.maximum(counts, 1).astype(np.float32), centers)
+  empty = np.flatnonzero(counts == 0)
+  far = np.argsort(-distance, kind="stable")[: len(empty)] if len(empty) else empty
   far = far[distance[far] > 0]
-  centers = np.array(means)
   centers[empty[: len(far)]] = data.rows(far)
   return centers, len(far) > 0

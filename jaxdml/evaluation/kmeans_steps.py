@@ -71,13 +71,13 @@ def take_centers(
 
 
 @partial(jax.jit, static_argnames=("mesh", "blocks", "scatter"))
-def iterate(
+def assign_points(
   points: Array, n: int, centers: Array, *, mesh: Mesh, blocks: int, scatter: bool
-) -> tuple[Array, Array, Array, Array]:
-  """One iteration of Lloyd's algorithm.
+) -> tuple[Array, Array, Array]:
+  """Assigns the n points to their nearest centers [k, d].
 
-  Returns: clusters and squared distances of the rows (0 for padding), the clusters' means [k, d]
-  (an empty one keeps its center) and counts [k].
+  Returns: clusters of the rows (k for padding), squared distances (0 for padding), and the sums of
+  the clusters' points [k, d].
   """
   k, d = centers.shape
   rows = points.shape[2]
@@ -105,8 +105,8 @@ def iterate(
     devices, device = lax.axis_size(AXIS), lax.axis_index(AXIS)
     center_squares, doubled = jnp.sum(jnp.square(centers), axis=1), 2 * centers.T
 
-    def part(carry, xs):
-      (sums, counts), (points, index) = carry, xs
+    def part(sums, xs):
+      points, index = xs
       cluster, distance = lax.map(
         lambda block: assign(block, center_squares, doubled), points.reshape(blocks, -1, d)
       )
@@ -115,20 +115,17 @@ def iterate(
       own = sums_of(points, cluster)
       for other in range(devices):  # adding zeros does not round: the order is that of the parts
         sums += lax.psum(jnp.where(device == other, own, 0.0), AXIS)
-      counts += lax.psum(jax.ops.segment_sum(jnp.ones(rows, jnp.int32), cluster, k), AXIS)
-      return (sums, counts), (cluster, jnp.where(valid, distance.reshape(-1), 0.0))
+      return sums, (cluster, jnp.where(valid, distance.reshape(-1), 0.0))
 
-    start = (jnp.zeros((k, d)), jnp.zeros(k, jnp.int32))
-    (sums, counts), (cluster, distance) = lax.scan(
-      part, start, (points[:, 0], jnp.arange(len(points)))
+    sums, (cluster, distance) = lax.scan(
+      part, jnp.zeros((k, d)), (points[:, 0], jnp.arange(len(points)))
     )
-    means = jnp.where(counts[:, None] > 0, sums / jnp.maximum(counts, 1)[:, None], centers)
-    return cluster[:, None], distance[:, None], means, counts
+    return cluster[:, None], distance[:, None], sums
 
   return jax.shard_map(
     local,
     mesh=mesh,
     in_specs=(SHARDED, _REPLICATED),
-    out_specs=(SHARDED, SHARDED, _REPLICATED, _REPLICATED),
+    out_specs=(SHARDED, SHARDED, _REPLICATED),
     check_vma=False,
   )(points, centers)

@@ -206,3 +206,24 @@ def test_a_data_set(data_dir, tmp_path):
     search.DatasetImages.open("digits", "test", label="species", data_dir=data_dir)
   with pytest.raises(data.DatasetNotPreparedError):
     search.DatasetImages.open("cub200_2011", "test", data_dir=data_dir)
+
+
+class Damaged(data.Dataset):
+  """The record 125 of its split is no image."""
+
+  def read(self, indices):
+    return [
+      b"no image" if self.rows[i] == 125 else data.Dataset.read(self, [i])[0] for i in indices
+    ]
+
+
+def test_an_unreadable_record_is_named_by_its_number(data_dir, tmp_path):
+  whole = data.load("digits", "test", data_dir=data_dir)
+  few = Damaged(**whole.__getstate__()).select(np.arange(100, 130))
+  source = search.DatasetImages(few, "label", data_dir)
+  summary = search.embed_images(
+    FakeModel(), source, tmp_path / "out", shard_size=20, max_bad_images=0.1, process_index=1,
+    process_count=2,
+  )  # fmt: skip
+  ((name, reason),) = summary.skipped
+  assert name == "digits/test/25" and "not an image" in reason

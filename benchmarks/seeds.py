@@ -42,7 +42,8 @@ def run(args: argparse.Namespace, name: str, overrides: list[str], seed: int) ->
   if not results.exists():
     start = time.perf_counter()
     command = [sys.executable, "-m", "jaxdml.main", f"--config={args.config}"]
-    command += [f"--workdir={workdir}", f"--config.seed={seed}", *overrides]
+    command += [f"--workdir={workdir}", f"--config.seed={seed}"]
+    command += ["--config.train.report=False", *overrides]
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     print(f"{name}, seed {seed}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
   return json.loads(results.read_text())

@@ -101,6 +101,7 @@ class Checkpoints:
       CheckpointError: if it cannot be read or has no such arrays.
     """
     with self._reading(which) as (step, path), ocp.PyTreeCheckpointer() as reader:
+      _check_shapes(ocp.StandardCheckpointHandler().metadata(path / "state"), abstract)
       target = _on_one_device(abstract)
       restored = reader.restore(
         path / "state",
@@ -141,3 +142,16 @@ class Checkpoints:
 def _on_one_device(abstract: PyTree) -> PyTree:
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract)
+
+
+def _check_shapes(there: Any, abstract: PyTree) -> None:
+  """Orbax would fail as well, leaving coroutines behind, or with the name of no array."""
+  for path, leaf in jax.tree.leaves_with_path(abstract):
+    found, names = there, [entry.key for entry in path]
+    for name in names:
+      found = found.get(name) if hasattr(found, "get") else None
+    if found is None or tuple(found.shape) != tuple(leaf.shape):
+      got = "none" if found is None else list(found.shape)
+      raise ValueError(
+        f"{'/'.join(names)}: the config has {list(leaf.shape)}, the checkpoint {got}"
+      )

@@ -23,7 +23,7 @@ import numpy as np
 
 from jaxdml._version import __version__
 from jaxdml.data.decode import FORMATS as IMAGE_FORMATS
-from jaxdml.training import onnx_graph
+from jaxdml.training import onnx_graph, onnx_rules
 from jaxdml.training.model import CARD, STABLEHLO, TrainedModel
 from jaxdml.types import Array
 
@@ -146,7 +146,7 @@ def _write_onnx(model: TrainedModel, path: pathlib.Path, batch: int | None) -> N
     graph = onnx_graph.convert(
       _function(model), (batch, *model.image_shape), np.uint8, name=model.config.encoder.name
     )
-  except onnx_graph.UnsupportedError as error:
+  except onnx_rules.UnsupportedError as error:
     raise ExportError(
       f"{error}, in encoder.name={model.config.encoder.name}; StableHLO takes every encoder: "
       "--format=stablehlo"

@@ -30,7 +30,7 @@ def data(n: int, d: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
   x = rng.standard_normal((n, d), np.float32)
   for start in range(0, n, 4096):
     rows = x[start : start + 4096]
-    rows += 0.35 * centers[labels[start : start + 4096]]
+    rows += 0.7 * centers[labels[start : start + 4096]]
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
   return x, labels
 

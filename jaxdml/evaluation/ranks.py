@@ -18,7 +18,7 @@ from jaxdml.evaluation.scores import Problem, matches, padded_slices
 
 # Relevant items that are counted at most; beyond it, on a CPU, a row is put in order in less time.
 # Elsewhere the devices count and the host sorts.
-_MOST_COUNTED_CPU, _MOST_COUNTED = 32, 256
+_MOST_COUNTED_CPU, _MOST_COUNTED = 128, 256
 # Widths of the tables of relevant items, and what one more program is worth, in comparisons.
 _WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128, 256)
 _COMPILATION = 2e9

@@ -155,10 +155,10 @@ def power_of_two(n: int) -> int:
   return 1 << max(n - 1, 0).bit_length()
 
 
-def scores(queries: Array, items: Array, offset: Array) -> Array:
+def scores(queries: Array, items: Array, offset: Array | None) -> Array:
   """Scores [b, c] of queries [b, d] and items [c, d]; -inf where the offset is infinite."""
   dots = jnp.matmul(queries, items.T, precision=lax.Precision.HIGHEST)
-  return dots - offset
+  return dots if offset is None else dots - offset
 
 
 def device_mesh(blocks: int) -> Mesh:

@@ -66,11 +66,10 @@ def data(kind, n=60, d=3, seed=0):
 
 @pytest.fixture(params=["counted", "in order"])
 def way(request, monkeypatch):
-  """Both ways to find the ranks: counted in narrow tables and small tiles, or all put in order."""
+  """Both ways to find the ranks: counted in small tiles, or all put in order."""
   if request.param == "in order":
     monkeypatch.setattr(ranks, "_MOST_COUNTED_CPU", 0)
   else:
-    monkeypatch.setattr(ranks, "_COMPILATION", 200)
     monkeypatch.setattr(counting, "_BLOCK_CPU", 16)
     monkeypatch.setattr(counting, "_TILE_CPU", 64)
   return request.param
@@ -79,7 +78,7 @@ def way(request, monkeypatch):
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("kind", ["random", "tied", "duplicated", "singletons"])
 def test_equals_the_double_loop(kind, normalize, way):
-  x, labels = data(kind, n=150 if kind == "tied" else 60)
+  x, labels = data(kind, n=148)
   if normalize and kind != "random":
     x = np.eye(4)[x.astype(int).sum(1) % 4]  # cosines of 0 and 1 only: exact ties again
   ids = np.arange(len(x))

@@ -193,7 +193,7 @@ def _lloyd(
   before, moved = np.inf, True
   for iteration in range(max_iterations + 1):
     assignment, distance, sums = steps.assign_points(
-      data.sharded, data.n, centers, mesh=data.mesh, blocks=data.blocks, scatter=scatter
+      data.sharded, centers, mesh=data.mesh, blocks=data.blocks, scatter=scatter
     )
     assignment, distance = data.get(assignment), data.get(distance)
     bar.update()

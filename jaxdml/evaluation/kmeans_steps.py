@@ -72,15 +72,14 @@ def take_centers(
 
 @partial(jax.jit, static_argnames=("mesh", "blocks", "scatter"))
 def assign_points(
-  points: Array, n: int, centers: Array, *, mesh: Mesh, blocks: int, scatter: bool
+  points: Array, centers: Array, *, mesh: Mesh, blocks: int, scatter: bool
 ) -> tuple[Array, Array, Array]:
-  """Assigns the n points to their nearest centers [k, d].
+  """Assigns the points to their nearest centers [k, d].
 
-  Returns: clusters of the rows (k for padding), squared distances (0 for padding), and the sums of
-  the clusters' points [k, d].
+  Returns: clusters of the rows and squared distances, padding among them, and the sums of the
+  clusters' points [k, d].
   """
   k, d = centers.shape
-  rows = points.shape[2]
 
   def assign(points, center_squares, doubled):
     scores = center_squares - jnp.matmul(points, doubled, precision=_HIGHEST)
@@ -105,21 +104,17 @@ def assign_points(
     devices, device = lax.axis_size(AXIS), lax.axis_index(AXIS)
     center_squares, doubled = jnp.sum(jnp.square(centers), axis=1), 2 * centers.T
 
-    def part(sums, xs):
-      points, index = xs
+    def part(sums, points):
       cluster, distance = lax.map(
         lambda block: assign(block, center_squares, doubled), points.reshape(blocks, -1, d)
       )
-      valid = (index * devices + device) * rows + jnp.arange(rows) < n
-      cluster = jnp.where(valid, cluster.reshape(-1), k)  # k: belongs to none
-      own = sums_of(points, cluster)
+      cluster = cluster.reshape(-1)
+      own = sums_of(points, cluster)  # padding is of zeros, and adds nothing
       for other in range(devices):  # adding zeros does not round: the order is that of the parts
         sums += lax.psum(jnp.where(device == other, own, 0.0), AXIS)
-      return sums, (cluster, jnp.where(valid, distance.reshape(-1), 0.0))
+      return sums, (cluster, distance.reshape(-1))
 
-    sums, (cluster, distance) = lax.scan(
-      part, jnp.zeros((k, d)), (points[:, 0], jnp.arange(len(points)))
-    )
+    sums, (cluster, distance) = lax.scan(part, jnp.zeros((k, d)), points[:, 0])
     return cluster[:, None], distance[:, None], sums
 
   return jax.shard_map(

@@ -240,10 +240,14 @@ def test_evaluate(workdir, data_dir, tmp_path, capsys):
   for name in ("recall@1", "recall@8", "map@r"):
     assert metrics[name] == pytest.approx(expected[name], abs=2e-3)
   assert {"nmi", "f1", "collapse/within/map@r"} <= metrics.keys()
-  # By another label the floors of results.json do not hold.
-  assert evaluate.main([f"--workdir={workdir}", "--label=parity", "--split=train"]) == 0
-  printed = capsys.readouterr().out
-  assert "digits train, by parity" in printed and "raw pixels" not in printed
+  # By another label, or on another split, the floors of results.json do not hold.
+  for change, shown in (
+    ("--label=parity", "test, by parity"),
+    ("--split=train", "train, by label"),
+  ):
+    assert evaluate.main([f"--workdir={workdir}", change]) == 0
+    printed = capsys.readouterr().out
+    assert f"digits {shown}" in printed and "raw pixels" not in printed
 
 
 def test_evaluate_refuses(workdir, tmp_path, capsys):

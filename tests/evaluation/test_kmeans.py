@@ -71,14 +71,14 @@ def test_eight_devices_equal_one(monkeypatch, n, k, scatter):
 
 def test_seeding_is_as_good_as_greedy_k_means_plus_plus():
   """The squared distances left by the seeds alone: scikit-learn's, and less than random rows'."""
-  points, _ = blobs(n=600, k=60, d=8, spread=0.3)
+  points, _ = blobs(n=1000, k=200, d=16, spread=0.3)
   left = {"ours": [], "greedy": [], "random": []}
   for seed in range(4):
-    rows = np.random.default_rng(seed).permutation(len(points))[:60]
-    greedy, _ = cluster.kmeans_plusplus(points, 60, random_state=seed)
+    rows = np.random.default_rng(seed).permutation(len(points))[:200]
+    greedy, _ = cluster.kmeans_plusplus(points, 200, random_state=seed)
     data = module._Data(points, points.mean(0), 512)
-    ours = module._seed(np.random.default_rng(seed), data, 60, module.tqdm(disable=True))
-    assert len(np.unique(ours, axis=0)) == 60
+    ours = module._seed(np.random.default_rng(seed), data, 200, module.tqdm(disable=True))
+    assert len(np.unique(ours, axis=0)) == 200
     seeds = {"ours": ours + points.mean(0), "greedy": greedy, "random": points[rows]}
     for name, centers in seeds.items():
       left[name].append(((points[:, None] - centers) ** 2).sum(-1).min(1).sum())

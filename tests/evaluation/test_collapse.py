@@ -332,5 +332,7 @@ def test_the_documentation_names_every_metric_and_its_code_runs():
   rows = re.findall(r"^\| (`[^|]*)\|[^|]*\|([^|]*)\|$", section, flags=re.MULTILINE)
   cells = [name for name, _ in rows] + [chance for name, chance in rows if "within" in name]
   assert set(re.findall(r"`([^`]+)`", " ".join(cells))) == ALL
-  (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-  exec(compile(block, path.name, "exec"), {})
+  namespace = {}
+  for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+    exec(compile(block, path.name, "exec"), namespace)
+  assert "embeddings" in namespace

@@ -1,5 +1,8 @@
 """Retrieval in blocks: devices, several sets of labels, memory, scores that nearly tie."""
 
+import pathlib
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -150,3 +153,12 @@ def test_many_views_of_one_picture_are_dropped(way):
     near = seen[np.argmin(((x[seen] - x[i]) ** 2).sum(1))]
     hits.append(labels[near] == labels[i])
   assert found["recall@1"] == pytest.approx(np.mean(hits))
+
+
+def test_the_documentation_names_every_metric():
+  page = pathlib.Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
+  section = page.read_text().partition("## Retrieval\n")[2].partition("\n- ")[0]
+  named = re.findall(r"^\| `([^`]+)`", section, flags=re.MULTILINE)
+  found = retrieval_metrics(np.eye(3), [0, 0, 1], ks=(1,))
+  counts = {"num_queries", "num_without_match"}
+  assert {name.replace("@K", "@1") for name in named} - {"macro/NAME"} == set(found) - counts

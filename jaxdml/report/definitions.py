@@ -40,7 +40,11 @@ def short(metric: str) -> str:
 
   >>> short("recall@4"), short("collapse/class_spread")
   ('R@4', 'class spread')
+  >>> short("macro/map@r")
+  'MAP@R by class'
   """
+  if metric.startswith("macro/"):
+    return f"{short(metric.removeprefix('macro/'))} by class"
   if re.fullmatch(r"recall@\d+", metric):
     return metric.replace("recall@", "R@")
   if re.fullmatch(r"precision@\d+", metric):
@@ -55,6 +59,8 @@ def meaning(metric: str) -> tuple[str, str] | None:
   >>> meaning("recall@4")[0]
   'R@k'
   """
+  if metric.startswith("macro/"):
+    return "by class", "the mean over classes of the mean over a class's queries"
   bare = metric.removeprefix("collapse/")
   if re.fullmatch(r"recall@\d+", bare):
     return "R@k", _MEANINGS["recall@k"]
@@ -68,4 +74,4 @@ def rank(metric: str) -> tuple[int, int, str]:
       return place, 0, metric
     if name.endswith("@") and re.fullmatch(rf"{name}\d+", metric):
       return place, int(metric[len(name) :]), metric
-  return len(ORDER), 0, metric
+  return len(ORDER) + metric.startswith("collapse/"), 0, metric

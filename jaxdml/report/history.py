@@ -15,7 +15,7 @@ from jaxdml.report.sections import Curve
 
 __all__ = ["curves", "read_history"]
 
-_EVALUATED = re.compile(r"eval/(?P<split>.+?)/(?P<metric>(?:collapse/(?:within/)?)?[^/]+)")
+_EVALUATED = re.compile(r"eval/(?P<split>.+?)/(?P<metric>(?:collapse/(?:within/)?|macro/)?[^/]+)")
 _FLOORS = ("raw pixels", "pretrained encoder", "untrained encoder")
 # In the order of the page; metrics of other names follow under their own.
 _DIALS = {
@@ -82,7 +82,7 @@ def curves(
         ((f, results[f][metric]) for f in _FLOORS if metric in results.get(f, {}) and of == split),
         ("", None),
       )
-      group = "diagnostics" if "/" in metric else "metrics"
+      group = "diagnostics" if metric.startswith("collapse/") else "metrics"
       curve = Curve(group, definitions.short(metric), steps, values, floor, floor_name, of)
       evaluated.append((definitions.rank(metric), curve))
     elif not match:

@@ -99,7 +99,6 @@ def metrics(rows: Mapping[str, Mapping[str, float]]) -> str:
   """The table of all models, and what its columns mean."""
   present = {key for row in rows.values() for key in row}
   keys = sorted(filter(_is_score, present), key=definitions.rank)
-  names = [definitions.short(key) for key in keys]
   counts = list(rows.values())[-1]
   said = []
   if "num_queries" in counts:
@@ -109,13 +108,21 @@ def metrics(rows: Mapping[str, Mapping[str, float]]) -> str:
   if counts.get("num_undecodable"):
     said.append(f"{int(counts['num_undecodable']):,} images that cannot be decoded left out")
   caption = "; ".join(said) or "Higher is better"
-  values = {name: [row.get(key) for key in keys] for name, row in rows.items()}
+  by_class = sorted(key for key in present if key.startswith("macro/"))
+  html = _of(f"{caption}. ★ marks the best.", rows, keys)
+  if by_class:
+    html += _of("Each class counts alike, however many images it has", rows, by_class)
   floors = (
     "<p>Raw pixels, and the model before training, are floors: what any training has to beat.</p>"
     if len(rows) > 1
     else ""
   )
-  return floors + table(f"{caption}. ★ marks the best.", names, values, best=True) + _meanings(keys)
+  return floors + html + _meanings([*keys, *by_class])
+
+
+def _of(caption: str, rows: Mapping[str, Mapping[str, float]], keys: Sequence[str]) -> str:
+  values = {name: [row.get(key) for key in keys] for name, row in rows.items()}
+  return table(caption, [definitions.short(key) for key in keys], values, best=True)
 
 
 def collapse(rows: Mapping[str, Mapping[str, float]]) -> str:

@@ -10,6 +10,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
+import time
 
 FLAGS = (
   "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -60,6 +61,28 @@ def opened(page, *, width=1400, height=1000, dark=False, wait=60):
       driver.quit()
 
 
+def point_at(driver, index):
+  """Moves the mouse onto a point of the map; returns what the card then says."""
+  x, y = driver.execute_script(
+    """document.getElementById("map-plot").scrollIntoView({behavior: "instant", block: "center"});
+    const plot = Bokeh.documents.map((d) => d.get_model_by_name("map")).find(Boolean);
+    const view = Bokeh.index.find_one(plot);
+    const data = plot.renderers[0].data_source.data;
+    const corner = view.el.getBoundingClientRect();
+    return [corner.left + view.frame.x_scale.compute(data.x[arguments[0]]),
+            corner.top + view.frame.y_scale.compute(data.y[arguments[0]])];""",
+    index,
+  )
+  for shift in (5, 0):
+    event = {"type": "mouseMoved", "x": x - shift, "y": y}
+    driver.execute_cdp_cmd("Input.dispatchMouseEvent", event)
+  deadline = time.time() + 10
+  said = "return document.getElementById('card').innerText"
+  while not driver.execute_script(said) and time.time() < deadline:
+    time.sleep(0.05)
+  return driver.execute_script(said)
+
+
 def requests(driver):
   """Addresses that the page asked for, itself and inline data apart."""
   asked = []
@@ -97,6 +120,7 @@ def main(argv=None):
   parser.add_argument("--dark", action="store_true")
   parser.add_argument("--whole", action="store_true", help="the whole page, not its first screen")
   parser.add_argument("--at", default="", help="anchor to scroll to")
+  parser.add_argument("--hover", type=int, help="the point of the map that the mouse is on")
   args = parser.parse_args(argv)
   lacking = missing()
   if lacking:
@@ -105,6 +129,8 @@ def main(argv=None):
   with opened(args.page, width=args.width, height=args.height, dark=args.dark) as driver:
     if args.at:
       driver.execute_script(f"document.getElementById({json.dumps(args.at)}).scrollIntoView()")
+    if args.hover is not None:
+      point_at(driver, args.hover)
     print(errors(driver), requests(driver), "console and requests", file=sys.stderr)
     screenshot(driver, args.out, whole=args.whole)
   return 0

@@ -28,28 +28,6 @@ def driver(page):
     yield driver
 
 
-def point_at(driver, index):
-  """Moves the mouse onto a point of the map; returns what the card then says."""
-  x, y = driver.execute_script(
-    """document.getElementById("map-plot").scrollIntoView({behavior: "instant", block: "center"});
-    const plot = Bokeh.documents.map((d) => d.get_model_by_name("map")).find(Boolean);
-    const view = Bokeh.index.find_one(plot);
-    const data = plot.renderers[0].data_source.data;
-    const corner = view.el.getBoundingClientRect();
-    return [corner.left + view.frame.x_scale.compute(data.x[arguments[0]]),
-            corner.top + view.frame.y_scale.compute(data.y[arguments[0]])];""",
-    index,
-  )
-  for shift in (5, 0):
-    event = {"type": "mouseMoved", "x": x - shift, "y": y}
-    driver.execute_cdp_cmd("Input.dispatchMouseEvent", event)
-  deadline = time.time() + 10
-  said = "return document.getElementById('card').innerText"
-  while not driver.execute_script(said) and time.time() < deadline:
-    time.sleep(0.05)
-  return driver.execute_script(said)
-
-
 def axes(driver):
   return driver.execute_script(
     """const plot = Bokeh.documents.map((d) => d.get_model_by_name("map")).find(Boolean);
@@ -65,7 +43,7 @@ def test_hover_shows_the_image_and_its_hostile_label_as_text(driver):
   data = map_data(driver)
   index = data["columns"][0]["names"].index(NASTY[0])
   index = data["columns"][0]["codes"].index(index)
-  card = point_at(driver, index)
+  card = browser.point_at(driver, index)
   assert NASTY[0] in card
   assert f"{NASTY[2]}/{data['row'][index]}.png" in card
   drawn = driver.execute_script(
@@ -89,7 +67,7 @@ def test_wheel_and_buttons_zoom(driver):
   driver.find_element("css selector", "[data-zoom='0.6']").click()
   near = axes(driver)
   assert near[1] - near[0] == pytest.approx(0.6 * (before[1] - before[0]))
-  point_at(driver, 0)
+  browser.point_at(driver, 0)
   box = driver.execute_script(
     "const r = document.getElementById('map-plot').getBoundingClientRect();"
     "return [r.left + r.width / 2, r.top + r.height / 2]"

@@ -183,6 +183,7 @@ def test_sheets_hold_the_images_in_their_order():
 def test_history_sorts_what_a_run_logs(tmp_path):
   lines = [
     {"step": 0, "eval/image_folder/my photos test/recall@1": 0.2},
+    {"step": 0, "eval/image_folder/my photos test/macro/recall@1": 0.1},
     {"step": 5, "loss/real": 2.0, "hdml/lambda": 1.0, "grad_norm": 3.0},
     {"step": 5, "eval/image_folder/my photos test/recall@1": 0.5,
      "eval/image_folder/my photos test/num_queries": 9,
@@ -195,6 +196,7 @@ def test_history_sorts_what_a_run_logs(tmp_path):
   curves = history.curves(history.read_history(tmp_path), results, split)
   assert [(c.group, c.name, c.floor, c.of) for c in curves] == [
     ("metrics", "R@1", 0.3, split),
+    ("metrics", "R@1 by class", None, split),
     ("diagnostics", "within/map@r", None, split),
     ("dials", "λ: 1 pulls nothing, 0 all the way", None, ""),
     ("training", "grad_norm", None, ""),

@@ -56,8 +56,8 @@ def kmeans(
   a center make room for new ones, the others stand again for the next center, so that a center
   costs the distances to 4 points instead of to 2 + log k. A cluster left empty restarts at the
   point farthest from its center. The same seed gives the same result, on any number of local
-  devices that divides 8. Memory is O(n d + block_size k), 268 distances a point (or fewer) among
-  it.
+  devices that divides 8. Memory is O(n d + block_size k); the seeding holds up to 258 + log k
+  distances a point.
 
   Args:
     points: [n, d].

@@ -239,7 +239,7 @@ def _before(model: TrainedModel) -> list[str]:
     steps.append(f"resize the shorter side to {fixed.side} pixels, keeping the aspect")
   else:
     steps.append(f"resize to {fixed.side} x {fixed.side} pixels, whatever the aspect")
-  steps[-1] += "; bilinear, antialiased where it shrinks, as by Pillow's resize with BILINEAR"
+  steps[-1] += "; bilinear, antialiased where it shrinks: close to Pillow's BILINEAR"
   if model.config.data.preprocess in ("hdml", "standard"):
     steps.append(f"cut out the middle {height} x {width} pixels")
   return steps

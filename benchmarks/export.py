@@ -1,0 +1,78 @@
+"""Every encoder, exported in both formats: does it convert, and how far are its embeddings off?
+
+python benchmarks/export.py [--encoder=NAME ...]      (needs the extra: pip install '.[export]')
+
+Random weights and 8 images of random pixels; a small size of input, an open batch. Prints the table
+of docs/export.md.
+"""
+
+import argparse
+import json
+import pathlib
+import tempfile
+import time
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from jaxdml.models import registry
+from jaxdml.training import defaults, embedder, export, hdml_variants, model
+
+SIZES = {"convnet": 32, "dinov2_s14": 56}  # pixels; the others 64
+
+
+def untrained(name: str) -> model.TrainedModel:
+  """A model of random weights."""
+  config = defaults.get_config()
+  config.encoder.name = name
+  config.data.image_size = SIZES.get(name, 64)
+  if name != "convnet":
+    config.data.channels, config.data.preprocess = 3, "standard"
+  networks = embedder.build(hdml_variants.resolve(config))
+  keys = dict(zip(("encoder", "embedding"), jax.random.split(jax.random.key(0)), strict=True))
+  parts = jax.tree.map(np.asarray, jax.jit(networks.init)(keys))
+  variables = {
+    kind: {part: v[kind] for part, v in parts.items() if kind in v}
+    for kind in ("params", "batch_stats")
+  }
+  return model.TrainedModel(
+    workdir=pathlib.Path(),
+    config=config,
+    step=0,
+    dimension=config.embedding.dim,
+    fingerprint=model.fingerprint(config, variables),
+    variables=variables,
+    embed=networks.embed,
+  )
+
+
+def main() -> None:
+  """Prints one row an encoder."""
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("--encoder", nargs="*", default=list(registry.ENCODERS))
+  rows = []
+  for name in tqdm(parser.parse_args().encoder, disable=None):
+    trained, cells = untrained(name), []
+    for form in export.FORMATS:
+      start = time.perf_counter()
+      with tempfile.TemporaryDirectory() as folder:
+        try:
+          card = export.export(trained, pathlib.Path(folder) / "out", formats=[form])
+        except export.ExportError as error:
+          cells.append(f"no: {error}")
+          continue
+        size = (pathlib.Path(folder) / "out" / export.FORMATS[form]).stat().st_size
+      seconds = time.perf_counter() - start
+      cells.append(f"{card['largest_difference'][form]:.1e} ({size / 1e6:.1f} MB, {seconds:.0f} s)")
+    rows.append(f"| `{name}` | {trained.image_shape[0]} | {' | '.join(cells)} |")
+  print(
+    f"| encoder | pixels | {' | '.join(export.FORMATS)} |\n|---|---|{'---|' * len(export.FORMATS)}"
+  )
+  print("\n".join(rows))
+  versions = {k: v for k, v in card["versions"].items() if k != "jaxdml"}
+  print(f"\n{json.dumps(versions)}")
+
+
+if __name__ == "__main__":
+  main()

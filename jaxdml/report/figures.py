@@ -67,7 +67,7 @@ def thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarr
   """Means of consecutive points, so that at most 400 are left; and of how many.
 
   >>> steps, values, of = thinned(np.arange(1000.0), np.arange(1000.0))
-  >>> len(steps), values[0], of
+  >>> len(steps), float(values[0]), of
   (334, 1.0, 3)
   """
   of = -(-len(steps) // _POINTS)

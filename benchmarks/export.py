@@ -10,7 +10,6 @@ import argparse
 import json
 import pathlib
 import tempfile
-import time
 
 import jax
 import numpy as np
@@ -55,7 +54,6 @@ def main() -> None:
   for name in tqdm(parser.parse_args().encoder, disable=None):
     trained, cells = untrained(name), []
     for form in export.FORMATS:
-      start = time.perf_counter()
       with tempfile.TemporaryDirectory() as folder:
         try:
           card = export.export(trained, pathlib.Path(folder) / "out", formats=[form])
@@ -63,8 +61,7 @@ def main() -> None:
           cells.append(f"no: {error}")
           continue
         size = (pathlib.Path(folder) / "out" / export.FORMATS[form]).stat().st_size
-      seconds = time.perf_counter() - start
-      cells.append(f"{card['largest_difference'][form]:.1e} ({size / 1e6:.1f} MB, {seconds:.0f} s)")
+      cells.append(f"{card['largest_difference'][form]:.1e} ({size / 1e6:.1f} MB)")
     rows.append(f"| `{name}` | {trained.image_shape[0]} | {' | '.join(cells)} |")
   print(
     f"| encoder | pixels | {' | '.join(export.FORMATS)} |\n|---|---|{'---|' * len(export.FORMATS)}"

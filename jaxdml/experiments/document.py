@@ -19,28 +19,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxdml.experiments import contrasts, markdown, naming, table
+from jaxdml.experiments.collected import PageError, collect, read_info
 
 __all__ = ["PageError", "Place", "collect", "main", "render", "section"]
 
 NOT_RUN = "*Not run.*"
 _START = re.compile(r"<!-- suite:([\w-]+) -->")
 _END = "<!-- end -->"
-_INFO = {
-  "command": (str,),
-  "metrics": (list,),
-  "runs": (int,),
-  "seconds": (int, float),
-  "workers": (int,),
-  "machine": (str,),
-  "versions": (str, dict),
-  "notes": (str, list),
-  "tuning": (list,),
-}
-_CANDIDATE = {"task", "loss", "arm", "candidate", "validation", "chosen"}
-
-
-class PageError(ValueError):
-  """A page whose markers do not pair, or a file beside a table that says something else."""
 
 
 class Place(NamedTuple):
@@ -95,7 +80,7 @@ def load(place: Place, name: str) -> Suite | None:
   suites = sorted({row.suite for row in rows})
   if suites != [name]:
     raise PageError(f"{path}: expected rows of suite {name}, got {', '.join(suites) or 'none'}")
-  info = _info(path.with_suffix(".json"))
+  info = read_info(path.with_suffix(".json"))
   rows = naming.with_chance(rows)
   present = {row.metric for row in rows}
   # A metric may be undefined for a suite's data; the figures show the others.
@@ -118,6 +103,12 @@ def section(place: Place, suite: Suite | None) -> str:
   parts.append(links[0])
   if len(links) > 1:
     parts += [markdown.effects(suite.rows, suite.metrics), links[1]]
+    # What the second method of a combination adds to the first.
+    arms = {row.arm for row in suite.rows}
+    for first in sorted(arms):
+      both = {arm for arm in arms if arm.startswith(f"{first}+")}
+      if both:
+        parts.append(markdown.effects(suite.rows, suite.metrics, first, both))
   if suite.info.get("tuning"):
     parts.append(markdown.tuning(suite.info["tuning"]))
   made = markdown.provenance(suite.info)
@@ -192,57 +183,6 @@ def redraw(suite: Suite, paths: Sequence[pathlib.Path]) -> None:
   for path in paths:
     function = draw.effects if path.stem.endswith("_effects") else draw.dots
     draw.save(function(suite.rows, metrics=suite.metrics), path, note=suite.digest)
-
-
-def collect(out: pathlib.Path, results: pathlib.Path) -> list[str]:
-  """Copies the tables of `python -m jaxdml.experiments.run --out=OUT` to the results folder.
-
-  OUT/NAME/table.csv becomes NAME.csv; info.json and, as its "tuning", tuning.json become NAME.json.
-
-  Args:
-    out: the folder that run wrote.
-    results: e.g. docs/results.
-
-  Returns:
-    The names of the suites.
-
-  Raises:
-    PageError: there is no table in `out`.
-    TableError: a table that cannot be read.
-  """
-  paths = sorted(out.glob("*/table.csv"))
-  if not paths:
-    raise PageError(f"{out}: expected NAME/table.csv in it, written by jaxdml.experiments.run")
-  for path in paths:
-    name = path.parent.name
-    table.write(table.read(path), results / f"{name}.csv")
-    info = _info(path.with_name("info.json"))
-    if path.with_name("tuning.json").exists():
-      info["tuning"] = _json(path.with_name("tuning.json"))
-    (results / f"{name}.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
-  return [path.parent.name for path in paths]
-
-
-def _json(path: pathlib.Path) -> Any:
-  try:
-    return json.loads(path.read_text(encoding="utf-8"))
-  except ValueError as error:
-    raise PageError(f"{path}: expected JSON, got {error}") from error
-
-
-def _info(path: pathlib.Path) -> dict[str, Any]:
-  """What is known about how a table was made; nothing, if there is no such file."""
-  info = _json(path) if path.exists() else {}
-  if not isinstance(info, dict):
-    raise PageError(f"{path}: expected a JSON object, got {type(info).__name__}")
-  for name, kinds in _INFO.items():
-    if name in info and not isinstance(info[name], kinds):
-      expected = " or ".join(kind.__name__ for kind in kinds)
-      raise PageError(f"{path}: {name}: expected {expected}, got {info[name]!r}")
-  for one in info.get("tuning", ()):
-    if not isinstance(one, dict) or _CANDIDATE - set(one):
-      raise PageError(f"{path}: tuning: expected {', '.join(sorted(_CANDIDATE))}; got {one!r}")
-  return info
 
 
 def _relative(path: pathlib.Path, start: pathlib.Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxdml.experiments import contrasts, naming, statistics
@@ -65,7 +65,10 @@ def results(rows: Sequence[Row], metrics: Sequence[str] | None = None) -> str:
 
 
 def effects(
-  rows: Sequence[Row], metrics: Sequence[str] | None = None, baseline: str = naming.BASELINE
+  rows: Sequence[Row],
+  metrics: Sequence[str] | None = None,
+  baseline: str = naming.BASELINE,
+  arms: Collection[str] | None = None,
 ) -> str:
   """A table a task: each arm's paired differences from the baseline, with intervals and p-values.
 
@@ -73,12 +76,15 @@ def effects(
     rows: of one suite.
     metrics: the columns; see `naming.layout`.
     baseline: what the arms are compared with.
+    arms: those to compare; by default all.
 
   Raises:
     UnpairedError: a loss whose arms have different seeds.
     ValueError: see `naming.layout`.
   """
   plan = naming.layout(rows, metrics)
+  if arms is not None:
+    plan = plan._replace(arms=tuple(arm for arm in plan.arms if arm in arms))
   found = contrasts.all_effects(rows, plan, baseline)
   parts = [f"Paired differences from {baseline}:"]
   for task in plan.tasks:

@@ -108,6 +108,18 @@ def test_effects_by_hand():
     markdown.effects(rows(dict(CELLS) | {("npair", "EPS"): [0.9, 0.9]}))
 
 
+def test_what_the_second_of_two_methods_adds():
+  both = {("npair", "EPS+HDML"): [0.43, 0.54, 0.47, 0.46, 0.50]}  # EPS and 0.01, plain and 0.03
+  text = markdown.effects(rows(CELLS | both), None, "EPS", {"EPS+HDML"})
+  assert text.startswith("Paired differences from EPS:")
+  line = "| N-pair | EPS+HDML | +0.010 (+0.010 to +0.010), p 0.06 |"
+  assert lines_of(text)[2:] == [line]
+  place = document.Place(*map(pathlib.Path, ("results.md", "results", "images")))
+  section = document.section(place, document.Suite("letters", rows(CELLS | both), {}, None))
+  assert line in section and "| N-pair | EPS+HDML | +0.030 " in section
+  assert "from EPS" not in document.section(place, document.Suite("letters", rows(CELLS), {}, None))
+
+
 def test_tuning_and_provenance():
   candidate = {"task": "a -> b", "loss": "npair", "arm": "EPS", "validation": 0.41239}
   text = markdown.tuning(

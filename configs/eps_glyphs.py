@@ -6,7 +6,8 @@ Tested on letters that training never saw; 32 classes x 4 renderings. Margin los
 argument names another. The labels are as fine as the search here, so EPS has no cluster to protect;
 configs/eps_digits.py shows what it is for.
 Cost: about 1.5 minutes on 2 CPU cores. Published: nothing, the data set comes with jaxdml. Ours:
-not run here at this length.
+not run here at this length; in 400 steps at a tuned rate (5 seeds, docs/results.md): R@1 .689,
+MAP@R .434; raw pixels .419, .175.
 Variants, in configs/common.py: :triplet :hdml :multisimilarity,hdml
 """
 

@@ -3,8 +3,9 @@
 python -m jaxdml.main --config=configs/multisimilarity_glyphs.py --workdir=runs/ms_glyphs
 
 Tested on letters that training never saw; 32 classes x 4 renderings. With the paper's pair mining.
-Cost: about 2 minutes on 2 CPU cores. Published: nothing, the data set comes with jaxdml. Ours: not
-run here at this length.
+Cost: about 2 minutes on 2 CPU cores. Published: nothing, the data set comes with jaxdml. Ours:
+not run here at this length; in 400 steps at a tuned rate (5 seeds, docs/results.md): R@1 .705,
+MAP@R .461; raw pixels .419, .175.
 Variants, in configs/common.py: :eps :hdml :eps,hdml :random
 """
 

@@ -204,7 +204,7 @@ def _finish(
   names = [*map(naming.loss_label, plan.losses), *more]
   for (task, metric), axes in panels.items():
     axes.set_yticks(range(len(names)), names)
-    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     if task == plan.tasks[-1]:
       axes.set_xlabel(f"{measure}{naming.metric_label(metric)}")
     if metric == plan.metrics[0] and len(plan.tasks) > 1:

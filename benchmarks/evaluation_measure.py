@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 KS = (1, 10, 100, 1000)
-BLOCK, TILE = 256, 1024  # those of jaxdml/evaluation/counting.py on a CPU
+BLOCK, TILE = 1024, 512  # those of jaxdml/evaluation/counting.py on a CPU
 
 
 def data(n: int, d: int, classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -23,8 +23,8 @@ from jaxdml.evaluation.scores import (
 )
 from jaxdml.types import Array
 
-# Queries and items of a tile: 1 MB of scores, which a core's cache holds while they are compared.
-_BLOCK_CPU, _TILE_CPU = 256, 1024
+# Queries and items of a tile: 2 MB of scores, which the cores' caches hold while they are compared.
+_BLOCK_CPU, _TILE_CPU = 1024, 512
 _BLOCK, _TILE = 1024, 8192
 _PIECE_CPU = 1 << 21  # comparisons
 _TINY = np.finfo(np.float32).tiny

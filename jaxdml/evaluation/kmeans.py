@@ -130,7 +130,7 @@ class _Data:
     padded = np.zeros((math.prod(self._shape), d), np.float32)
     np.subtract(points, mean, out=padded[:n])
     self.squares = np.einsum("nd,nd->n", padded[:n], padded[:n])
-    self.sharded = self._put(padded)
+    self.sharded, self.sharded_squares = self._put(padded), self.put(self.squares)
 
   def rows(self, indices: Any) -> np.ndarray:
     """Returns points by their indices, on the host."""
@@ -139,7 +139,8 @@ class _Data:
   def distances(self, index: int) -> np.ndarray:
     """Returns the squared distances [n] to one of the points."""
     blocks = np.array_split(self._points, -(-self.n // 1024))
-    return np.concatenate([np.square(b - self._points[index]).sum(1) for b in blocks])
+    apart = (block - self._points[index] for block in blocks)
+    return np.concatenate([np.einsum("nd,nd->n", x, x) for x in apart])
 
   def put(self, values: np.ndarray) -> Array:
     """Shards a value for each row, [n], as the points are."""
@@ -156,7 +157,7 @@ class _Data:
 
 def _centers_a_round(k: int) -> int:
   # Candidates are drawn by the distances at the start of a round: it should not add too many.
-  return min(max(k // 16, 1), _CENTERS_A_ROUND)
+  return min(max(k // 12, 1), _CENTERS_A_ROUND)
 
 
 def _seed(rng: np.random.Generator, data: _Data, k: int, bar: tqdm) -> np.ndarray:
@@ -164,7 +165,7 @@ def _seed(rng: np.random.Generator, data: _Data, k: int, bar: tqdm) -> np.ndarra
   n = data.n
   a_round, trials = _centers_a_round(k), 2 + int(math.log(k))
   chosen = [rng.integers(n)]
-  squares, closest = data.put(data.squares), data.put(data.distances(chosen[0]))
+  closest = data.put(data.distances(chosen[0]))
   while len(chosen) < k:
     cumulative = np.cumsum(data.get(closest), dtype=np.float64)
     draws = rng.random(trials + a_round * (1 + steps.DROPPED)) * cumulative[-1]
@@ -172,7 +173,7 @@ def _seed(rng: np.random.Generator, data: _Data, k: int, bar: tqdm) -> np.ndarra
     rows = np.minimum(np.searchsorted(cumulative, draws, side="right"), n - 1)
     taken, closest = steps.take_centers(
       data.sharded,
-      squares,
+      data.sharded_squares,
       closest,
       data.rows(rows),
       data.squares[rows],
@@ -193,7 +194,12 @@ def _lloyd(
   before, moved = np.inf, True
   for iteration in range(max_iterations + 1):
     assignment, distance, sums = steps.assign_points(
-      data.sharded, centers, mesh=data.mesh, blocks=data.blocks, scatter=scatter
+      data.sharded,
+      data.sharded_squares,
+      centers,
+      mesh=data.mesh,
+      blocks=data.blocks,
+      scatter=scatter,
     )
     assignment, distance = data.get(assignment), data.get(distance)
     bar.update()

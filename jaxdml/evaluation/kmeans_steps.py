@@ -19,6 +19,7 @@ AXIS = "devices"
 SHARDED, _REPLICATED = PartitionSpec(None, AXIS), PartitionSpec()
 DROPPED = 3  # candidates that leave with each winner
 _HIGHEST = lax.Precision.HIGHEST
+_SCORES = 1 << 22  # of points and centers, at once
 
 
 @partial(jax.jit, static_argnames=("mesh", "count", "trials"))
@@ -40,24 +41,23 @@ def take_centers(
   """
 
   def local(points, squares, closest, candidates, candidate_squares):
-    def to_candidates(part):
-      points, squares = part
-      dots = jnp.matmul(candidates, points.T, precision=_HIGHEST)
-      distances = jnp.maximum(squares - 2 * dots + candidate_squares[:, None], 0)
-      # Rounding would leave a chosen point (or its duplicates) a little weight.
-      return jnp.where(distances <= 1e-6 * squares, 0.0, distances)
-
-    distances = lax.map(to_candidates, (points[:, 0], squares[:, 0]))  # [rounds, m, rows]
+    rounds, _, rows, d = points.shape
+    dots = jnp.matmul(candidates, points.reshape(-1, d).T, precision=_HIGHEST)
+    squares = squares.reshape(-1)
+    distances = jnp.maximum(squares - 2 * dots + candidate_squares[:, None], 0)
+    # Rounding would leave a chosen point (or its duplicates) a little weight.
+    distances = jnp.where(distances <= 1e-6 * squares, 0.0, distances)
+    distances = distances.reshape(-1, rounds, rows)  # one product: larger ones are faster
 
     def body(index, state):
       taken, closest, standing, following = state
-      lowered = lambda part: jnp.sum(jnp.minimum(part[0], part[1][standing]), axis=1)
-      parts = lax.all_gather(lax.map(lowered, (closest, distances)), AXIS, axis=1)
+      lowered = jnp.sum(jnp.minimum(closest, distances[standing]), axis=2)
+      parts = lax.all_gather(lowered.T, AXIS, axis=1)
       order = jnp.argsort(jnp.sum(parts.reshape(-1, trials), axis=0))
       best = standing[order[0]]
       leave = jnp.concatenate([order[:1], order[max(trials - DROPPED, 1) :]])
       standing = standing.at[leave].set(following + jnp.arange(len(leave)))
-      closest = jnp.minimum(closest, distances[:, best])
+      closest = jnp.minimum(closest, distances[best])
       return taken.at[index].set(best), closest, standing, following + len(leave)
 
     start = (jnp.zeros(count, jnp.int32), closest[:, 0], jnp.arange(trials), jnp.int32(trials))
@@ -72,9 +72,9 @@ def take_centers(
 
 @partial(jax.jit, static_argnames=("mesh", "blocks", "scatter"))
 def assign_points(
-  points: Array, centers: Array, *, mesh: Mesh, blocks: int, scatter: bool
+  points: Array, squares: Array, centers: Array, *, mesh: Mesh, blocks: int, scatter: bool
 ) -> tuple[Array, Array, Array]:
-  """Assigns the points to their nearest centers [k, d].
+  """Assigns the points, of the given squared norms, to their nearest centers [k, d].
 
   Returns: clusters of the rows and squared distances, padding among them, and the sums of the
   clusters' points [k, d].
@@ -85,8 +85,7 @@ def assign_points(
     scores = center_squares - jnp.matmul(points, doubled, precision=_HIGHEST)
     least = jnp.min(scores, axis=1)
     # The first of equal centers; twice as fast as argmin on a CPU.
-    cluster = jnp.min(jnp.where(scores == least[:, None], jnp.arange(k), k), axis=1)
-    return cluster, jnp.maximum(least + jnp.sum(jnp.square(points), axis=1), 0)
+    return jnp.min(jnp.where(scores == least[:, None], jnp.arange(k), k), axis=1), least
 
   def sums_of(points, cluster):
     if scatter:
@@ -100,27 +99,31 @@ def assign_points(
     blocked = points.reshape(blocks, -1, d), cluster.reshape(blocks, -1)
     return lax.scan(add, jnp.zeros((k, d)), blocked)[0]
 
-  def local(points, centers):
+  def local(points, squares, centers):
     devices, device = lax.axis_size(AXIS), lax.axis_index(AXIS)
     center_squares, doubled = jnp.sum(jnp.square(centers), axis=1), 2 * centers.T
+    points = points[:, 0]
+    # All at once where that is little: larger products are faster.
+    pieces = 1 if points[..., 0].size * k <= _SCORES else len(points) * blocks
+    cluster, least = lax.map(
+      lambda piece: assign(piece, center_squares, doubled), points.reshape(pieces, -1, d)
+    )
+    cluster = cluster.reshape(len(points), -1)
+    distance = jnp.maximum(least.reshape(cluster.shape) + squares[:, 0], 0)
 
-    def part(sums, points):
-      cluster, distance = lax.map(
-        lambda block: assign(block, center_squares, doubled), points.reshape(blocks, -1, d)
-      )
-      cluster = cluster.reshape(-1)
-      own = sums_of(points, cluster)  # padding is of zeros, and adds nothing
+    def add(sums, part):
+      own = sums_of(*part)  # padding is of zeros, and adds nothing
       for other in range(devices):  # adding zeros does not round: the order is that of the parts
         sums += lax.psum(jnp.where(device == other, own, 0.0), AXIS)
-      return sums, (cluster, distance.reshape(-1))
+      return sums, None
 
-    sums, (cluster, distance) = lax.scan(part, jnp.zeros((k, d)), points[:, 0])
+    sums, _ = lax.scan(add, jnp.zeros((k, d)), (points, cluster))
     return cluster[:, None], distance[:, None], sums
 
   return jax.shard_map(
     local,
     mesh=mesh,
-    in_specs=(SHARDED, _REPLICATED),
+    in_specs=(SHARDED, SHARDED, _REPLICATED),
     out_specs=(SHARDED, SHARDED, _REPLICATED),
     check_vma=False,
-  )(points, centers)
+  )(points, squares, centers)

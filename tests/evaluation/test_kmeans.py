@@ -169,7 +169,12 @@ def test_memory_is_that_of_a_block():
   n, d, k, block = 65_536, 8, 512, 128
   data = module._Data(np.zeros((n, d), np.float32), np.zeros(d, np.float32), block)
   compiled = module.steps.assign_points.lower(
-    data.sharded, np.zeros((k, d), np.float32), mesh=data.mesh, blocks=data.blocks, scatter=True
+    data.sharded,
+    data.sharded_squares,
+    np.zeros((k, d), np.float32),
+    mesh=data.mesh,
+    blocks=data.blocks,
+    scatter=True,
   ).compile()
   assert data.blocks == n // 16 // block
   assert compiled.memory_analysis().temp_size_in_bytes < 4 * (2 * n + 4 * block * k + 4 * k * d)

@@ -83,8 +83,8 @@ def kmeans(
   block_size = as_positive("block_size", block_size)
   if k > len(points):
     raise ValueError(f"k: expected at most the number of points, {len(points)}, got {k}")
-  # Distances are taken by ||x||^2 - 2 x.c + ||c||^2, which cancels less around the mean.
-  mean = points.mean(0, dtype=np.float64).astype(np.float32)
+  # Distances are taken by ||x||^2 - 2 x.c + ||c||^2, which cancels less near the mean.
+  mean = points.mean(0)
   if centers is not None:
     centers = as_embeddings("centers", centers) - mean
     if centers.shape != (k, points.shape[1]) or restarts > 1:
@@ -127,8 +127,9 @@ class _Data:
     rows = -(-rows // self.blocks) * self.blocks
     self._shape = (rounds, len(devices), rows)
     self._points, self._mean, self.n = points, mean, n
-    padded = np.zeros((math.prod(self._shape), d), np.float32)
+    padded = np.empty((math.prod(self._shape), d), np.float32)
     np.subtract(points, mean, out=padded[:n])
+    padded[n:] = 0
     self.squares = np.einsum("nd,nd->n", padded[:n], padded[:n])
     self.sharded, self.sharded_squares = self._put(padded), self.put(self.squares)
 

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 TUNING_SEED = 1000  # no result uses it
-FLOORS = ("raw pixels", "untrained encoder")
+FLOORS = ("raw pixels", "untrained encoder", "pretrained encoder")
 
 
 class Cell(NamedTuple):

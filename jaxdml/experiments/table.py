@@ -30,7 +30,7 @@ class Row(NamedTuple):
     suite: the grid it belongs to, e.g. "glyphs".
     task: what was trained and asked for, e.g. "letters" or "script -> code point".
     loss: npair, triplet, margin, multi_similarity; "" for a floor, which belongs to no loss.
-    arm: plain, EPS, HDML, EPS+HDML, or a floor: raw pixels, untrained encoder.
+    arm: plain, EPS, HDML, EPS+HDML, or a floor: raw pixels, untrained or pretrained encoder.
     seed: of the run, 0 or more.
     split: of the data, e.g. "test".
     metric: e.g. "recall@1", "map@r", "nmi".

@@ -80,6 +80,7 @@ def get_config() -> ConfigDict:
   config.hdml.block_size = 0  # anchors whose synthetics are made at a time; 0: as suits the machine
   config.hdml.generator_hidden = 512
   config.hdml.initial_average = 1e6  # J_avg and J_gen before the first window ends
+  config.hdml.warmup = "0 steps"  # before the first window: generator and head learn, J_syn waits
   config.hdml.window = placeholder(str)  # of J_avg and J_gen: a duration
   config.hdml.weighted_average = placeholder(bool)  # J_avg averages what J_m weighs, else J_m
   config.hdml.reconstruction_weight = placeholder(float)

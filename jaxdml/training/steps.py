@@ -106,6 +106,7 @@ def build(
   fields |= {name: config.hdml[name] or None for name in ("slots", "block_size")}
   fields["window"] = duration(config.hdml.window, steps_per_epoch, "hdml.window")
   hdml_config = hdml.HdmlConfig(**fields)
+  hdml_warmup = duration(config.hdml.warmup, steps_per_epoch, "hdml.warmup")
   factor_fn = finetune.encoder_factors(config, encoder)
   optimizer = optimizers.create(config, total_steps, steps_per_epoch, factor_fn)
   schedule = optimizers.learning_rate(config, total_steps, steps_per_epoch)
@@ -220,6 +221,9 @@ def build(
       axis_name=axis_name,
     )
     stats |= {name: s for name, s in new_stats.items() if s is not None}
+    if hdml_warmup:
+      waits = lambda old, new: jnp.where(state.step < hdml_warmup, old, new)
+      hdml_state = jax.tree.map(waits, state.hdml, hdml_state)
     return total, (hdml_state, state.memory, stats, metrics)
 
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:

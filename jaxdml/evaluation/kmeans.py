@@ -19,6 +19,7 @@ from jaxdml.types import Array
 # rounds in other ways.
 _PARTS = 16
 _CENTERS_A_ROUND = 64  # of the seeding; its distances, 4 times as many a point, are held
+_SEEDED_A_CLUSTER, _SEEDED = 20, 2048  # points that the seeding looks at: the larger number
 
 
 class KMeans(NamedTuple):
@@ -54,9 +55,10 @@ def kmeans(
   Seeding is greedy k-means++ (best of 2 + log k candidates drawn by squared distance, as in
   scikit-learn) with candidates drawn for up to 64 centers at a time: the winner and the 3 worst of
   a center make room for new ones, the others stand again for the next center, so that a center
-  costs the distances to 4 points instead of to 2 + log k. A cluster left empty restarts at the
-  point farthest from its center. The same seed gives the same result, on any number of local
-  devices that divides 8. Memory is O(n d + block_size k); the seeding holds up to 258 + log k
+  costs the distances to 4 points instead of to 2 + log k. It looks at max(2,048, 20 k) of the
+  points, drawn at random for each restart; Lloyd's algorithm at all. A cluster left empty restarts
+  at the point farthest from its center. The same seed gives the same result, on any number of
+  local devices that divides 8. Memory is O(n d + block_size k); the seeding holds up to 258 + log k
   distances a point.
 
   Args:
@@ -126,12 +128,19 @@ class _Data:
     self.blocks = -(-rows // block_size)
     rows = -(-rows // self.blocks) * self.blocks
     self._shape = (rounds, len(devices), rows)
-    self._points, self._mean, self.n = points, mean, n
+    self._points, self._mean, self._block_size, self.n = points, mean, block_size, n
     padded = np.empty((math.prod(self._shape), d), np.float32)
     np.subtract(points, mean, out=padded[:n])
     padded[n:] = 0
     self.squares = np.einsum("nd,nd->n", padded[:n], padded[:n])
     self.sharded, self.sharded_squares = self._put(padded), self.put(self.squares)
+
+  def sample(self, rng: np.random.Generator, size: int) -> _Data:
+    """Returns so many of the points, in their order; all where there are no more."""
+    if size >= self.n:
+      return self
+    chosen = np.sort(rng.choice(self.n, size, replace=False, shuffle=False))
+    return _Data(self._points[chosen], self._mean, self._block_size)
 
   def rows(self, indices: Any) -> np.ndarray:
     """Returns points by their indices, on the host."""
@@ -158,11 +167,12 @@ class _Data:
 
 def _centers_a_round(k: int) -> int:
   # Candidates are drawn by the distances at the start of a round: it should not add too many.
-  return min(max(k // 12, 1), _CENTERS_A_ROUND)
+  return min(max(k // 6, 1), _CENTERS_A_ROUND)
 
 
 def _seed(rng: np.random.Generator, data: _Data, k: int, bar: tqdm) -> np.ndarray:
   """Draws k centers by greedy k-means++, a batch of candidates at a time."""
+  data = data.sample(rng, max(_SEEDED_A_CLUSTER * k, _SEEDED))
   n = data.n
   a_round, trials = _centers_a_round(k), 2 + int(math.log(k))
   chosen = [rng.integers(n)]

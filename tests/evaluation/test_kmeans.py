@@ -52,7 +52,9 @@ def test_lloyd_equals_a_plain_loop(monkeypatch, n, k, block_size, scatter):
 
 
 @pytest.mark.parametrize(
-  ("n", "k", "scatter"), [(101, 30, True), (401, 12, False)], ids=["scatter", "one-hot"]
+  ("n", "k", "scatter"),
+  [(101, 30, True), (401, 12, False), (2100, 12, True)],
+  ids=["scatter", "one-hot", "seeded on a sample"],
 )
 def test_eight_devices_equal_one(monkeypatch, n, k, scatter):
   """Bitwise, whatever the rounding: the assignment, the centers and so the metrics."""
@@ -69,9 +71,10 @@ def test_eight_devices_equal_one(monkeypatch, n, k, scatter):
   assert eight.inertia == one.inertia
 
 
-def test_seeding_is_as_good_as_greedy_k_means_plus_plus():
+@pytest.mark.parametrize("n", [1000, 8000], ids=["all points", "a sample"])
+def test_seeding_is_as_good_as_greedy_k_means_plus_plus(n):
   """The squared distances left by the seeds alone: scikit-learn's, and less than random rows'."""
-  points, _ = blobs(n=1000, k=200, d=16, spread=0.3)
+  points, _ = blobs(n=n, k=200, d=16, spread=0.3)
   left = {"ours": [], "greedy": [], "random": []}
   for seed in range(4):
     rows = np.random.default_rng(seed).permutation(len(points))[:200]
@@ -79,12 +82,22 @@ def test_seeding_is_as_good_as_greedy_k_means_plus_plus():
     data = module._Data(points, points.mean(0), 512)
     ours = module._seed(np.random.default_rng(seed), data, 200, module.tqdm(disable=True))
     assert len(np.unique(ours, axis=0)) == 200
+    rows_taken = {row.tobytes() for row in data.rows(np.arange(n))}
+    assert all(center.tobytes() in rows_taken for center in ours), "seeds are points"
     seeds = {"ours": ours + points.mean(0), "greedy": greedy, "random": points[rows]}
     for name, centers in seeds.items():
       left[name].append(((points[:, None] - centers) ** 2).sum(-1).min(1).sum())
   ours, greedy, random = (np.mean(left[name]) for name in ("ours", "greedy", "random"))
   assert ours <= 1.05 * greedy
   assert ours <= 0.7 * random
+
+
+def test_a_sample_is_of_distinct_rows_in_order():
+  points = np.arange(300, dtype=np.float32)[:, None]
+  data = module._Data(points, points.mean(0), 512)
+  taken = data.sample(np.random.default_rng(0), 100).rows(slice(None))[:, 0]
+  assert len(taken) == 100 and (np.diff(taken) > 0).all()
+  assert data.sample(np.random.default_rng(0), 300) is data
 
 
 def test_kmeans_is_as_good_as_scikit_learn():

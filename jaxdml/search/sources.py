@@ -228,11 +228,8 @@ def _walk(folder: pathlib.Path) -> Iterator[str]:
     for name in files:
       if _hidden(name) or not name.lower().endswith(photos.SUFFIXES):
         continue
-      if not _is_text(below + name):
-        raise SearchError(
-          f"{parent}: the name {os.fsencode(name)!r} in it is not UTF-8: rename it, or if it is, "
-          "set PYTHONUTF8=1"
-        )
+      if problem := manifest.encoding_problem(below + name):
+        raise SearchError(f"{parent}: {problem}")
       if os.path.isfile(os.path.join(parent, name)):
         yield (below + name).replace(os.sep, "/")
 
@@ -243,14 +240,6 @@ def _stop(error: OSError) -> None:
 
 def _hidden(name: str) -> bool:
   return name.startswith(".") or name.casefold() in _SKIPPED_FOLDERS
-
-
-def _is_text(name: str) -> bool:
-  try:
-    name.encode()
-  except UnicodeEncodeError:
-    return False
-  return True
 
 
 def _label(parts: Sequence[str]) -> str | None:

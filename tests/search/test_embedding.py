@@ -53,6 +53,19 @@ def test_what_counts_as_an_image(photos):
   assert sorted(found.paths) == sorted([*PATHS, "folder.png/10.png", "link.png"])
 
 
+@pytest.mark.parametrize("name", [b"cat/\xe9.png", b"caf\xe9/1.png"])
+def test_names_that_are_not_utf8(photos, name):
+  renamed = os.path.join(os.fsencode(photos), name)
+  try:
+    os.makedirs(os.path.dirname(renamed), exist_ok=True)
+    os.rename(photos / "cat" / "1.png", renamed)
+  except OSError:
+    pytest.skip("this file system takes UTF-8 names only")
+  with pytest.raises(search.SearchError, match="is not UTF-8: rename it") as told:
+    search.FolderImages.open(photos)
+  assert repr(name) in str(told.value)
+
+
 def test_split_folders_are_no_labels(tmp_path):
   write_images(tmp_path, ["train/cat/1.png", "Test/dog/2.png", "test/3.png"])
   found = search.FolderImages.open(tmp_path)

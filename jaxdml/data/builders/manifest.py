@@ -82,6 +82,17 @@ def clean_name(name: str) -> str:
   return unicodedata.normalize("NFC", name).strip()
 
 
+def encoding_problem(name: str) -> str | None:
+  """Says what is wrong with a file name that is not UTF-8 on the disk, or None."""
+  try:
+    name.encode()
+  except UnicodeEncodeError:
+    return (
+      f"the name {os.fsencode(name)!r} in it is not UTF-8: rename it, or if it is, set PYTHONUTF8=1"
+    )
+  return None
+
+
 def name_problem(name: str) -> str | None:
   """Says what keeps a cleaned class name from being stored, or None."""
   if not name:

@@ -123,11 +123,8 @@ class Folder:
     except OSError as error:
       raise ImageFolderError(f"{self.path / relative} cannot be read: {error.strerror}") from error
     for entry in entries:
-      if not _is_text(entry.name):
-        raise ImageFolderError(
-          f"{self.path / relative}: the name {os.fsencode(entry.name)!r} in it is not UTF-8: "
-          "rename it, or if it is, set PYTHONUTF8=1"
-        )
+      if problem := manifests.encoding_problem(entry.name):
+        raise ImageFolderError(f"{self.path / relative}: {problem}")
     folders = [posixpath.join(relative, e.name) for e in entries if e.is_dir()]
     files = [posixpath.join(relative, e.name) for e in entries if not e.is_dir()]
     return folders, files
@@ -143,14 +140,6 @@ class Folder:
 
 def _ignored(name: str) -> bool:
   return name.startswith(".") or name.casefold() in _IGNORED
-
-
-def _is_text(name: str) -> bool:
-  try:
-    name.encode()
-  except UnicodeEncodeError:
-    return False
-  return True
 
 
 def _is_image(path: str) -> bool:

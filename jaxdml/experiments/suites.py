@@ -171,7 +171,8 @@ def _pretrained() -> Suite:
   """From features that can be reconstructed; beta is in units of J_gen, of 1,280 features here."""
   about = "109 classes, N-pair, from ImageNet's weights: HDML by how far its negatives are pulled"
   shared = {"hdml.beta": 50.0, "hdml.window": "16 steps"}
-  return _dials("pretrained", about, _imagenet, shared, (0.1, 0.3), warmup="64 steps")
+  alphas = (0.0, 0.1, 0.3)  # 0 is the control: tuples reconstructed, not pulled
+  return _dials("pretrained", about, _imagenet, shared, alphas, warmup="64 steps")
 
 
 def _base_letters() -> ConfigDict:

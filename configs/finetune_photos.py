@@ -10,10 +10,11 @@ classes has worse ones. The embedding learns alone for an epoch, then the encode
 tenth of its learning rate. results.json has Recall@1 of the untrained features ("pretrained
 encoder") and of the trained model.
 
-On a Linux CPU set GLIBC_TUNABLES=glibc.malloc.hugetlb=1 first: up to half as fast again
-(docs/encoders.md). 128 pixels are for CPUs; the weights know details of 224: on a GPU take data.image_size=224,
-encoder.dtype=bfloat16 and a larger data.batch_size. For another encoder convert its weights
-(python -m jaxdml.pretrained.convert) and set encoder.name and encoder.init=DIR.
+128 pixels are for CPUs; the weights know details of 224: on a GPU take data.image_size=224,
+encoder.dtype=bfloat16 and a larger data.batch_size. On a Linux CPU set
+GLIBC_TUNABLES=glibc.malloc.hugetlb=1 first: up to half as fast again (docs/encoders.md). For
+another encoder convert its weights (python -m jaxdml.pretrained.convert) and set encoder.name and
+encoder.init=DIR.
 """
 
 from ml_collections import ConfigDict

@@ -169,10 +169,16 @@ def _imagenet() -> ConfigDict:
 
 def _pretrained() -> Suite:
   """From features that can be reconstructed; beta is in units of J_gen, of 1,280 features here."""
-  about = "109 classes, N-pair, from ImageNet's weights: HDML by how far its negatives are pulled"
+  about = "109 classes from ImageNet's weights: HDML by how far its negatives are pulled, and EPS"
   shared = {"hdml.beta": 50.0, "hdml.window": "16 steps"}
   alphas = (0.0, 0.1, 0.3)  # 0 is the control: tuples reconstructed, not pulled
-  return _dials("pretrained", about, _imagenet, shared, alphas, warmup="64 steps")
+  suite = _dials("pretrained", about, _imagenet, shared, alphas, warmup="64 steps")
+  recipe = "multisimilarity"  # what configs/finetune_photos.py takes
+  easy = [
+    Arm("unseen letters", "multi_similarity", method, _config(_imagenet, recipe + names), [{}])
+    for method, names in (("plain", ""), ("EPS", ",eps"))
+  ]
+  return suite._replace(arms=[*suite.arms, *easy])
 
 
 def _base_letters() -> ConfigDict:

@@ -22,13 +22,15 @@ from ml_collections import ConfigDict
 from configs import photos
 
 
-def get_config(name: str = "photos") -> ConfigDict:
-  """Fine-tunes on the data set image_folder/`name`."""
-  config = photos.get_config(name)
+def get_config(names: str = "photos") -> ConfigDict:
+  """Fine-tunes on the data set image_folder/NAME of `names`, "NAME" or "NAME,recipe,..."."""
+  config = photos.get_config(names)
   config.data.image_size = 128
   config.encoder.name = "efficientnet_lite0"
   config.encoder.init = "imagenet"
   config.encoder.frozen_bn = True
+  config.hdml.beta = 50.0  # in units of J_gen, the sum over 1,280 features: docs/results.md
+  config.optimizer.head_learning_rate = 1e-2
   config.optimizer.learning_rate = 1e-3
   config.optimizer.encoder_factor = 0.1
   config.optimizer.freeze_encoder = "1 epochs"

@@ -32,6 +32,8 @@ def load(name):
 def arguments(name):
   """What may stand behind the colon."""
   method, _, data = name.partition("_")
+  if name in ("photos", "finetune_photos"):
+    return ["", "garden", "garden,eps", "garden,triplet,hdml"]
   if name not in GRID:
     return [""]
   losses = ["", *recipes.LOSSES] if method in ("eps", "hdml") else [""]
@@ -56,8 +58,10 @@ def test_loads_and_is_accepted(name):
     unknown = {k for k in keys - known if not re.search(r"options\.\w+$", k)}
     assert not unknown, (arg, unknown)
     assert "hdml" not in f"{name},{arg}" or config.hdml.enabled, arg
-    if "eps" in re.split("[_,]", f"{name},{arg}"):
-      assert config.mining.positive == "nearest_positive", arg
+    easy, asked = config.mining.positive == "nearest_positive", re.split("[_,]", f"{name},{arg}")
+    assert easy or "eps" not in asked, arg
+    if "garden" in asked:
+      assert config.data.dataset == "image_folder/garden" and easy == ("eps" in asked)
 
 
 @pytest.mark.parametrize("name", [path.stem for path in PATHS])

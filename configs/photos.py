@@ -1,4 +1,4 @@
-"""Your own photos: multi-similarity loss on a ResNet-18, from a folder a class.
+"""Your own photos: multi-similarity with easy positives on a ResNet-18, from a folder a class.
 
 python -m jaxdml.data.prepare image_folder --source=DIR --name=NAME
 python -m jaxdml.data.show --config=configs/photos.py:NAME
@@ -6,10 +6,10 @@ python -m jaxdml.main --config=configs/photos.py:NAME --workdir=runs/NAME
 
 A fifth of the training classes chooses the checkpoint, the test classes only measure it. A batch is
 16 classes x 4 photos: with fewer classes, or for more of them on a GPU, set
---config.data.batch_size to 4 x classes. Another loss, eps or hdml follows the name, as in
-configs/photos.py:NAME,triplet,hdml (jaxdml.training.recipes). Easy positives (eps, arXiv
-2006.05162) are for classes that are coarser than what you search for, with several photos of each
-look in a batch (data.images_per_class); for others they cost a good deal: docs/results.md.
+--config.data.batch_size to 4 x classes. Easy positives (arXiv 2006.05162) because photos of one
+class usually come in several looks. Where they do not, all positives may be better, and longer
+training favours those (docs/results.md): compare with configs/photos.py:NAME,multisimilarity. Any
+loss and method may follow the name like that, as in NAME,triplet,hdml (jaxdml.training.recipes).
 Cost: not measured here. From random weights expect to need many photos: finetune_photos.py starts
 from ImageNet's.
 """
@@ -32,6 +32,7 @@ def get_config(names: str = "photos") -> ConfigDict:
   config.data.num_workers = 4
   config.encoder.name = "resnet18"
   config.loss.name = "multi_similarity"
+  config.mining.positive = "nearest_positive"
   config.optimizer.schedule = "cosine"
   config.optimizer.warmup = "1 epochs"
   config.train.duration = "60 epochs"

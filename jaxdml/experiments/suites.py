@@ -173,7 +173,7 @@ def _pretrained() -> Suite:
   shared = {"hdml.beta": 50.0, "hdml.window": "16 steps"}
   alphas = (0.0, 0.1, 0.3)  # 0 is the control: tuples reconstructed, not pulled
   suite = _dials("pretrained", about, _imagenet, shared, alphas, warmup="64 steps")
-  recipe = "multisimilarity"  # what configs/finetune_photos.py takes
+  recipe = "multisimilarity"  # the loss of configs/finetune_photos.py
   easy = [
     Arm("unseen letters", "multi_similarity", method, _config(_imagenet, recipe + names), [{}])
     for method, names in (("plain", ""), ("EPS", ",eps"))

@@ -6,12 +6,12 @@ import contextlib
 import multiprocessing
 import os
 import pathlib
-import queue
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import connection
 from typing import Any, NamedTuple
 
 __all__ = ["INTERRUPTED", "Done", "run"]
@@ -57,7 +57,7 @@ def _output_to(path: pathlib.Path) -> Iterator[None]:
       os.close(copy)
 
 
-def _work(function: Callable[..., Any], cores: Sequence[int], todo: Any, done: Any) -> None:
+def _work(function: Callable[..., Any], cores: Sequence[int], pipe: connection.Connection) -> None:
   # Ctrl-C reaches the whole group; the parent answers it with SIGTERM, on which training saves.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   if cores:
@@ -65,13 +65,12 @@ def _work(function: Callable[..., Any], cores: Sequence[int], todo: Any, done: A
     os.sched_setaffinity(0, cores)
   parent = multiprocessing.parent_process()
   while parent.is_alive():
-    try:
-      task = todo.get(timeout=_POLL_SECONDS)
-    except queue.Empty:
+    if not pipe.poll(_POLL_SECONDS):
       continue
-    if task is None:
+    try:
+      index, arguments, log = pipe.recv()
+    except EOFError:  # there is nothing more to do
       return
-    index, arguments, log = task
     start, error = time.perf_counter(), None
     with _output_to(log):
       try:
@@ -80,7 +79,7 @@ def _work(function: Callable[..., Any], cores: Sequence[int], todo: Any, done: A
       except Exception as exception:  # one cell that fails must not end the others
         traceback.print_exc()
         error = f"{type(exception).__name__}: {exception}"
-    done.put(Done(index, time.perf_counter() - start, error))
+    pipe.send(Done(index, time.perf_counter() - start, error))
 
 
 def _shares(workers: int) -> list[list[int]]:
@@ -112,45 +111,46 @@ def run(
   """
   context = multiprocessing.get_context("spawn")
   waiting = list(enumerate(tasks))[::-1]
-  done, slots = context.Queue(), []
+  slots = []
 
   def start(cores):
-    todo = context.Queue()
-    process = context.Process(target=_work, args=(function, cores, todo, done), daemon=True)
+    # A pipe each: a queue has a lock that all share, and that a process may die with.
+    pipe, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(function, cores, theirs), daemon=True)
     process.start()
-    return {"process": process, "todo": todo, "task": None, "cores": cores}
+    theirs.close()  # or the end of the process would not be the end of the pipe
+    return {"process": process, "pipe": pipe, "task": None, "cores": cores}
 
   def feed(slot):
     slot["task"] = waiting[-1][0] if waiting else None
     if waiting:
       index, (arguments, log) = waiting.pop()
-      slot["todo"].put((index, arguments, log))
       slot["since"] = time.perf_counter()
+      with contextlib.suppress(BrokenPipeError):  # it died since: told when its end is read
+        slot["pipe"].send((index, arguments, log))
 
   try:
     slots = [start(cores) for cores in _shares(min(workers, len(tasks) or 1))]
     for slot in slots:
       feed(slot)
-    while any(slot["task"] is not None for slot in slots):
-      try:
-        result = done.get(timeout=_POLL_SECONDS)
-      except queue.Empty:
-        result = None
-      if result is not None:
-        for slot in slots:
-          if slot["task"] == result.index:
-            feed(slot)
-        yield result
-        continue
-      for place, slot in enumerate(slots):
-        if slot["task"] is not None and not slot["process"].is_alive():
-          code = slot["process"].exitcode
+    while busy := {
+      slot["pipe"]: place for place, slot in enumerate(slots) if slot["task"] is not None
+    }:
+      for pipe in connection.wait(busy):
+        place = busy[pipe]
+        slot = slots[place]
+        try:
+          result = pipe.recv()
+        except (EOFError, ConnectionResetError):
+          slot["process"].join()
           seconds = time.perf_counter() - slot["since"]
-          yield Done(slot["task"], seconds, f"its process died with exit status {code}")
+          error = f"its process died with exit status {slot['process'].exitcode}"
+          result = Done(slot["task"], seconds, error)
           slots[place] = start(slot["cores"])
-          feed(slots[place])
+        feed(slots[place])
+        yield result
     for slot in slots:
-      slot["todo"].put(None)
+      slot["pipe"].close()
     for slot in slots:
       slot["process"].join()
   finally:

@@ -126,7 +126,7 @@ def run(
     if waiting:
       index, (arguments, log) = waiting.pop()
       slot["since"] = time.perf_counter()
-      with contextlib.suppress(BrokenPipeError):  # it died since: told when its end is read
+      with contextlib.suppress(ConnectionError):  # it died since: told when its end is read
         slot["pipe"].send((index, arguments, log))
 
   try:
@@ -141,7 +141,7 @@ def run(
         slot = slots[place]
         try:
           result = pipe.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, ConnectionError):
           slot["process"].join()
           seconds = time.perf_counter() - slot["since"]
           error = f"its process died with exit status {slot['process'].exitcode}"

@@ -117,6 +117,7 @@ def _check_hdml(config: ConfigDict) -> None:
   ):
     if section[name] is not None:
       _one_of(f"hdml.{name}", section[name], valid)
+  duration(section.warmup, 1, "hdml.warmup")
   if section.window is not None and duration(section.window, 1, "hdml.window") < 1:
     raise ConfigError(f"config.hdml.window: expected at least 1 step; got {section.window!r}")
   if config.embedding.norm != "batch" and section.synthetic_bn == "real":

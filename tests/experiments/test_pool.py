@@ -38,6 +38,15 @@ def test_tasks_that_raise_or_kill_their_process_leave_the_others_alone(tmp_path)
   assert all(0 < d.seconds < 60 for d in done.values())
 
 
+def test_deaths_right_after_results_lose_nothing(tmp_path):
+  """A worker that dies while its last result is on the way must not block the other."""
+  whats = ["raise", "die", "stop"] * 2
+  tasks = [((what, tmp_path / what), tmp_path / str(i)) for i, what in enumerate(whats)]
+  done = {d.index: d.error for d in pool.run(task, tasks, workers=2)}
+  died = "its process died with exit status"
+  assert [done[i] for i in range(6)] == ["ValueError: no good", f"{died} 3", f"{died} 0"] * 2
+
+
 def test_closing_ends_the_processes(tmp_path):
   tasks = [((str(i), tmp_path / str(i)), tmp_path / "log") for i in range(50)]
   running = pool.run(task, tasks, workers=1)

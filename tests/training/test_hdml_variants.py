@@ -77,6 +77,7 @@ def test_unknown_variant_lists_the_valid_ones():
   ("key", "value", "message"),
   [
     ("window", "0 steps", "config.hdml.window: expected at least 1 step; got '0 steps'"),
+    ("warmup", "3", 'config.hdml.warmup: expected "N steps" or "N epochs"; got \'3\''),
     ("window", "64", 'config.hdml.window: expected "N steps" or "N epochs"; got \'64\''),
     ("detach", "all", "config.hdml.detach: expected one of none, distances, anchors, generated"),
     ("synthetic_members", "some", "config.hdml.synthetic_members: expected one of all, negatives"),

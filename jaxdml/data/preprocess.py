@@ -14,8 +14,9 @@ import numpy as np
 
 from jaxdml.data import augment
 from jaxdml.data import normalize as normalize_lib
+from jaxdml.data.cache import Decoder
 from jaxdml.data.decode import ImageDecodeError as ImageDecodeError
-from jaxdml.data.decode import decode, decode_probed, probe, reduction_for
+from jaxdml.data.decode import probe, reduction_for
 from jaxdml.data.normalize import Normalize
 
 __all__ = ["NAMES", "ImageDecodeError", "Preprocess", "create", "from_config"]
@@ -62,9 +63,10 @@ class _Warp:
 
   channels: int
   side: int
+  decoder: Decoder
 
   def __call__(self, encoded: bytes) -> np.ndarray:
-    image = decode(encoded, self.channels, min_size=(self.side, self.side))
+    image = self.decoder(encoded, self.channels, min_size=(self.side, self.side))
     return augment.resize(image, self.side, self.side)
 
 
@@ -74,12 +76,13 @@ class _Shorter:
 
   channels: int
   side: int
+  decoder: Decoder
 
   def __call__(self, encoded: bytes) -> np.ndarray:
     header = probe(encoded)
     ratio = self.side / min(header.height, header.width)
     height, width = (max(round(x * ratio), self.side) for x in (header.height, header.width))
-    image = decode_probed(encoded, header, self.channels, min_size=(height, width))
+    image = self.decoder.probed(encoded, header, self.channels, min_size=(height, width))
     return augment.resize(image, height, width)
 
 
@@ -127,13 +130,14 @@ class _RandomResizedCrop:
   size: int
   channels: int
   jitter: float
+  decoder: Decoder
 
   def __call__(self, encoded: bytes, rng: np.random.Generator) -> np.ndarray:
     header = probe(encoded)
     drawn = header.height, header.width
     box = augment.random_box(*drawn, rng)
     needed = drawn[0] * self.size / box.height, drawn[1] * self.size / box.width
-    image = decode_probed(encoded, header, self.channels, min_size=needed)
+    image = self.decoder.probed(encoded, header, self.channels, min_size=needed)
     crop = box.reduced(reduction_for(header, needed), image.shape[:2]).cut(image)
     return _flip_and_jitter(augment.resize(crop, self.size, self.size), self.jitter, rng)
 
@@ -152,6 +156,7 @@ def create(
   *,
   normalize: str = "",
   color_jitter: float = 0.0,
+  cache: str = "",
 ) -> Preprocess:
   """Makes the preprocessing `name`: a function (bytes, generator) -> uint8 [h, w, c].
 
@@ -171,6 +176,8 @@ def create(
     normalize: one of `data.normalize.NAMES` instead of the preprocessing's own.
     color_jitter: strength in [0, 1] of the training images' changes of colour
       (`augment.color_jitter`); "hdml" and "standard" with 3 channels.
+    cache: a directory where decoded pictures are kept for the next time (`cache.Decoder`); the
+      result is the same bit by bit. "" keeps nothing.
 
   Raises:
     ValueError: unknown name, or values that do not go together; the message names the config key.
@@ -191,23 +198,27 @@ def create(
     raise ValueError(
       f"data.color_jitter: for data.preprocess=hdml or standard; got {color_jitter} with {name}"
     )
+  decoder = Decoder(cache)
   if name in _AFFINES:
     affine = _AFFINES[name]
     affine = dataclasses.replace(affine, shift=affine.shift * image_size / 32)
-    load, transform = _Warp(channels, image_size), _Small(affine if train else None)
+    load, transform = _Warp(channels, image_size, decoder), _Small(affine if train else None)
   elif name == "hdml":
-    load = _Warp(channels, round(image_size * _HDML_SIZE / _HDML_CROP))
+    load = _Warp(channels, round(image_size * _HDML_SIZE / _HDML_CROP), decoder)
     transform = _RandomCrop(image_size, color_jitter) if train else _CenterCrop(image_size)
   elif train:
-    load, transform = None, _RandomResizedCrop(image_size, channels, color_jitter)
+    load, transform = None, _RandomResizedCrop(image_size, channels, color_jitter, decoder)
   else:
-    load, transform = _Shorter(channels, round(image_size * 8 / 7)), _CenterCrop(image_size)
+    load = _Shorter(channels, round(image_size * 8 / 7), decoder)
+    transform = _CenterCrop(image_size)
   normalizer = normalize_lib.create(normalize or _NORMALIZE[name], channels)
   return Preprocess(name, (image_size, image_size, channels), load, transform, normalizer)
 
 
-def from_config(data: Any, *, train: bool) -> Preprocess:
+def from_config(data: Any, *, train: bool, cache: str = "") -> Preprocess:
   """Makes the preprocessing of `config.data`.
+
+  `data.cache` is left to the caller: a model that is used elsewhere keeps no pictures there.
 
   Raises:
     ValueError: as `create`.
@@ -219,4 +230,5 @@ def from_config(data: Any, *, train: bool) -> Preprocess:
     data.channels,
     normalize=data.normalize,
     color_jitter=data.color_jitter,
+    cache=cache,
   )

@@ -11,7 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxdml import distances, hdml, losses, mining, refs
-from jaxdml.data import preprocess, sampling
+from jaxdml.data import cache, preprocess, sampling
 from jaxdml.losses import reducers
 from jaxdml.models import registry
 from jaxdml.models.autoencoder import EMBEDDING_NORMS
@@ -21,6 +21,7 @@ __all__ = ["ConfigError", "check", "check_workdir", "duration"]
 # What may differ between the run that made a workdir and the one that resumes it: nothing here
 # reaches the parameters.
 OPERATIONAL = (
+  "data.cache",
   "data.data_dir",
   "data.max_bad_images",
   "data.num_workers",
@@ -133,6 +134,7 @@ def _check_data(config: ConfigDict) -> None:
   _one_of("data.sampler", data.sampler, sampling.NAMES)
   try:
     preprocess.from_config(data, train=True)
+    cache.Decoder(data.cache).check()
   except ValueError as error:
     raise ConfigError(f"config.{error}") from error
   if data.sampler == "hierarchical":

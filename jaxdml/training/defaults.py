@@ -30,6 +30,7 @@ def get_config() -> ConfigDict:
   config.data.color_jitter = 0.0  # strength in [0, 1], in training: preprocess hdml or standard
   config.data.image_size = 32
   config.data.channels = 1
+  config.data.cache = ""  # a directory where decoded pictures are kept, for later epochs and runs
   config.data.num_workers = 0  # processes preparing batches; 0: a thread
   config.data.max_bad_images = 0.01  # share that may fail to decode before the run stops
 

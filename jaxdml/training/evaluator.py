@@ -46,7 +46,8 @@ class Evaluator:
     self._labels = dataset.column(config.data.eval_label or config.data.label)
     self._embed = parallel.compile_embed(embed_fn)
     self._bad_images = data.BadImages(dataset, config.data.max_bad_images)
-    self.preprocess = data.preprocess.from_config(config.data, train=False)
+    keys = config.data
+    self.preprocess = data.preprocess.from_config(keys, train=False, cache=keys.cache)
 
   @property
   def name(self) -> str:

@@ -148,7 +148,7 @@ def train_batches(
   return data.train_batches(
     train,
     draw,
-    data.preprocess.from_config(keys, train=True),
+    data.preprocess.from_config(keys, train=True, cache=keys.cache),
     label=keys.label,
     seed=config.seed,
     start_step=start,

@@ -89,6 +89,21 @@ def test_the_stream_of_photos_some_damaged_is_the_same_for_any_number_of_workers
   assert sorted(options["bad_images"].reasons) == [3, 8, 9]
 
 
+@pytest.mark.slow
+def test_the_stream_is_the_same_from_pictures_in_files(photos, tmp_path):
+  train = photos(bad=(3, 8, 9))
+  sampler = data.sampling.create("pk", train.column("label"), 16, 4, seed=3)
+  options = {"label": "label", "bad_images": data.BadImages(train, 0.5)}
+  alone = _hashes((train, sampler, data.preprocess.create("standard", 64, True, 3)), **options)
+  kept = data.preprocess.create("standard", 64, True, 3, cache=str(tmp_path))
+  assert _hashes((train, sampler, kept), num_workers=2, **options) == alone
+  assert any(path.is_file() for path in tmp_path.rglob("*"))
+  assert _hashes((train, sampler, kept), **options) == alone
+  assert _hashes((train, sampler, kept), num_workers=1, start_step=4, num_steps=2, **options) == (
+    alone[4:]
+  )
+
+
 def test_resuming_continues_the_stream(parts):
   whole = _hashes(parts)
   for step in (1, 5):

@@ -29,6 +29,7 @@ REFUSED = {
   "eval.validation_fraction": (1.5, "config.eval.validation_fraction: expected a share"),
   "eval.folds": (1, "config.eval.folds: expected 0 (no cross-validation) or at least 2; got 1"),
   "eval.fold": (1, "config.eval.fold: expected 0..0, a part of eval.folds=0; got 1"),
+  "data.cache": (__file__, "config.data.cache: expected a directory that can be written to, or ''"),
   "data.max_bad_images": (1.0, "config.data.max_bad_images: expected a share in [0, 1); got 1.0"),
 }
 

@@ -1,0 +1,140 @@
+"""Decoded pictures kept in files, so that what was decoded once is not decoded again.
+
+A picture is named by what its file's bytes hash to, so the files serve every data set, split, run
+and worker that meets the same bytes, and nothing in them can be out of date. They are mapped into
+memory: the operating system keeps those it has room for, once for all processes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import mmap
+import os
+import shutil
+import struct
+import sys
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import PIL
+from tqdm import tqdm
+
+from jaxdml.data.decode import Header, decode_probed, probe, reduction_for
+
+__all__ = ["Decoder"]
+
+_MAGIC = b"jaxdml1\n"
+_HEAD = struct.Struct("<8sIII")  # magic, height, width, channels; then the pixels
+_FREE = 0.05  # This share of the disk stays free.
+# What decodes: another version may give other pixels.
+_VERSIONS = f"opencv-{cv2.__version__}-pillow-{PIL.__version__}"
+
+_told: set[str] = set()  # The directories that this process said cannot be written to.
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoder:
+  """Decodes as `decode.decode` does, from files that it keeps if it is given a directory.
+
+  The pixels are the same bit by bit, with a directory or without. Any number of processes may share
+  one. A picture takes height x width x channels bytes; a disk that is full but for 5 % gets no more
+  of them, which is said once. The directory may be deleted between runs.
+
+  Attributes:
+    directory: where the files are, made if need be; "" keeps nothing.
+  """
+
+  directory: str = ""
+
+  def __call__(
+    self, encoded: bytes, channels: int, *, min_size: tuple[float, float] | None = None
+  ) -> np.ndarray:
+    """Does what `decode.decode` does; the array cannot be written to if it comes from a file."""
+    return self.probed(encoded, probe(encoded), channels, min_size=min_size)
+
+  def probed(
+    self, encoded: bytes, header: Header, channels: int, *, min_size: tuple[float, float] | None
+  ) -> np.ndarray:
+    """Does what `decode.decode_probed` does."""
+    if not self.directory:
+      return decode_probed(encoded, header, channels, min_size=min_size)
+    path = self._path(encoded, channels, reduction_for(header, min_size))
+    image = _read(path)
+    if image is None:
+      image = decode_probed(encoded, header, channels, min_size=min_size)
+      self._keep(path, image)
+    return image
+
+  def check(self) -> None:
+    """Raises unless the directory can be written to.
+
+    Raises:
+      ValueError: it cannot; the message names the config key.
+    """
+    if not self.directory:
+      return
+    try:
+      folder = self._folder()
+      folder.mkdir(parents=True, exist_ok=True)
+      with tempfile.TemporaryFile(dir=folder):
+        pass
+    except OSError as error:
+      raise ValueError(
+        f"data.cache: expected a directory that can be written to, or '' to keep nothing; got "
+        f"{self.directory!r} ({error.strerror})"
+      ) from error
+
+  def _folder(self) -> Path:
+    return Path(self.directory).expanduser() / _VERSIONS
+
+  def _path(self, encoded: bytes, channels: int, reduction: int) -> str:
+    name = hashlib.sha256(encoded).hexdigest()
+    folder = os.path.join(os.path.expanduser(self.directory), _VERSIONS, name[:2])
+    return os.path.join(folder, f"{name[2:34]}-{channels}-{reduction}")
+
+  def _keep(self, path: str, image: np.ndarray) -> None:
+    """Writes a file, whole or not at all; a problem is said once and ends nothing."""
+    if self.directory in _told:
+      return
+    folder = os.path.dirname(path)
+    temporary = None
+    try:
+      os.makedirs(folder, exist_ok=True)
+      usage = shutil.disk_usage(folder)
+      if usage.free - image.nbytes < _FREE * usage.total:
+        raise OSError(f"its disk is full but for {_FREE:.0%}")
+      descriptor, temporary = tempfile.mkstemp(dir=folder)
+      with os.fdopen(descriptor, "wb") as file:
+        file.write(_HEAD.pack(_MAGIC, *image.shape))
+        file.write(np.ascontiguousarray(image))
+      os.replace(temporary, path)
+    except OSError as error:
+      if temporary is not None and os.path.exists(temporary):
+        os.unlink(temporary)
+      _told.add(self.directory)
+      tqdm.write(
+        f"data.cache={self.directory}: no more pictures are kept ({error}); they are decoded anew",
+        file=sys.stderr,
+      )
+
+
+def _read(path: str) -> np.ndarray | None:
+  """The picture in a file, None if there is no such file or it is not whole."""
+  try:
+    descriptor = os.open(path, os.O_RDONLY)
+  except FileNotFoundError:
+    return None
+  try:
+    size = os.fstat(descriptor).st_size
+    if size <= _HEAD.size:
+      return None
+    mapped = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
+  finally:
+    os.close(descriptor)
+  magic, *shape = _HEAD.unpack_from(mapped)
+  if magic != _MAGIC or size != _HEAD.size + shape[0] * shape[1] * shape[2]:
+    return None
+  return np.frombuffer(mapped, np.uint8, offset=_HEAD.size).reshape(shape)

@@ -3,13 +3,15 @@
   python benchmarks/input_pipeline.py            # about 3 minutes on 2 cores
   python benchmarks/input_pipeline.py --write
 
-All three prepare the same 640 x 480 JPEGs (quality 90) to 224 x 224: random resized crop, flip. The
-limit decodes in full and resizes a crop with OpenCV, from memory, in 2 processes, and does nothing
-else. The peer is a torch DataLoader with Pillow transforms and 2 workers. The three take turns, and
-a contestant's workers wait while the others have theirs; the figures are medians of the rounds,
-ratios turn by turn.
-Then the start: from `load` to the first batch for as many images and classes as Stanford Online
-Products has. Needs the extra [parity]. --write puts the table into docs/benchmarks.md.
+All prepare the same 640 x 480 JPEGs (quality 90) to 224 x 224: random resized crop, flip; jaxdml
+also with data.cache, when it has seen them all. The limit decodes in full and resizes a crop with
+OpenCV, from memory, in 2 processes, and does nothing else. The peer is a torch DataLoader with
+Pillow transforms and 2 workers. They take turns, and a contestant's workers wait while the others
+have theirs; the figures are medians of the rounds, ratios turn by turn.
+Then the same with photos as large as a telephone's: jaxdml as they are and prepared with
+--max_side=640, and the peer. Then the start: from `load` to the first batch for as many images and
+classes as Stanford Online Products has. Needs the extra [parity]. --write puts the tables into
+docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import cv2
 import input_measure
@@ -35,11 +37,18 @@ from sklearn.datasets import load_sample_images
 from jaxdml.data.builders import records
 
 CLASSES, EACH = 64, 8
+LARGE, LARGE_SIZE, MAX_SIDE = 64, (4032, 3024), 640
 PRODUCTS, PRODUCT_CLASSES = 120_053, 22_634
 NAMES = {
   "ours": "jaxdml, 2 workers",
+  "kept": "jaxdml, 2 workers, `data.cache`, later epochs",
   "limit": "bare OpenCV loop, 2 processes (the limit)",
   "peer": "torch DataLoader, Pillow, 2 workers",
+}
+LARGE_NAMES = {
+  "large": "jaxdml, 2 workers",
+  "reduced": f"jaxdml, 2 workers, prepared with `--max_side={MAX_SIDE}`",
+  "large_peer": "torch DataLoader, Pillow, 2 workers",
 }
 
 
@@ -66,18 +75,18 @@ class Source:
     yield from self._encoded[start:]
 
 
-def photos() -> list[bytes]:
-  """JPEGs like photos: parts of scikit-learn's two, enlarged a little, with a camera's noise."""
+def photos(count: int, size: tuple[int, int]) -> list[bytes]:
+  """JPEGs like photos: parts of scikit-learn's two, enlarged, with a camera's noise."""
   rng, originals = np.random.default_rng(0), load_sample_images().images
   encoded = []
-  for number in range(CLASSES * EACH):
+  for number in range(count):
     photo = originals[number % 2]
     height = int(rng.integers(320, photo.shape[0] + 1))
     width = min(height * 4 // 3, photo.shape[1])
     top = int(rng.integers(photo.shape[0] - height + 1))
     left = int(rng.integers(photo.shape[1] - width + 1))
     part = photo[top : top + height, left : left + width, ::-1]
-    part = cv2.resize(part, (640, 480), interpolation=cv2.INTER_CUBIC)
+    part = cv2.resize(part, size, interpolation=cv2.INTER_CUBIC)
     image = np.clip(part + rng.normal(0, 3, part.shape), 0, 255).astype(np.uint8)
     if number % 3 == 0:
       image = cv2.flip(image, 1)
@@ -103,13 +112,23 @@ def answer(process: subprocess.Popen) -> str:
   return line.strip()
 
 
-def rates(root: pathlib.Path, rounds: int, images: int) -> dict[str, list[float]]:
+def write(root: pathlib.Path, folder: str, encoded: list[bytes], classes: int) -> None:
+  """Writes JPEGs as the peer reads them, in folders by class."""
+  for i, image in enumerate(encoded):
+    path = root / folder / f"{i % classes:02d}" / f"{i:04d}.jpg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(image)
+
+
+def rates(
+  root: pathlib.Path, names: Mapping[str, str], rounds: int, images: int
+) -> dict[str, list[float]]:
   """Images a second of each contestant, a figure a round."""
-  processes = {name: spawn(name, root) for name in NAMES}
+  processes = {name: spawn(name, root) for name in names}
   try:
     for process in processes.values():
       answer(process)
-    measured: dict[str, list[float]] = {name: [] for name in NAMES}
+    measured: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
       for name, process in processes.items():
         process.stdin.write(f"{images}\n")
@@ -140,45 +159,67 @@ def parse() -> argparse.Namespace:
   return parser.parse_args()
 
 
+def table(names: Mapping[str, str], measured: Mapping[str, list[float]]) -> list[str]:
+  """A row for each contestant; the first and the second beside each of the others."""
+  one, two = list(names)[:2]
+  lines = [
+    "| | images/s | least | most | first row / it | second row / it |",
+    "|---|---|---|---|---|---|",
+  ]
+  for name, rate in measured.items():
+    # Turn by turn: what else runs on the machine comes and goes.
+    ratios = [
+      "" if name in (one, mine) else
+      f"{statistics.median(a / b for a, b in zip(measured[mine], rate, strict=True)):.2f}"
+      for mine in (one, two)
+    ]  # fmt: skip
+    figures = [f"{value:,.0f}" for value in (statistics.median(rate), min(rate), max(rate))]
+    lines.append(f"| {' | '.join([names[name], *figures, *ratios])} |")
+  return lines
+
+
 def main() -> None:
-  """Measures, prints and, if asked, writes the table."""
+  """Measures, prints and, if asked, writes the tables."""
   args = parse()
   if args.images < 1 or args.images % input_measure.BATCH:
     raise SystemExit(f"--images: expected a multiple of {input_measure.BATCH}, got {args.images}")
   with tempfile.TemporaryDirectory() as folder:
     root = pathlib.Path(folder)
-    encoded = photos()
+    encoded = photos(CLASSES * EACH, (640, 480))
     records.write(Source("image_folder/bench", encoded, CLASSES), root)
-    for i, image in enumerate(encoded):
-      path = root / "files" / f"{i % CLASSES:02d}" / f"{i:04d}.jpg"
-      path.parent.mkdir(parents=True, exist_ok=True)
-      path.write_bytes(image)
-    measured = rates(root, args.rounds, args.images)
+    write(root, "files", encoded, CLASSES)
+    measured = rates(root, NAMES, args.rounds, args.images)
+    telephone = photos(LARGE, LARGE_SIZE)
+    large = Source("image_folder/large", telephone, LARGE // 4)
+    records.write(large, root)
+    large.name = "image_folder/reduced"
+    records.write(large, root, max_side=MAX_SIDE)
+    write(root, "large", telephone, LARGE // 4)
+    rounds = max(args.rounds // 5, 1)
+    measured_large = rates(root, LARGE_NAMES, rounds, 4 * input_measure.BATCH)
     tiny = cv2.imencode(".png", np.full((4, 4, 3), 7, np.uint8))[1].tobytes()
     records.write(Source("image_folder/products", [tiny] * PRODUCTS, PRODUCT_CLASSES), root)
     started = [json.loads(spawn("start", root).communicate()[0]) for _ in range(3)]
-  middle = {name: statistics.median(rate) for name, rate in measured.items()}
-  lines = ["| | images/s | least | most | jaxdml / it |", "|---|---|---|---|---|"]
-  for name, rate in measured.items():
-    # Turn by turn: what else runs on the machine comes and goes.
-    ratios = [ours / other for ours, other in zip(measured["ours"], rate, strict=True)]
-    ratio = f"{statistics.median(ratios):.2f}" if name != "ours" else ""
-    figures = " | ".join(f"{value:,.0f}" for value in (middle[name], min(rate), max(rate)))
-    lines.append(f"| {NAMES[name]} | {figures} | {ratio} |")
   images, classes, seconds, megabytes = sorted(started, key=lambda run: run[2])[1]
-  lines += [
+  kilobytes = [sum(map(len, files)) / len(files) / 1000 for files in (encoded, telephone)]
+  lines = [
+    *table(NAMES, measured),
     "",
-    f"{len(encoded)} JPEGs of {sum(map(len, encoded)) / len(encoded) / 1000:.0f} kB on average; "
-    f"median of {args.rounds} turns of {args.images:,} images, batches of {input_measure.BATCH}. "
-    f"Start with {images:,} images of {classes:,} classes: first batch {seconds:.2f} s after the "
-    f"imports, {megabytes:.0f} MB.",
+    f"{len(encoded)} JPEGs of {kilobytes[0]:.0f} kB on average; median of {args.rounds} turns of "
+    f"{args.images:,} images, batches of {input_measure.BATCH}. Start with {images:,} images of "
+    f"{classes:,} classes: first batch {seconds:.2f} s after the imports, {megabytes:.0f} MB.",
+    "",
+    f"{LARGE} JPEGs of {LARGE_SIZE[0]} x {LARGE_SIZE[1]} pixels, {kilobytes[1]:,.0f} kB on "
+    f"average, {rounds} turns of {4 * input_measure.BATCH} images:",
+    "",
+    *table(LARGE_NAMES, measured_large),
     "",
     machine.describe("grain", "opencv-python-headless", "pillow", "torch") + ".",
   ]
-  table = "\n".join(lines)
-  print(table)
+  text = "\n".join(lines)
+  print(text)
   if args.write:
-    page.write("input-pipeline", table)
+    page.write("input-pipeline", text)
 
 
 if __name__ == "__main__":

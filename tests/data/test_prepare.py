@@ -4,11 +4,12 @@ import subprocess
 import sys
 import time
 
+import cv2
 import numpy as np
 import pytest
 
 from jaxdml import data
-from jaxdml.data import prepare
+from jaxdml.data import decode, prepare
 from jaxdml.data.builders import cars196, cub200_2011, inshop, stanford_online_products
 from jaxdml.data.builders.official import Count
 from jaxdml.data.builders.records import PrepareError
@@ -369,6 +370,30 @@ def test_image_folder(tmp_path, capsys):
   assert "already prepared, from OTHER photos or options" in capsys.readouterr().err
   assert run("image_folder", tmp_path, "--name=../x") == 2
   assert "name must be letters" in capsys.readouterr().err
+
+
+def test_image_folder_of_smaller_pictures(tmp_path, capsys):
+  large = cv2.imencode(".jpg", np.full((90, 120, 3), 99, np.uint8))[1].tobytes()
+  small = cv2.imencode(".png", np.full((30, 40, 3), 9, np.uint8))[1].tobytes()
+  for place, encoded in enumerate([large, small, large[:-50], small]):
+    path = tmp_path / "source" / f"class {place // 2}" / f"{place}.jpg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encoded)
+  options = ["--name=own", "--max_side=40", "--max_bad=0.25"]
+  assert run("image_folder", tmp_path, *options) == 0
+  assert "class 1/2.jpg: a JPEG that is cut short" in capsys.readouterr().err
+  found = {}
+  for split in ("train", "test"):
+    part = data.load("tfds:image_folder/own", split, data_dir=tmp_path / "tfds")
+    found |= {part.path(i): encoded for i, encoded in enumerate(part.read(range(len(part))))}
+  assert set(found) == {"class 0/0.jpg", "class 0/1.jpg", "class 1/3.jpg"}
+  assert found["class 0/1.jpg"] == found["class 1/3.jpg"] == small
+  assert decode.probe(found["class 0/0.jpg"])[:3] == ("JPEG", 30, 40)
+  for given, said in ((options, "already prepared; "), (options[:1], "OTHER photos or options")):
+    assert run("image_folder", tmp_path, *given) == 0
+    assert said in capsys.readouterr().err
+  assert run("image_folder", tmp_path, "--name=other", "--max_side=0") == 2
+  assert "max_side must be at least 1 pixel, got 0" in capsys.readouterr().err
 
 
 def test_help_names_every_archive(capsys):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from jaxdml.data import storage, verify
+from jaxdml.data import shrink, storage, verify
 from jaxdml.data.builders import shards
 from jaxdml.data.builders.shards import PrepareError
 from jaxdml.data.decode import ImageDecodeError
@@ -37,8 +37,9 @@ _NAMED = 5  # Files that a message names.
 class Build:
   """The making of one data set: which shards there are, which are finished, writing the rest."""
 
-  def __init__(self, source: Source, work: Path, max_bad: float):
-    self._source = source
+  def __init__(self, source: Source, work: Path, max_bad: float, max_side: int | None = None):
+    self._source, self._max_side = source, max_side
+    self._fingerprint = fingerprint(source, max_side)
     self._items = source.items
     self._allowed = int(max_bad * len(self._items) + 1e-6)  # 0.29 of 100 is 28.999...
     self._data, self._progress = work / "data", work / "progress"
@@ -76,7 +77,7 @@ class Build:
 
   def _start_over_if_changed(self) -> None:
     state = {
-      "fingerprint": self._source.fingerprint,
+      "fingerprint": self._fingerprint,
       "images": len(self._items),
       "shards": self._plan.names(),
     }
@@ -137,17 +138,17 @@ class Build:
         shard.abandon()
 
   def _checked(self, todo: list[int]) -> Iterator[tuple[int, bytes, str | None]]:
-    """Yields (item, bytes, why it cannot be decoded or None); threads decode, the order stays."""
+    """Yields (item, bytes to write, why it cannot be decoded or None), in order, from threads."""
     pool = futures.ThreadPoolExecutor(_THREADS)
     ahead: collections.deque = collections.deque()
     try:
       for index, encoded in self._read(todo):
-        ahead.append((index, encoded, pool.submit(_problem, encoded)))
+        ahead.append((index, pool.submit(_prepared, encoded, self._max_side)))
         if len(ahead) > _THREADS * _AHEAD:
-          first, image, problem = ahead.popleft()
-          yield first, image, problem.result()
-      for index, encoded, problem in ahead:
-        yield index, encoded, problem.result()
+          first, image = ahead.popleft()
+          yield first, *image.result()
+      for index, image in ahead:
+        yield index, *image.result()
     finally:
       pool.shutdown(cancel_futures=True)
 
@@ -205,20 +206,25 @@ class Build:
         labels[f"{split}/{column}"] = np.asarray(values, np.int64)
     storage.write_labels(self._data, labels)
     total = {"images": len(self._items), "skipped": len(self._skipped)}
-    shards.write_json(self._data / SOURCE_FILE, {"fingerprint": self._source.fingerprint, **total})
+    shards.write_json(self._data / SOURCE_FILE, {"fingerprint": self._fingerprint, **total})
     with (self._data / SKIPPED_FILE).open("w", encoding="utf-8") as file:
       for entry in self._skipped:
         line = {"path": entry["path"], "reason": entry["reason"]}
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def _problem(encoded: bytes) -> str | None:
-  """Returns why an image cannot be decoded, or None."""
+def fingerprint(source: Source, max_side: int | None) -> str:
+  """Changes with what is written: the source, and the size its pictures are reduced to."""
+  return source.fingerprint if max_side is None else f"{source.fingerprint} max_side={max_side}"
+
+
+def _prepared(encoded: bytes, max_side: int | None) -> tuple[bytes, str | None]:
+  """Returns the bytes to write, and why the image cannot be decoded or None."""
   try:
     verify.check_image(encoded)
+    return encoded if max_side is None else shrink.shrink(encoded, max_side), None
   except ImageDecodeError as error:
-    return str(error)
-  return None
+    return encoded, str(error)
 
 
 def _named(skipped: Sequence[Mapping[str, Any]]) -> str:

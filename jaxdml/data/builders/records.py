@@ -26,7 +26,7 @@ from jaxdml.data import storage
 from jaxdml.data.builders import shards
 from jaxdml.data.builders.build import SKIPPED_FILE as SKIPPED_FILE
 from jaxdml.data.builders.build import SOURCE_FILE as SOURCE_FILE
-from jaxdml.data.builders.build import Build
+from jaxdml.data.builders.build import Build, fingerprint
 from jaxdml.data.builders.shards import PrepareError as PrepareError
 
 
@@ -77,10 +77,10 @@ def target(name: str, version: str, data_dir: str | os.PathLike[str]) -> Path:
   return Path(data_dir).expanduser().joinpath(*name.split("/"), version)
 
 
-def is_current(source: Source, directory: Path) -> bool:
-  """Says whether a finished data set was made from this source as it is now."""
+def is_current(source: Source, directory: Path, max_side: int | None = None) -> bool:
+  """Says whether a finished data set is what `write` would make of the source as it is now."""
   made_from = shards.read_json(directory / SOURCE_FILE)
-  return made_from is not None and made_from["fingerprint"] == source.fingerprint
+  return made_from is not None and made_from["fingerprint"] == fingerprint(source, max_side)
 
 
 def write(
@@ -88,6 +88,7 @@ def write(
   data_dir: str | os.PathLike[str],
   *,
   max_bad: float = 0.01,
+  max_side: int | None = None,
   overwrite: bool = False,
 ) -> Path:
   """Writes a source as a TFDS data set; a second call goes on where the first was interrupted.
@@ -99,6 +100,8 @@ def write(
     source: the images.
     data_dir: TFDS data directory.
     max_bad: share of the images that may be left out, in [0, 1].
+    max_side: pictures with a longer side are written as JPEGs with this one (`shrink.shrink`); None
+      writes the bytes as they are.
     overwrite: make a finished data set anew; the old one stays until the new one is whole.
 
   Returns:
@@ -109,6 +112,8 @@ def write(
   """
   if not 0 <= max_bad <= 1:
     raise PrepareError(f"max_bad must be a share between 0 and 1, got {max_bad}")
+  if max_side is not None and max_side < 1:
+    raise PrepareError(f"max_side must be at least 1 pixel, got {max_side}")
   directory = target(source.name, source.version, data_dir)
   if storage.is_prepared(directory) and not overwrite:
     return directory
@@ -124,7 +129,7 @@ def write(
         f"{directory} exists but is not a data set (it has no dataset_info.json): "
         "delete it or choose another data_dir"
       )
-    skipped = Build(source, work, max_bad).run()
+    skipped = Build(source, work, max_bad, max_side).run()
     _publish(work, directory, old)
   _report(skipped, len(source.items), directory)
   return directory

@@ -1,13 +1,14 @@
 """Images a second, from JPEGs on disk to training batches: jaxdml, the decoder alone, and torch.
 
-  python benchmarks/input_pipeline.py            # about 3 minutes on 2 cores
+  python benchmarks/input_pipeline.py            # about 6 minutes on 2 cores
   python benchmarks/input_pipeline.py --write
 
 All prepare the same 640 x 480 JPEGs (quality 90) to 224 x 224: random resized crop, flip; jaxdml
 also with data.cache, when it has seen them all. The limit decodes in full and resizes a crop with
 OpenCV, from memory, in 2 processes, and does nothing else. The peer is a torch DataLoader with
-Pillow transforms and 2 workers. They take turns, and a contestant's workers wait while the others
-have theirs; the figures are medians of the rounds, ratios turn by turn.
+Pillow transforms and 2 workers. They take turns; after each there is a pause, in
+which a contestant's workers fill their queues (what they hold is not counted), and then they wait
+while the others have their turns. The figures are medians of the rounds, ratios turn by turn.
 Then the same with photos as large as a telephone's: jaxdml as they are and prepared with
 --max_side=640, and the peer. Then the start: from `load` to the first batch for as many images and
 classes as Stanford Online Products has. Needs the extra [parity]. --write puts the tables into
@@ -24,6 +25,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 
 import cv2
@@ -37,7 +39,7 @@ from sklearn.datasets import load_sample_images
 from jaxdml.data.builders import records
 
 CLASSES, EACH = 64, 8
-LARGE, LARGE_SIZE, MAX_SIDE = 64, (4032, 3024), 640
+LARGE, LARGE_IMAGES, LARGE_SIZE, MAX_SIDE = 64, 256, (4032, 3024), 640
 PRODUCTS, PRODUCT_CLASSES = 120_053, 22_634
 NAMES = {
   "ours": "jaxdml, 2 workers",
@@ -121,19 +123,21 @@ def write(root: pathlib.Path, folder: str, encoded: list[bytes], classes: int) -
 
 
 def rates(
-  root: pathlib.Path, names: Mapping[str, str], rounds: int, images: int
+  root: pathlib.Path, names: Mapping[str, str], rounds: int, images: int, pause: float
 ) -> dict[str, list[float]]:
   """Images a second of each contestant, a figure a round."""
   processes = {name: spawn(name, root) for name in names}
   try:
     for process in processes.values():
       answer(process)
+    time.sleep(pause)
     measured: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
       for name, process in processes.items():
         process.stdin.write(f"{images}\n")
         process.stdin.flush()
         measured[name].append(images / float(answer(process)))
+        time.sleep(pause)
       shown = ", ".join(f"{name} {rate[-1]:.0f}" for name, rate in measured.items())
       print(f"round {number + 1} of {rounds}: {shown} images/s", file=sys.stderr, flush=True)
     return measured
@@ -188,7 +192,7 @@ def main() -> None:
     encoded = photos(CLASSES * EACH, (640, 480))
     records.write(Source("image_folder/bench", encoded, CLASSES), root)
     write(root, "files", encoded, CLASSES)
-    measured = rates(root, NAMES, args.rounds, args.images)
+    measured = rates(root, NAMES, args.rounds, args.images, pause=2)
     telephone = photos(LARGE, LARGE_SIZE)
     large = Source("image_folder/large", telephone, LARGE // 4)
     records.write(large, root)
@@ -196,7 +200,7 @@ def main() -> None:
     records.write(large, root, max_side=MAX_SIDE)
     write(root, "large", telephone, LARGE // 4)
     rounds = max(args.rounds // 5, 1)
-    measured_large = rates(root, LARGE_NAMES, rounds, 4 * input_measure.BATCH)
+    measured_large = rates(root, LARGE_NAMES, rounds, LARGE_IMAGES, pause=5)
     tiny = cv2.imencode(".png", np.full((4, 4, 3), 7, np.uint8))[1].tobytes()
     records.write(Source("image_folder/products", [tiny] * PRODUCTS, PRODUCT_CLASSES), root)
     started = [json.loads(spawn("start", root).communicate()[0]) for _ in range(3)]
@@ -210,7 +214,7 @@ def main() -> None:
     f"{classes:,} classes: first batch {seconds:.2f} s after the imports, {megabytes:.0f} MB.",
     "",
     f"{LARGE} JPEGs of {LARGE_SIZE[0]} x {LARGE_SIZE[1]} pixels, {kilobytes[1]:,.0f} kB on "
-    f"average, {rounds} turns of {4 * input_measure.BATCH} images:",
+    f"average, {rounds} turns of {LARGE_IMAGES} images:",
     "",
     *table(LARGE_NAMES, measured_large),
     "",

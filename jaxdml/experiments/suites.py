@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from jaxdml.training import defaults, recipes
+from jaxdml.experiments import tasks
+from jaxdml.training import recipes
 
 __all__ = ["SUITES", "Arm", "Suite"]
 
@@ -68,30 +69,6 @@ def _config(base: Callable[[], ConfigDict], names: str) -> Callable[[], ConfigDi
 _RATES = [{"optimizer.learning_rate": rate} for rate in (2e-3, 4e-3, 8e-3)]
 
 
-def _glyphs() -> ConfigDict:
-  """P = 32 classes x K = 4 images of glyphs; a tenth of the training classes validates."""
-  config = defaults.get_config()
-  config.data.batch_size = 128
-  config.data.images_per_class = 4
-  config.embedding.dim = 128
-  config.embedding.kernel_scale = 0.3
-  config.optimizer.schedule = "cosine"
-  config.train.duration = "400 steps"
-  config.train.evaluate_every = "200 steps"
-  config.train.checkpoint_every = "400 steps"
-  config.train.log_every = "50 steps"
-  config.eval.validation_fraction = 0.1
-  config.eval.clustering = False
-  return config
-
-
-def _last_of(config: ConfigDict, steps: int) -> None:
-  """Nothing to select: evaluated once, after the last step."""
-  for key in ("duration", "evaluate_every", "checkpoint_every"):
-    config.train[key] = f"{steps} steps"
-  config.eval.select_by = "last"
-
-
 def _letters() -> Suite:
   # What the synthetics count for, beta, is tuned along with the rate: it is HDML's first dial. The
   # head learns faster than by default, or the generator is not told apart 787 classes in time.
@@ -111,21 +88,13 @@ def _letters() -> Suite:
         task="unseen letters",
         loss=loss,
         method=method,
-        make=_config(_glyphs, recipe + names),
+        make=_config(tasks.glyphs, recipe + names),
         candidates=synthetic if "HDML" in method else _RATES,
       )
       for method, names in [*methods, *every]
     ]
   about = "letters never seen: every loss plain, with EPS, with HDML, with both"
   return Suite("glyphs", about, arms, ("map@r", "recall@1"))
-
-
-def _few_classes() -> ConfigDict:
-  """An eighth of the training classes, 109, for 110 epochs: as small and as long as Cars196's."""
-  config = _glyphs()
-  _last_of(config, 1500)
-  config.eval.validation_fraction = 0.875
-  return config
 
 
 def _dials(
@@ -150,21 +119,7 @@ def _pull() -> Suite:
   """Where the head knows the classes."""
   about = "109 classes, N-pair: HDML by how far its negatives are pulled"
   shared = {"hdml.beta": 2.0}
-  return _dials("pull", about, _few_classes, shared, (0.1, 0.3, 1.0), warmup="500 steps")
-
-
-def _imagenet() -> ConfigDict:
-  """The same classes from ImageNet's weights, as HDML's paper starts, for 18 epochs."""
-  config = _few_classes()
-  _last_of(config, 200)
-  config.data.image_size = 64
-  config.data.channels = 3
-  config.encoder.name = "efficientnet_lite0"
-  config.encoder.init = "imagenet"
-  config.encoder.frozen_bn = True
-  config.optimizer.learning_rate = 3e-3  # of 1, 3 and 6e-3 the best on held-out classes
-  config.optimizer.encoder_factor = 0.1
-  return config
+  return _dials("pull", about, tasks.few_classes, shared, (0.1, 0.3, 1.0), warmup="500 steps")
 
 
 def _pretrained() -> Suite:
@@ -172,32 +127,38 @@ def _pretrained() -> Suite:
   about = "109 classes from ImageNet's weights: HDML by how far its negatives are pulled, and EPS"
   shared = {"hdml.beta": 50.0, "hdml.window": "16 steps"}
   alphas = (0.0, 0.1, 0.3)  # 0 is the control: tuples reconstructed, not pulled
-  suite = _dials("pretrained", about, _imagenet, shared, alphas, warmup="64 steps")
+  suite = _dials("pretrained", about, tasks.imagenet, shared, alphas, warmup="64 steps")
   recipe = "multisimilarity"  # the loss of configs/finetune_photos.py
   easy = [
-    Arm("unseen letters", "multi_similarity", method, _config(_imagenet, recipe + names), [{}])
+    Arm("unseen letters", "multi_similarity", method, _config(tasks.imagenet, recipe + names), [{}])
     for method, names in (("plain", ""), ("EPS", ",eps"))
   ]
   return suite._replace(arms=[*suite.arms, *easy])
 
 
-def _base_letters() -> ConfigDict:
-  """Trained on the base letter (a, A, á are one), searched by code point."""
-  config = _glyphs()
-  config.data.label = "base_letter"
-  config.data.eval_label = "label"
-  config.data.images_per_class = 8
-  return config
+def _looks() -> Suite:
+  """What decides whether EPS helps from ImageNet's weights: length, rate, or several looks."""
+  arms = []
+  for looks in ("glyphs", "standard"):
+    for steps, rate in ((60, 1e-3), (60, 3e-3), (200, 1e-3), (200, 3e-3)):
 
+      def base(looks: str = looks, steps: int = steps, rate: float = rate) -> ConfigDict:
+        config = tasks.imagenet()
+        config.data.preprocess = looks
+        config.optimizer.learning_rate = rate
+        tasks.last_of(config, steps)
+        return config
 
-def _scripts() -> ConfigDict:
-  """Trained on the script, searched by code point: seven classes, none to spare."""
-  config = _base_letters()
-  config.data.label = "script"
-  config.data.images_per_class = 32
-  config.eval.validation_fraction = 0.0
-  _last_of(config, 300)
-  return config
+      what = {"glyphs": "slight warps", "standard": "crops and flips"}[looks]
+      arms += [
+        Arm(f"{what}, {steps} steps, rate {rate}", "multi_similarity", method, make, [{}])
+        for method, make in (
+          ("plain", _config(base, "multisimilarity")),
+          ("EPS", _config(base, "multisimilarity,eps")),
+        )
+      ]
+  about = "109 classes from ImageNet's weights, multi-similarity: when EPS helps"
+  return Suite("looks", about, arms, ("map@r", "recall@1"))
 
 
 def _groups() -> Suite:
@@ -206,13 +167,13 @@ def _groups() -> Suite:
   for size in (1, 4, 16):
 
     def base(size: int = size) -> ConfigDict:
-      config = _glyphs()
+      config = tasks.glyphs()
       config.data.label = f"label//{size}"
       config.data.eval_label = "label"
       config.data.images_per_class = 16
       config.optimizer.learning_rate = 4e-3  # what tuning chose for most arms of other suites
       config.eval.validation_fraction = 0.0
-      _last_of(config, 400)
+      tasks.last_of(config, 400)
       return config
 
     arms += [
@@ -223,24 +184,6 @@ def _groups() -> Suite:
   about = "trained on random groups of 1, 4 and 16 letters, searched by letter: when EPS helps"
   metrics = ("map@r", "recall@1", "collapse/within/map@r", "collapse/modes_kept")
   return Suite("groups", about, arms, metrics)
-
-
-def _parity() -> ConfigDict:
-  """Trained on even/odd, searched by digit."""
-  config = defaults.get_config()
-  config.data.dataset = "digits"
-  config.data.preprocess = "digits"
-  config.data.label = "parity"
-  config.data.eval_label = "label"
-  config.data.batch_size = 128
-  config.data.images_per_class = 64
-  config.embedding.dim = 64
-  config.optimizer.schedule = "cosine"
-  config.train.duration = "150 steps"
-  config.train.evaluate_every = "50 steps"
-  config.train.checkpoint_every = "150 steps"
-  config.eval.select_by = "last"
-  return config
 
 
 def _collapse(
@@ -272,11 +215,12 @@ def _all() -> list[Suite]:
     _letters(),
     _pull(),
     _pretrained(),
+    _looks(),
     _collapse(
       "collapse",
       "trained on the base letter, searched by code point: all positives against EPS",
       "base letter -> code point",
-      _base_letters,
+      tasks.base_letters,
       _RATES,
       {"plain": "", "EPS": ",eps"},
     ),
@@ -284,7 +228,7 @@ def _all() -> list[Suite]:
       "scripts",
       "trained on the script, searched by code point: all positives against EPS",
       "script -> code point",
-      _scripts,
+      tasks.scripts,
       [{}],
       {"plain": "", "EPS": ",eps"},
     ),
@@ -293,7 +237,7 @@ def _all() -> list[Suite]:
       "digits",
       "trained on even/odd, searched by digit: all positives against EPS",
       "even/odd -> digit",
-      _parity,
+      tasks.parity,
       [{}],
       # A random positive is the control: as few positives as EPS has, but not the nearest.
       {"plain": "", "random positive": ",random", "EPS": ",eps"},

@@ -19,6 +19,7 @@ from jaxdml import data, evaluation, models
 from jaxdml.training import checkpoints, hdml_variants, parallel, restore, setup, weights, writers
 from jaxdml.training import config as config_lib
 from jaxdml.training.evaluator import Evaluator
+from jaxdml.training.starving import Starving
 
 __all__ = ["NonFiniteError", "train_and_evaluate"]
 
@@ -152,7 +153,7 @@ class _Run:
       stop=self.total,
       bad_images=self.bad_images,
     )
-    with source as batches, _Interrupt() as interrupt, bar:
+    with source as batches, _Interrupt() as interrupt, Starving() as starving, bar:
       names = ("image", "label", "index")
       on_devices = parallel.prefetch({name: batch[name] for name in names} for batch in batches)
       for step in range(start + 1, self.total + 1):
@@ -163,7 +164,9 @@ class _Run:
           if not interrupt.requested:
             raise
           return self._interrupted(step - 1, device_state, memory, pending)
+        starving.arrived()
         device_state, metrics = self.step_fn(device_state, arrays)
+        starving.started(metrics["finite"])
         pending.append((step, metrics["finite"]))
         # One step behind, so that looking does not stall the device.
         self._check_finite(pending, allow=1)
@@ -173,9 +176,13 @@ class _Run:
           self._check_finite(pending)
           now = time.perf_counter()
           rate = (step - logged) * self.config.data.batch_size / (now - since)
+          waited = starving.share(now - since)
+          # Not of the first steps: they take what was made while they were compiled.
+          if logged > start and (text := starving.advice(waited, self.config.data.num_workers)):
+            _say(text)
           since, logged = now, step
           del scalars["finite"]
-          writer.write(step, {**scalars, "images_per_second": rate})
+          writer.write(step, {**scalars, "images_per_second": rate, "data_wait": waited})
           status = f"loss {scalars['loss/real']:.3f}, {rate:.0f} images/s"
           bar.set_postfix_str(status)
           if bar.disable:
@@ -190,6 +197,7 @@ class _Run:
             self.evaluate(state, memory, writer)
           self.checkpoints.save("last", step, state, memory)
           since += time.perf_counter() - paused
+          starving.pause()
         if interrupt.requested and step < self.total:
           return self._interrupted(step, device_state, memory, pending)
     return True

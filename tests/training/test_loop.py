@@ -71,6 +71,7 @@ def test_rows_files_and_learning(finished, capsys):
   trained = [line for line in lines if "loss" in line]
   assert [line["step"] for line in trained] == [2, 4, 6, 8]
   assert {"loss/real", "loss/synthetic", "hdml/lambda", "images_per_second"} <= trained[0].keys()
+  assert all(0 <= line["data_wait"] <= 1 for line in trained)
   evaluated = [line for line in lines if "eval/digits test/map@r" in line]
   assert all("eval/digits test/collapse/within/map@r" in line for line in evaluated)
   assert [line["step"] for line in evaluated] == [0, 4, 8]

@@ -178,7 +178,8 @@ class _Run:
           rate = (step - logged) * self.config.data.batch_size / (now - since)
           waited = starving.share(now - since)
           # Not of the first steps: they take what was made while they were compiled.
-          if logged > start and (text := starving.advice(waited, self.config.data.num_workers)):
+          keys = self.config.data
+          if logged > start and (text := starving.advice(waited, keys.num_workers, keys.cache)):
             _say(text)
           since, logged = now, step
           del scalars["finite"]

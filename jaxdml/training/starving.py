@@ -48,15 +48,16 @@ class Starving:
     waited, self._seconds = self._seconds, 0.0
     return waited / seconds
 
-  def advice(self, share: float, num_workers: int) -> str | None:
+  def advice(self, share: float, num_workers: int, cache: str) -> str | None:
     """One line on what to do if they waited too long, the first time; then None."""
     if share <= TOO_LONG or self._advised:
       return None
     self._advised = True
+    keep = "" if cache else "keep decoded pictures with data.cache=DIR, "
     return (
       f"the devices waited for images {100 * share:.0f} % of the time: raise data.num_workers "
-      f"({num_workers}; this machine has {os.cpu_count()} cores), keep decoded pictures with "
-      "data.cache=DIR, or prepare smaller photos (docs/data.md, When decoding is too slow)"
+      f"({num_workers}; this machine has {os.cpu_count()} cores), {keep}or prepare smaller photos "
+      "(docs/data.md, When decoding is too slow)"
     )
 
   def __enter__(self) -> Starving:

@@ -86,8 +86,10 @@ def test_leaving_does_not_wait_for_a_step():
 
 def test_advice_is_given_once_and_names_what_to_change():
   with starving.Starving() as measured:
-    assert measured.advice(starving.TOO_LONG, 3) is None
-    text = measured.advice(0.5, 3)
+    assert measured.advice(starving.TOO_LONG, 3, "") is None
+    text = measured.advice(0.5, 3, "")
     for part in ("50 %", "data.num_workers (3;", "data.cache", "docs/data.md"):
       assert part in text
-    assert measured.advice(0.9, 3) is None
+    assert measured.advice(0.9, 3, "") is None
+  with starving.Starving() as measured:
+    assert "data.cache" not in measured.advice(0.5, 3, "pictures")

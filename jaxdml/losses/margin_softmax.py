@@ -159,10 +159,10 @@ def sub_center_arcface_loss(margin: float = 0.5, scale: float = 64.0) -> RowFn:
   def row_fn(pairs, inputs):
     del inputs
     kept = pairs.positive | pairs.negative
-    nearest = jnp.max(jnp.where(kept, 1.0 - pairs.distances, -jnp.inf), axis=2)
+    nearest = jnp.max(jnp.where(kept, 1.0 - pairs.distances, -jnp.inf), axis=1)
     # A class of which a miner keeps no centre is in neither mask, but may not be infinite either.
-    nearest = jnp.where(jnp.any(kept, axis=2), nearest, 0.0)
-    positive, negative = (jnp.any(mask, axis=2) for mask in (pairs.positive, pairs.negative))
+    nearest = jnp.where(jnp.any(kept, axis=1), nearest, 0.0)
+    positive, negative = (jnp.any(mask, axis=1) for mask in (pairs.positive, pairs.negative))
     return _arcface_rows(nearest, positive, negative, margin, scale)
 
   return row_fn

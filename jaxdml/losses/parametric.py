@@ -143,14 +143,27 @@ def cross_entropy_rows(logits: Array, target: Array, positive: Array, negative: 
   return Rows(total=value, elements=elements, active=elements)
 
 
+def _flat(vectors: Array) -> tuple[Array, Array]:
+  """The class vectors one below the other, [m, dim], and the class of each, [m].
+
+  The first vector of every class, then the second of every class, ...: what is taken over the
+  vectors of a class is then taken of whole rows, which a CPU does many at a time.
+  """
+  by_place = vectors[None] if vectors.ndim == 2 else jnp.swapaxes(vectors, 0, 1)
+  places, num_classes, dim = by_place.shape
+  classes = jnp.arange(num_classes, dtype=jnp.int32)
+  return by_place.reshape(-1, dim), jnp.tile(classes, places)
+
+
 def _by_class(row_fn: RowFn, vectors: Array, where: Array | None) -> RowFn:
-  """The row_fn on pairs shaped like the vectors, NaN for a label that has none."""
+  """The row_fn on pairs by vector of a class and class, NaN for a label that has none."""
+  shape = vectors.shape[-2::-1]
 
   def rows(pairs: Pairs, inputs: Inputs) -> Rows:
     bad = out_of_range(inputs.labels[pairs.anchor], vectors.shape[0])
     if where is not None:
       bad = bad & where[pairs.anchor]
-    split = lambda a: a.reshape(-1, *vectors.shape[:-1])
+    split = lambda a: a.reshape(-1, *shape)
     pairs = pairs._replace(
       distances=split(pairs.distances),
       positive=split(pairs.positive),
@@ -178,7 +191,7 @@ def parametric_loss(
   """Decorator: from `hyperparameters -> row_fn` to a loss with `params`, and its `init`.
 
   The row_fn is that of `tuple_loss` with anchors against class vectors: where a class has several,
-  `pairs.distances`, `pairs.positive` and `pairs.negative` are [r, num_classes, per class]. It may
+  `pairs.distances`, `pairs.positive` and `pairs.negative` are [r, per class, num_classes]. It may
   come in a `Penalized`. The loss has no `refs` and `ids`; labels index the class vectors, and one
   out of range makes the loss NaN.
 
@@ -212,8 +225,6 @@ def parametric_loss(
       )
       made = make_row_fn(**hyperparameters)
       row_fn, penalty = made if isinstance(made, Penalized) else (made, None)
-      flat = vectors.reshape(-1, vectors.shape[-1])
-      classes = jnp.arange(vectors.shape[0], dtype=jnp.int32)
       axis_name = mapped_axis(reduce_fn, axis_name)
       ids = None
       if axis_name is not None:  # a random miner draws by slot of the global batch
@@ -223,7 +234,7 @@ def parametric_loss(
         embeddings,
         labels,
         row_fn=_by_class(row_fn, vectors, where),
-        refs=Refs(flat, jnp.repeat(classes, flat.shape[0] // vectors.shape[0])),
+        refs=Refs(*_flat(vectors)),
         ids=ids,
         where=where,
         weights=weights,

@@ -144,14 +144,14 @@ def soft_triple_loss(
   def row_fn(pairs, inputs):
     del inputs
     similarity = 1.0 - pairs.distances
-    positive, negative = (jnp.any(mask, axis=2) for mask in (pairs.positive, pairs.negative))
+    positive, negative = (jnp.any(mask, axis=1) for mask in (pairs.positive, pairs.negative))
     kept = pairs.positive | pairs.negative
     # Of a class without a centre kept the largest is 0 and so is the sum; no mask has it.
-    top = jnp.max(jnp.where(kept, similarity, -jnp.inf), axis=2, keepdims=True)
-    top = jax.lax.stop_gradient(jnp.where(positive | negative, top[..., 0], 0.0)[..., None])
+    top = jnp.max(jnp.where(kept, similarity, -jnp.inf), axis=1)
+    top = jax.lax.stop_gradient(jnp.where(positive | negative, top, 0.0)[:, None])
     weight = jnp.where(kept, jnp.exp(jnp.where(kept, similarity - top, 0.0) / gamma), 0.0)
-    total = jnp.where(positive | negative, jnp.sum(weight, axis=2), 1.0)
-    logits = la * (jnp.sum(weight * similarity, axis=2) / total)
+    total = jnp.where(positive | negative, jnp.sum(weight, axis=1), 1.0)
+    logits = la * (jnp.sum(weight * similarity, axis=1) / total)
     target = row_sum(logits, positive) - la * margin
     return cross_entropy_rows(logits, target, positive, negative)
 

@@ -1,8 +1,8 @@
 """Decoded pictures kept in files, so that what was decoded once is not decoded again.
 
 A picture is named by what its file's bytes hash to, so the files serve every data set, split, run
-and worker that meets the same bytes, and nothing in them can be out of date. They are mapped into
-memory: the operating system keeps those it has room for, once for all processes.
+and worker that meets the same bytes, and nothing in them can be out of date. Large ones are
+mapped into memory: the operating system keeps those it has room for, once for all processes.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ __all__ = ["Decoder"]
 _MAGIC = b"jaxdml1\n"
 _HEAD = struct.Struct("<8sIII")  # magic, height, width, channels; then the pixels
 _FREE = 0.05  # This share of the disk stays free.
+# Smaller files are read: a process may have 65,530 maps, and keep as many small pictures.
+_MAPPED = 2**16
 # What decodes: another version may give other pixels.
 _VERSIONS = f"opencv-{cv2.__version__}-pillow-{PIL.__version__}"
 
@@ -77,7 +79,7 @@ class Decoder:
     if not self.directory:
       return
     try:
-      folder = self._folder()
+      folder = Path(self.directory).expanduser()
       folder.mkdir(parents=True, exist_ok=True)
       with tempfile.TemporaryFile(dir=folder):
         pass
@@ -86,9 +88,6 @@ class Decoder:
         f"data.cache: expected a directory that can be written to, or '' to keep nothing; got "
         f"{self.directory!r} ({error.strerror})"
       ) from error
-
-  def _folder(self) -> Path:
-    return Path(self.directory).expanduser() / _VERSIONS
 
   def _path(self, encoded: bytes, channels: int, reduction: int) -> str:
     name = hashlib.sha256(encoded).hexdigest()
@@ -122,19 +121,22 @@ class Decoder:
 
 
 def _read(path: str) -> np.ndarray | None:
-  """The picture in a file, None if there is no such file or it is not whole."""
+  """The picture in a file, None if it cannot be read or is not whole."""
   try:
     descriptor = os.open(path, os.O_RDONLY)
-  except FileNotFoundError:
+  except OSError:  # Most often there is none yet; another user's may be unreadable.
     return None
   try:
     size = os.fstat(descriptor).st_size
     if size <= _HEAD.size:
       return None
-    mapped = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
+    if size < _MAPPED:
+      held: bytes | mmap.mmap = os.read(descriptor, size)
+    else:
+      held = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
   finally:
     os.close(descriptor)
-  magic, *shape = _HEAD.unpack_from(mapped)
-  if magic != _MAGIC or size != _HEAD.size + shape[0] * shape[1] * shape[2]:
+  magic, *shape = _HEAD.unpack_from(held)
+  if magic != _MAGIC or len(held) != _HEAD.size + shape[0] * shape[1] * shape[2]:
     return None
-  return np.frombuffer(mapped, np.uint8, offset=_HEAD.size).reshape(shape)
+  return np.frombuffer(held, np.uint8, offset=_HEAD.size).reshape(shape)

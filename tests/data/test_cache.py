@@ -2,6 +2,7 @@
 
 import collections
 import io
+import mmap
 import os
 import pathlib
 from concurrent import futures
@@ -104,6 +105,28 @@ def test_preprocessing_is_the_same_from_files(encoded, tmp_path, name, jitter, t
     kept(same.tobytes(), np.random.default_rng(0))
 
 
+def test_pictures_kept_from_small_files_are_no_maps(encoded, tmp_path):
+  decoder = cache.Decoder(str(tmp_path))
+  for kind, base in (("png", bytes), ("jpeg", mmap.mmap)):
+    decoder(encoded[kind], 3)
+    image = decoder(encoded[kind], 3)
+    while isinstance(image, np.ndarray):
+      image = image.base
+    assert isinstance(image.obj if isinstance(image, memoryview) else image, base)
+
+
+def test_a_file_that_may_not_be_read_is_as_none(encoded, tmp_path, monkeypatch):
+  decoder = cache.Decoder(str(tmp_path))
+  expected = decoder(encoded["png"], 3)
+
+  def refuse(*_):
+    raise PermissionError(13, "Permission denied")
+
+  monkeypatch.setattr(cache.os, "open", refuse)
+  np.testing.assert_array_equal(decoder(encoded["png"], 3), expected)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
 @pytest.mark.parametrize(
   "damage",
   [
@@ -114,14 +137,14 @@ def test_preprocessing_is_the_same_from_files(encoded, tmp_path, name, jitter, t
     lambda whole: whole + b"!",
   ],
 )
-def test_a_file_that_is_not_whole_is_made_anew(encoded, tmp_path, damage):
+def test_a_file_that_is_not_whole_is_made_anew(encoded, tmp_path, damage, kind):
   decoder = cache.Decoder(str(tmp_path))
-  expected = decoder(encoded["png"], 3)
+  expected = decoder(encoded[kind], 3)
   (path,) = _files(tmp_path)
   whole = path.read_bytes()
   path.unlink()  # and not written to, for it is mapped
   path.write_bytes(damage(whole))
-  np.testing.assert_array_equal(decoder(encoded["png"], 3), expected)
+  np.testing.assert_array_equal(decoder(encoded[kind], 3), expected)
   assert path.read_bytes() == whole
 
 

@@ -7,9 +7,10 @@ python -m jaxdml.main --config=configs/photos.py:NAME --workdir=runs/NAME
 A fifth of the training classes chooses the checkpoint, the test classes only measure it. A batch is
 16 classes x 4 photos: with fewer classes, or for more of them on a GPU, set
 --config.data.batch_size to 4 x classes. Easy positives (arXiv 2006.05162) because photos of one
-class usually come in several looks. Where they do not, all positives may be better, and longer
-training favours those (docs/results.md): compare with configs/photos.py:NAME,multisimilarity. Any
-loss and method may follow the name like that, as in NAME,triplet,hdml (jaxdml.training.recipes).
+class usually come in several looks. Where they do not, and with hundreds of classes, all positives
+may be better (docs/results.md): compare with configs/photos.py:NAME,multisimilarity. Any loss and
+method may follow the name like that, as in NAME,triplet,hdml (jaxdml.training.recipes). Photos of
+many megapixels: prepare them with --max_side=640, or reading them takes most of the time.
 Cost: not measured here. From random weights expect to need many photos: finetune_photos.py starts
 from ImageNet's.
 """

@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     "--max_side",
     type=int,
     metavar="PIXELS",
-    help="write larger pictures as JPEGs whose longer side has so many pixels; several times "
+    help="write larger pictures as JPEGs whose longer side has so many pixels; two to three times "
     "data.image_size is enough, and training reads them many times faster (default: as they are)",
   )
   for name in sorted(BUNDLED):

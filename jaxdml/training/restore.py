@@ -106,6 +106,8 @@ def restore(workdir: str | os.PathLike[str], *, data_dir: str | None = None) -> 
   """
   workdir = pathlib.Path(workdir)
   config = model.read_config(workdir, data_dir)
+  if not pathlib.Path(config.data.cache).expanduser().is_dir():
+    config.data.cache = ""  # On another machine; there it is not for us to make.
   run = prepare(config)
   with model.open_best(workdir) as manager:
     state, memory = manager.restore("best", run.abstract_state())

@@ -62,6 +62,17 @@ def test_embeds_as_the_run_does_without_its_data_set(workdir, moved, monkeypatch
   assert trained.fingerprint == model.load(workdir).fingerprint
 
 
+def test_pictures_are_kept_only_where_their_directory_is(workdir, tmp_path):
+  path, pictures = tmp_path / "run", tmp_path / "pictures"
+  shutil.copytree(workdir, path)
+  edit(path, "data", cache=str(pictures))
+  expected = restore.restore(path).images(np.arange(2))
+  assert not pictures.exists()
+  pictures.mkdir()
+  np.testing.assert_array_equal(restore.restore(path).images(np.arange(2)), expected)
+  assert sum(file.is_file() for file in pictures.rglob("*")) == 2
+
+
 def test_networks_without_statistics(data_dir, tmp_path):
   overrides = {"encoder.name": "vit_s16", "encoder.options": {"depth": 0}, "embedding.norm": "none"}
   state = write_run(tmp_path / "run", digits_config(data_dir, **overrides))

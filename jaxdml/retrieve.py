@@ -114,7 +114,7 @@ def read_queries(paths: Sequence[str]) -> list[Any]:
     for file in files:
       try:
         encoded = file.read_bytes()
-        data.preprocess.decode(encoded, 3)
+        data.decode.decode(encoded, 3)
       except OSError as error:
         raise search.SearchError(f"--query={file} cannot be read: {error.strerror}") from error
       except data.ImageDecodeError as error:

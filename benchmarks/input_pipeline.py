@@ -6,9 +6,9 @@
 All prepare the same 640 x 480 JPEGs (quality 90) to 224 x 224: random resized crop, flip; jaxdml
 also with data.cache, when it has seen them all. The limit decodes in full and resizes a crop with
 OpenCV, from memory, in 2 processes, and does nothing else. The peer is a torch DataLoader with
-Pillow transforms and 2 workers. They take turns; after each there is a pause, in
-which a contestant's workers fill their queues (what they hold is not counted), and then they wait
-while the others have their turns. The figures are medians of the rounds, ratios turn by turn.
+Pillow transforms and 2 workers. They take turns; after each there is a pause, in which a
+contestant's workers fill their queues (what they hold is not counted), and then they wait while the
+others have their turns. The figures are medians of the rounds, ratios turn by turn.
 Then the same with photos as large as a telephone's: jaxdml as they are and prepared with
 --max_side=640, and the peer. Then the start: from `load` to the first batch for as many images and
 classes as Stanford Online Products has. Needs the extra [parity]. --write puts the tables into
@@ -38,7 +38,7 @@ from sklearn.datasets import load_sample_images
 
 from jaxdml.data.builders import records
 
-CLASSES, EACH = 64, 8
+CLASSES, EACH = input_measure.CLASSES, input_measure.EACH
 LARGE, LARGE_IMAGES, LARGE_SIZE, MAX_SIDE = 64, 256, (4032, 3024), 640
 PRODUCTS, PRODUCT_CLASSES = 120_053, 22_634
 NAMES = {
@@ -152,7 +152,7 @@ def parse() -> argparse.Namespace:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--rounds", type=int, default=15, help="turns (default: %(default)s)")
+  parser.add_argument("--rounds", type=int, default=11, help="turns (default: %(default)s)")
   parser.add_argument(
     "--images",
     type=int,

@@ -39,3 +39,15 @@ def test_a_batch_of_two_groups(data_dir):
   config.data.coarse_label = "shape"
   with pytest.raises(ConfigError, match="no label column 'shape'"):
     setup.sampler(config, train)
+
+
+def test_training_keeps_pictures_where_the_config_says(data_dir, tmp_path):
+  images = []
+  for directory in ("", str(tmp_path)):
+    config = _config(data_dir, **{"data.cache": directory})
+    train = setup.prepare(config).train
+    draw = setup.sampler(config, train)
+    with setup.train_batches(config, train, draw, start=0, stop=1) as batches:
+      images.append(next(batches)["image"])
+  np.testing.assert_array_equal(*images)
+  assert any(file.is_file() for file in tmp_path.rglob("*"))

@@ -35,6 +35,7 @@ __all__ = [
   "normalized_euclidean",
   "normalized_signal_to_noise",
   "normalized_squared_euclidean",
+  "private_distances",
   "product_distance",
   "safe_sqrt",
   "signal_to_noise",
@@ -70,24 +71,32 @@ def _dot(x: Array, y: Array, x_axis: int, y_axis: int) -> Array:
 
 
 @jax.custom_vjp
-def matmul_transposed(x: Array, y: Array) -> Array:
+def matmul_transposed(x: Array, y: Array, rows: Array | None = None) -> Array:
   """x y [n, m] of x [n, d] and y [d, m]: `matmul` for y kept transposed. Reverse mode only.
 
   The gradient of y comes as [d, m] from plain products. XLA would fold the transpose of x into
-  its own, which is slower on a CPU: the barrier keeps it from that.
+  that product instead, which on a CPU runs at a third of the speed.
+
+  Args:
+    x: [n, d].
+    y: [d, m].
+    rows: [m, d] y transposed, if the caller has it: the gradient of x is then a plain product too.
+      It gets no gradient itself.
   """
   return _dot(x, y, 1, 0)
 
 
-def _matmul_transposed_fwd(x, y):
-  return _dot(x, y, 1, 0), (x, y)
+def _matmul_transposed_fwd(x, y, rows):
+  return _dot(x, y, 1, 0), (x, y if rows is None else None, rows)
 
 
 def _matmul_transposed_bwd(residuals, bar):
-  x, y = residuals
-  x_bar = _dot(bar, y, 1, 1)
+  x, y, rows = residuals
   y_bar = _dot(jax.lax.optimization_barrier(x.T), bar, 1, 0)
-  return x_bar.astype(x.dtype), y_bar.astype(y.dtype)
+  if rows is None:
+    return _dot(bar, y, 1, 1).astype(x.dtype), y_bar.astype(y.dtype), None
+  x_bar = _dot(bar, rows, 1, 0)
+  return x_bar.astype(x.dtype), y_bar.astype(rows.dtype), jnp.zeros_like(rows)
 
 
 matmul_transposed.defvjp(_matmul_transposed_fwd, _matmul_transposed_bwd)
@@ -141,6 +150,21 @@ def product_distance(prepare: Prepare, bounds: tuple[float, float] | None = None
     return distance
 
   return decorate
+
+
+def private_distances(distance_fn: DistanceFn, x: Array, y: Array) -> Array:
+  """[n, k] distances of each x [n, d] to the k of its own in y [n, k, d]."""
+  if not hasattr(distance_fn, "prepare"):
+    return jax.vmap(lambda a, b: distance_fn(a[None], b)[0])(x, y)
+  n, k, d = y.shape
+  fx, x_terms = distance_fn.prepare(x)
+  fy, y_terms = distance_fn.prepare(y.reshape(n * k, d))
+  fy = _at_least_float32(fy.reshape(n, k, -1))
+  # A sum, not a product of matrices: n small ones are slow on a CPU.
+  products = jnp.sum(_at_least_float32(fx)[:, None, :] * fy, axis=2)
+  return distance_fn.combine(
+    products, [t[:, None] for t in x_terms], [t.reshape(n, k) for t in y_terms]
+  )
 
 
 def _no_terms(x: Array):

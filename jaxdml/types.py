@@ -30,6 +30,19 @@ class Refs(NamedTuple):
   ids: Array | None = None
 
 
+class Picked(NamedTuple):
+  """Which few columns a miner left in each row.
+
+  Attributes:
+    mask: [r, m] bool, the very array that the miner put into `Pairs`: columns are not to be trusted
+      where another has taken its place.
+    columns: [r, k] int32, the mask's True columns in any order; m where a row has fewer.
+  """
+
+  mask: Array
+  columns: Array
+
+
 class Pairs(NamedTuple):
   """Rows of anchors against m references; what a mining function narrows.
 
@@ -39,6 +52,8 @@ class Pairs(NamedTuple):
     negative: [r, m] bool, the row's negatives.
     anchor: [r] int32, the anchor (index into the batch) that each row belongs to.
     keys: [r] PRNG keys, one a row, or None when the caller gave no key.
+    positive_at: where a miner left few positives, their columns; losses then compute those alone.
+    negative_at: the same of the negatives.
   """
 
   distances: Array
@@ -46,6 +61,13 @@ class Pairs(NamedTuple):
   negative: Array
   anchor: Array
   keys: Array | None = None
+  positive_at: Picked | None = None
+  negative_at: Picked | None = None
+
+  def columns(self) -> tuple[Array | None, Array | None]:
+    """Columns [r, k] of the positives and of the negatives; None where nobody knows them."""
+    known = lambda at, mask: None if at is None or at.mask is not mask else at.columns
+    return known(self.positive_at, self.positive), known(self.negative_at, self.negative)
 
 
 class Rows(NamedTuple):

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdml.distances import matmul_transposed
-from jaxdml.losses import blocks, reducers
+from jaxdml.distances import matmul_transposed, private_distances
+from jaxdml.losses import blocks, reducers, selected
 from jaxdml.losses.pairs import (
   Inputs,
   RowFn,
@@ -84,30 +84,40 @@ class _Call(NamedTuple):
       rows = jax.tree.map(by_anchor, rows)
     return rows
 
-  def rows_per_anchor(self) -> int:
-    """How many rows the miner makes of an anchor."""
-    one = jax.tree.map(lambda a: a[:1], self.block)
-    return jax.eval_shape(lambda: self.pairs(one, self.shared)).positive.shape[0]
+  def rows_per_anchor(self) -> tuple[int, bool]:
+    """How many rows the miner makes of an anchor, and whether it leaves them few partners."""
+    one, found = jax.tree.map(lambda a: a[:1], self.block), []
+
+    def look():
+      pairs = self.pairs(one, self.shared)
+      found.append((pairs.positive.shape[0], selected.few(pairs)))
+
+    jax.eval_shape(look)
+    return found[0]
 
 
 def _between(distance_fn: DistanceFn, embeddings: Array, refs: Refs):
   """(anchors prepared, references prepared, distances of a block of both)."""
   if refs.embeddings.ndim == 3:
-    each = jax.vmap(lambda a, b: distance_fn(a[None], b)[0])
-    return embeddings, None, lambda x, private: each(x, private.embeddings)
+    return (
+      embeddings,
+      None,
+      lambda x, private: private_distances(distance_fn, x, private.embeddings),
+    )
   if not hasattr(distance_fn, "prepare"):
     return embeddings, refs.embeddings, distance_fn
   x_features, x_terms = distance_fn.prepare(embeddings)
   y_features, y_terms = distance_fn.prepare(refs.embeddings)
 
   def between(x, y):
-    products = matmul_transposed(x[0], y[0])
+    products = matmul_transposed(x[0], y[0], y[2])
     return distance_fn.combine(products, [t[:, None] for t in x[1]], [t[None, :] for t in y[1]])
 
   # [d, m]: the references' gradient then sums up in the layout that its matrix product writes. The
   # barrier keeps XLA from folding the transpose into that product, which is slow on a CPU.
+  rows = jax.lax.stop_gradient(y_features)
   y_features = jax.lax.optimization_barrier(y_features.T)
-  return (x_features, x_terms), (y_features, y_terms), between
+  return (x_features, x_terms), (y_features, y_terms, rows), between
 
 
 def _prepare_call(
@@ -133,6 +143,14 @@ def _prepare_call(
   return _Call(block, _Shared(y, inputs), mining_fn, between)
 
 
+def _chosen(call: _Call, block_size: int) -> Refs:
+  """The references that mining leaves each anchor."""
+  without = lambda part: part._replace(prepared=jax.lax.stop_gradient(part.prepared))
+  block, shared = without(call.block), without(call.shared)
+  pairs_fn = lambda block: call.pairs(block, shared)
+  return selected.pick(pairs_fn, block, shared.inputs.refs, block_size)
+
+
 def _with_stats(call: _Call, loss: TwoPass, block_size: int, axis_name: str | None) -> _Call:
   """The call with `inputs.stats` filled: the first pass."""
   n = call.block.labels.shape[0]
@@ -148,15 +166,22 @@ def _with_stats(call: _Call, loss: TwoPass, block_size: int, axis_name: str | No
   return call._replace(shared=shared)
 
 
+def _poison(inputs: Inputs) -> Array:
+  """Added to every loss: masks and minima could hide a NaN, and whatever was mined it must show."""
+  finite = jnp.all(jnp.isfinite(inputs.embeddings)) & jnp.all(jnp.isfinite(inputs.refs.embeddings))
+  return jnp.where(finite, 0.0, jnp.nan)
+
+
 def _reduce(
-  call: _Call, row_fn: RowFn, reduce_fn: ReduceFn, block_size: int, axis_name: str | None
+  call: _Call,
+  row_fn: RowFn,
+  reduce_fn: ReduceFn,
+  block_size: int,
+  axis_name: str | None,
+  poison: Array,
 ) -> Array:
   """Rows of all anchors, reduced; in blocks where that is asked for."""
   n, shared = call.block.labels.shape[0], call.shared
-  embeddings, refs = shared.inputs.embeddings, shared.inputs.refs
-  # Masks and minima could hide a NaN: whatever was mined, a bad embedding makes the loss NaN.
-  finite = jnp.all(jnp.isfinite(embeddings)) & jnp.all(jnp.isfinite(refs.embeddings))
-  poison = jnp.where(finite, 0.0, jnp.nan)
   if block_size >= n:
     rows = call.rows(row_fn, call.block, shared)
   else:
@@ -245,13 +270,21 @@ def tuple_loss(*, distance_fn: DistanceFn, reduce_fn: ReduceFn) -> Callable:
       call = _prepare_call(
         embeddings, labels, refs, ids, where, weights, distance_fn, mining_fn, key
       )
+      poison = _poison(call.shared.inputs)
+      rows, few = call.rows_per_anchor()
       if block_size is None:
-        columns = call.shared.inputs.refs.labels.shape[-1] * call.rows_per_anchor()
+        columns = call.shared.inputs.refs.labels.shape[-1] * rows
         block_size = blocks.default_block_size(embeddings.shape[0], columns)
+      if few and rows == 1 and call.block.private is None and not isinstance(row_fn, TwoPass):
+        chosen = _chosen(call, block_size)
+        call = _prepare_call(
+          embeddings, labels, chosen, None, where, weights, distance_fn, None, None
+        )
+        block_size = embeddings.shape[0]
       if isinstance(row_fn, TwoPass):
         call = _with_stats(call, row_fn, block_size, axis_name)
         row_fn = row_fn.row_fn
-      return _reduce(call, row_fn, reduce_fn, block_size, axis_name)
+      return _reduce(call, row_fn, reduce_fn, block_size, axis_name, poison)
 
     loss.__signature__ = signature_of(loss, make_row_fn, leading=2)
     return loss

@@ -139,7 +139,7 @@ def multi_similarity_loss(alpha: float = 2.0, beta: float = 50.0, base: float = 
     excess = (1.0 - pairs.distances) - base
     exponent = jnp.where(pairs.positive, -alpha * excess, beta * excess)
     positive, negative = log_sum_exp_pair(
-      exponent, pairs.positive, pairs.negative, add_one=True, bounded=bounded
+      exponent, pairs.positive, pairs.negative, add_one=True, bounded=(bounded, bounded)
     )
     used = jnp.any(pairs.positive | pairs.negative, axis=1).astype(excess.dtype)
     return Rows(total=positive / alpha + negative / beta, elements=used, active=used)

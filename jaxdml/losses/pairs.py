@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdml.distances import private_distances
 from jaxdml.types import Array, DistanceFn, MiningFn, Pairs, PyTree, Refs, Rows
 
 __all__ = [
@@ -120,7 +121,7 @@ def make_pairs(
   if refs.embeddings.ndim == 2:
     distances = distance_fn(embeddings, refs.embeddings)
   else:
-    distances = jax.vmap(lambda a, b: distance_fn(a[None], b)[0])(embeddings, refs.embeddings)
+    distances = private_distances(distance_fn, embeddings, refs.embeddings)
   return masked_pairs(distances, labels, refs, ids, where, keys, anchor)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import jax
 import jax.numpy as jnp
 
 from jaxdml import distances
@@ -236,7 +235,6 @@ def angular_loss(alpha: float = math.radians(40.0)) -> RowFn:
   def row_fn(pairs, inputs):
     t = jnp.tan(jnp.asarray(alpha, pairs.distances.dtype)) ** 2
     refs = inputs.refs.embeddings
-    each = jax.vmap(lambda p, others: inputs.distance_fn(p[None], others)[0])
 
     def of_a_positive(column, valid, d, refs):
       if refs.ndim == 2:
@@ -244,7 +242,7 @@ def angular_loss(alpha: float = math.radians(40.0)) -> RowFn:
       else:
         others = refs[pairs.anchor]
         mine = jnp.take_along_axis(others, column[:, None, None], axis=1)[:, 0]
-        d_pn = each(mine, others)
+        d_pn = distances.private_distances(inputs.distance_fn, mine, others)
       s_ap = 1.0 - jnp.take_along_axis(d, column[:, None], axis=1)
       exponent = 4.0 * t * (2.0 - d - d_pn) - 2.0 * (1.0 + t) * s_ap
       return log1p_sum_exp(exponent, pairs.negative & valid[:, None])

@@ -90,7 +90,7 @@ def generalized_lifted_structure_loss(margin: float = 1.0) -> RowFn:
     bounded = exponents_fit(inputs.distance_fn, lambda d: [d, margin - d], margin)
     exponent = jnp.where(pairs.positive, pairs.distances, margin - pairs.distances)
     pull, push = log_sum_exp_pair(
-      exponent, pairs.positive, pairs.negative, add_one=False, bounded=bounded
+      exponent, pairs.positive, pairs.negative, add_one=False, bounded=(bounded, bounded)
     )
     used = jnp.any(pairs.positive, axis=1) & jnp.any(pairs.negative, axis=1)
     value = jnp.where(used, jax.nn.relu(pull + push), 0.0)
@@ -116,13 +116,17 @@ def circle_loss(margin: float = 0.4, gamma: float = 80.0) -> RowFn:
   """
 
   def row_fn(pairs, inputs):
-    del inputs
+    # (s + m)(s - m) is largest where s is and smallest at 0; the positives' grows far beyond.
+    ends = lambda d: [gamma * max(1.0 - d + margin, 0.0) * (1.0 - d - margin), -gamma * margin**2]
+    bounded = exponents_fit(inputs.distance_fn, ends, margin, gamma)
     s = 1.0 - pairs.distances
     fixed = jax.lax.stop_gradient(s)
     pull = jax.nn.relu(1.0 + margin - fixed) * (1.0 - margin - s)
     push = jax.nn.relu(fixed + margin) * (s - margin)
     exponent = gamma * jnp.where(pairs.positive, pull, push)
-    near, far = log_sum_exp_pair(exponent, pairs.positive, pairs.negative, add_one=False)
+    near, far = log_sum_exp_pair(
+      exponent, pairs.positive, pairs.negative, add_one=False, bounded=(False, bounded)
+    )
     used = jnp.any(pairs.positive, axis=1) & jnp.any(pairs.negative, axis=1)
     value = jnp.where(used, softplus(jnp.where(used, near + far, 0.0)), 0.0)
     one = used.astype(value.dtype)

@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxdml.mining.compose import chain as chain
 from jaxdml.mining.compose import expand_positives as expand_positives
+from jaxdml.mining.compose import switch as switch
 from jaxdml.mining.informative import multi_similarity_filter as multi_similarity_filter
 from jaxdml.mining.negatives import all_negatives as all_negatives
 from jaxdml.mining.negatives import distance_weighted_negative as distance_weighted_negative
@@ -41,7 +42,7 @@ MINERS: dict[str, MiningFn] = {
   )
 }
 
-__all__ = ["MINERS", "chain", "create", *MINERS]
+__all__ = ["MINERS", "chain", "create", "switch", *MINERS]
 
 
 def create(names: str, **options: Any) -> MiningFn:

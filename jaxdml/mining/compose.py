@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxdml.mining.select import one_hot
-from jaxdml.types import MiningFn, Pairs
+from jaxdml.mining.select import keep
+from jaxdml.types import Array, MiningFn, Pairs
 
-__all__ = ["chain", "expand_positives"]
+__all__ = ["chain", "expand_positives", "switch"]
 
 
 def chain(*mining_fns: MiningFn) -> MiningFn:
@@ -22,6 +22,25 @@ def chain(*mining_fns: MiningFn) -> MiningFn:
     for fn in mining_fns:
       pairs = fn(pairs)
     return pairs
+
+  return mine
+
+
+def switch(index: Array | int, *mining_fns: MiningFn) -> MiningFn:
+  """The miner at `index`, which may be traced: another choice compiles nothing.
+
+  lax.switch wants the same structure of every branch, while miners differ in which columns they
+  name (`Pairs.positive_at`). Behind this one nobody knows them: a constant choice is faster.
+
+  >>> from jaxdml import mining
+  >>> harder_later = lambda step: switch(
+  ...   step // 1000, mining.random_negative, mining.semihard_negative, mining.hardest_negative
+  ... )
+  """
+  unnamed = lambda fn: lambda pairs: fn(pairs)._replace(positive_at=None, negative_at=None)
+
+  def mine(pairs: Pairs, /) -> Pairs:
+    return jax.lax.switch(index, [unnamed(fn) for fn in mining_fns], pairs)
 
   return mine
 
@@ -49,17 +68,17 @@ def expand_positives(pairs: Pairs, /, *, max_positives: int | None = None) -> Pa
   index = jnp.full((pairs.positive.shape[0], k + 1), m, jnp.int32)
   index = jax.vmap(lambda i, s, c: i.at[s].set(c))(index, slot, columns)[:, :k]
   repeat = lambda x: jnp.repeat(x, k, axis=0, total_repeat_length=x.shape[0] * k)
-  positive = one_hot(index.reshape(-1), repeat(pairs.positive))
-  has_positive = jnp.any(positive, axis=1, keepdims=True)
+  index = index.reshape(-1)
   keys = pairs.keys
   if keys is not None:
     fold = lambda key: jax.vmap(lambda j: jax.random.fold_in(key, j))(jnp.arange(k))
     # Typed keys are [r], raw uint32 ones [r, 2].
     keys = jax.vmap(fold)(keys).reshape(-1, *keys.shape[1:])
-  return Pairs(
+  each = Pairs(
     distances=repeat(pairs.distances),
-    positive=positive,
-    negative=repeat(pairs.negative) & has_positive,
+    positive=repeat(pairs.positive),
+    negative=repeat(pairs.negative) & (index < m)[:, None],
     anchor=repeat(pairs.anchor),
     keys=keys,
   )
+  return keep(each, positives=index)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdml.mining.keys import row_keys
-from jaxdml.mining.select import first_max, first_min, first_min_index, one_hot, smallest
+from jaxdml.mining.select import first_max, first_min, keep, largest_where, smallest
 from jaxdml.types import Pairs
 
 __all__ = [
@@ -26,7 +26,7 @@ def all_negatives(pairs: Pairs, /) -> Pairs:
 
 def hardest_negative(pairs: Pairs, /) -> Pairs:
   """Keeps the nearest negative of each row (batch hard: Hermans et al., arXiv 1703.07737)."""
-  return pairs._replace(negative=first_min(pairs.distances, pairs.negative))
+  return keep(pairs, negatives=first_min(pairs.distances, pairs.negative))
 
 
 def hardest_negatives(pairs: Pairs, /, *, k: int) -> Pairs:
@@ -39,14 +39,14 @@ def hardest_negatives(pairs: Pairs, /, *, k: int) -> Pairs:
   Returns:
     pairs with at most k negatives a row.
   """
-  return pairs._replace(negative=smallest(pairs.distances, pairs.negative, k))
+  return keep(pairs, negatives=smallest(pairs.distances, pairs.negative, k))
 
 
 def random_negative(pairs: Pairs, /) -> Pairs:
   """Keeps one negative of each row, uniformly at random. Needs the loss's `key`."""
   keys = row_keys(pairs, "random_negative")
   score = jax.vmap(lambda k: jax.random.uniform(k, pairs.distances.shape[1:]))(keys)
-  return pairs._replace(negative=first_max(score, pairs.negative))
+  return keep(pairs, negatives=first_max(score, pairs.negative))
 
 
 def semihard_negative(pairs: Pairs, /) -> Pairs:
@@ -58,18 +58,16 @@ def semihard_negative(pairs: Pairs, /) -> Pairs:
   being semihard; pytorch-metric-learning drops the row. A row without a positive keeps no negative.
   """
   d, m = pairs.distances, pairs.distances.shape[1]
-  farthest = jnp.max(
-    jnp.where(pairs.positive, d, -jnp.inf), axis=1, keepdims=True, initial=-jnp.inf
-  )
+  farthest = largest_where(d, pairs.positive, pairs.columns()[0])[:, None]
   negative = pairs.negative & (farthest > -jnp.inf)
-  semihard = first_min_index(d, negative & (d > farthest))
+  semihard = first_min(d, negative & (d > farthest))
   # Hardly ever needed once training is under way, so only looked for where a row lacks one.
   index = jax.lax.cond(
     jnp.any(semihard == m),
-    lambda: jnp.where(semihard == m, first_min_index(-d, negative), semihard),
+    lambda: jnp.where(semihard == m, first_max(d, negative), semihard),
     lambda: semihard,
   )
-  return pairs._replace(negative=one_hot(index, pairs.negative))
+  return keep(pairs, negatives=index)
 
 
 def distance_weighted_negative(
@@ -103,4 +101,4 @@ def distance_weighted_negative(
   candidates = jnp.where(has_near, near, pairs.negative)
   logits = jnp.where(has_near, -log_q, 0.0)
   noise = jax.vmap(lambda k: jax.random.gumbel(k, pairs.distances.shape[1:]))(keys)
-  return pairs._replace(negative=first_max(logits + noise, candidates))
+  return keep(pairs, negatives=first_max(logits + noise, candidates))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import jax
 
 from jaxdml.mining.keys import row_keys
-from jaxdml.mining.select import first_max, first_min, smallest
+from jaxdml.mining.select import first_max, first_min, keep, smallest
 from jaxdml.types import Pairs
 
 __all__ = [
@@ -34,7 +34,7 @@ def nearest_positive(pairs: Pairs, /) -> Pairs:
   >>> print(nearest_positive(pairs).positive)
   [[False  True False]]
   """
-  return pairs._replace(positive=first_min(pairs.distances, pairs.positive))
+  return keep(pairs, positives=first_min(pairs.distances, pairs.positive))
 
 
 def nearest_positives(pairs: Pairs, /, *, k: int) -> Pairs:
@@ -53,16 +53,16 @@ def nearest_positives(pairs: Pairs, /, *, k: int) -> Pairs:
   >>> print(nearest_positives(pairs, k=2).positive)
   [[False  True  True False]]
   """
-  return pairs._replace(positive=smallest(pairs.distances, pairs.positive, k))
+  return keep(pairs, positives=smallest(pairs.distances, pairs.positive, k))
 
 
 def hardest_positive(pairs: Pairs, /) -> Pairs:
   """Keeps the farthest positive of each row (batch hard: Hermans et al., arXiv 1703.07737)."""
-  return pairs._replace(positive=first_max(pairs.distances, pairs.positive))
+  return keep(pairs, positives=first_max(pairs.distances, pairs.positive))
 
 
 def random_positive(pairs: Pairs, /) -> Pairs:
   """Keeps one positive of each row, uniformly at random. Needs the loss's `key`."""
   keys = row_keys(pairs, "random_positive")
   score = jax.vmap(lambda k: jax.random.uniform(k, pairs.distances.shape[1:]))(keys)
-  return pairs._replace(positive=first_max(score, pairs.positive))
+  return keep(pairs, positives=first_max(score, pairs.positive))

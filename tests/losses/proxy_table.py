@@ -90,7 +90,7 @@ def program(name: str, block_size: int | None = None, defaults=False, names=DIST
       where=b["where"],
       weights=b["weights"],
       **({} if defaults else OPTIONS[name]),
-      mining_fn=lambda pairs: jax.lax.switch(miner, list(MINERS.values()), pairs),
+      mining_fn=mining.switch(miner, *MINERS.values()),
       distance_fn=lambda p, q: jax.lax.switch(distance, [distances.create(n) for n in names], p, q),
       reduce_fn=lambda rows, w: (
         reducers.mean(rows, w),

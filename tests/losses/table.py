@@ -194,7 +194,7 @@ def program(loss: str, group: str = "one_row", defaults: bool = False):
       b["y"],
       **arguments(b),
       **hyperparameters,
-      mining_fn=lambda pairs: jax.lax.switch(miner, miners, pairs),
+      mining_fn=mining.switch(miner, *miners),
       distance_fn=lambda a, b: jax.lax.switch(distance, distance_fns, a, b),
       reduce_fn=all_reducers(default_reducer(loss)),
     )

@@ -43,7 +43,7 @@ def over_miners(name, group, block_size):
   miners = [miner.fn for miner in GROUPS[group].values()]
 
   def one(miner, b):
-    mine = lambda pairs: jax.lax.switch(miner, miners, pairs)
+    mine = mining.switch(miner, *miners)
     return value_and_gradients(name, b, mining_fn=mine, block_size=block_size)
 
   return compiled(lambda b: jax.lax.map(lambda i: one(i, b), jnp.arange(len(miners))))

@@ -42,7 +42,7 @@ def filled(size, dim, batches):
 
 def both_ways(name, miners, x, y, queue, kept, kept_labels, miner):
   """(value, gradient) with the memory, and of one big batch with the gradient stopped on it."""
-  mine = lambda pairs: jax.lax.switch(miner, [MINERS[m] for m in miners], pairs)
+  mine = mining.switch(miner, *(MINERS[m] for m in miners))
   loss = functools.partial(losses.LOSSES[name], mining_fn=mine)
 
   def with_memory(x):

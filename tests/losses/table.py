@@ -146,6 +146,23 @@ def batch(seed: int = 0, dtype=np.float64) -> dict:
   }
 
 
+ONE_EXAMPLE = np.arange(N) == 3
+
+DEGENERATE = {
+  "one_class": {"y": np.zeros(N, int)},
+  "all_distinct": {"y": np.arange(N)},
+  "duplicates": {"x": np.repeat(batch(seed=2)["x"][:2], N // 2, axis=0)},
+  "all_equal": {"x": np.full((N, D), 0.37)},
+  "all_zero": {"x": np.zeros((N, D))},
+  "tiny": {"x": 1e-30 * batch(seed=2)["x"]},
+  "large": {"x": 1e2 * batch(seed=2)["x"]},
+  "one_example": {"where": ONE_EXAMPLE},
+  "all_masked": {"where": np.zeros(N, bool)},
+  "same_image": {"ids": np.zeros(N, int)},
+  "no_weight": {"weights": np.zeros(N)},
+}
+
+
 def arguments(b: dict) -> dict:
   """A batch as the loss's keyword arguments, less the embeddings and labels."""
   rest = {k: b[k] for k in ("where", "weights", "ids")}

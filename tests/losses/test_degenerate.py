@@ -8,6 +8,7 @@ import pytest
 from jaxdml import distances, losses, mining
 from tests.losses.table import (
   CASES,
+  DEGENERATE,
   GROUPS,
   LOSSES,
   D,
@@ -19,21 +20,6 @@ from tests.losses.table import (
   run,
 )
 
-ONE_EXAMPLE = np.arange(N) == 3
-
-BATCHES = {
-  "one_class": {"y": np.zeros(N, int)},
-  "all_distinct": {"y": np.arange(N)},
-  "duplicates": {"x": np.repeat(batch(seed=2)["x"][:2], N // 2, axis=0)},
-  "all_equal": {"x": np.full((N, D), 0.37)},
-  "all_zero": {"x": np.zeros((N, D))},
-  "tiny": {"x": 1e-30 * batch(seed=2)["x"]},
-  "large": {"x": 1e2 * batch(seed=2)["x"]},
-  "one_example": {"where": ONE_EXAMPLE},
-  "all_masked": {"where": np.zeros(N, bool)},
-  "same_image": {"ids": np.zeros(N, int)},
-  "no_weight": {"weights": np.zeros(N)},
-}
 NOTHING = {"one_example", "all_masked", "same_image", "no_weight"}
 # Negatives alone cost something in these.
 PUSHES_WITHOUT_POSITIVE = {
@@ -56,7 +42,7 @@ def is_nothing(loss, name):
 @pytest.mark.parametrize(("loss", "group"), CASES)
 def test_finite_and_zero_of_nothing(loss, group, dtype):
   f = program(loss, group, defaults=True)
-  for name, changes in BATCHES.items():
+  for name, changes in DEGENERATE.items():
     b = batch(seed=1) | changes
     b |= {"x": np.asarray(b["x"], dtype), "weights": np.float32(b["weights"])}
     results = run(f, group, b)
@@ -80,7 +66,7 @@ def test_one_kind_of_pair_alone_costs_something_where_it_should(loss):
     ("one_class", PULLS_WITHOUT_NEGATIVE),
     ("all_distinct", PUSHES_WITHOUT_POSITIVE),
   ):
-    b = batch(seed=1) | BATCHES[name]
+    b = batch(seed=1) | DEGENERATE[name]
     b |= {"x": np.float32(b["x"]), "weights": np.float32(b["weights"])}
     results = dict(zip(cells("one_row"), run(f, "one_row", b), strict=True))
     unmined = [r for cell, r in results.items() if cell.miner == "none"]

@@ -46,8 +46,8 @@ def pick(pairs_fn: Callable[[PyTree], Pairs], block: PyTree, refs: Refs, size: i
   if size >= n:
     index = of_block(block)
   else:
-    cut, real = blocks.split(block, n, size)
-    index = jax.lax.map(of_block, cut._replace(where=cut.where & real))
+    cut, _ = blocks.split(block, n, size)
+    index = jax.lax.map(of_block, cut)
     index = index.reshape(-1, index.shape[-1])[:n]
   found = index < m
   index = jnp.minimum(index, m - 1)

@@ -27,6 +27,7 @@ __all__ = [
   "create",
   "dot",
   "euclidean",
+  "has_products",
   "hyperbolic",
   "l2_normalize",
   "matmul",
@@ -152,9 +153,14 @@ def product_distance(prepare: Prepare, bounds: tuple[float, float] | None = None
   return decorate
 
 
+def has_products(distance_fn: DistanceFn) -> bool:
+  """Whether it is a `product_distance`: `prepare` and `combine` around one matrix product."""
+  return hasattr(distance_fn, "prepare")
+
+
 def private_distances(distance_fn: DistanceFn, x: Array, y: Array) -> Array:
   """[n, k] distances of each x [n, d] to the k of its own in y [n, k, d]."""
-  if not hasattr(distance_fn, "prepare"):
+  if not has_products(distance_fn):
     return jax.vmap(lambda a, b: distance_fn(a[None], b)[0])(x, y)
   n, k, d = y.shape
   fx, x_terms = distance_fn.prepare(x)

@@ -14,10 +14,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from jaxdml.distances import matmul_transposed, private_distances
+from jaxdml.distances import has_products, matmul_transposed, private_distances
 from jaxdml.losses import blocks, reducers, selected
 from jaxdml.losses.pairs import (
+  Elements,
   Inputs,
   RowFn,
   TwoPass,
@@ -28,6 +30,9 @@ from jaxdml.losses.pairs import (
 from jaxdml.types import Array, DistanceFn, MiningFn, Pairs, PyTree, ReduceFn, Refs, Rows
 
 __all__ = ["signature_of", "tuple_loss"]
+
+
+_PRODUCTS = "products"  # of embeddings and references: what nobody wants to compute twice
 
 
 def _zero_where_empty(embeddings: Array, where: Array | None) -> Array:
@@ -71,18 +76,26 @@ class _Call(NamedTuple):
     )
     return mine(pairs, self.mining_fn)
 
-  def rows(self, row_fn: RowFn, block: _Block, shared: _Shared) -> Rows:
-    """[b, t] rows of a block, one an anchor."""
+  def elements(self, row_fn: RowFn, block: _Block, shared: _Shared) -> Rows | Elements:
+    """[b, t] rows of a block, one an anchor, or the pairs that they are sums of."""
     pairs = self.pairs(block, shared)
-    rows = row_fn(pairs, shared.inputs)
+    rows, count = row_fn(pairs, shared.inputs), block.labels.shape[0]
+    if isinstance(rows, Elements):
+      if len(rows.values) == count:
+        return rows
+      rows = rows.rows()
     rows = jax.tree.map(lambda a: a[:, None] if a.ndim == 1 else a, rows)
-    count = block.labels.shape[0]
     if rows.total.shape[0] != count:
       by_anchor = functools.partial(
         jax.ops.segment_sum, segment_ids=pairs.anchor - block.index[0], num_segments=count
       )
       rows = jax.tree.map(by_anchor, rows)
     return rows
+
+  def rows(self, row_fn: RowFn, block: _Block, shared: _Shared) -> Rows:
+    """[b, t] rows of a block, one an anchor."""
+    rows = self.elements(row_fn, block, shared)
+    return rows.rows() if isinstance(rows, Elements) else rows
 
   def rows_per_anchor(self) -> tuple[int, bool]:
     """How many rows the miner makes of an anchor, and whether it leaves them few partners."""
@@ -99,18 +112,15 @@ class _Call(NamedTuple):
 def _between(distance_fn: DistanceFn, embeddings: Array, refs: Refs):
   """(anchors prepared, references prepared, distances of a block of both)."""
   if refs.embeddings.ndim == 3:
-    return (
-      embeddings,
-      None,
-      lambda x, private: private_distances(distance_fn, x, private.embeddings),
-    )
-  if not hasattr(distance_fn, "prepare"):
+    of = lambda x, own: private_distances(distance_fn, x, own.embeddings)
+    return embeddings, None, of
+  if not has_products(distance_fn):
     return embeddings, refs.embeddings, distance_fn
   x_features, x_terms = distance_fn.prepare(embeddings)
   y_features, y_terms = distance_fn.prepare(refs.embeddings)
 
   def between(x, y):
-    products = matmul_transposed(x[0], y[0], y[2])
+    products = checkpoint_name(matmul_transposed(x[0], y[0], y[2]), _PRODUCTS)
     return distance_fn.combine(products, [t[:, None] for t in x[1]], [t[None, :] for t in y[1]])
 
   # [d, m]: the references' gradient then sums up in the layout that its matrix product writes. The
@@ -212,14 +222,24 @@ def _reduce_blocks(call, row_fn, reduce_fn, cut, poison, axis_name) -> Array:
   constants = (inputs.labels, inputs.refs.labels, inputs.refs.where, inputs.refs.ids)
   shared = (call.shared.prepared, inputs.embeddings, inputs.refs.embeddings, inputs.stats)
 
-  def sums(block, shared):
+  def rebuilt(shared):
     prepared, embeddings, ref_embeddings, stats = shared
     refs = Refs(ref_embeddings, *constants[1:])
-    rebuilt = inputs._replace(embeddings=embeddings, refs=refs, stats=stats)
-    rows = call.rows(row_fn, block, _Shared(prepared, rebuilt))
+    return _Shared(prepared, inputs._replace(embeddings=embeddings, refs=refs, stats=stats))
+
+  def sums(block, shared):
+    rows = call.rows(row_fn, block, rebuilt(shared))
     return reduce_fn.sums(rows, block.weights.astype(rows.total.dtype))
 
-  return blocks.reduce_blocks(sums, reduce_fn, cut, shared, axis_name, poison)
+  def scaled(block, shared, share):
+    rows = call.elements(row_fn, block, rebuilt(shared))
+    return reduce_fn.scaled(rows, block.weights.astype(share.dtype), share)
+
+  if call.mining_fn is None and inputs.refs.labels.ndim == 1 and has_products(inputs.distance_fn):
+    # Elements are cheap to find again from the products: less goes through memory.
+    policy = jax.checkpoint_policies.save_only_these_names(_PRODUCTS)
+    scaled = jax.checkpoint(scaled, policy=policy)
+  return blocks.reduce_blocks(sums, reduce_fn, cut, shared, axis_name, poison, scaled)
 
 
 def signature_of(

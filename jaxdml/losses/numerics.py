@@ -20,10 +20,13 @@ __all__ = [
   "log_sum_exp",
   "log_sum_exp_pair",
   "row_count",
+  "row_counts_of_two",
   "row_sum",
   "sine",
   "softplus",
 ]
+
+_MOST = 4095
 
 
 def row_sum(values: Array, mask: Array) -> Array:
@@ -34,6 +37,26 @@ def row_sum(values: Array, mask: Array) -> Array:
 def row_count(mask: Array, dtype) -> Array:
   """How many entries of each row the mask keeps, [r]."""
   return jnp.sum(mask, axis=1, dtype=dtype)
+
+
+def row_counts_of_two(first: Array, second: Array, dtype) -> tuple[Array, Array]:
+  """row_count of two masks that share no entry, in one sum: the first counts in thousands.
+
+  >>> import jax.numpy as jnp
+  >>> row_counts_of_two(jnp.array([[True, False]]), jnp.array([[False, True]]), jnp.float32)
+  (Array([1.], dtype=float32), Array([1.], dtype=float32))
+  """
+  # _MOST + 1 times a count of at most _MOST, and another: whole numbers that float32 holds exactly.
+  values = jnp.where(first, _MOST + 1.0, jnp.where(second, 1.0, 0.0)).astype(dtype)
+  rows, m = values.shape
+  size = max((d for d in range(1, min(m, _MOST) + 1) if m % d == 0), default=1)
+  if size < min(m, 64):
+    values = jnp.pad(values, ((0, 0), (0, -m % _MOST)))
+    size = _MOST
+  packed = jnp.sum(values.reshape(rows, -1, size), axis=2)
+  thousands = jnp.floor(packed / (_MOST + 1.0))
+  total = lambda x: jnp.sum(x, axis=1)
+  return total(thousands), total(packed - (_MOST + 1.0) * thousands)
 
 
 def _top(x: Array, mask: Array) -> Array:

@@ -9,7 +9,7 @@ from jaxdml import distances
 from jaxdml.losses import reducers
 from jaxdml.losses.core import tuple_loss
 from jaxdml.losses.numerics import exponents_fit, log_sum_exp_pair
-from jaxdml.losses.pairs import RowFn, element_rows
+from jaxdml.losses.pairs import Elements, RowFn, element_rows
 from jaxdml.types import Array, Pairs, Rows
 
 __all__ = [
@@ -20,12 +20,12 @@ __all__ = [
 ]
 
 
-def _contrastive_rows(pairs: Pairs, positive_margin, negative_margin, power: int) -> Rows:
+def _contrastive_rows(pairs: Pairs, positive_margin, negative_margin, power: int) -> Elements:
   """Positives beyond their margin and negatives within theirs, as two terms."""
-  pull = jax.nn.relu(pairs.distances - positive_margin) ** power
-  push = jax.nn.relu(negative_margin - pairs.distances) ** power
-  positive, negative = element_rows(pull, pairs.positive), element_rows(push, pairs.negative)
-  return jax.tree.map(lambda p, n: jnp.stack([p, n], axis=1), positive, negative)
+  beyond = jnp.where(
+    pairs.positive, pairs.distances - positive_margin, negative_margin - pairs.distances
+  )
+  return Elements(jax.nn.relu(beyond) ** power, (pairs.positive, pairs.negative))
 
 
 @tuple_loss(distance_fn=distances.normalized_euclidean, reduce_fn=reducers.mean_nonzero)

@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxdml.distances import private_distances
+from jaxdml.losses.numerics import row_counts_of_two
 from jaxdml.types import Array, DistanceFn, MiningFn, Pairs, PyTree, Refs, Rows
 
 __all__ = [
+  "Elements",
   "Inputs",
   "RowFn",
   "TwoPass",
@@ -43,7 +45,7 @@ class Inputs(NamedTuple):
   stats: PyTree = None
 
 
-RowFn = Callable[[Pairs, Inputs], Rows]
+RowFn = Callable[[Pairs, Inputs], "Rows | Elements"]
 
 
 class TwoPass(NamedTuple):
@@ -58,6 +60,37 @@ class TwoPass(NamedTuple):
   stats_fn: Callable[[Pairs, Inputs], PyTree]
   merge_fn: Callable[[PyTree], PyTree]
   row_fn: RowFn
+
+
+class Elements(NamedTuple):
+  """Rows that are plain sums over pairs, in terms that share no pair.
+
+  The engine then scales the pairs before it sums them, once for all terms.
+
+  Attributes:
+    values: [r, m], of the pairs in a mask; active means above zero.
+    terms: one mask [r, m] for each term.
+  """
+
+  values: Array
+  terms: tuple[Array, ...]
+
+  def rows(self) -> Rows:
+    """[r, t]."""
+    columns = [element_rows(self.values, mask) for mask in self.terms]
+    rows = jax.tree.map(lambda *terms: jnp.stack(terms, axis=1), *columns)
+    if len(self.terms) != 2:
+      return rows
+    first, second = (mask & (self.values > 0) for mask in self.terms)
+    active = row_counts_of_two(first, second, rows.active.dtype)
+    return rows._replace(active=jnp.stack(active, axis=1))
+
+  def total(self, factor: Array) -> Array:
+    """sum_rt factor[r, t] total[r, t]."""
+    each = jnp.zeros_like(self.values)
+    for t, mask in enumerate(self.terms):
+      each = jnp.where(mask, factor[:, t, None] * self.values, each)
+    return jnp.sum(jnp.sum(each, axis=1))
 
 
 def element_rows(values: Array, mask: Array) -> Rows:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxdml.losses.pairs import Elements
 from jaxdml.types import Array, Rows
 
 __all__ = [
@@ -51,6 +52,14 @@ class Linear:
     factor, count = self.shares(rows, weights[:, None])
     numerator = jnp.sum(factor * rows.total, axis=0)
     return numerator, None if count is None else jax.lax.stop_gradient(jnp.sum(count, axis=0))
+
+  def scaled(self, rows: Rows | Elements, weights: Array, share: Array) -> Array:
+    """sum_t share[t] numerator[t], a scalar: of `Elements` by one sum over the pairs."""
+    whole = rows.rows() if isinstance(rows, Elements) else rows
+    factor = share * self.shares(whole, weights[:, None])[0]
+    if isinstance(rows, Elements):
+      return rows.total(jnp.broadcast_to(factor, whole.total.shape))
+    return jnp.sum(factor * whole.total)
 
   def finish(self, numerator: Array, denominator: Array | None, axis_name: str | None) -> Array:
     """The value from the sums over all rows of this device."""

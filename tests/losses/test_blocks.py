@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxdml import losses, mining
-from jaxdml.losses import blocks, reducers
+from jaxdml.losses import blocks, numerics, reducers
+from jaxdml.losses.pairs import Elements
 from tests.losses.table import CASES, GROUPS, LOSSES, N, arguments, batch, compiled
 
 LINEAR = ("mean", "mean_elements", "mean_nonzero", "sum")
@@ -105,19 +106,22 @@ def test_the_engine_chooses_blocks_itself(name, monkeypatch):
 
 
 def test_default_block_size(monkeypatch):
+  # The more references, the more anchors add to their gradient at once, within the memory.
+  sizes = [blocks.default_block_size(2**16, 2**k) for k in (13, 14, 15, 16, 17, 18)]
+  assert sizes == [128, 256, 512, 256, 128, 64]
   monkeypatch.setattr(blocks, "_CPU_ELEMENTS", 2**12)
   assert blocks.default_block_size(64, 64) == 64  # just fits
-  assert blocks.default_block_size(65, 64) == 65  # 128 anchors may take four times as much
+  assert blocks.default_block_size(65, 64) == 65  # 128 anchors may take 16 times as much
   assert blocks.default_block_size(4096, 64) == 128
   assert blocks.default_block_size(300, 64) == 100  # three even blocks
   assert blocks.default_block_size(4096, 16) == 256
-  assert blocks.default_block_size(4096, 600) == 16  # 27 would fit: a power of two below it
+  assert blocks.default_block_size(4096, 600) == 64  # 109 would fit: a power of two below it
   assert blocks.default_block_size(4096, 2**20) == 8  # never below 8
   assert blocks.default_block_size(5, 2**20) == 5
   for n in (9, 100, 1000, 12345):
     for columns in (10, 1000, 10**6):
       size = blocks.default_block_size(n, columns)
-      assert 1 <= size <= n and (size <= 8 or size * columns <= 2**14)
+      assert 1 <= size <= n and (size <= 8 or size * columns <= 2**16)
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
   assert blocks.default_block_size(2**13, 2**13) == 2**13
   assert blocks.default_block_size(2**15, 2**20) == 64
@@ -191,3 +195,37 @@ def test_split_pads_with_the_last_row():
   cut, real = blocks.split({"a": jnp.array([[1], [2], [3], [4], [5]])}, 5, 3)
   np.testing.assert_array_equal(cut["a"][..., 0], [[1, 2, 3], [4, 5, 5]])
   np.testing.assert_array_equal(real, [[True, True, True], [True, True, False]])
+
+
+def test_elements_are_rows_and_weighted_sums_of_them():
+  rng = np.random.default_rng(0)
+  values = np.maximum(rng.normal(size=(5, 9)), 0.0)
+  first = rng.random((5, 9)) < 0.4
+  second = ~first & (rng.random((5, 9)) < 0.5)
+  elements = Elements(jnp.asarray(values), (jnp.asarray(first), jnp.asarray(second)))
+  rows = elements.rows()
+  for t, mask in enumerate((first, second)):
+    np.testing.assert_allclose(rows.total[:, t], np.sum(values * mask, axis=1), rtol=1e-6)
+    np.testing.assert_array_equal(rows.elements[:, t], np.sum(mask, axis=1))
+    np.testing.assert_array_equal(rows.active[:, t], np.sum(mask & (values > 0), axis=1))
+  factor = jnp.asarray(rng.random((5, 2)))
+  np.testing.assert_allclose(elements.total(factor), jnp.sum(factor * rows.total), rtol=1e-6)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 4095, 4096, 4099, 8191, 12286])
+def test_two_counts_in_one_sum_are_exact(columns):
+  """Also where all of a stretch is one mask, and where no divisor is at hand (primes)."""
+  rng = np.random.default_rng(columns)
+  first = rng.random((4, columns)) < np.array([[0.0], [1.0], [0.5], [0.001]])
+  second = ~first & (rng.random((4, columns)) < 0.9)
+  counts = numerics.row_counts_of_two(jnp.asarray(first), jnp.asarray(second), jnp.float32)
+  for actual, mask in zip(counts, (first, second), strict=True):
+    np.testing.assert_array_equal(actual, np.sum(mask, axis=1))
+
+
+@pytest.mark.parametrize("loss", ["contrastive", "margin"])
+def test_products_of_matrices_are_not_computed_again(loss):
+  """Forward, and backward for both sides; with two denominators once more, to find those."""
+  of = lambda x: losses.LOSSES[loss](x, BATCH["y"], block_size=N // 2)
+  text = jax.jit(jax.grad(of)).lower(BATCH["x"]).as_text()
+  assert text.count("stablehlo.dot_general") == {"contrastive": 4, "margin": 3}[loss]

@@ -7,7 +7,10 @@
 Each figure is the fastest of several calls after warm-up in a process of its own, whose peak memory
 is taken too; the two libraries take turns. A size that the peer could not finish, judged from its
 last one (time and memory grow at most with the cube and the fourth power of B), is skipped and
-shown as "-". --write puts the tables into docs/benchmarks.md. Needs the extra [parity].
+shown as "-". The summary's last column is the median speed-up that a loss would have which took no
+longer than its three matrix products at the rate of a large one. --json keeps every figure, and
+takes from that file what it already holds of this machine and these versions. --write puts the
+tables into docs/benchmarks.md. Needs the extra [parity].
 """
 
 from __future__ import annotations
@@ -42,13 +45,21 @@ def parse() -> argparse.Namespace:
     help="batches for jaxdml alone (default: %(default)s)",
   )  # fmt: skip
   parser.add_argument("--only", nargs="+", help="names of losses (default: all)")
-  parser.add_argument("--json", type=pathlib.Path, help="append every figure to this file")
+  parser.add_argument(
+    "--json", type=pathlib.Path, help="append every figure to this file; go on from it"
+  )
   parser.add_argument("--write", action="store_true", help="replace the tables in the docs")
   return parser.parse_args()
 
 
 def child(args: argparse.Namespace, library: str, name: str, batch: int) -> dict | None:
   """One measurement in a process of its own; None if that failed."""
+  what = {"library": library, "loss": name, "batch": batch, "on": args.described}
+  if args.json and args.json.exists():
+    for line in args.json.read_text().splitlines():
+      figures = json.loads(line)
+      if what.items() <= figures.items():
+        return figures
   path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
   run = subprocess.run(
     [sys.executable, str(ROOT / "benchmarks" / "losses_measure.py"), library, name, str(batch)],
@@ -58,7 +69,7 @@ def child(args: argparse.Namespace, library: str, name: str, batch: int) -> dict
     reason = (run.stderr.strip().splitlines() or [f"exit code {run.returncode}"])[-1]
     print(f"{library} {name} B={batch}: {reason}", file=sys.stderr)
     return None
-  figures = json.loads(run.stdout.splitlines()[-1])
+  figures = json.loads(run.stdout.splitlines()[-1]) | what
   if args.json:
     with args.json.open("a") as file:
       file.write(json.dumps(figures) + "\n")
@@ -77,6 +88,7 @@ def compare(args: argparse.Namespace, names: list[str]) -> str:
   """The tables of both libraries, one a size, and the medians."""
   peers: dict[str, dict | None] = {name: {"batch": 1, "seconds": 0, "peak_mb": 0} for name in names}
   tables, summary = [], []
+  rate = 1e9 * child(args, "matmul", "", 0)["matmul_gflops"]
   for batch in args.sizes:
     lines = [
       f"**B = {batch:,}**",
@@ -84,7 +96,7 @@ def compare(args: argparse.Namespace, names: list[str]) -> str:
       "| loss | jaxdml ms | peer ms | speed-up | jaxdml MB | peer MB | compile s |",
       "|---|---|---|---|---|---|---|",
     ]
-    ratios = []
+    ratios, bounds = [], []
     for name in names:
       ours = child(args, "jaxdml", name, batch)
       if ours is None:
@@ -94,6 +106,7 @@ def compare(args: argparse.Namespace, names: list[str]) -> str:
       theirs = ("-", "-", "-")
       if peer:
         ratios.append(peer["seconds"] / ours["seconds"])
+        bounds.append(peer["seconds"] * rate / losses_measure.operations(name, batch))
         theirs = f"{1e3 * peer['seconds']:,.2f}", f"{ratios[-1]:.1f}x", f"{peer['peak_mb']:,.0f}"
       line = (
         f"| `{name}` | {1e3 * ours['seconds']:.2f} | {theirs[0]} | {theirs[1]} | "
@@ -104,12 +117,13 @@ def compare(args: argparse.Namespace, names: list[str]) -> str:
     if ratios:
       spread = [statistics.median(ratios), min(ratios), max(ratios)]
       shown = " | ".join(f"{ratio:,.1f}x" for ratio in spread)
-      summary.append(f"| {batch:,} | {shown} | {len(ratios)} | {len(names) - len(ratios)} |")
+      counts = f"{len(ratios)} | {len(names) - len(ratios)}"
+      summary.append(f"| {batch:,} | {shown} | {counts} | {statistics.median(bounds):,.1f}x |")
       print(summary[-1], flush=True)
     tables.append("\n".join(lines))
   head = [
-    "| B | median speed-up | smallest | largest | losses | not run by the peer |",
-    "|---|---|---|---|---|---|",
+    "| B | median speed-up | smallest | largest | losses | not run by the peer | bare products |",
+    "|---|---|---|---|---|---|---|",
   ]
   return "\n".join([*head, *summary]) + "\n\n" + "\n\n".join(tables)
 
@@ -125,7 +139,7 @@ def alone(args: argparse.Namespace, names: list[str]) -> str:
       figures = child(args, "jaxdml", name, batch)
       if figures is None:
         raise SystemExit(f"jaxdml failed on {name}, B={batch}")
-      rate = 6 * batch**2 * losses_measure.DIM / figures["seconds"] / 1e9
+      rate = losses_measure.operations(name, batch) / figures["seconds"] / 1e9
       line = (
         f"| `{name}` | {batch:,} | {figures['seconds']:.2f} | {figures['peak_mb']:.0f} | "
         f"{rate / figures['matmul_gflops']:.0%} ({rate:.0f} of {figures['matmul_gflops']:.0f} "
@@ -144,6 +158,7 @@ def main() -> None:
     raise SystemExit(f"--only: no loss {unknown}; valid names: {', '.join(losses_measure.NAMES)}")
   names = args.only or list(losses_measure.NAMES)
   described = machine.describe(*(("torch", "pytorch-metric-learning") if args.sizes else ()))
+  args.described = described
   if args.sizes:
     table = compare(args, names) + f"\n\n{described}."
     if args.write:

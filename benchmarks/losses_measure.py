@@ -1,8 +1,9 @@
 """One loss of one library at one batch size, in this process; prints a line of JSON.
 
-  python benchmarks/losses_measure.py jaxdml|peer NAME BATCH
+  python benchmarks/losses_measure.py jaxdml|peer|matmul NAME BATCH
 
-`benchmarks/losses.py` calls it; the libraries are imported only where they are measured.
+`matmul` measures what the machine can do, whatever the name and batch. `benchmarks/losses.py` calls
+it; the libraries are imported only where they are measured.
 """
 
 from __future__ import annotations
@@ -56,6 +57,20 @@ LARGE = (
   "circle",
   EPS_SEMIHARD,
 )
+
+
+# Class vectors that an embedding is compared with for each class, of the losses that have any.
+VECTORS = {
+  "arcface": 1, "cosface": 1, "normalized_softmax": 1, "proxy_anchor": 1, "proxy_nca": 1,
+  "proxy_nca_pp": 1, "soft_triple": 10, "sphereface": 1, "sub_center_arcface": 3,
+}  # fmt: skip
+
+
+def operations(name: str, batch: int) -> int:
+  """Of the three matrix products alone: similarities, and their gradient for either side."""
+  rows = batch // PER_CLASS if name == "npair" else batch
+  columns = batch // PER_CLASS * VECTORS[name] if name in VECTORS else rows
+  return 6 * rows * columns * DIM
 
 
 def peak_mb() -> float:
@@ -118,11 +133,17 @@ def of_jaxdml(name: str, batch: int) -> dict:
   figures = {"seconds": seconds, "peak_mb": peak_mb(), "compile_seconds": compile_seconds}
   if batch < 8192:
     return figures
-  # What the machine can do, measured last: its own memory must not count.
+  return figures | matmul_rate()  # measured last: its own memory must not count
+
+
+def matmul_rate(*_) -> dict:
+  """What the machine can do: the rate of a large product."""
+  import jax
+
   side = jax.random.normal(jax.random.key(1), (4096, 4096))
   product = jax.jit(lambda a: a @ a)
   rate = 2 * 4096**3 / fastest(lambda: jax.block_until_ready(product(side)), budget=3.0) / 1e9
-  return figures | {"matmul_gflops": rate}
+  return {"matmul_gflops": rate}
 
 
 def of_peer(name: str, batch: int) -> dict:
@@ -154,5 +175,5 @@ def of_peer(name: str, batch: int) -> dict:
 
 if __name__ == "__main__":
   _, library, name, batch = sys.argv
-  measured = {"jaxdml": of_jaxdml, "peer": of_peer}[library](name, int(batch))
-  print(json.dumps({"library": library, "loss": name, "batch": int(batch), **measured}))
+  measure = {"jaxdml": of_jaxdml, "peer": of_peer, "matmul": matmul_rate}[library]
+  print(json.dumps(measure(name, int(batch))))

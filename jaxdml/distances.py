@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxdml.products import matmul
 from jaxdml.types import Array, DistanceFn
 
 __all__ = [
@@ -31,7 +32,6 @@ __all__ = [
   "hyperbolic",
   "l2_normalize",
   "matmul",
-  "matmul_transposed",
   "normalized",
   "normalized_euclidean",
   "normalized_signal_to_noise",
@@ -53,54 +53,6 @@ def _at_least_float32(x: Array) -> Array:
 def _check(x: Array, y: Array) -> None:
   if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
     raise ValueError(f"distances need x [n, d] and y [m, d]; got x {x.shape} and y {y.shape}")
-
-
-def matmul(x: Array, y: Array) -> Array:
-  """x y^T [n, m] of x [n, d] and y [m, d], accumulated in float32 or more."""
-  return _dot(x, y, 1, 1)
-
-
-def _dot(x: Array, y: Array, x_axis: int, y_axis: int) -> Array:
-  out = jnp.promote_types(jnp.promote_types(x.dtype, y.dtype), jnp.float32)
-  return jax.lax.dot_general(
-    x,
-    y,
-    (((x_axis,), (y_axis,)), ((), ())),
-    precision=jax.lax.Precision.HIGHEST,
-    preferred_element_type=out,
-  )
-
-
-@jax.custom_vjp
-def matmul_transposed(x: Array, y: Array, rows: Array | None = None) -> Array:
-  """x y [n, m] of x [n, d] and y [d, m]: `matmul` for y kept transposed. Reverse mode only.
-
-  The gradient of y comes as [d, m] from plain products. XLA would fold the transpose of x into
-  that product instead, which on a CPU runs at a third of the speed.
-
-  Args:
-    x: [n, d].
-    y: [d, m].
-    rows: [m, d] y transposed, if the caller has it: the gradient of x is then a plain product too.
-      It gets no gradient itself.
-  """
-  return _dot(x, y, 1, 0)
-
-
-def _matmul_transposed_fwd(x, y, rows):
-  return _dot(x, y, 1, 0), (x, y if rows is None else None, rows)
-
-
-def _matmul_transposed_bwd(residuals, bar):
-  x, y, rows = residuals
-  y_bar = _dot(jax.lax.optimization_barrier(x.T), bar, 1, 0)
-  if rows is None:
-    return _dot(bar, y, 1, 1).astype(x.dtype), y_bar.astype(y.dtype), None
-  x_bar = _dot(bar, rows, 1, 0)
-  return x_bar.astype(x.dtype), y_bar.astype(rows.dtype), jnp.zeros_like(rows)
-
-
-matmul_transposed.defvjp(_matmul_transposed_fwd, _matmul_transposed_bwd)
 
 
 @jax.custom_jvp

@@ -7,13 +7,14 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # What each part of the package may import besides itself.
-ENGINE = {"types", "distances", "mining", "losses", "refs"}
+ENGINE = {"types", "products", "distances", "mining", "losses", "refs"}
 ALLOWED = {
   "types": set(),
-  "distances": {"types"},
+  "products": {"types"},
+  "distances": {"types", "products"},
   "mining": {"types", "distances"},
   "refs": {"types", "distances"},
-  "losses": {"types", "distances", "mining"},
+  "losses": {"types", "products", "distances", "mining"},
   "hdml": ENGINE,
   "models": {"types"},
   "pretrained": {"types", "models", "_version"},

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxdml.distances import has_products, matmul_transposed, private_distances
+from jaxdml.distances import has_products, private_distances
 from jaxdml.losses import blocks, reducers, selected
 from jaxdml.losses.pairs import (
   Elements,
@@ -27,6 +27,7 @@ from jaxdml.losses.pairs import (
   masked_pairs,
   mine,
 )
+from jaxdml.products import matmul_transposed
 from jaxdml.types import Array, DistanceFn, MiningFn, Pairs, PyTree, ReduceFn, Refs, Rows
 
 __all__ = ["signature_of", "tuple_loss"]

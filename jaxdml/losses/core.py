@@ -253,12 +253,16 @@ def signature_of(
   return inspect.Signature([*shared[:leading], *own, *shared[leading:-1]], return_annotation=Array)
 
 
-def tuple_loss(*, distance_fn: DistanceFn, reduce_fn: ReduceFn) -> Callable:
+def tuple_loss(
+  *, distance_fn: DistanceFn, reduce_fn: ReduceFn, whole_rows: bool = False
+) -> Callable:
   """Decorator: from `hyperparameters -> row_fn` (or `TwoPass`) to a loss with the shared arguments.
 
   Args:
     distance_fn: the loss's default distance.
     reduce_fn: the loss's default reducer.
+    whole_rows: the row_fn tells references by their column, so it gets all of them whatever was
+      mined.
   """
   default_distance, default_reduce = distance_fn, reduce_fn
 
@@ -296,7 +300,8 @@ def tuple_loss(*, distance_fn: DistanceFn, reduce_fn: ReduceFn) -> Callable:
       if block_size is None:
         columns = call.shared.inputs.refs.labels.shape[-1] * rows
         block_size = blocks.default_block_size(embeddings.shape[0], columns)
-      if few and rows == 1 and call.block.private is None and not isinstance(row_fn, TwoPass):
+      apart = not (whole_rows or isinstance(row_fn, TwoPass))
+      if apart and few and rows == 1 and call.block.private is None:
         chosen = _chosen(call, block_size)
         call = _prepare_call(
           embeddings, labels, chosen, None, where, weights, distance_fn, None, None

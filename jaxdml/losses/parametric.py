@@ -201,7 +201,8 @@ def parametric_loss(
     reduce_fn: the loss's default reducer.
   """
   default_distance, default_reduce = distance_fn, reduce_fn
-  engine = tuple_loss(distance_fn=distance_fn, reduce_fn=reduce_fn)(lambda row_fn: row_fn)
+  engine = tuple_loss(distance_fn=distance_fn, reduce_fn=reduce_fn, whole_rows=True)
+  engine = engine(lambda row_fn: row_fn)
 
   def decorate(make_row_fn: Callable[..., RowFn | Penalized]) -> Callable[..., Array]:
     @functools.wraps(make_row_fn)

@@ -150,6 +150,20 @@ def test_references_of_their_own_get_gradients():
   assert np.any(actual)
 
 
+@pytest.mark.parametrize("loss", losses.PARAMETRIC_LOSSES)
+def test_losses_with_class_vectors(loss):
+  """They know a class by its column, and see all of them."""
+  x, y = jnp.asarray(batch()["x"], jnp.float32), jnp.asarray(batch()["y"])
+  params = losses.init(loss, jax.random.key(1), 12, x.shape[1])
+
+  of = lambda mine: jax.value_and_grad(
+    lambda x, params: losses.LOSSES[loss](x, y, params=params, mining_fn=mine), argnums=(0, 1)
+  )
+  mine = MINERS["eps_semihard"]
+  named, masks = compiled(lambda *a: (of(mine)(*a), of(mining.switch(0, mine))(*a)))(x, params)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), named, masks)
+
+
 def test_few_partners_are_worth_copying_and_many_are_not():
   def pairs(k):
     columns = jnp.zeros((16, k), jnp.int32)

@@ -227,5 +227,5 @@ def test_two_counts_in_one_sum_are_exact(columns):
 def test_products_of_matrices_are_not_computed_again(loss):
   """Forward, and backward for both sides; with two denominators once more, to find those."""
   of = lambda x: losses.LOSSES[loss](x, BATCH["y"], block_size=N // 2)
-  text = jax.jit(jax.grad(of)).lower(BATCH["x"]).as_text()
+  text = jax.jit(jax.value_and_grad(of)).lower(BATCH["x"]).as_text()
   assert text.count("stablehlo.dot_general") == {"contrastive": 4, "margin": 3}[loss]

@@ -164,6 +164,25 @@ def test_losses_with_class_vectors(loss):
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), named, masks)
 
 
+def test_a_gpu_adds_gradients_in_one_order(monkeypatch):
+  """By sorting: the same sums as of a scatter, whose order is left to a GPU's threads."""
+  rng = np.random.default_rng(0)
+  x, y = np.float32(rng.normal(size=(40, 3))), np.repeat(np.arange(10), 4)
+  of = lambda x: losses.triplet_loss(x, y, mining_fn=MINERS["eps_semihard"])
+  scattered = jax.grad(of)(x)
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  monkeypatch.setattr(jax.ops, "segment_sum", None)
+  np.testing.assert_allclose(jax.grad(of)(x), scattered, atol=1e-6)
+
+
+@pytest.mark.parametrize("index", [[0, 0, 0, 0], [4, 2, 2, 4], [3, 1, 2, 0], [4, 4, 1, 0]])
+def test_sum_sorted_is_segment_sum(index):
+  values = jnp.arange(8.0).reshape(4, 2)
+  index = jnp.asarray(index)
+  actual = selected.sum_sorted(values, index, 5)
+  np.testing.assert_array_equal(actual, jax.ops.segment_sum(values, index, 5))
+
+
 def test_few_partners_are_worth_copying_and_many_are_not():
   def pairs(k):
     columns = jnp.zeros((16, k), jnp.int32)

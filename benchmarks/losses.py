@@ -5,7 +5,8 @@
   python benchmarks/losses.py --only margin ntxent --write
 
 Each figure is the fastest of several calls after warm-up in a process of its own, whose peak memory
-is taken too; the two libraries take turns. A size that the peer could not finish, judged from its
+is taken too; the two libraries take turns. --turns 3 keeps the fastest of three processes, for
+machines that others use too. A size that the peer could not finish, judged from its
 last one (time and memory grow at most with the cube and the fourth power of B), is skipped and
 shown as "-". The summary's last column is the median speed-up that a loss would have which took no
 longer than its three matrix products at the rate of a large one. --json keeps every figure, and
@@ -44,6 +45,9 @@ def parse() -> argparse.Namespace:
     "--large", type=int, nargs="*", default=[8192, 32768, 65536],
     help="batches for jaxdml alone (default: %(default)s)",
   )  # fmt: skip
+  parser.add_argument(
+    "--turns", type=int, default=1, help="processes a figure (default: %(default)s)"
+  )
   parser.add_argument("--only", nargs="+", help="names of losses (default: all)")
   parser.add_argument(
     "--json", type=pathlib.Path, help="append every figure to this file; go on from it"
@@ -52,9 +56,11 @@ def parse() -> argparse.Namespace:
   return parser.parse_args()
 
 
-def child(args: argparse.Namespace, library: str, name: str, batch: int) -> dict | None:
+def child(
+  args: argparse.Namespace, library: str, name: str, batch: int, turn: int = 0
+) -> dict | None:
   """One measurement in a process of its own; None if that failed."""
-  what = {"library": library, "loss": name, "batch": batch, "on": args.described}
+  what = {"library": library, "loss": name, "batch": batch, "turn": turn, "on": args.described}
   if args.json and args.json.exists():
     for line in args.json.read_text().splitlines():
       figures = json.loads(line)
@@ -74,6 +80,17 @@ def child(args: argparse.Namespace, library: str, name: str, batch: int) -> dict
     with args.json.open("a") as file:
       file.write(json.dumps(figures) + "\n")
   return figures
+
+
+def fastest(
+  args: argparse.Namespace, libraries: tuple[str, ...], name: str, batch: int
+) -> list[dict | None]:
+  """A figure for each library, which take turns; None for one that failed."""
+  turns = [
+    [child(args, library, name, batch, turn) for library in libraries] for turn in range(args.turns)
+  ]
+  of_library = ([run for run in runs if run] for runs in zip(*turns, strict=True))
+  return [min(runs, key=lambda run: run["seconds"], default=None) for runs in of_library]
 
 
 def feasible(last: dict | None, batch: int) -> bool:
@@ -98,10 +115,10 @@ def compare(args: argparse.Namespace, names: list[str]) -> str:
     ]
     ratios, bounds = [], []
     for name in names:
-      ours = child(args, "jaxdml", name, batch)
+      both = ("jaxdml", "peer") if feasible(peers[name], batch) else ("jaxdml",)
+      ours, peer = [*fastest(args, both, name, batch), None][:2]
       if ours is None:
         raise SystemExit(f"jaxdml failed on {name}, B={batch}")
-      peer = child(args, "peer", name, batch) if feasible(peers[name], batch) else None
       peers[name] = peer
       theirs = ("-", "-", "-")
       if peer:
@@ -136,7 +153,7 @@ def alone(args: argparse.Namespace, names: list[str]) -> str:
   ]
   for name in names:
     for batch in args.large:
-      figures = child(args, "jaxdml", name, batch)
+      [figures] = fastest(args, ("jaxdml",), name, batch)
       if figures is None:
         raise SystemExit(f"jaxdml failed on {name}, B={batch}")
       rate = losses_measure.operations(name, batch) / figures["seconds"] / 1e9
@@ -154,6 +171,8 @@ def main() -> None:
   """Measures, prints and, if asked, writes the tables."""
   args = parse()
   unknown = sorted(set(args.only or ()) - set(losses_measure.NAMES))
+  if args.turns < 1:
+    raise SystemExit(f"--turns must be at least 1, got {args.turns}")
   if unknown:
     raise SystemExit(f"--only: no loss {unknown}; valid names: {', '.join(losses_measure.NAMES)}")
   names = args.only or list(losses_measure.NAMES)

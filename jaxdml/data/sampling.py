@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-_STREAM = 0x5A3F1C  # Keeps the sampler's random numbers apart from those of the augmentation.
+from jaxdml.data import draws
 
 
 class Sampler(Protocol):
@@ -38,58 +38,6 @@ class Sampler(Protocol):
   def __call__(self, step: int) -> np.ndarray:
     """Returns the record indices of a step's global batch, int64 [batch_size]."""
     ...
-
-
-def _rng(seed: int, step: int) -> np.random.Generator:
-  if step < 0:
-    raise ValueError(f"step must be at least 0, got {step}")
-  key = np.array([seed & (2**64 - 1), _STREAM], np.uint64)
-  return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, step, 0]))
-
-
-def _distinct(rng: np.random.Generator, total: int, count: int) -> np.ndarray:
-  """Draws `count` different numbers below `total` in random order, in O(count) for small counts."""
-  if total <= 4 * count:
-    return rng.permutation(total)[:count]
-  # Rejection: at most a quarter of the numbers is ever taken, so few draws are repeated.
-  chosen: dict[int, None] = {}
-  while len(chosen) < count:
-    for value in rng.integers(total, size=count - len(chosen)).tolist():
-      chosen.setdefault(value)
-  return np.fromiter(chosen, np.int64, count)
-
-
-class _Classes:
-  """The records of each class that has at least two, in one array with offsets (CSR)."""
-
-  def __init__(self, labels: np.ndarray, label: str, needed: int):
-    values, dense = np.unique(labels, return_inverse=True)
-    counts = np.bincount(dense, minlength=len(values))
-    kept = np.flatnonzero(counts >= 2)
-    self.order = np.argsort(dense, kind="stable").astype(np.int64)
-    starts = np.cumsum(counts) - counts
-    self.values, self.starts, self.counts = values[kept], starts[kept], counts[kept]
-    self.dropped = int(np.sum(counts == 1))
-    if len(kept) < needed:
-      raise ValueError(
-        f"label column {label!r} has {len(kept)} classes with at least 2 images "
-        f"({self.dropped} more have one image and cannot give a positive pair), and a batch needs "
-        f"{needed} classes: lower data.batch_size, raise data.images_per_class, or train on a "
-        "coarser label"
-      )
-
-  def __len__(self) -> int:
-    return len(self.counts)
-
-  def draw(self, rng: np.random.Generator, which: int, count: int) -> np.ndarray:
-    """Draws `count` records of a class; all differ unless the class is smaller."""
-    size = int(self.counts[which])
-    if size >= count:
-      places = _distinct(rng, size, count)
-    else:
-      # Cyclically over one permutation: each image comes floor or ceil of count/size times.
-      places = np.resize(rng.permutation(size), count)
-    return self.order[self.starts[which] + places]
 
 
 class ClassBalanced:
@@ -116,13 +64,13 @@ class ClassBalanced:
     self.group = 1
     self._per_class = images_per_class
     self._seed = seed
-    self._classes = _Classes(labels, label, batch_size // images_per_class)
+    self._classes = draws.Classes(labels, label, batch_size // images_per_class)
     self.dropped_classes = self._classes.dropped
 
   def __call__(self, step: int) -> np.ndarray:
     """Returns the record indices of a step, int64 [batch_size]."""
-    rng = _rng(self._seed, step)
-    chosen = _distinct(rng, len(self._classes), self.batch_size // self._per_class)
+    rng = draws.rng_at(self._seed, step)
+    chosen = draws.distinct(rng, len(self._classes), self.batch_size // self._per_class)
     return np.concatenate([self._classes.draw(rng, c, self._per_class) for c in chosen])
 
 
@@ -140,14 +88,14 @@ class Triplets:
     self.num_records = len(labels)
     self.group = 3
     self._seed = seed
-    self._classes = _Classes(labels, label, 2)
+    self._classes = draws.Classes(labels, label, 2)
     self.dropped_classes = self._classes.dropped
 
   def __call__(self, step: int) -> np.ndarray:
     """Returns the record indices of a step, int64 [batch_size]."""
-    rng = _rng(self._seed, step)
+    rng = draws.rng_at(self._seed, step)
     triplets, total = self.batch_size // 3, len(self._classes)
-    anchors = np.resize(_distinct(rng, total, min(triplets, total)), triplets)
+    anchors = np.resize(draws.distinct(rng, total, min(triplets, total)), triplets)
     others = (anchors + rng.integers(1, total, size=triplets)) % total
     parts = []
     for anchor, other in zip(anchors, others, strict=True):
@@ -172,7 +120,7 @@ class Uniform:
 
   def __call__(self, step: int) -> np.ndarray:
     """Returns the record indices of a step, int64 [batch_size]."""
-    return _distinct(_rng(self._seed, step), self.num_records, self.batch_size)
+    return draws.distinct(draws.rng_at(self._seed, step), self.num_records, self.batch_size)
 
 
 class Hierarchical:
@@ -206,7 +154,7 @@ class Hierarchical:
     self.batch_size, self.num_records, self.group = batch_size, len(labels), 1
     self._seed, self._per_class, self._groups = seed, images_per_class, groups
     self._per_group = batch_size // (groups * images_per_class)
-    self._classes = _Classes(labels, label, groups * self._per_group)
+    self._classes = draws.Classes(labels, label, groups * self._per_group)
     self.dropped_classes = self._classes.dropped
     # The group of a class is that of its first record; then no record may differ from its class.
     of_class = coarse[self._classes.order[self._classes.starts]]
@@ -233,10 +181,10 @@ class Hierarchical:
 
   def __call__(self, step: int) -> np.ndarray:
     """Returns the record indices of a step, int64 [batch_size]."""
-    rng = _rng(self._seed, step)
+    rng = draws.rng_at(self._seed, step)
     parts = []
-    for group in _distinct(rng, len(self._counts), self._groups):
-      places = _distinct(rng, int(self._counts[group]), self._per_group)
+    for group in draws.distinct(rng, len(self._counts), self._groups):
+      places = draws.distinct(rng, int(self._counts[group]), self._per_group)
       chosen = self._order[self._starts[group] + places]
       parts += [self._classes.draw(rng, which, self._per_class) for which in chosen]
     return np.concatenate(parts)

@@ -10,151 +10,20 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
-from jaxdml.distances import has_products, private_distances
+from jaxdml.distances import has_products
 from jaxdml.losses import blocks, reducers, selected
-from jaxdml.losses.pairs import (
-  Elements,
-  Inputs,
-  RowFn,
-  TwoPass,
-  check_shapes,
-  masked_pairs,
-  mine,
-)
-from jaxdml.products import matmul_transposed
-from jaxdml.types import Array, DistanceFn, MiningFn, Pairs, PyTree, ReduceFn, Refs, Rows
+from jaxdml.losses.call import PRODUCTS, Call, Shared, prepare
+from jaxdml.losses.pairs import Inputs, RowFn, TwoPass, check_shapes
+from jaxdml.types import Array, DistanceFn, MiningFn, ReduceFn, Refs
 
 __all__ = ["signature_of", "tuple_loss"]
 
 
-_PRODUCTS = "products"  # of embeddings and references: what nobody wants to compute twice
-
-
-def _zero_where_empty(embeddings: Array, where: Array | None) -> Array:
-  return embeddings if where is None else jnp.where(where[..., None], embeddings, 0)
-
-
-class _Block(NamedTuple):
-  """What is sliced by anchor."""
-
-  index: Array
-  prepared: PyTree
-  labels: Array
-  where: Array
-  ids: Array
-  keys: Array | None
-  weights: Array
-  private: Refs | None
-
-
-class _Shared(NamedTuple):
-  """What every block reads."""
-
-  prepared: PyTree
-  inputs: Inputs
-
-
-class _Call(NamedTuple):
-  """One call of a loss: its anchors in one block, what they share, and how pairs are made."""
-
-  block: _Block
-  shared: _Shared
-  mining_fn: MiningFn | None
-  between: Callable[[PyTree, PyTree], Array]
-
-  def pairs(self, block: _Block, shared: _Shared) -> Pairs:
-    """The mined pairs of a block of anchors."""
-    refs = shared.inputs.refs if block.private is None else block.private
-    distances = self.between(block.prepared, shared.prepared if block.private is None else refs)
-    pairs = masked_pairs(
-      distances, block.labels, refs, block.ids, block.where, block.keys, block.index
-    )
-    return mine(pairs, self.mining_fn)
-
-  def elements(self, row_fn: RowFn, block: _Block, shared: _Shared) -> Rows | Elements:
-    """[b, t] rows of a block, one an anchor, or the pairs that they are sums of."""
-    pairs = self.pairs(block, shared)
-    rows, count = row_fn(pairs, shared.inputs), block.labels.shape[0]
-    if isinstance(rows, Elements):
-      if len(rows.values) == count:
-        return rows
-      rows = rows.rows()
-    rows = jax.tree.map(lambda a: a[:, None] if a.ndim == 1 else a, rows)
-    if rows.total.shape[0] != count:
-      by_anchor = functools.partial(
-        jax.ops.segment_sum, segment_ids=pairs.anchor - block.index[0], num_segments=count
-      )
-      rows = jax.tree.map(by_anchor, rows)
-    return rows
-
-  def rows(self, row_fn: RowFn, block: _Block, shared: _Shared) -> Rows:
-    """[b, t] rows of a block, one an anchor."""
-    rows = self.elements(row_fn, block, shared)
-    return rows.rows() if isinstance(rows, Elements) else rows
-
-  def rows_per_anchor(self) -> tuple[int, bool]:
-    """How many rows the miner makes of an anchor, and whether it leaves them few partners."""
-    one, found = jax.tree.map(lambda a: a[:1], self.block), []
-
-    def look():
-      pairs = self.pairs(one, self.shared)
-      found.append((pairs.positive.shape[0], selected.few(pairs)))
-
-    jax.eval_shape(look)
-    return found[0]
-
-
-def _between(distance_fn: DistanceFn, embeddings: Array, refs: Refs):
-  """(anchors prepared, references prepared, distances of a block of both)."""
-  if refs.embeddings.ndim == 3:
-    of = lambda x, own: private_distances(distance_fn, x, own.embeddings)
-    return embeddings, None, of
-  if not has_products(distance_fn):
-    return embeddings, refs.embeddings, distance_fn
-  x_features, x_terms = distance_fn.prepare(embeddings)
-  y_features, y_terms = distance_fn.prepare(refs.embeddings)
-
-  def between(x, y):
-    products = checkpoint_name(matmul_transposed(x[0], y[0], y[2]), _PRODUCTS)
-    return distance_fn.combine(products, [t[:, None] for t in x[1]], [t[None, :] for t in y[1]])
-
-  # [d, m]: the references' gradient then sums up in the layout that its matrix product writes. The
-  # barrier keeps XLA from folding the transpose into that product, which is slow on a CPU.
-  rows = jax.lax.stop_gradient(y_features)
-  y_features = jax.lax.optimization_barrier(y_features.T)
-  return (x_features, x_terms), (y_features, y_terms, rows), between
-
-
-def _prepare_call(
-  embeddings, labels, refs, ids, where, weights, distance_fn, mining_fn, key
-) -> _Call:
-  n = embeddings.shape[0]
-  if where is None:
-    where = jnp.ones(n, bool)
-  if weights is None:
-    weights = jnp.ones(n, jnp.promote_types(embeddings.dtype, jnp.float32))
-  index = jnp.arange(n, dtype=jnp.int32)
-  row_ids = index if ids is None else ids
-  embeddings = _zero_where_empty(embeddings, where)
-  if refs is None:
-    refs = Refs(embeddings, labels, where, row_ids)
-  else:
-    refs = refs._replace(embeddings=_zero_where_empty(refs.embeddings, refs.where))
-  keys = None if key is None else jax.vmap(lambda i: jax.random.fold_in(key, i))(row_ids)
-  x, y, between = _between(distance_fn, embeddings, refs)
-  private = refs if refs.embeddings.ndim == 3 else None
-  block = _Block(index, x, labels, where, row_ids, keys, weights, private)
-  inputs = Inputs(embeddings, labels, refs, distance_fn, weights)
-  return _Call(block, _Shared(y, inputs), mining_fn, between)
-
-
-def _chosen(call: _Call, block_size: int) -> Refs:
+def _chosen(call: Call, block_size: int) -> Refs:
   """The references that mining leaves each anchor."""
   without = lambda part: part._replace(prepared=jax.lax.stop_gradient(part.prepared))
   block, shared = without(call.block), without(call.shared)
@@ -162,7 +31,7 @@ def _chosen(call: _Call, block_size: int) -> Refs:
   return selected.pick(pairs_fn, block, shared.inputs.refs, block_size)
 
 
-def _with_stats(call: _Call, loss: TwoPass, block_size: int, axis_name: str | None) -> _Call:
+def _with_stats(call: Call, loss: TwoPass, block_size: int, axis_name: str | None) -> Call:
   """The call with `inputs.stats` filled: the first pass."""
   n = call.block.labels.shape[0]
   stats_fn = lambda block: loss.stats_fn(call.pairs(block, call.shared), call.shared.inputs)
@@ -184,7 +53,7 @@ def _poison(inputs: Inputs) -> Array:
 
 
 def _reduce(
-  call: _Call,
+  call: Call,
   row_fn: RowFn,
   reduce_fn: ReduceFn,
   block_size: int,
@@ -226,7 +95,7 @@ def _reduce_blocks(call, row_fn, reduce_fn, cut, poison, axis_name) -> Array:
   def rebuilt(shared):
     prepared, embeddings, ref_embeddings, stats = shared
     refs = Refs(ref_embeddings, *constants[1:])
-    return _Shared(prepared, inputs._replace(embeddings=embeddings, refs=refs, stats=stats))
+    return Shared(prepared, inputs._replace(embeddings=embeddings, refs=refs, stats=stats))
 
   def sums(block, shared):
     rows = call.rows(row_fn, block, rebuilt(shared))
@@ -238,7 +107,7 @@ def _reduce_blocks(call, row_fn, reduce_fn, cut, poison, axis_name) -> Array:
 
   if call.mining_fn is None and inputs.refs.labels.ndim == 1 and has_products(inputs.distance_fn):
     # Elements are cheap to find again from the products: less goes through memory.
-    policy = jax.checkpoint_policies.save_only_these_names(_PRODUCTS)
+    policy = jax.checkpoint_policies.save_only_these_names(PRODUCTS)
     scaled = jax.checkpoint(scaled, policy=policy)
   return blocks.reduce_blocks(sums, reduce_fn, cut, shared, axis_name, poison, scaled)
 
@@ -292,9 +161,7 @@ def tuple_loss(
         raise ValueError(f"block_size must be at least 1 anchor, or None; got {block_size}")
       row_fn = make_row_fn(**hyperparameters)
       reduce_fn, axis_name = _unbound(reduce_fn, axis_name)
-      call = _prepare_call(
-        embeddings, labels, refs, ids, where, weights, distance_fn, mining_fn, key
-      )
+      call = prepare(embeddings, labels, refs, ids, where, weights, distance_fn, mining_fn, key)
       poison = _poison(call.shared.inputs)
       rows, few = call.rows_per_anchor()
       if block_size is None:
@@ -303,9 +170,7 @@ def tuple_loss(
       apart = not (whole_rows or isinstance(row_fn, TwoPass))
       if apart and few and rows == 1 and call.block.private is None:
         chosen = _chosen(call, block_size)
-        call = _prepare_call(
-          embeddings, labels, chosen, None, where, weights, distance_fn, None, None
-        )
+        call = prepare(embeddings, labels, chosen, None, where, weights, distance_fn, None, None)
         block_size = embeddings.shape[0]
       if isinstance(row_fn, TwoPass):
         call = _with_stats(call, row_fn, block_size, axis_name)

@@ -8,6 +8,7 @@ Every writer takes the same arguments and returns the photos, in the order of th
 """
 
 import io
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -16,6 +17,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from scipy import io as scipy_io
+
+from jaxdml import data
+from jaxdml.data import prepare as cli
 
 
 class Photo(NamedTuple):
@@ -211,12 +215,43 @@ WRITERS = {
 """Data set -> what writes its (first) official form."""
 
 
+LABELS = {
+  "cars196": "label",
+  "cub200_2011": "label",
+  "stanford_online_products": "class_id",
+  "inshop": "label",
+}
+
+
+def run(name, root, *options):
+  """The exit status of `prepare` from root/source to root/tfds."""
+  return cli.main([name, f"--source={root / 'source'}", f"--data_dir={root / 'tfds'}", *options])
+
+
+def check(name, root, photos):
+  """The prepared data set has these photos, byte for byte, with their labels and splits."""
+  for split in ("train", "test"):
+    part = data.load(name, split, data_dir=root / "tfds")
+    expected = {p.path: p for p in photos if (p.split == "train") == (split == "train")}
+    assert part.default_label == LABELS[name] and len(part) == len(expected)
+    found = part.read(range(len(part)))
+    for i, encoded in enumerate(found):
+      photo = expected.pop(part.path(i))
+      assert encoded == photo.encoded
+      assert part.labels[LABELS[name]][i] == photo.label
+    assert not expected
+
+
+def move(root, *pairs):
+  """Moves paths below root, (old, new) each."""
+  for old, new in pairs:
+    (root / new).parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(root / old, root / new)
+
+
 def prepare(name, root, **options):
   """Writes the archives below `root` and prepares them there; returns (data_dir, photos)."""
-  from jaxdml.data import prepare as cli
-
   root = Path(root)
   photos = WRITERS[name](root / "source", **options)
-  argv = [name, f"--source={root / 'source'}", f"--data_dir={root / 'tfds'}", "--allow_partial"]
-  assert cli.main(argv) == 0
+  assert run(name, root, "--allow_partial") == 0
   return root / "tfds", photos

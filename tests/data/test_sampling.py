@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from jaxdml.data import sampling
+from jaxdml.data import draws, sampling
 
 # 12 classes of 1 to 12 images, their records mixed.
 # Coarse groups of 4: classes 0-3, 4-7, 8-11; of the first, one class has a single image.
@@ -170,7 +170,7 @@ def test_a_million_images_start_at_once_and_a_step_draws_no_more_than_it_needs(n
   batch = sampler(0)
   assert time.perf_counter() - since < 5
   assert len(set(batch)) == 120
-  drawn, rng = [], sampling._rng
+  drawn, rng = [], draws.rng_at
 
   class Counting:
     """Notes how many numbers each call makes."""
@@ -186,7 +186,7 @@ def test_a_million_images_start_at_once_and_a_step_draws_no_more_than_it_needs(n
       drawn.append(total)
       return self._rng.permutation(total)
 
-  monkeypatch.setattr(sampling, "_rng", Counting)
+  monkeypatch.setattr(draws, "rng_at", Counting)
   np.testing.assert_array_equal(sampler(0), batch)
   assert sum(drawn) < 20 * len(batch)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdml import distances, losses, mining
-from jaxdml.losses import core, selected
+from jaxdml.losses import selected
 from jaxdml.types import Pairs, Refs
 from tests.losses.table import (
   DEGENERATE,
@@ -55,7 +55,7 @@ def program(loss, defaults=False):
       picks.append(args)
       return original(*args)
 
-    original, core.selected.pick = selected.pick, pick
+    original, selected.pick = selected.pick, pick
     try:
       results = {}
       for name, miner in MINERS.items():
@@ -66,7 +66,7 @@ def program(loss, defaults=False):
           results[name, how] = gradient(b["x"], b["weights"])
       return results
     finally:
-      core.selected.pick = original
+      selected.pick = original
 
   return compiled(all_ways), picks
 

@@ -79,12 +79,13 @@ def _read(trained: Any, folder: pathlib.Path) -> Any:
   """The first images below a folder, preprocessed: uint8 [n, h, w, c]."""
   import numpy as np
 
-  endings = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+  from jaxdml.data.builders.photos import SUFFIXES
+
   if not folder.is_dir():
     raise ValueError(f"--images: expected a folder; there is none at {folder}")
-  paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in endings)[:_MOST]
+  paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)[:_MOST]
   if not paths:
-    raise ValueError(f"--images: expected images ({', '.join(sorted(endings))}); none in {folder}")
+    raise ValueError(f"--images: expected images ({', '.join(SUFFIXES)}); none in {folder}")
   images = []
   for path in paths:
     try:

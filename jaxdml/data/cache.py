@@ -22,6 +22,7 @@ import numpy as np
 import PIL
 from tqdm import tqdm
 
+from jaxdml.data import heif
 from jaxdml.data.decode import Header, decode_probed, probe, reduction_for
 
 __all__ = ["Decoder"]
@@ -91,7 +92,8 @@ class Decoder:
 
   def _path(self, encoded: bytes, channels: int, reduction: int) -> str:
     name = hashlib.sha256(encoded).hexdigest()
-    folder = os.path.join(os.path.expanduser(self.directory), _VERSIONS, name[:2])
+    versions = f"{_VERSIONS}-heif-{heif.version()}" if heif.is_heif(encoded) else _VERSIONS
+    folder = os.path.join(os.path.expanduser(self.directory), versions, name[:2])
     return os.path.join(folder, f"{name[2:34]}-{channels}-{reduction}")
 
   def _keep(self, path: str, image: np.ndarray) -> None:

@@ -14,10 +14,12 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from jaxdml.data import heif
+
 __all__ = ["FORMATS", "MAX_PIXELS", "Header", "ImageDecodeError", "decode", "probe"]
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""What can be decoded. Pillow knows more, among them some that start other programs."""
+FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What can be decoded, HEIF with pillow-heif. Pillow knows more, some of which start programs."""
 
 MAX_PIXELS = 178_956_970
 """Larger images are refused before they are decoded: 512 MiB as RGB, Pillow's own limit."""
@@ -260,8 +262,13 @@ def _probe_png(encoded: bytes) -> Header:
 
 
 def _probe_other(encoded: bytes) -> Header:
+  formats = [name for name in FORMATS if name != "HEIF"]  # Pillow refuses names it does not know.
+  if heif.is_heif(encoded):
+    if not heif.available():
+      raise _error(encoded, f"a HEIF picture (.heic), which {heif.HOW_TO_READ}")
+    formats = ["HEIF"]
   try:
-    with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+    with Image.open(io.BytesIO(encoded), formats=formats) as image:
       width, height = image.size
       # Of a TIFF Pillow gives the upright size.
       turn = 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)

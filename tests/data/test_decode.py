@@ -10,11 +10,12 @@ import pytest
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
-from jaxdml.data import augment
+from jaxdml.data import augment, heif
 from jaxdml.data import decode as decode_lib
 from jaxdml.data.decode import ImageDecodeError, decode, probe
 
 HEIGHT, WIDTH = 48, 64
+assert heif.available()  # the extra [test] has pillow-heif, which also writes
 
 
 @functools.cache
@@ -56,6 +57,7 @@ def psnr(a, b):
 
 
 OPAQUE = {
+  "avif": lambda: save(small(), "AVIF"),
   "jpeg": lambda: save(small(), "JPEG", quality=90),
   "jpeg 4:2:0 progressive": lambda: save(small(), "JPEG", subsampling=2, progressive=True),
   "jpeg grey": lambda: save(small().convert("L"), "JPEG"),
@@ -76,6 +78,8 @@ OPAQUE = {
   "gif, animated": lambda: save(
     small(), "GIF", save_all=True, append_images=[ImageOps.invert(small())]
   ),
+  "heif": lambda: save(small(), "HEIF"),
+  "heif grey": lambda: save(small().convert("L"), "HEIF"),
   "bmp": lambda: save(small(), "BMP"),
   "bmp palette": lambda: save(small().quantize(16), "BMP"),
   "webp": lambda: save(small(), "WEBP"),
@@ -101,12 +105,14 @@ def test_opaque_pictures_are_as_pillow_reads_them(kind):
   assert decode(encoded, 1).shape == (HEIGHT, WIDTH, 1)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_pictures_come_upright(kind, orientation):
-  encoded = save(small(), kind, exif=turned(orientation))
+  encoded = save(small(), kind, exif=turned(orientation).tobytes())
   expected = by_pillow(encoded, "RGB")
   assert expected.shape == ((HEIGHT, WIDTH, 3) if orientation < 5 else (WIDTH, HEIGHT, 3))
+  exact = by_pillow(save(small(), "PNG", exif=turned(orientation)), "RGB")
+  assert np.mean((expected.astype(float) - exact) ** 2) < 200  # 25 dB
   assert_near(decode(encoded, 3), expected, 0)
   assert (probe(encoded).height, probe(encoded).width) == expected.shape[:2]
   if kind == "JPEG":
@@ -149,6 +155,8 @@ TRANSPARENT = {
   "png grey": lambda: save(small().convert("L"), "PNG", transparency=100),
   "webp": lambda: save(rgba(), "WEBP", lossless=True, exact=True),
   "tiff": lambda: save(rgba(), "TIFF"),
+  "avif": lambda: save(rgba(), "AVIF", quality=100),
+  "heif": lambda: save(rgba(), "HEIF"),
   "gif": lambda: save(small().quantize(16), "GIF", transparency=3),
 }
 
@@ -176,7 +184,10 @@ def test_transparent_value_of_16_bit_grey():
   assert (image[0, 0], image[1, 1], image[2, 2]) == (255, 27, 117)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "JPEG progressive", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
+CUT = ("JPEG", "JPEG progressive", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "HEIF")
+
+
+@pytest.mark.parametrize("kind", CUT)
 def test_cut_short(kind, capfd):
   kind, *progressive = kind.split()
   options = {"progressive": bool(progressive)} if kind == "JPEG" else {}

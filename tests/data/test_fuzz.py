@@ -15,8 +15,10 @@ import pytest
 from PIL import Image
 
 from jaxdml import data
-from jaxdml.data import decode, verify
+from jaxdml.data import decode, heif, verify
 from jaxdml.data.builders import image_folder, manifest, records
+
+assert heif.available()  # pillow-heif also writes
 
 CHUNKS = range(5)
 IMAGES = 60  # of a chunk: 300 in all
@@ -72,6 +74,9 @@ def _encoded():
     ("png", transparent, {}),
     ("webp", picture, {}),
     ("webp", transparent, {"lossless": True}),
+    ("avif", picture, {}),
+    ("heic", picture, {}),
+    ("heic", transparent, {}),
     ("gif", picture, {}),
     ("bmp", picture, {}),
     ("tif", picture, {}),

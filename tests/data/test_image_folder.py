@@ -146,7 +146,7 @@ def test_names_in_any_script_and_either_normal_form(tmp_path, capsys):
 
 
 def test_what_is_left_out_is_said(tmp_path, capsys):
-  fill(tmp_path, "ant/a.jpg", "ant/b.jpg", "bee/a.jpg", "loose.jpg", "ant/notes.txt", "ant/x.HEIC")
+  fill(tmp_path, "ant/a.jpg", "ant/b.jpg", "bee/a.jpg", "loose.jpg", "ant/notes.txt", "ant/x.PDF")
   (tmp_path / "empty").mkdir()
   os.mkfifo(tmp_path / "ant" / "pipe")  # Reading it would wait for ever.
   made = source(tmp_path, "mine")
@@ -154,7 +154,7 @@ def test_what_is_left_out_is_said(tmp_path, capsys):
   said = capsys.readouterr().err
   for note in (
     "Images in no class folder, left out: 1 ('loose.jpg').",
-    "Files that are not images by their name, left out: 3 (.heic 1, .txt 1, no suffix 1).",
+    "Files that are not images by their name, left out: 3 (.pdf 1, .txt 1, no suffix 1).",
     "Class folders without an image, left out: 1 ('empty').",
     "Classes with one image, which is kept but cannot give a positive pair: 1 ('bee').",
   ):

@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from jaxdml.data import decode, shrink
+from jaxdml.data import decode, heif, shrink
+
+assert heif.available()  # pillow-heif also writes
 
 
 def _save(image, kind="JPEG", **options):
@@ -20,7 +22,7 @@ def _photo():
   return Image.fromarray(load_sample_images().images[1])  # 640 x 427
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF"])
 def test_it_is_pillows_picture_of_that_size(kind):
   encoded = _save(_photo(), kind, **({} if kind == "PNG" else {"quality": 95}))
   small = shrink.shrink(encoded, 240)

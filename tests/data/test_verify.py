@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdml.data import decode, verify
+from jaxdml.data import decode, heif, verify
 from jaxdml.data.decode import ImageDecodeError
 from jaxdml.data.verify import check_image
+
+assert heif.available()  # pillow-heif also writes
 
 
 def _picture():
@@ -32,6 +34,8 @@ IMAGES = {
   "WebP": encoded("WEBP"),
   "lossless WebP": encoded("WEBP", lossless=True),
   "GIF": encoded("GIF"),
+  "AVIF": encoded("AVIF"),
+  "HEIF": encoded("HEIF"),
   "BMP": encoded("BMP"),
   "TIFF": encoded("TIFF"),
   "LZW TIFF": encoded("TIFF", compression="tiff_lzw"),

@@ -15,7 +15,10 @@ from typing import NamedTuple
 from jaxdml.data.builders import manifest as manifests
 from jaxdml.data.builders.shards import PrepareError
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+SUFFIXES = (
+  *(".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jpeg", ".jpg"),
+  *(".png", ".tif", ".tiff", ".webp"),
+)
 """Files that count as images in class folders, in any case. A manifest may name any file."""
 
 _IGNORED = {"$recycle.bin", "@eadir", "__macosx", "desktop.ini", "thumbs.db"}

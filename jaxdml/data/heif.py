@@ -44,6 +44,7 @@ def available() -> bool:
   return True
 
 
+@functools.cache
 def version() -> str:
   """Of what decodes them."""
   return metadata.version("pillow-heif")

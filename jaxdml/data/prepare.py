@@ -84,6 +84,12 @@ def _parser() -> argparse.ArgumentParser:
   )
   sub.add_argument("--seed", type=int, default=0, help="chooses those classes (0)")
   sub.add_argument(
+    "--drop_copies",
+    action="store_true",
+    help="leave out photos that are there already, byte by byte, and all copies of one that has "
+    "several labels (they are named in any case)",
+  )
+  sub.add_argument(
     "--max_side",
     type=int,
     metavar="PIXELS",
@@ -140,6 +146,7 @@ def prepare(args: argparse.Namespace) -> Path:
       manifest=args.manifest,
       test_share=args.test_share,
       seed=args.seed,
+      drop_copies=args.drop_copies,
     )
     max_side = args.max_side
     directory = records.target(source.name, source.version, data_dir)

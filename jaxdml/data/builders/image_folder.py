@@ -15,8 +15,8 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from jaxdml.data import verify
+from jaxdml.data.builders import copies, photos
 from jaxdml.data.builders import manifest as manifests
-from jaxdml.data.builders import photos
 from jaxdml.data.builders.photos import ImageFolderError, Photo
 from jaxdml.data.builders.records import Item
 
@@ -70,10 +70,11 @@ def source(
   manifest: str | os.PathLike[str] | None = None,
   test_share: float = 0.5,
   seed: int = 0,
+  drop_copies: bool = False,
 ) -> ImageFolder:
   """Finds the photos below a folder, with their classes and splits.
 
-  Layouts: `root/CLASS/**/*.jpg` (also png, gif, webp, bmp, tiff); `root/train/CLASS/**` beside
+  Layouts: `root/CLASS/**/*.jpg` (and `photos.SUFFIXES`); `root/train/CLASS/**` beside
   `root/test/CLASS/**`, or query and gallery instead of test; or any, with a manifest (see
   `manifest.read`). Without splits of its own the collection is divided by class, see `divide`.
   What was found, and what the user should know about it, is printed on stderr.
@@ -84,6 +85,8 @@ def source(
     manifest: CSV or JSONL file whose paths are relative to `root`; None: folders are the classes.
     test_share: share of the classes that test, between 0 and 1.
     seed: chooses them.
+    drop_copies: leave out photos that are there already, byte by byte, and all copies of one that
+      has several labels. They are counted and named in any case.
 
   Raises:
     ImageFolderError: the folder, or an argument, cannot be used.
@@ -104,6 +107,13 @@ def source(
     found = photos.from_folders(folder, notes)
   else:
     found = photos.from_manifest(folder, manifest, notes)
+  groups = copies.find(folder.path, found, f"image_folder/{name}")
+  if drop_copies:
+    found = copies.without(found, groups)
+    if not found:
+      raise ImageFolderError(
+        f"drop_copies leaves no photo of {folder.path}: each has a copy with another label"
+      )
   if found[0].split is None:
     test = divide({photo.labels["label"] for photo in found}, test_share, seed)
     found = [
@@ -114,6 +124,9 @@ def source(
     how = "as the manifest has it" if manifest else "as the folders have it"
   notes += _split_notes(found)
   notes += _single_notes(found)
+  splits = {photo.path: photo.split for photo in found}
+  placed = [[p._replace(split=splits.get(p.path)) for p in group] for group in groups]
+  notes += copies.notes(placed, drop_copies)
   columns = [column for column in _COLUMNS if column in found[0].labels]
   names = {column: sorted({photo.labels[column] for photo in found}) for column in columns}
   notes.insert(0, f"{_summary(found)}; divided {how}.")

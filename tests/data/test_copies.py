@@ -43,8 +43,11 @@ def test_groups_are_those_of_comparing_every_two_files(tmp_path, monkeypatch):
 def test_files_of_other_sizes_or_ends_are_not_read_in_full(tmp_path, monkeypatch):
   ends = {"a/1": b"x" * 9000 + b"1", "a/2": b"x" * 9000 + b"2", "a/3": b"x"}
   photos = write(tmp_path, ends)
+  tails, tail = [], copies._tail
+  monkeypatch.setattr(copies, "_tail", lambda path: tails.append(path.name) or tail(path))
   monkeypatch.setattr(copies, "_whole", lambda path: pytest.fail(f"{path} was read"))
   assert copies.find(tmp_path, photos, "mine") == []
+  assert tails == ["1", "2"]
 
 
 FILES = {
@@ -85,6 +88,15 @@ def test_a_copy_on_the_other_side_is_said(tmp_path, capsys, seed):
   split = {item.path: item.split for item in made.items}
   crossing = split["bee/3.jpg"] != split["cat/1.jpg"]
   assert ("have a copy each" in capsys.readouterr().err) == crossing
+
+
+def test_query_and_gallery_are_one_side(tmp_path, capsys):
+  files = {f"{split}/{label}/1.jpg": f"{split} {label}".encode() for split in ("train", "query",
+    "gallery") for label in ("ant", "bee")}  # fmt: skip
+  write(tmp_path, files | {"gallery/ant/1.jpg": files["query/ant/1.jpg"]})
+  image_folder.source(tmp_path, "mine")
+  said = capsys.readouterr().err
+  assert "Copies of another photo of their class" in said and "a copy each" not in said
 
 
 def test_without_copies_nothing_is_said(tmp_path, capsys):

@@ -50,6 +50,12 @@ def test_files_of_other_sizes_or_ends_are_not_read_in_full(tmp_path, monkeypatch
   assert tails == ["1", "2"]
 
 
+def test_empty_files_are_no_copies(tmp_path, capsys):
+  write(tmp_path, {"ant/1.jpg": b"", "ant/2.jpg": b"", "bee/1.jpg": b"", "bee/2.jpg": b"x"})
+  made = image_folder.source(tmp_path, "mine", drop_copies=True)
+  assert len(made.items) == 4 and "opies" not in capsys.readouterr().err
+
+
 FILES = {
   "ant/1.jpg": b"one",
   "ant/2.jpg": b"one",  # a copy

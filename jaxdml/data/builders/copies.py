@@ -11,7 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from jaxdml.data.builders import photos
-from jaxdml.data.builders.photos import ImageFolderError, Photo
+from jaxdml.data.builders.photos import Photo
 
 __all__ = ["find", "notes", "without"]
 
@@ -21,7 +21,8 @@ _TAIL = 4096  # Bytes at the end, which differ where pictures do: few files are 
 def find(root: Path, found: Sequence[Photo], name: str) -> list[list[Photo]]:
   """Returns the groups of two or more photos whose files are equal, in the order of `found`.
 
-  Only files of one size are compared: by their ends, and where those are equal in full.
+  Only files of one size are compared: by their ends, and where those are equal in full. Empty ones
+  are no pictures, so no copies.
 
   Args:
     root: the folder that paths are relative to.
@@ -31,7 +32,7 @@ def find(root: Path, found: Sequence[Photo], name: str) -> list[list[Photo]]:
   Raises:
     ImageFolderError: a file cannot be read.
   """
-  groups = _split([list(found)], lambda photo: photo.size)
+  groups = _split([[photo for photo in found if photo.size]], lambda photo: photo.size)
   for what, digest in (("comparing sizes and ends", _tail), ("comparing files", _whole)):
     with tqdm(total=sum(map(len, groups)), desc=f"{name}: {what}", unit=" photos", delay=2) as bar:
 
@@ -40,10 +41,7 @@ def find(root: Path, found: Sequence[Photo], name: str) -> list[list[Photo]]:
         try:
           return digest(root / photo.path)
         except OSError as error:
-          raise ImageFolderError(
-            f"{root / photo.path}: cannot be read ({error.strerror}); correct it, or take it out, "
-            "and run again"
-          ) from error
+          raise photos.unreadable(root / photo.path, error) from error
 
       groups = _split(groups, key)
   return groups

@@ -57,9 +57,7 @@ class ImageFolder:
         with path.open("rb") as file:
           encoded = file.read(verify.MAX_BYTES + 1)
       except OSError as error:
-        raise ImageFolderError(
-          f"{path}: cannot be read ({error.strerror}); correct it, or take it out, and run again"
-        ) from error
+        raise photos.unreadable(path, error) from error
       yield encoded
 
 

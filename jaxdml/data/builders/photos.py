@@ -49,6 +49,13 @@ class Photo(NamedTuple):
   changed: int
 
 
+def unreadable(path: Path, error: OSError) -> ImageFolderError:
+  """What to raise where a file that was listed cannot be read."""
+  return ImageFolderError(
+    f"{path}: cannot be read ({error.strerror}); correct it, or take it out, and run again"
+  )
+
+
 def listed(names: list[str]) -> str:
   """Returns the first few names, for a message."""
   more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

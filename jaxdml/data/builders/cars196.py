@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxdml.data.builders import official
+from jaxdml.data.builders import official, official_files
 from jaxdml.data.builders.official import Count, Row
 from jaxdml.data.builders.shards import PrepareError
 
@@ -49,16 +49,16 @@ def source(
     PrepareError: files are missing, damaged, or not those of the data set.
   """
   joined = {
-    "car_ims.tgz": official.find_part(root, "car_ims"),
-    "cars_annos.mat": official.find(root, "cars_annos.mat"),
+    "car_ims.tgz": official_files.find_part(root, "car_ims"),
+    "cars_annos.mat": official_files.find(root, "cars_annos.mat"),
   }
   divided = {
-    "cars_train.tgz": official.find_part(root, "cars_train"),
-    "cars_test.tgz": official.find_part(root, "cars_test"),
-    "car_devkit.tgz": official.find(
+    "cars_train.tgz": official_files.find_part(root, "cars_train"),
+    "cars_test.tgz": official_files.find_part(root, "cars_test"),
+    "car_devkit.tgz": official_files.find(
       root, "car_devkit.tgz", "car_devkit.tar.gz", "devkit/cars_train_annos.mat"
     ),
-    _TEST_ANNOS: official.find(root, _TEST_ANNOS, f"devkit/{_TEST_ANNOS}"),
+    _TEST_ANNOS: official_files.find(root, _TEST_ANNOS, f"devkit/{_TEST_ANNOS}"),
   }
   if all(joined.values()):
     rows, names, parts = _joined(*joined.values())
@@ -66,7 +66,7 @@ def source(
     rows, names, parts = _divided(*divided.values())
   else:
     there = [{file: path is not None for file, path in f.items()} for f in (joined, divided)]
-    raise official.missing_files(NAME, root, there)
+    raise official_files.missing_files(NAME, root, there)
   return official.assemble(
     name=NAME,
     version=VERSION,
@@ -87,10 +87,12 @@ def source(
   )
 
 
-def _joined(images: Path, annotations: Path) -> tuple[list[Row], list[str], list[official.Part]]:
+def _joined(
+  images: Path, annotations: Path
+) -> tuple[list[Row], list[str], list[official_files.Part]]:
   content = annotations.read_bytes()
   names = _class_names(annotations, content)
-  part = official.open_part(images, "car_ims")
+  part = official_files.open_part(images, "car_ims")
   found = _annotations(annotations, content, "relative_im_path")
   rows = []
   for path, label in found:
@@ -103,11 +105,11 @@ def _joined(images: Path, annotations: Path) -> tuple[list[Row], list[str], list
 
 def _divided(
   train: Path, test: Path, devkit: Path, test_annos: Path
-) -> tuple[list[Row], list[str], list[official.Part]]:
+) -> tuple[list[Row], list[str], list[official_files.Part]]:
   meta, train_annos = "cars_meta.mat", "cars_train_annos.mat"
   if devkit.name == train_annos:
     devkit = devkit.parent
-  kit = official.open_part(devkit, "devkit", keep=(meta, train_annos))
+  kit = official_files.open_part(devkit, "devkit", keep=(meta, train_annos))
   contents = {}
   for file in (meta, train_annos):
     if file not in kit.names:
@@ -119,7 +121,9 @@ def _divided(
     _annotations(test_annos, test_annos.read_bytes(), "fname"),
   ]
   folders = ("cars_train", "cars_test")
-  parts = [official.open_part(path, f) for path, f in zip((train, test), folders, strict=True)]
+  parts = [
+    official_files.open_part(path, f) for path, f in zip((train, test), folders, strict=True)
+  ]
   rows = [
     _row(f"{folder}/{file}", label, names, number, file)
     for number, (folder, found) in enumerate(zip(folders, annotated, strict=True))
@@ -136,13 +140,13 @@ def _row(path: str, label: int, names: list[str], files: int, member: str) -> Ro
 
 
 def _class_names(path: Path, content: bytes) -> list[str]:
-  names = np.atleast_1d(official.load_mat(path, content, "class_names"))
+  names = np.atleast_1d(official_files.load_mat(path, content, "class_names"))
   return [str(name) for name in names]
 
 
 def _annotations(path: Path, content: bytes, name_field: str) -> list[tuple[str, int]]:
   """Returns (file, class from 1 on) of each image."""
-  table: Any = np.atleast_1d(official.load_mat(path, content, "annotations"))
+  table: Any = np.atleast_1d(official_files.load_mat(path, content, "annotations"))
   for field in (name_field, "class"):
     if field not in (table.dtype.names or ()):
       raise PrepareError(

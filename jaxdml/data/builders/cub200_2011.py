@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from jaxdml.data.builders import official
+from jaxdml.data.builders import official, official_files
 from jaxdml.data.builders.official import Count, Row
 from jaxdml.data.builders.shards import PrepareError
 
@@ -46,12 +46,12 @@ def source(
   Raises:
     PrepareError: files are missing, damaged, or not those of the data set.
   """
-  path = official.find_part(root, _FOLDER)
+  path = official_files.find_part(root, _FOLDER)
   if path is None and all((root / name).is_file() for name in _LISTS):
     path = root
   if path is None:
-    raise official.missing_files(NAME, root, [{f"{_FOLDER}.tgz": False}])
-  part = official.open_part(path, _FOLDER, keep=_LISTS)
+    raise official_files.missing_files(NAME, root, [{f"{_FOLDER}.tgz": False}])
+  part = official_files.open_part(path, _FOLDER, keep=_LISTS)
   images, labels, classes = (_numbered(part, name) for name in _LISTS)
   if list(classes) != list(range(1, len(classes) + 1)):
     raise PrepareError(f"classes.txt in {path} does not number its classes 1, 2, 3...")
@@ -59,7 +59,7 @@ def source(
   if unlabelled:
     raise PrepareError(
       f"image_class_labels.txt in {path} has no label for {len(unlabelled)} images: "
-      f"{official.few(unlabelled)}"
+      f"{official_files.few(unlabelled)}"
     )
   rows = []
   for number, file in images.items():
@@ -91,7 +91,7 @@ def source(
   )
 
 
-def _numbered(part: official.Part, name: str) -> dict[int, str]:
+def _numbered(part: official_files.Part, name: str) -> dict[int, str]:
   """Reads lines "NUMBER VALUE"."""
   found: dict[int, str] = {}
   for line in part.text(name).splitlines():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from jaxdml.data.builders import official
+from jaxdml.data.builders import official, official_files
 from jaxdml.data.builders.official import Count, Row
 from jaxdml.data.builders.shards import PrepareError
 
@@ -50,17 +50,17 @@ def source(
   Raises:
     PrepareError: files are missing, damaged, or not those of the data set.
   """
-  images, listed = official.find_part(root, "img"), official.find(root, _LIST)
+  images, listed = official_files.find_part(root, "img"), official_files.find(root, _LIST)
   if images is None or listed is None:
     found = {"img.zip": images is not None, _LIST: listed is not None}
-    raise official.missing_files(NAME, root, [found])
+    raise official_files.missing_files(NAME, root, [found])
   table = _read_list(listed)
   names = sorted({item for _, item, _ in table})
   number = {item: i for i, item in enumerate(names)}
   category = [_category(listed, path) for path, _, _ in table]
   categories = sorted(set(category))
   kind = {name: i for i, name in enumerate(categories)}
-  part = official.open_part(images, "img")
+  part = official_files.open_part(images, "img")
   rows = [
     Row(split, path, {"label": number[item], "category": kind[name]}, 0, path.removeprefix("img/"))
     for (path, item, split), name in zip(table, category, strict=True)
@@ -112,7 +112,7 @@ def _read_list(path: Path) -> list[tuple[str, str, str]]:
   of_split = {split: {item for _, item, s in table if s == split} for split in EXPECTED}
   shared = sorted(of_split["train"] & (of_split["query"] | of_split["gallery"]))
   if shared:
-    raise PrepareError(f"{path} has items in training and in test: {official.few(shared)}")
+    raise PrepareError(f"{path} has items in training and in test: {official_files.few(shared)}")
   return table
 
 

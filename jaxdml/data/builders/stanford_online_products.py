@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from jaxdml.data.builders import official
+from jaxdml.data.builders import official, official_files
 from jaxdml.data.builders.official import Count, Row
 from jaxdml.data.builders.shards import PrepareError
 
@@ -50,12 +50,12 @@ def source(
   Raises:
     PrepareError: files are missing, damaged, or not those of the data set.
   """
-  path = official.find_part(root, _FOLDER)
+  path = official_files.find_part(root, _FOLDER)
   if path is None and all((root / name).is_file() for name in _LISTS.values()):
     path = root
   if path is None:
-    raise official.missing_files(NAME, root, [{f"{_FOLDER}.zip": False}])
-  part = official.open_part(path, _FOLDER, keep=tuple(_LISTS.values()))
+    raise official_files.missing_files(NAME, root, [{f"{_FOLDER}.zip": False}])
+  part = official_files.open_part(path, _FOLDER, keep=tuple(_LISTS.values()))
   rows = [row for split, name in _LISTS.items() for row in _rows(part, split, name)]
   return official.assemble(
     name=NAME,
@@ -78,7 +78,7 @@ def source(
   )
 
 
-def _rows(part: official.Part, split: str, name: str) -> list[Row]:
+def _rows(part: official_files.Part, split: str, name: str) -> list[Row]:
   lines = part.text(name).splitlines()
   where = f"{name} in {part.files.path}"
   if not lines or lines[0].split() != _HEADER:

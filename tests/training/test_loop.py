@@ -5,13 +5,14 @@ import json
 import pathlib
 import shutil
 import signal
+import time
 
 import jax
 import numpy as np
 import pytest
 
 from jaxdml import data
-from jaxdml.training import checkpoints, loop, parallel, steps
+from jaxdml.training import checkpoints, loop, parallel, starving, steps
 from jaxdml.training.config import ConfigError
 from tests.training.helpers import tiny_config
 
@@ -81,6 +82,41 @@ def test_rows_files_and_learning(finished, capsys):
   again = loop.train_and_evaluate(config, workdir)
   assert again == rows
   assert "nothing selected" in capsys.readouterr().out
+
+
+class LateBatches:
+  """Batches that come half a second late, much longer than a step takes."""
+
+  def __init__(self, batches):
+    self._batches = batches
+
+  def __enter__(self):
+    self._batches.__enter__()
+    return self
+
+  def __exit__(self, *exc):
+    self._batches.__exit__(*exc)
+
+  def __iter__(self):
+    for batch in self._batches:
+      time.sleep(0.5)
+      yield batch
+
+
+@pytest.mark.slow
+def test_a_run_that_waits_for_images_says_so_once(data_dir, tmp_path, monkeypatch, capsys):
+  real = loop.setup.train_batches
+  monkeypatch.setattr(
+    loop.setup, "train_batches", lambda *args, **kwargs: LateBatches(real(*args, **kwargs))
+  )
+  durations = {"train.evaluate_every": "8 steps", "train.checkpoint_every": "8 steps"}
+  floors = {"eval.raw_pixels": False, "eval.untrained": False}
+  loop.train_and_evaluate(digits_config(data_dir, **durations, **floors), tmp_path / "run")
+  lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+  waits = {line["step"]: line["data_wait"] for line in lines if "data_wait" in line}
+  assert waits.keys() == {2, 4, 6, 8}
+  assert all(starving.TOO_LONG < waits[step] <= 1 for step in (4, 6, 8))
+  assert capsys.readouterr().err.count("the devices waited for images") == 1
 
 
 @pytest.mark.slow

@@ -78,8 +78,8 @@ def inspector(parts: steps.Parts, state: steps.TrainState, key: Array) -> Callab
   lam = hdml.hardness(state.hdml.metric.mean, config.alpha)
   loss_fn = metric.bind(state.params)
 
-  def tuples_of(z: Array, labels: Array):
-    anchors, anchor_labels, ids, refs = metric.layout(z, labels)
+  def tuples_of(z: Array, labels: Array, ids: Array):
+    anchors, anchor_labels, ids, refs = metric.layout(z, labels, ids=ids)
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
     pairs = make_pairs(
       anchors, anchor_labels, refs, distance_fn=metric.distance_fn, ids=ids, keys=keys
@@ -96,14 +96,14 @@ def inspector(parts: steps.Parts, state: steps.TrainState, key: Array) -> Callab
     networks = parts.networks(state, stats, y)
 
     def real(z: Array) -> Array:
-      anchors, anchor_labels, ids, refs = metric.layout(z, labels)
+      anchors, anchor_labels, ids, refs = metric.layout(z, labels, ids=batch["index"])
       return loss_fn(
         anchors, anchor_labels, refs=refs, ids=ids, mining_fn=metric.mining_fn, key=key,
         distance_fn=metric.distance_fn,
       )  # fmt: skip
 
     def of_tuples(z: Array, lam: Array, generated: bool) -> tuple[Array, Any]:
-      anchors, anchor_labels, tuples, *_ = tuples_of(z, labels)
+      anchors, anchor_labels, tuples, *_ = tuples_of(z, labels, batch["index"])
       made = hdml.synthesize(
         networks, state.params, z, anchors, anchor_labels, tuples, lam,
         detach=config.detach, members=config.synthetic_members,
@@ -134,7 +134,7 @@ def inspector(parts: steps.Parts, state: steps.TrainState, key: Array) -> Callab
     pair = gradients["reconstructed"], gradients["synthetic"]
     metrics["gradient/cosine/synthetic_to_reconstructed"] = _cosine(*pair)
 
-    anchors, anchor_labels, tuples, anchor_slots, places = tuples_of(z, labels)
+    anchors, anchor_labels, tuples, anchor_slots, places = tuples_of(z, labels, batch["index"])
     negative = tuples.negative
     mean = lambda x: jnp.sum(jnp.where(negative, x, 0.0)) / jnp.maximum(jnp.sum(negative), 1)
     d_neg, d_pulled = _to_anchor(anchors, tuples.partners), _to_anchor(anchors, made.pulled)

@@ -158,6 +158,7 @@ def objective(
   config: HdmlConfig,
   mining_fn: MiningFn | None = None,
   key: Array | None = None,
+  ids: Array | None = None,
   regularizer: Array | float = 0.0,
   axis_name: str | None = None,
 ) -> tuple[Array, tuple[HdmlState, dict[str, Any], dict[str, Array]]]:
@@ -177,6 +178,7 @@ def objective(
     mining_fn: e.g. `nearest_positive` (EPS); J_syn uses the tuples mined for J_m (`config.slots` of
       each anchor's), and d+ is the distance to the positive kept.
     key: PRNG key for random miners.
+    ids: [n] int, which example each row shows; equal ids are never a pair. None: all are different.
     regularizer: scalar added to J_m (weight decay in the loss), alike on every device.
     axis_name: the mapped axis; psum the gradients over it.
 
@@ -190,7 +192,7 @@ def objective(
   regularizer = local_share(regularizer, axis_name)
 
   # J_m, the metric loss on real tuples, and the partners that its miner leaves each anchor.
-  anchors, anchor_labels, ids, refs = layout(z, labels, axis_name)
+  anchors, anchor_labels, ids, refs = layout(z, labels, axis_name, ids=ids)
   keys = None
   if key is not None:
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)

@@ -98,12 +98,12 @@ class MetricLoss:
     )
     if self._parametric:
       return loss(z, labels), memory
-    if not self._config.memory.size:
-      anchors, anchor_labels, ids, given = self.layout(z, labels, axis_name)
-      return loss(anchors, anchor_labels, refs=given, ids=ids), memory
-    # The record's number, so that an older embedding of an image is not its own easy positive.
+    # The record's number, so that an image is no pair with itself: not where a small class repeats
+    # it in the batch, and not with an older embedding of it in the memory.
     records = batch["index"]
     anchors, anchor_labels, ids, given = self.layout(z, labels, axis_name, ids=records)
+    if not self._config.memory.size:
+      return loss(anchors, anchor_labels, refs=given, ids=ids), memory
     value = loss(anchors, anchor_labels, refs=memory_lib.extend(given, memory), ids=ids)
     stored = jnp.broadcast_to(step >= self._warmup, labels.shape)
     return value, memory_lib.enqueue(

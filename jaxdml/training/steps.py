@@ -217,6 +217,7 @@ def build(
       config=hdml_config,
       mining_fn=metric.mining_fn,
       key=key,
+      ids=batch["index"],
       regularizer=regularizer,
       axis_name=axis_name,
     )

@@ -160,7 +160,9 @@ def test_ten_steps_are_the_reference(variant, loss, eps, synthetic_bn, warmup):
   for number in range(STEPS):
     r = np.random.default_rng(number)
     image = r.integers(0, 256, (len(case.labels), 2, 2, 1), np.uint8)
-    state, metrics = step(state, {"image": image, "label": jnp.array(case.labels)})
+    labels = jnp.array(case.labels)
+    batch = {"image": image, "label": labels, "index": jnp.arange(len(labels))}
+    state, metrics = step(state, batch)
 
     options = case.reference() | choices | {"alpha": 2.0, "beta": 30.0}
     options.pop("weighted_average", None)

@@ -161,5 +161,8 @@ def test_the_weighting_knows_the_dimension_behind_expand_positives():
   metric = MetricLoss(config, 20, 2, None)
   z = jax.ShapeDtypeStruct((16, config.embedding.dim), np.float32)
   labels = jax.ShapeDtypeStruct((16,), np.int32)
-  run = lambda z, y, key: metric({"loss": {"beta": 1.2}}, z, {"label": y}, (), 0, key)[0]
+
+  def run(z, y, key):
+    return metric({"loss": {"beta": 1.2}}, z, {"label": y, "index": y}, (), 0, key)[0]
+
   assert jax.eval_shape(run, z, labels, jax.random.key(0)).shape == ()

@@ -117,6 +117,8 @@ def evaluate(
   keys = config.data
   own = dataset in (None, keys.dataset)
   images = data.load(dataset or keys.dataset, split, data_dir=keys.data_dir or None)
+  for column in (label or "", *((keys.label, keys.eval_label) if own else ())):
+    images = data.with_groups(images, column)
   matched = keys.eval_label or keys.label
   if not own:
     keys.label, keys.eval_label = _column(images, label), ""

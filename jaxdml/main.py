@@ -48,6 +48,8 @@ def _main(argv: Sequence[str]) -> int:
     return fail(error, 2)
   except (loop.NonFiniteError, ImageDecodeError, WorkerError) as error:
     return fail(error, 1)
+  except OSError as error:  # A full disk, a --workdir that is a file, a folder of someone else.
+    return fail(f"--workdir={_WORKDIR.value}: {type(error).__name__}: {error}", 1)
   return 0
 
 

@@ -66,6 +66,18 @@ def test_data_set_not_prepared(tmp_path):
   assert not (tmp_path / "run").exists()
 
 
+def test_workdir_is_a_file(data_dir, tmp_path):
+  (tmp_path / "run").write_text("a file")
+  refused(
+    f"--workdir={tmp_path / 'run'}: ",
+    "--config=configs/eps_digits.py",
+    f"--workdir={tmp_path / 'run'}",
+    f"--config.data.data_dir={data_dir}",
+    code=1,
+  )
+  assert (tmp_path / "run").read_text() == "a file"
+
+
 @pytest.mark.slow
 def test_kill_9_then_the_same_command_is_bitwise_the_same(data_dir, tmp_path):
   overrides = {

@@ -136,6 +136,8 @@ def _read(path: str) -> np.ndarray | None:
       held: bytes | mmap.mmap = os.read(descriptor, size)
     else:
       held = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
+  except OSError:  # A directory of that name, a damaged disk.
+    return None
   finally:
     os.close(descriptor)
   magic, *shape = _HEAD.unpack_from(held)

@@ -96,6 +96,7 @@ LOSSES: dict[str, Callable] = dict(sorted((TUPLE_LOSSES | PARAMETRIC_LOSSES).ite
 __all__ = [
   "LOSSES",
   "PARAMETRIC_LOSSES",
+  "SHARED",
   "TUPLE_LOSSES",
   "Inputs",
   "TwoPass",
@@ -107,6 +108,13 @@ __all__ = [
   "tuple_loss",
   *(fn.__name__ for fn in LOSSES.values()),
 ]
+
+
+SHARED = (
+  "params", "refs", "ids", "where", "weights", "distance_fn", "mining_fn", "key", "reduce_fn",
+  "block_size", "axis_name",
+)  # fmt: skip
+"""The arguments that losses share; the others are a loss's own hyperparameters."""
 
 
 def _known(name: str) -> Callable:

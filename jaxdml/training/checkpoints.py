@@ -21,7 +21,7 @@ __all__ = ["CheckpointError", "Checkpoints"]
 
 
 class CheckpointError(RuntimeError):
-  """A checkpoint that cannot be read; the message names it and says what to do."""
+  """A checkpoint that cannot be read or written; the message names it and says what to do."""
 
 
 class Checkpoints:
@@ -35,7 +35,7 @@ class Checkpoints:
 
     Read only, nothing is written or tidied up, so the run may still be training.
     """
-    root = pathlib.Path(workdir).resolve() / "checkpoints"
+    self._root = root = pathlib.Path(workdir).resolve() / "checkpoints"
     self._managers = {
       name: ocp.CheckpointManager(
         root / name,
@@ -56,11 +56,16 @@ class Checkpoints:
     return self._managers[which].latest_step()
 
   def save(self, which: str, step: int, state: PyTree, memory: dict[str, Any]) -> None:
-    """Starts saving host arrays `state` and the JSON-able `memory`; returns at once."""
+    """Starts saving host arrays `state` and the JSON-able `memory`; returns at once.
+
+    Raises:
+      CheckpointError: it cannot be written, or what was saved last could not.
+    """
     if step in self._managers[which].all_steps():
       return
     args = ocp.args.Composite(state=ocp.args.StandardSave(state), memory=ocp.args.JsonSave(memory))
-    self._managers[which].save(step, args=args, force=True)
+    with self._writing():
+      self._managers[which].save(step, args=args, force=True)
 
   def restore(self, which: str, abstract: Any) -> tuple[Any, dict[str, Any]]:
     """The newest checkpoint as host arrays, in the structure of `abstract`, and its memory.
@@ -118,25 +123,56 @@ class Checkpoints:
     """(step, directory) of the newest; what goes wrong inside becomes a CheckpointError."""
     manager = self._managers[which]
     step = manager.latest_step()
+    if step is None:
+      raise CheckpointError(
+        f"there is no checkpoint in {manager.directory}; the command that trained it goes on from "
+        "what else is there"
+      )
     path = pathlib.Path(manager.directory) / str(step)
+    back = "go back to the checkpoint before it"
+    if which == "best":
+      back = "let the command that trained it find the best anew, from the last checkpoint on"
     try:
       yield step, path
     except Exception as error:
-      reason = str(error).strip().split("\n")[0][:300]
       raise CheckpointError(
-        f"cannot read the checkpoint {path}: {type(error).__name__}: {reason}\n"
-        f"delete that directory to go back to the checkpoint before it, or choose another --workdir"
+        f"cannot read the checkpoint {path}: {_reason(error)}\n"
+        f"delete that directory to {back}, or choose another --workdir"
+      ) from error
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    try:
+      yield
+    except Exception as error:  # Of Orbax's threads and TensorStore: of many kinds.
+      raise CheckpointError(
+        f"cannot write to {self._root}: {_reason(error)}\n"
+        "what was saved before is whole; make room there, and the same command goes on from it"
       ) from error
 
   def wait(self) -> None:
-    """Waits until everything is on disk."""
-    for manager in self._managers.values():
-      manager.wait_until_finished()
+    """Waits until everything is on disk.
+
+    Raises:
+      CheckpointError: it cannot be written.
+    """
+    with self._writing():
+      for manager in self._managers.values():
+        manager.wait_until_finished()
 
   def close(self) -> None:
-    """Waits and releases the threads."""
-    for manager in self._managers.values():
-      manager.close()
+    """Waits and releases the threads.
+
+    Raises:
+      CheckpointError: what was saved last cannot be written.
+    """
+    with self._writing(), contextlib.ExitStack() as stack:
+      for manager in self._managers.values():
+        stack.callback(manager.close)
+
+
+def _reason(error: Exception) -> str:
+  return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
 
 
 def _on_one_device(abstract: PyTree) -> PyTree:

@@ -1,11 +1,9 @@
-"""Checking a config before anything is built, and durations in steps or epochs."""
+"""Checking a config before anything is built, and against the run that a workdir holds."""
 
 from __future__ import annotations
 
 import json
-import math
 import pathlib
-import re
 
 import jax
 from ml_collections import ConfigDict
@@ -15,6 +13,9 @@ from jaxdml.data import cache, preprocess, sampling
 from jaxdml.losses import reducers
 from jaxdml.models import registry
 from jaxdml.models.autoencoder import EMBEDDING_NORMS
+from jaxdml.training import defaults, values
+from jaxdml.training.values import ConfigError as ConfigError
+from jaxdml.training.values import duration as duration
 
 __all__ = ["ConfigError", "check", "check_workdir", "duration"]
 
@@ -34,36 +35,17 @@ _METRICS = ("map@r", "r_precision", "nmi", "ami", "f1")
 _GROUP = {"all_pairs": 1, "npair": 2, "triplet": 3}
 
 
-class ConfigError(ValueError):
-  """A config that cannot run; the message names the key and what it takes."""
-
-
-def duration(value: str, steps_per_epoch: int, key: str) -> int:
-  """Steps in "300 steps" or "1.5 epochs" (rounded up).
-
-  Raises:
-    ConfigError: for anything else, naming `key`.
-
-  >>> duration("2 epochs", 50, "train.duration")
-  100
-  """
-  match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(steps?|epochs?)\s*", str(value))
-  if not match:
-    raise ConfigError(f'config.{key}: expected "N steps" or "N epochs"; got {value!r}')
-  number, unit = float(match[1]), match[2]
-  return math.ceil(number * (steps_per_epoch if unit.startswith("epoch") else 1))
-
-
-def _one_of(key: str, value: str, valid) -> None:
-  if value not in valid:
-    raise ConfigError(f"config.{key}: expected one of {', '.join(valid)}; got {value!r}")
-
-
-def _positive(config: ConfigDict, *keys: str) -> None:
-  for key in keys:
-    section, name = key.split(".")
-    if config[section][name] <= 0:
-      raise ConfigError(f"config.{key}: expected a positive number; got {config[section][name]}")
+def _check_options(config: ConfigDict) -> None:
+  """Options are what is the loss's or the encoder's own, not what training gives them."""
+  loss, encoder = config.loss, config.encoder
+  for key, options, given in (
+    ("loss.options", loss.options, losses.SHARED),
+    ("encoder.options", encoder.options, ("axis_name", "dtype", "frozen_bn")),
+  ):
+    if wrong := sorted(set(options) & set(given)):
+      raise ConfigError(
+        f"config.{key}: {', '.join(wrong)} is set by training, from keys of its own"
+      )
 
 
 def _check_parameters(config: ConfigDict) -> None:
@@ -89,8 +71,6 @@ def _check_memory(config: ConfigDict) -> None:
   """A cross-batch memory extends references that all anchors share."""
   memory, loss = config.memory, config.loss
   duration(memory.warmup, 1, "memory.warmup")
-  if memory.size < 0:
-    raise ConfigError(f"config.memory.size: expected 0 (none) or more; got {memory.size}")
   if not memory.size:
     return
   if loss.layout == "triplet":
@@ -117,7 +97,7 @@ def _check_hdml(config: ConfigDict) -> None:
     ("running_bn", ("real", "both")),
   ):
     if section[name] is not None:
-      _one_of(f"hdml.{name}", section[name], valid)
+      values.one_of(f"hdml.{name}", section[name], valid)
   duration(section.warmup, 1, "hdml.warmup")
   if section.window is not None and duration(section.window, 1, "hdml.window") < 1:
     raise ConfigError(f"config.hdml.window: expected at least 1 step; got {section.window!r}")
@@ -131,14 +111,14 @@ def _check_hdml(config: ConfigDict) -> None:
 def _check_data(config: ConfigDict) -> None:
   """Sampler, preprocessing, and the shares of the data that are held out or may be damaged."""
   data, evaluation = config.data, config.eval
-  _one_of("data.sampler", data.sampler, sampling.NAMES)
+  values.one_of("data.sampler", data.sampler, sampling.NAMES)
   try:
     preprocess.from_config(data, train=True)
     cache.Decoder(data.cache).check()
   except ValueError as error:
     raise ConfigError(f"config.{error}") from error
   if data.sampler == "hierarchical":
-    _positive(config, "data.coarse_per_batch")
+    values.positive(config, "data.coarse_per_batch")
     if not data.coarse_label:
       raise ConfigError(
         "config.data.coarse_label: data.sampler=hierarchical needs the column with the group of "
@@ -184,26 +164,24 @@ def check(config: ConfigDict, device_count: int) -> None:
     ConfigError: naming the key, what it takes and what came.
   """
   data, loss = config.data, config.loss
+  values.check_ranges(config)
   _check_data(config)
-  _one_of("encoder.name", config.encoder.name, list(registry.ENCODERS))
-  _one_of("embedding.norm", config.embedding.norm, EMBEDDING_NORMS)
-  _one_of("encoder.dtype", config.encoder.dtype, ("float32", "bfloat16"))
-  _one_of("loss.name", loss.name, list(losses.LOSSES))
-  _one_of("loss.layout", loss.layout, list(refs.LAYOUTS))
-  _one_of("loss.learnable_beta", loss.learnable_beta, ("none", "scalar", "per_class"))
+  values.one_of("encoder.name", config.encoder.name, list(registry.ENCODERS))
+  values.one_of("embedding.norm", config.embedding.norm, EMBEDDING_NORMS)
+  values.one_of("encoder.dtype", config.encoder.dtype, ("float32", "bfloat16"))
+  values.one_of("loss.name", loss.name, list(losses.LOSSES))
+  values.one_of("loss.layout", loss.layout, list(refs.LAYOUTS))
+  values.one_of("loss.learnable_beta", loss.learnable_beta, ("none", "scalar", "per_class"))
   recalls = [f"recall@{k}" for k in config.eval.ks]
-  _one_of("eval.select_by", config.eval.select_by, ("last", *recalls, *_METRICS))
+  values.one_of("eval.select_by", config.eval.select_by, ("last", *recalls, *_METRICS))
   if config.eval.select_by in ("nmi", "ami", "f1") and not config.eval.clustering:
     raise ConfigError(
       f"config.eval.clustering: eval.select_by={config.eval.select_by} takes clustering; "
       "set this to True, or select by retrieval: map@r, r_precision, recall@K"
     )
-  _one_of("optimizer.schedule", config.optimizer.schedule, ("constant", "cosine", "step"))
-  _positive(
-    config, "data.batch_size", "data.image_size", "data.images_per_class", "embedding.dim",
-    "optimizer.learning_rate", "eval.batch_size", "train.keep",
-  )  # fmt: skip
+  values.one_of("optimizer.schedule", config.optimizer.schedule, ("constant", "cosine", "step"))
   _check_hdml(config)
+  _check_options(config)
   try:
     losses.create(loss.name, **loss.options)
     distances.create(loss.distance or "cosine", **loss.distance_options)
@@ -262,6 +240,11 @@ def check_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
   path = workdir / "config.json"
   ours = json.loads(json.dumps(config.to_dict()))
   if not path.exists():
+    if any((workdir / "checkpoints" / "last").glob("[0-9]*")):
+      raise ConfigError(
+        f"--workdir={workdir} holds checkpoints and no config.json that says whose; put that file "
+        "back, or choose another --workdir"
+      )
     if jax.process_index():
       return
     workdir.mkdir(parents=True, exist_ok=True)
@@ -270,10 +253,14 @@ def check_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
     temporary.replace(path)
     return
   try:
-    theirs = flatten(json.loads(path.read_text()))
-  except json.JSONDecodeError as error:
-    raise ConfigError(f"{path} is not JSON ({error}); choose another --workdir") from error
+    theirs = flatten(json.loads(path.read_text("utf-8")))
+  except (AttributeError, ValueError) as error:  # no object; no JSON, or no UTF-8
+    raise ConfigError(
+      f"{path} is no JSON of a config ({error}); choose another --workdir"
+    ) from error
   mine = flatten(ours)
+  # A key younger than the run: then it was as it is by default now.
+  theirs = flatten(json.loads(json.dumps(defaults.get_config().to_dict()))) | theirs
   differing = [
     f"  {key}: there {theirs.get(key, '(absent)')!r}, here {mine.get(key, '(absent)')!r}"
     for key in sorted(mine.keys() | theirs.keys())

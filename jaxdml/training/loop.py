@@ -5,9 +5,7 @@ from __future__ import annotations
 import collections
 import json
 import pathlib
-import signal
 import sys
-import threading
 import time
 from typing import Any
 
@@ -19,6 +17,7 @@ from jaxdml import data, evaluation, models
 from jaxdml.training import checkpoints, hdml_variants, parallel, restore, setup, weights, writers
 from jaxdml.training import config as config_lib
 from jaxdml.training.evaluator import Evaluator
+from jaxdml.training.interrupt import Interrupt
 from jaxdml.training.starving import Starving
 
 __all__ = ["NonFiniteError", "train_and_evaluate"]
@@ -34,25 +33,6 @@ def _say(message: str) -> None:
     tqdm.write(message, file=sys.stderr)
 
 
-class _Interrupt:
-  """Turns SIGTERM into a flag while it is active, so that the loop can save first."""
-
-  def __enter__(self):
-    self.requested = False
-    self._previous = None
-    if threading.current_thread() is threading.main_thread():
-      self._previous = signal.signal(signal.SIGTERM, self._handle)
-    return self
-
-  def _handle(self, signum, frame):
-    del signum, frame
-    self.requested = True
-
-  def __exit__(self, *_):
-    if self._previous is not None:
-      signal.signal(signal.SIGTERM, self._previous)
-
-
 class _Run:
   """One run: what is built once, and the steps of its life."""
 
@@ -64,9 +44,11 @@ class _Run:
     self.setup = setup.prepare(config)
     self.total = self.setup.total_steps
     self.sampler = setup.sampler(config, self.setup.train)
-    config_lib.check_workdir(config, workdir)
     program, validation = self.setup.program, self.setup.validation
     self.step_fn = parallel.compile_step(program.step)
+    # What cannot run is found before the workdir is this config's, and before any time is spent.
+    setup.trace(self.setup)
+    config_lib.check_workdir(config, workdir)
     measured = self.setup.test if config.eval.test else validation
     self.test = Evaluator(config, measured, program.embed)
     apart = validation is not None and config.eval.test
@@ -82,6 +64,9 @@ class _Run:
       return self.setup.initial_state(), {"best": None, "best_step": None, "floors": {}}
     state, memory = self.checkpoints.restore("last", self.setup.abstract_state())
     _say(f"resuming from step {int(state.step)} of {self.total} in {self.workdir}")
+    if memory["best"] is not None and self.checkpoints.latest_step("best") is None:
+      _say(f"the best checkpoint, of step {memory['best_step']}, is gone: the best from here on")
+      memory.update(best=None, best_step=None)
     return state, memory
 
   def evaluate(self, state, memory: dict[str, Any], writer: writers.MetricsWriter) -> None:
@@ -122,10 +107,11 @@ class _Run:
       f"{len(devices)} x {devices[0].device_kind}"
     )
     with writers.MetricsWriter(self.workdir, start) as writer:
-      if start == 0:
-        self.floors(state, memory)
+      if memory["best"] is None:  # A new run, or one whose best checkpoint is lost.
+        if not memory["floors"]:
+          self.floors(state, memory)
         self.evaluate(state, memory, writer)
-        self.checkpoints.save("last", 0, state, memory)
+        self.checkpoints.save("last", start, state, memory)
       finished = start >= self.total or self._steps_from(state, memory, writer)
       if self.bad_images.reasons:
         _say(
@@ -153,7 +139,7 @@ class _Run:
       stop=self.total,
       bad_images=self.bad_images,
     )
-    with source as batches, _Interrupt() as interrupt, Starving() as starving, bar:
+    with source as batches, Interrupt() as interrupt, Starving() as starving, bar:
       names = ("image", "label", "index")
       on_devices = parallel.prefetch({name: batch[name] for name in names} for batch in batches)
       for step in range(start + 1, self.total + 1):

@@ -17,7 +17,7 @@ from jaxdml.types import PyTree
 
 __all__ = [
   "AXIS", "compile_embed", "compile_local", "compile_step", "prefetch", "replicate",
-  "replicate_local", "split", "unreplicate",
+  "replicate_local", "split", "trace_step", "unreplicate",
 ]  # fmt: skip
 
 AXIS = "batch"
@@ -26,6 +26,22 @@ AXIS = "batch"
 def compile_step(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
   """pmap of step(state, batch) -> (state, metrics); the old state's memory is reused."""
   return jax.pmap(step, axis_name=AXIS, donate_argnums=0)
+
+
+def trace_step(step: Callable[[Any, Any], Any], state: PyTree, batch: PyTree) -> PyTree:
+  """Traces what `compile_step` compiles, without compiling it.
+
+  Args:
+    step: per device.
+    state: shapes and dtypes, of one device.
+    batch: likewise.
+
+  Returns:
+    Shapes and dtypes of (state, metrics), with the devices in front.
+  """
+  count = jax.local_device_count()
+  stack = lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype)
+  return jax.eval_shape(jax.pmap(step, axis_name=AXIS), *jax.tree.map(stack, (state, batch)))
 
 
 def compile_embed(embed: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -12,7 +14,7 @@ from jaxdml import data
 from jaxdml.training import config as config_lib
 from jaxdml.training import parallel, steps, weights
 
-__all__ = ["Setup", "prepare", "sampler", "train_batches"]
+__all__ = ["Setup", "prepare", "sampler", "trace", "train_batches"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +69,19 @@ def _steps(config: ConfigDict, key: str, steps_per_epoch: int) -> int:
   return value
 
 
+@contextlib.contextmanager
+def _building() -> Iterator[None]:
+  """What networks and losses say of options that make no sense becomes a ConfigError."""
+  try:
+    yield
+  except config_lib.ConfigError:
+    raise
+  except (ArithmeticError, AttributeError, IndexError, TypeError, ValueError) as error:
+    raise config_lib.ConfigError(
+      f"config: no training step can be made of it: {type(error).__name__}: {error}"
+    ) from error
+
+
 def prepare(config: ConfigDict) -> Setup:
   """Loads the data and builds the program of a config.
 
@@ -79,7 +94,8 @@ def prepare(config: ConfigDict) -> Setup:
   try:
     train = data.load(config.data.dataset, "train", data_dir=directory)
     test = data.load(config.data.dataset, "test", data_dir=directory)
-    train, test = data.with_groups(train, label), data.with_groups(test, label)
+    for column in (label, config.data.eval_label, config.data.coarse_label):
+      train, test = data.with_groups(train, column), data.with_groups(test, column)
     test.column(config.data.eval_label or label)
     if config.eval.folds:
       folds = data.cross_validation(train, label, config.eval.folds)
@@ -92,14 +108,30 @@ def prepare(config: ConfigDict) -> Setup:
     raise config_lib.ConfigError(f"config.data: {error}") from error
   steps_per_epoch = -(-len(train) // config.data.batch_size)
   total_steps = _steps(config, "duration", steps_per_epoch)
-  program = steps.build(
-    config,
-    num_classes=len(classes),
-    total_steps=total_steps,
-    steps_per_epoch=steps_per_epoch,
-    axis_name=parallel.AXIS,
-  )
+  with _building():
+    program = steps.build(
+      config,
+      num_classes=len(classes),
+      total_steps=total_steps,
+      steps_per_epoch=steps_per_epoch,
+      axis_name=parallel.AXIS,
+    )
   return Setup(config, train, validation, test, steps_per_epoch, total_steps, program)
+
+
+def trace(setup: Setup) -> None:
+  """Traces a training step: without compiling or running anything.
+
+  Raises:
+    ConfigError: options that make no network, loss or step together.
+  """
+  keys = setup.config.data
+  size, side = keys.batch_size // jax.device_count(), keys.image_size
+  integers = jax.ShapeDtypeStruct((size,), np.int32)
+  image = jax.ShapeDtypeStruct((size, side, side, keys.channels), np.uint8)
+  batch = {"image": image, "label": integers, "index": integers}
+  with _building():
+    parallel.trace_step(setup.program.step, setup.abstract_state(), batch)
 
 
 def sampler(config: ConfigDict, train: data.Dataset) -> data.sampling.Sampler:

@@ -54,5 +54,9 @@ class MetricsWriter:
   def __enter__(self) -> MetricsWriter:
     return self
 
-  def __exit__(self, *_: object) -> None:
-    self.close()
+  def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    try:
+      self.close()
+    except OSError:
+      if kind is None:  # Else that is the error to tell: most likely the same full disk.
+        raise

@@ -148,6 +148,16 @@ def test_a_file_that_is_not_whole_is_made_anew(encoded, tmp_path, damage, kind):
   assert path.read_bytes() == whole
 
 
+def test_a_directory_in_its_place_is_as_none(encoded, tmp_path):
+  decoder = cache.Decoder(str(tmp_path))
+  expected = decoder(encoded["png"], 3)
+  (path,) = _files(tmp_path)
+  path.unlink()
+  path.mkdir()
+  (path / "more").write_bytes(b"x" * 100)
+  np.testing.assert_array_equal(decoder(encoded["png"], 3), expected)
+
+
 def test_an_image_that_cannot_be_decoded_leaves_no_file(encoded, tmp_path):
   decoder = cache.Decoder(str(tmp_path))
   for _ in range(2):

@@ -1,5 +1,7 @@
 """Wrong input is refused with a message that names the argument, what it must be and what came."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -158,3 +160,13 @@ def test_the_options_that_create_lists_are_the_losses_arguments():
 @pytest.mark.parametrize("name", losses.TUPLE_LOSSES)
 def test_created_jits_and_needs_two_arrays_only(name):
   assert losses.create(name) and jnp.isfinite(jax.jit(losses.LOSSES[name])(X, Y))
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_shared_arguments_are_those_that_are_nobodys_own(name):
+  maker = inspect.signature(losses.create(name)).parameters
+  shared = [argument for argument in maker if argument in losses.SHARED]
+  # From where the shared ones begin to the end there is no other.
+  own = [argument for argument in list(maker)[2:] if argument not in losses.SHARED]
+  assert [a for a in list(maker)[2:] if a != "params"] == own + [a for a in shared if a != "params"]
+  assert "block_size" in shared and set(losses.SHARED) - set(shared) <= {"params", "refs", "ids"}

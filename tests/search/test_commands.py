@@ -23,7 +23,8 @@ def workdir(data_dir, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def other(data_dir, tmp_path_factory):
-  return make_workdir(tmp_path_factory.mktemp("runs") / "other", data_dir, seed=1)
+  options = {"seed": 1, "data.label": "label//2"}
+  return make_workdir(tmp_path_factory.mktemp("runs") / "other", data_dir, **options)
 
 
 @pytest.fixture(scope="module")
@@ -243,11 +244,18 @@ def test_evaluate(workdir, data_dir, tmp_path, capsys):
   # By another label, or on another split, the floors of results.json do not hold.
   for change, shown in (
     ("--label=parity", "test, by parity"),
+    ("--label=label//2", "test, by label//2"),
     ("--split=train", "train, by label"),
   ):
     assert evaluate.main([f"--workdir={workdir}", change]) == 0
     printed = capsys.readouterr().out
     assert f"digits {shown}" in printed and "raw pixels" not in printed
+
+
+def test_evaluate_by_the_groups_of_training(other, capsys):
+  assert evaluate.main([f"--workdir={other}"]) == 0
+  printed = capsys.readouterr().out
+  assert "digits test, by label:" in printed and "collapse/modes_kept" in printed
 
 
 def test_evaluate_refuses(workdir, tmp_path, capsys):
@@ -258,6 +266,7 @@ def test_evaluate_refuses(workdir, tmp_path, capsys):
   refused(evaluate, [run, "--label=species"], capsys, "no label column 'species'")
   given = [run, "--dataset=digits", f"--data_dir={tmp_path}", "--label=x"]
   refused(evaluate, given, capsys, "no label column 'x'")
+  refused(evaluate, [run, "--label=label//11"], capsys, "expected COLUMN//M with 1 <= M <= 10")
   (tmp_path / "file").write_text("")
   refused(evaluate, [run, f"--out={tmp_path / 'file' / 'x.json'}"], capsys, "file")
   refused(evaluate, [run, f"--out={tmp_path}"], capsys, "is a folder; expected the name of a file")

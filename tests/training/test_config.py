@@ -111,5 +111,41 @@ def test_workdir_of_another_config(tmp_path):
 
 def test_workdir_with_a_broken_config_file(tmp_path):
   (tmp_path / "config.json").write_text('{"seed"')
-  with pytest.raises(config_lib.ConfigError, match=r"config\.json is not JSON"):
+  with pytest.raises(config_lib.ConfigError, match=r"config\.json is no JSON"):
     config_lib.check_workdir(tiny_config(), tmp_path)
+
+
+@pytest.mark.parametrize("text", [b"[]", b"\xff", b"null"])
+def test_workdir_whose_config_is_something_else(tmp_path, text):
+  (tmp_path / "config.json").write_bytes(text)
+  with pytest.raises(config_lib.ConfigError, match=r"config\.json is no JSON of a config"):
+    config_lib.check_workdir(tiny_config(), tmp_path)
+
+
+def test_workdir_from_before_a_key_was_as_its_default(tmp_path):
+  config_lib.check_workdir(tiny_config(), tmp_path)
+  path = tmp_path / "config.json"
+  there = json.loads(path.read_text())
+  del there["eval"]["diagnostics"]
+  path.write_text(json.dumps(there))
+  config_lib.check_workdir(tiny_config(), tmp_path)
+  with pytest.raises(config_lib.ConfigError, match=r"eval\.diagnostics: there True, here False"):
+    config_lib.check_workdir(tiny_config(**{"eval.diagnostics": False}), tmp_path)
+
+
+def test_workdir_with_checkpoints_of_nobody_knows_which_config(tmp_path):
+  (tmp_path / "checkpoints" / "last" / "7").mkdir(parents=True)
+  with pytest.raises(config_lib.ConfigError, match=r"holds checkpoints and no config\.json"):
+    config_lib.check_workdir(tiny_config(), tmp_path)
+
+
+@pytest.mark.parametrize("key", ["loss.options", "encoder.options"])
+def test_refuses_options_that_training_sets(key):
+  section, name = key.split(".")
+  for option in {"loss": ("ids", "reduce_fn", "block_size"), "encoder": ("axis_name",)}[section]:
+    config = tiny_config()
+    config[section][name] = {option: 3}
+    with pytest.raises(
+      config_lib.ConfigError, match=rf"config\.{key}: {option} is set by training"
+    ):
+      config_lib.check(config, 1)

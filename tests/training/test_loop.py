@@ -208,6 +208,59 @@ def test_unreadable_checkpoint(finished, tmp_path):
   assert loop.train_and_evaluate(config, tmp_path / "run") is not None
 
 
+@pytest.mark.slow
+def test_unreadable_best_checkpoint(finished, tmp_path, capsys):
+  config, workdir, rows = finished
+  shutil.copytree(workdir, tmp_path / "run")
+  (best,) = (tmp_path / "run" / "checkpoints" / "best").glob("[0-9]*")
+  shutil.rmtree(best / "state")
+  with pytest.raises(checkpoints.CheckpointError, match="find the best anew") as caught:
+    loop.train_and_evaluate(config, tmp_path / "run")
+  assert str(best) in str(caught.value)
+  # Doing what the message says ends the run with the last model, the best there is now.
+  shutil.rmtree(best)
+  again = loop.train_and_evaluate(config, tmp_path / "run")
+  assert "the best checkpoint, of step 8, is gone" in capsys.readouterr().err
+  assert again == rows
+  assert loop.train_and_evaluate(config, tmp_path / "run") == rows
+
+
+def test_what_cannot_run_is_found_before_the_workdir_is_taken(data_dir, tmp_path):
+  for wrong in ({"data.image_size": 17}, {"encoder.options": {"widths": ()}}):
+    with pytest.raises(ConfigError, match="no training step can be made of it"):
+      loop.train_and_evaluate(digits_config(data_dir, **wrong), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_run_stopped_at_its_start_measures_it_once(data_dir, tmp_path, monkeypatch):
+  config = digits_config(data_dir, **{"eval.raw_pixels": False, "train.duration": "2 steps"})
+  with monkeypatch.context() as patched:
+    patched.setattr(loop.setup, "train_batches", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+      loop.train_and_evaluate(config, tmp_path / "run")
+  loop.train_and_evaluate(config, tmp_path / "run")
+  lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+  assert [line["step"] for line in lines] == [0, 2, 2]  # the second: loss and evaluation
+
+
+def test_a_full_disk_is_one_error(tmp_path, monkeypatch):
+  manager = checkpoints.Checkpoints(tmp_path, keep=1)
+
+  def full(*_, **__):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(manager._managers["last"], "save", full)
+  with pytest.raises(checkpoints.CheckpointError, match="No space left on device") as caught:
+    manager.save("last", 1, {"x": np.zeros(2)}, {})
+  assert str(tmp_path / "checkpoints") in str(caught.value)
+  monkeypatch.setattr(manager._managers["best"], "wait_until_finished", full)
+  with pytest.raises(checkpoints.CheckpointError, match="make room there"):
+    manager.wait()
+  monkeypatch.undo()
+  manager.close()
+
+
 def test_class_with_one_image_is_refused_when_too_few_remain(data_dir, tmp_path, monkeypatch):
   config = digits_config(data_dir)
   real = data.load

@@ -135,7 +135,10 @@ def test_checkpoints_from_before_the_memory_load(tmp_path):
 
 
 REFUSED = {
-  "negative": ({"memory.size": -1}, "config.memory.size: expected 0 (none) or more; got -1"),
+  "negative": (
+    {"memory.size": -1},
+    "config.memory.size: expected a number of at least 0 and below 2147483648; got -1",
+  ),
   "warmup": ({"memory.warmup": "soon"}, 'config.memory.warmup: expected "N steps" or "N epochs"'),
   "triplet": (
     {"loss.layout": "triplet", "data.sampler": "triplet", "data.batch_size": 24},

@@ -1,0 +1,62 @@
+"""Numbers and durations that a config may have, each refusal with the key and what came."""
+
+import math
+
+import pytest
+
+from jaxdml.training import values
+from jaxdml.training.values import ConfigError
+from tests.training.helpers import tiny_config
+
+REFUSED = {
+  "data.num_workers": -1,
+  "data.image_size": 0,
+  "embedding.bn_momentum": 1.0,
+  "embedding.kernel_scale": 0.0,
+  "eval.ks": (0, 1),
+  "hdml.alpha": -1.0,
+  "hdml.block_size": -1,
+  "hdml.generator_hidden": 0,
+  "hdml.initial_average": 0.0,
+  "hdml.slots": -1,
+  "loss.block_size": -1,
+  "memory.size": 2**31,
+  "optimizer.clip_norm": -1.0,
+  "optimizer.generator_learning_rate": math.nan,
+  "optimizer.learning_rate": math.inf,
+  "optimizer.milestones": ("3 steps", "3 steps "),
+  "optimizer.weight_decay": -0.1,
+  "seed": -1,
+  "train.evaluate_every": "0 steps",
+  "train.log_every": "ten",
+}
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_refuses_what_means_nothing(key):
+  with pytest.raises(ConfigError) as caught:
+    values.check_ranges(tiny_config(**{key: REFUSED[key]}))
+  assert str(caught.value).startswith(f"config.{key}: expected ")
+  assert str(REFUSED[key]) in str(caught.value)
+
+
+def test_refuses_no_recall_at_all_and_fractions():
+  for ks in ((), (1, 2.5)):
+    config = tiny_config()
+    config.eval = {**config.eval.to_dict(), "ks": ks}
+    with pytest.raises(ConfigError, match=r"config\.eval\.ks: expected whole numbers"):
+      values.check_ranges(config)
+
+
+def test_takes_the_ends_of_each_range():
+  values.check_ranges(tiny_config())
+  ends = {"seed": 2**32 - 1, "memory.size": 2**31 - 1, "optimizer.clip_norm": 0.0}
+  values.check_ranges(tiny_config(**ends, **{"embedding.bn_momentum": 0.0, "eval.ks": (1,)}))
+
+
+def test_durations():
+  assert values.duration("1.5 epochs", 3, "train.duration") == 5
+  assert values.duration(" 7 steps", 3, "train.duration") == 7
+  for wrong in ("7", "-1 steps", "steps", ""):
+    with pytest.raises(ConfigError, match=r"config\.train\.duration: expected \"N steps\""):
+      values.duration(wrong, 3, "train.duration")

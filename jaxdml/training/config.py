@@ -1,9 +1,6 @@
-"""Checking a config before anything is built, and against the run that a workdir holds."""
+"""Checking a config before anything is built."""
 
 from __future__ import annotations
-
-import json
-import pathlib
 
 import jax
 from ml_collections import ConfigDict
@@ -13,24 +10,12 @@ from jaxdml.data import cache, preprocess, sampling
 from jaxdml.losses import reducers
 from jaxdml.models import registry
 from jaxdml.models.autoencoder import EMBEDDING_NORMS
-from jaxdml.training import defaults, values
+from jaxdml.training import values
 from jaxdml.training.values import ConfigError as ConfigError
 from jaxdml.training.values import duration as duration
 
-__all__ = ["ConfigError", "check", "check_workdir", "duration"]
+__all__ = ["ConfigError", "check", "duration", "flatten"]
 
-# What may differ between the run that made a workdir and the one that resumes it: nothing here
-# reaches the parameters.
-OPERATIONAL = (
-  "data.cache",
-  "data.data_dir",
-  "data.max_bad_images",
-  "data.num_workers",
-  "train.checkpoint_every",
-  "train.keep",
-  "train.log_every",
-  "train.report",
-)
 _METRICS = ("map@r", "r_precision", "nmi", "ami", "f1")
 _GROUP = {"all_pairs": 1, "npair": 2, "triplet": 3}
 
@@ -222,6 +207,7 @@ def check(config: ConfigDict, device_count: int) -> None:
 
 
 def flatten(tree: dict, prefix: str = "") -> dict:
+  """{"section.key": value} of a config as nested dicts."""
   flat = {}
   for key, value in tree.items():
     if isinstance(value, dict):
@@ -229,46 +215,3 @@ def flatten(tree: dict, prefix: str = "") -> dict:
     else:
       flat[prefix + key] = value
   return flat
-
-
-def check_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
-  """Writes config.json into a new workdir; in an old one, refuses a config that differs.
-
-  Raises:
-    ConfigError: the workdir holds a run of another config; the differing keys are listed.
-  """
-  path = workdir / "config.json"
-  ours = json.loads(json.dumps(config.to_dict()))
-  if not path.exists():
-    if any((workdir / "checkpoints" / "last").glob("[0-9]*")):
-      raise ConfigError(
-        f"--workdir={workdir} holds checkpoints and no config.json that says whose; put that file "
-        "back, or choose another --workdir"
-      )
-    if jax.process_index():
-      return
-    workdir.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(ours, indent=2) + "\n")
-    temporary.replace(path)
-    return
-  try:
-    theirs = flatten(json.loads(path.read_text("utf-8")))
-  except (AttributeError, ValueError) as error:  # no object; no JSON, or no UTF-8
-    raise ConfigError(
-      f"{path} is no JSON of a config ({error}); choose another --workdir"
-    ) from error
-  mine = flatten(ours)
-  # A key younger than the run: then it was as it is by default now.
-  theirs = flatten(json.loads(json.dumps(defaults.get_config().to_dict()))) | theirs
-  differing = [
-    f"  {key}: there {theirs.get(key, '(absent)')!r}, here {mine.get(key, '(absent)')!r}"
-    for key in sorted(mine.keys() | theirs.keys())
-    if key not in OPERATIONAL and mine.get(key) != theirs.get(key)
-  ]
-  if differing:
-    raise ConfigError(
-      f"--workdir={workdir} holds a run of another config:\n"
-      + "\n".join(differing)
-      + "\nchoose another --workdir, or give the same config to resume"
-    )

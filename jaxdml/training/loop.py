@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import pathlib
 import sys
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from jaxdml import data, evaluation, models
 from jaxdml.training import checkpoints, hdml_variants, parallel, restore, setup, weights, writers
 from jaxdml.training import config as config_lib
+from jaxdml.training import workdir as workdir_lib
 from jaxdml.training.evaluator import Evaluator
 from jaxdml.training.interrupt import Interrupt
 from jaxdml.training.starving import Starving
@@ -48,13 +50,18 @@ class _Run:
     self.step_fn = parallel.compile_step(program.step)
     # What cannot run is found before the workdir is this config's, and before any time is spent.
     setup.trace(self.setup)
-    config_lib.check_workdir(config, workdir)
+    workdir_lib.check(config, workdir)
     measured = self.setup.test if config.eval.test else validation
     self.test = Evaluator(config, measured, program.embed)
     apart = validation is not None and config.eval.test
     self.selection = Evaluator(config, validation, program.embed) if apart else self.test
-    self.checkpoints = checkpoints.Checkpoints(workdir, config.train.keep)
     self.bad_images = data.BadImages(self.setup.train, config.data.max_bad_images)
+    # The workdir is this process's alone before anything in it is tidied up.
+    with contextlib.ExitStack() as stack:
+      stack.enter_context(workdir_lib.alone(workdir))
+      self.checkpoints = checkpoints.Checkpoints(workdir, config.train.keep)
+      stack.callback(self.checkpoints.close)
+      self.close = stack.pop_all().close
 
   def start(self) -> tuple[Any, dict[str, Any]]:
     """The state to go on from, on the host, and what the loop remembers."""
@@ -274,15 +281,14 @@ def train_and_evaluate(
     SIGTERM ended the run early (saved; the same call resumes).
 
   Raises:
-    ConfigError: the config cannot run, or the workdir holds another config's run.
+    ConfigError: the config cannot run, the workdir holds another config's run, or another process
+      trains there.
     DatasetNotPreparedError: the data set is not there.
-    CheckpointError: the checkpoint to resume from cannot be read.
+    CheckpointError: the checkpoint to resume from cannot be read, or none can be written.
     NonFiniteError: the loss became NaN; the last good checkpoint is kept.
     ImageDecodeError: more than config.data.max_bad_images cannot be decoded, or a whole class.
     WorkerError: a process that prepares batches died.
   """
   run = _Run(config, pathlib.Path(workdir))
-  try:
+  with contextlib.closing(run):
     return run.train()
-  finally:
-    run.checkpoints.close()

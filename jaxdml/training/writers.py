@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 from collections.abc import Mapping
 
@@ -27,8 +28,7 @@ class MetricsWriter:
     path = workdir / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     # A line cut off by a kill is the last one, and belongs to a step that runs again.
-    whole = [line for line in lines if line.endswith("}")]
-    kept = [line for line in whole if json.loads(line)["step"] <= start_step]
+    kept = [line for line in lines if _step(line) <= start_step]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(f"{line}\n" for line in kept))
     temporary.replace(path)
@@ -60,3 +60,11 @@ class MetricsWriter:
     except OSError:
       if kind is None:  # Else that is the error to tell: most likely the same full disk.
         raise
+
+
+def _step(line: str) -> float:
+  """The step of a line; infinite where it is none of ours, or only a part."""
+  try:
+    return json.loads(line)["step"]
+  except (ValueError, TypeError, KeyError):
+    return math.inf

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxdml.data import preprocess
 from jaxdml.training import checkpoints, hdml_variants, steps
-from jaxdml.training import config as config_lib
+from jaxdml.training import workdir as workdir_lib
 from tests.training.test_loop import digits_config
 
 SIDE, DIMENSION = 8, 5
@@ -50,7 +50,7 @@ def write_images(root, paths):
 def make_workdir(workdir, data_dir, seed=0, **overrides):
   """A workdir as training leaves it, with random parameters: nothing is compiled."""
   config = hdml_variants.resolve(digits_config(data_dir, **overrides))
-  config_lib.check_workdir(config, workdir)
+  workdir_lib.check(config, workdir)
   program = steps.build(config, num_classes=2, total_steps=8, steps_per_epoch=29)
   rng = np.random.default_rng(seed)
 

@@ -1,7 +1,5 @@
 """What a config refuses, each with the key in the message."""
 
-import json
-
 import pytest
 
 from jaxdml.training import config as config_lib
@@ -97,46 +95,6 @@ def test_duration(text, steps):
 def test_duration_refuses(text):
   with pytest.raises(config_lib.ConfigError, match=r'config\.train\.duration: expected "N steps"'):
     config_lib.duration(text, 7, "train.duration")
-
-
-def test_workdir_of_another_config(tmp_path):
-  config_lib.check_workdir(tiny_config(), tmp_path / "run")
-  config_lib.check_workdir(tiny_config(**{"data.num_workers": 3}), tmp_path / "run")
-  with pytest.raises(config_lib.ConfigError, match="another config") as caught:
-    config_lib.check_workdir(tiny_config(**{"seed": 5, "loss.name": "margin"}), tmp_path / "run")
-  assert "seed: there 0, here 5" in str(caught.value)
-  assert "loss.name: there 'npair', here 'margin'" in str(caught.value)
-  assert json.loads((tmp_path / "run" / "config.json").read_text())["seed"] == 0
-
-
-def test_workdir_with_a_broken_config_file(tmp_path):
-  (tmp_path / "config.json").write_text('{"seed"')
-  with pytest.raises(config_lib.ConfigError, match=r"config\.json is no JSON"):
-    config_lib.check_workdir(tiny_config(), tmp_path)
-
-
-@pytest.mark.parametrize("text", [b"[]", b"\xff", b"null"])
-def test_workdir_whose_config_is_something_else(tmp_path, text):
-  (tmp_path / "config.json").write_bytes(text)
-  with pytest.raises(config_lib.ConfigError, match=r"config\.json is no JSON of a config"):
-    config_lib.check_workdir(tiny_config(), tmp_path)
-
-
-def test_workdir_from_before_a_key_was_as_its_default(tmp_path):
-  config_lib.check_workdir(tiny_config(), tmp_path)
-  path = tmp_path / "config.json"
-  there = json.loads(path.read_text())
-  del there["eval"]["diagnostics"]
-  path.write_text(json.dumps(there))
-  config_lib.check_workdir(tiny_config(), tmp_path)
-  with pytest.raises(config_lib.ConfigError, match=r"eval\.diagnostics: there True, here False"):
-    config_lib.check_workdir(tiny_config(**{"eval.diagnostics": False}), tmp_path)
-
-
-def test_workdir_with_checkpoints_of_nobody_knows_which_config(tmp_path):
-  (tmp_path / "checkpoints" / "last" / "7").mkdir(parents=True)
-  with pytest.raises(config_lib.ConfigError, match=r"holds checkpoints and no config\.json"):
-    config_lib.check_workdir(tiny_config(), tmp_path)
 
 
 @pytest.mark.parametrize("key", ["loss.options", "encoder.options"])

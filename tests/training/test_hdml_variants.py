@@ -8,7 +8,7 @@ import pytest
 
 from jaxdml import hdml, losses
 from jaxdml.training import config as config_lib
-from jaxdml.training import defaults, hdml_variants, steps
+from jaxdml.training import defaults, hdml_variants, steps, workdir
 from tests.training.helpers import tiny_config
 
 
@@ -118,6 +118,6 @@ def test_windows_are_resolved_to_steps(variant, window):
 
 def test_the_workdir_records_what_was_used(tmp_path):
   resolved = hdml_variants.resolve(tiny_config(**{"hdml.variant": "code"}))
-  config_lib.check_workdir(resolved, tmp_path)
+  workdir.check(resolved, tmp_path)
   kept = json.loads((pathlib.Path(tmp_path) / "config.json").read_text())
   assert kept["hdml"]["running_bn"] == "both" and kept["hdml"]["window"] == "2 steps"

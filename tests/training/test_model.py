@@ -6,7 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-from jaxdml.training import checkpoints, config, defaults, model, restore, setup
+from jaxdml.training import checkpoints, defaults, model, restore, setup
+from jaxdml.training import workdir as workdir_lib
+from jaxdml.training.config import ConfigError
 from tests.training.conftest import data_dir as data_dir
 from tests.training.test_loop import digits_config
 
@@ -14,7 +16,7 @@ from tests.training.test_loop import digits_config
 def write_run(workdir, run_config):
   """A workdir as training leaves it, with the state before the first step as the best of step 3."""
   prepared = setup.prepare(run_config)
-  config.check_workdir(run_config, workdir)
+  workdir_lib.check(run_config, workdir)
   manager = checkpoints.Checkpoints(workdir, keep=1)
   state = prepared.initial_state()
   manager.save("best", 3, state, {"best": 0.5, "best_step": 3, "floors": {}})
@@ -130,13 +132,13 @@ def test_refuses_what_is_no_run(tmp_path, moved):
 
 def test_refuses_another_version(moved):
   edit(moved, "encoder", colour="blue")
-  with pytest.raises(config.ConfigError, match="no config of this version"):
+  with pytest.raises(ConfigError, match="no config of this version"):
     model.load(moved)
 
 
 def test_refuses_an_unknown_encoder(moved):
   edit(moved, "encoder", name="convnext")
-  with pytest.raises(config.ConfigError, match="convnext"):
+  with pytest.raises(ConfigError, match="convnext"):
     model.load(moved)
 
 

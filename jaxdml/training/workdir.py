@@ -1,0 +1,98 @@
+"""A workdir belongs to one config, and to one process at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import pathlib
+from collections.abc import Iterator
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxdml.training import defaults
+from jaxdml.training.config import ConfigError, flatten
+
+__all__ = ["alone", "check"]
+
+# What may differ between the run that made a workdir and the one that resumes it: nothing here
+# reaches the parameters.
+OPERATIONAL = (
+  "data.cache",
+  "data.data_dir",
+  "data.max_bad_images",
+  "data.num_workers",
+  "train.checkpoint_every",
+  "train.keep",
+  "train.log_every",
+  "train.report",
+)
+
+
+def check(config: ConfigDict, workdir: pathlib.Path) -> None:
+  """Writes config.json into a new workdir; in an old one, refuses a config that differs.
+
+  Raises:
+    ConfigError: the workdir holds a run of another config; the differing keys are listed.
+  """
+  path = workdir / "config.json"
+  ours = json.loads(json.dumps(config.to_dict()))
+  if not path.exists():
+    if any((workdir / "checkpoints" / "last").glob("[0-9]*")):
+      raise ConfigError(
+        f"--workdir={workdir} holds checkpoints and no config.json that says whose; put that file "
+        "back, or choose another --workdir"
+      )
+    if jax.process_index():
+      return
+    workdir.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(ours, indent=2) + "\n")
+    temporary.replace(path)
+    return
+  try:
+    theirs = flatten(json.loads(path.read_text("utf-8")))
+  except (AttributeError, ValueError) as error:  # no object; no JSON, or no UTF-8
+    raise ConfigError(
+      f"{path} is no JSON of a config ({error}); choose another --workdir"
+    ) from error
+  mine = flatten(ours)
+  # A key younger than the run: then it was as it is by default now.
+  theirs = flatten(json.loads(json.dumps(defaults.get_config().to_dict()))) | theirs
+  differing = [
+    f"  {key}: there {theirs.get(key, '(absent)')!r}, here {mine.get(key, '(absent)')!r}"
+    for key in sorted(mine.keys() | theirs.keys())
+    if key not in OPERATIONAL and mine.get(key) != theirs.get(key)
+  ]
+  if differing:
+    raise ConfigError(
+      f"--workdir={workdir} holds a run of another config:\n"
+      + "\n".join(differing)
+      + "\nchoose another --workdir, or give the same config to resume"
+    )
+
+
+@contextlib.contextmanager
+def alone(workdir: pathlib.Path) -> Iterator[None]:
+  """Holds a workdir for this process; the lock goes with the process, however it ends.
+
+  Two that train in one workdir would each drop what the other one writes. Where the file system
+  knows no locks, nothing is held. Of several hosts the first one holds it.
+
+  Raises:
+    ConfigError: another process trains there.
+  """
+  if jax.process_index():
+    yield
+    return
+  with (workdir / ".lock").open("a") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise ConfigError(
+        f"another process is training in --workdir={workdir}; wait for it, or choose another"
+      ) from error
+    except OSError:  # no locks: some network file systems
+      pass
+    yield

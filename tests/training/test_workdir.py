@@ -1,0 +1,89 @@
+"""Whose a workdir is: one config's, and one process's at a time."""
+
+import json
+import multiprocessing
+import os
+import signal
+
+import pytest
+
+from jaxdml.training import loop, workdir
+from jaxdml.training.config import ConfigError
+from tests.training.helpers import tiny_config
+from tests.training.test_loop import digits_config
+
+
+def test_workdir_of_another_config(tmp_path):
+  workdir.check(tiny_config(), tmp_path / "run")
+  workdir.check(tiny_config(**{"data.num_workers": 3}), tmp_path / "run")
+  with pytest.raises(ConfigError, match="another config") as caught:
+    workdir.check(tiny_config(**{"seed": 5, "loss.name": "margin"}), tmp_path / "run")
+  assert "seed: there 0, here 5" in str(caught.value)
+  assert "loss.name: there 'npair', here 'margin'" in str(caught.value)
+  assert json.loads((tmp_path / "run" / "config.json").read_text())["seed"] == 0
+
+
+def test_workdir_with_a_broken_config_file(tmp_path):
+  (tmp_path / "config.json").write_text('{"seed"')
+  with pytest.raises(ConfigError, match=r"config\.json is no JSON"):
+    workdir.check(tiny_config(), tmp_path)
+
+
+@pytest.mark.parametrize("text", [b"[]", b"\xff", b"null"])
+def test_workdir_whose_config_is_something_else(tmp_path, text):
+  (tmp_path / "config.json").write_bytes(text)
+  with pytest.raises(ConfigError, match=r"config\.json is no JSON of a config"):
+    workdir.check(tiny_config(), tmp_path)
+
+
+def test_workdir_from_before_a_key_was_as_its_default(tmp_path):
+  workdir.check(tiny_config(), tmp_path)
+  path = tmp_path / "config.json"
+  there = json.loads(path.read_text())
+  del there["eval"]["diagnostics"]
+  path.write_text(json.dumps(there))
+  workdir.check(tiny_config(), tmp_path)
+  with pytest.raises(ConfigError, match=r"eval\.diagnostics: there True, here False"):
+    workdir.check(tiny_config(**{"eval.diagnostics": False}), tmp_path)
+
+
+def test_workdir_with_checkpoints_of_nobody_knows_which_config(tmp_path):
+  (tmp_path / "checkpoints" / "last" / "7").mkdir(parents=True)
+  with pytest.raises(ConfigError, match=r"holds checkpoints and no config\.json"):
+    workdir.check(tiny_config(), tmp_path)
+
+
+def _hold(path, pipe):
+  with workdir.alone(path):
+    pipe.send("held")
+    pipe.recv()
+
+
+def test_two_processes_never_train_in_one_workdir(data_dir, tmp_path):
+  """The second is refused and changes nothing; the lock of a process that is killed is gone."""
+  context = multiprocessing.get_context("spawn")
+  pipe, theirs = context.Pipe()
+  config = digits_config(data_dir)
+  path = tmp_path / "run"
+  path.mkdir()
+  holder = context.Process(target=_hold, args=(path, theirs))
+  holder.start()
+  try:
+    assert pipe.recv() == "held"
+    with pytest.raises(ConfigError, match="another process is training in --workdir="):
+      loop.train_and_evaluate(config, path)
+    assert not (path / "metrics.jsonl").exists()
+  finally:
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+  with workdir.alone(path):
+    pass
+
+
+def test_where_there_are_no_locks_nothing_is_held(tmp_path, monkeypatch):
+  def unknown(file, flags):
+    raise OSError(95, "Operation not supported")
+
+  monkeypatch.setattr(workdir.fcntl, "flock", unknown)
+  with workdir.alone(tmp_path), workdir.alone(tmp_path):
+    pass

@@ -5,13 +5,13 @@
   python benchmarks/losses.py --only margin ntxent --write
 
 Each figure is the fastest of several calls after warm-up in a process of its own, whose peak memory
-is taken too; the two libraries take turns. --turns 3 keeps the fastest of three processes, for
-machines that others use too. A size that the peer could not finish, judged from its
-last one (time and memory grow at most with the cube and the fourth power of B), is skipped and
-shown as "-". The summary's last column is the median speed-up that a loss would have which took no
-longer than its three matrix products at the rate of a large one. --json keeps every figure, and
-takes from that file what it already holds of this machine and these versions. --write puts the
-tables into docs/benchmarks.md. Needs the extra [parity].
+is taken too (on a GPU, the device's); the two libraries take turns, on a GPU where both see one.
+--turns 3 keeps the fastest of three processes, for machines that others use too. A size that the
+peer could not finish, judged from its last one (time and memory grow at most with the cube and the
+fourth power of B), is skipped and shown as "-". The summary's last column is the median speed-up
+that a loss would have which took no longer than its three matrix products at the rate of a large
+one. --json keeps every figure, and takes from that file what it already holds of this machine and
+these versions. --write puts the tables into docs/benchmarks.md. Needs the extra [parity].
 """
 
 from __future__ import annotations
@@ -121,6 +121,11 @@ def compare(args: argparse.Namespace, names: list[str]) -> str:
         raise SystemExit(f"jaxdml failed on {name}, B={batch}")
       peers[name] = peer
       theirs = ("-", "-", "-")
+      if peer and peer["device"] != ours["device"]:
+        raise SystemExit(
+          f"jaxdml ran on a {ours['device']}, the peer on a {peer['device']}: install both for the "
+          "same, or hide the GPU (JAX_PLATFORMS=cpu, CUDA_VISIBLE_DEVICES=)"
+        )
       if peer:
         ratios.append(peer["seconds"] / ours["seconds"])
         bounds.append(peer["seconds"] * rate / losses_measure.operations(name, batch))

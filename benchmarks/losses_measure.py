@@ -130,7 +130,14 @@ def of_jaxdml(name: str, batch: int) -> dict:
   step(2.0 * x, options, y[::-1])
   if step._cache_size() != 1:
     raise SystemExit(f"{name} compiled again for other values")
-  figures = {"seconds": seconds, "peak_mb": peak_mb(), "compile_seconds": compile_seconds}
+  device = jax.devices()[0]
+  peak = (device.memory_stats() or {}).get("peak_bytes_in_use")  # None: a CPU
+  figures = {
+    "seconds": seconds,
+    "peak_mb": peak_mb() if peak is None else peak / 1e6,
+    "compile_seconds": compile_seconds,
+    "device": device.platform,
+  }
   if batch < 8192:
     return figures
   return figures | matmul_rate()  # measured last: its own memory must not count
@@ -141,13 +148,13 @@ def matmul_rate(*_) -> dict:
   import jax
 
   side = jax.random.normal(jax.random.key(1), (4096, 4096))
-  product = jax.jit(lambda a: a @ a)
+  product = jax.jit(lambda a: jax.numpy.matmul(a, a, precision="highest"))  # no TF32 on a GPU
   rate = 2 * 4096**3 / fastest(lambda: jax.block_until_ready(product(side)), budget=3.0) / 1e9
   return {"matmul_gflops": rate}
 
 
 def of_peer(name: str, batch: int) -> dict:
-  """The loss of pytorch-metric-learning, with the same gradients."""
+  """The loss of pytorch-metric-learning, with the same gradients; on a GPU if torch has one."""
   import warnings
 
   import torch
@@ -155,12 +162,14 @@ def of_peer(name: str, batch: int) -> dict:
 
   warnings.filterwarnings("ignore")
   torch.manual_seed(0)
-  x = torch.randn(batch, DIM, requires_grad=True)
-  y = torch.arange(batch) // PER_CLASS
+  cuda = torch.cuda.is_available()
+  device = "cuda" if cuda else "cpu"
+  x = torch.randn(batch, DIM, device=device, requires_grad=True)
+  y = torch.arange(batch, device=device) // PER_CLASS
   cls, options = PEERS[name]
   if options == "classes":
     options = {"num_classes": batch // PER_CLASS, "embedding_size": DIM}
-  loss = getattr(losses, cls)(**options)
+  loss = getattr(losses, cls)(**options).to(device)
   mine = None
   if name == EPS_SEMIHARD:
     mine = miners.BatchEasyHardMiner(pos_strategy="easy", neg_strategy="semihard")
@@ -169,8 +178,12 @@ def of_peer(name: str, batch: int) -> dict:
     x.grad = None
     loss.zero_grad()
     (loss(x, y, mine(x, y)) if mine else loss(x, y)).backward()
+    if cuda:
+      torch.cuda.synchronize()
 
-  return {"seconds": fastest(step), "peak_mb": peak_mb()}
+  seconds = fastest(step)
+  peak = torch.cuda.max_memory_allocated() / 1e6 if cuda else peak_mb()
+  return {"seconds": seconds, "peak_mb": peak, "device": "gpu" if cuda else "cpu"}
 
 
 if __name__ == "__main__":

@@ -223,8 +223,8 @@ def angular_loss(alpha: float = math.radians(40.0)) -> RowFn:
   log(1 + sum_n exp(4 t (s_an + s_pn) - 2 (1 + t) s_ap)) with t = tan(alpha)^2 and s = 1 - distance,
   averaged over all (anchor, positive) pairs (Wang et al., arXiv 1708.01682, eq. 8 on normalised
   embeddings; pytorch-metric-learning leaves the negatives as they are). The negatives are the
-  anchor's. Costs a matrix product for every positive of a row, unless the anchors are the references
-  and are taken in one block; reverse-mode differentiable only.
+  anchor's. Costs a matrix product for every positive of a row, unless the anchors are the
+  references and in one block; reverse-mode differentiable only.
 
   Args:
     alpha: upper bound of the angle, in radians; the paper's range is 36 to 55 degrees.

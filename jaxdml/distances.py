@@ -148,7 +148,7 @@ def squared_euclidean(products, x_square, y_square):
   """||x_i - y_j||^2, as ||x_i||^2 + ||y_j||^2 - 2 x_i . y_j, clipped at 0.
 
   The expansion loses digits for points much closer to each other than to the origin: expect an
-  absolute error of about 1e-7 (||x||^2 + ||y||^2) in float32.
+  absolute error of a few times 1e-7 (||x||^2 + ||y||^2) in float32.
   """
   return jnp.maximum(x_square[0] + y_square[0] - 2.0 * products, 0.0)
 

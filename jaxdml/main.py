@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import os
 import runpy
@@ -17,16 +18,22 @@ from jaxdml.training import loop
 from jaxdml.training.checkpoints import CheckpointError
 from jaxdml.training.config import ConfigError
 
+# What the config's overrides are read from: the arguments that `parse` leaves.
+_ARGV: list[str] = []
 CONFIG = config_flags.DEFINE_config_file(
   "config",
   None,
   "A file in configs/; FILE:triplet,eps for a variant; override keys as --config.KEY=VALUE.",
   lock_config=True,
+  sys_argv=_ARGV,
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Where checkpoints, metrics and results go; an unfinished run there is resumed."
 )
 
+_OPTIONS = (
+  "encoder.options", "loss.distance_options", "loss.init_options", "loss.options", "mining.options",
+)  # fmt: skip
 _MULTIHOST = flags.DEFINE_bool(
   "multihost", False, "Join the other hosts first (TPU pods, Slurm): jax.distributed.initialize()."
 )
@@ -79,6 +86,41 @@ def _unknown_key(argv: Sequence[str]) -> str | None:
   return None
 
 
+def _into_options(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+  """argv without --config.mining.options.k=2 and its like, and those: {"mining.options.k": "2"}.
+
+  The dictionaries of options are empty in most configs, so their keys are not the config's.
+  """
+  rest, found, skip = [], {}, False
+  for arg, following in zip(argv, [*argv[1:], None], strict=True):
+    key, equals, value = arg.lstrip("-").partition("=")
+    section, _, name = key.removeprefix("config.").rpartition(".")
+    if skip:
+      skip = False
+    elif not (arg.startswith("-") and key.startswith("config.") and section in _OPTIONS and name):
+      rest.append(arg)
+    elif equals or following is not None:
+      found[f"{section}.{name}"], skip = (value if equals else following), not equals
+  return rest, found
+
+
+def _set_options(config: ConfigDict, found: dict[str, str]) -> None:
+  for key, text in found.items():
+    section, _, name = key.rpartition(".")
+    options = config
+    for part in section.split("."):
+      options = options[part]
+    try:
+      value = ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+      value = text
+    with config.unlocked():
+      try:
+        options[name] = value
+      except TypeError as error:
+        raise SystemExit(fail(f"--config.{key}={text}: {error}", 2)) from error
+
+
 def _wrong_argument(error: BaseException | None) -> str | None:
   """What a config file said of its argument, without the traceback that ml_collections wraps it in.
 
@@ -105,6 +147,8 @@ def parse(
     # So that one config can import another of its folder, whatever the working directory.
     sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(path))))
   flags.mark_flags_as_required(required)
+  argv, options = _into_options(argv)
+  _ARGV[:] = argv
   try:
     rest = flags.FLAGS(list(argv))
   except (AttributeError, KeyError) as error:
@@ -118,6 +162,8 @@ def parse(
     raise SystemExit(fail(f"{message}\nsee python -m {command} --help", 2)) from error
   if len(rest) > 1:
     raise SystemExit(fail(f"unknown arguments: {' '.join(rest[1:])}", 2))
+  if options:
+    _set_options(CONFIG.value, options)
   return rest
 
 

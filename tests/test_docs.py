@@ -4,9 +4,13 @@ import inspect
 import pathlib
 import re
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from jaxdml import distances, losses, mining
+from jaxdml.training import config as config_lib
+from jaxdml.training import steps
 
 TEXT = (pathlib.Path(__file__).resolve().parent.parent / "docs" / "losses.md").read_text()
 SHARED = set(inspect.signature(losses.arcface_loss).parameters) - {"margin", "scale"} | set(
@@ -68,8 +72,24 @@ def test_every_distance_is_listed():
   assert sorted(names(table("Distances"))) == sorted(distances.NAMES)
 
 
-def test_its_code_runs():
+def test_its_code_runs(monkeypatch):
+  monkeypatch.setattr(losses, "LOSSES", dict(losses.LOSSES))
+  monkeypatch.setattr(mining, "MINERS", dict(mining.MINERS))
   blocks = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
   assert blocks
   for block in blocks:
-    exec(compile(block, "docs/losses.md", "exec"), {})
+    names = {}
+    exec(compile(block, "docs/losses.md", "exec"), names)
+  # The last one names a loss and a miner of its own: its config trains.
+  assert names["value"] > 0 and jnp.any(names["gradient"] != 0)
+  config = names["get_config"]()
+  config_lib.check(config, 1)
+  program = steps.build(config, num_classes=3, total_steps=5, steps_per_epoch=5)
+  size, side = config.data.batch_size, config.data.image_size
+  batch = {
+    "image": jax.ShapeDtypeStruct((size, side, side, config.data.channels), "uint8"),
+    "label": jax.ShapeDtypeStruct((size,), "int32"),
+    "index": jax.ShapeDtypeStruct((size,), "int32"),
+  }
+  state = jax.eval_shape(program.init, jax.random.key(0))
+  assert jax.eval_shape(program.step, state, batch)[1]["loss/real"].shape == ()

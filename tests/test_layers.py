@@ -10,11 +10,12 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 ENGINE = {"types", "products", "distances", "mining", "losses", "refs"}
 ALLOWED = {
   "types": set(),
+  "arguments": {"types"},
   "products": {"types"},
   "distances": {"types", "products"},
   "mining": {"types", "distances"},
-  "refs": {"types", "distances"},
-  "losses": {"types", "products", "distances", "mining"},
+  "refs": {"types", "arguments", "distances"},
+  "losses": {"types", "arguments", "products", "distances", "mining"},
   "hdml": ENGINE,
   "models": {"types"},
   "pretrained": {"types", "models", "_version"},

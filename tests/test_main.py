@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from jaxdml import main
+from jaxdml.training import defaults
 from tests.training.conftest import data_dir as data_dir
 from tests.training.test_loop import assert_bitwise, final_state
 
@@ -49,6 +51,34 @@ def test_unknown_key(tmp_path):
     "--config.optimizer.learnin_rate=1e-4",
   )
   assert "weight_decay" in error
+
+
+def test_options_by_name():
+  """The dictionaries of options take keys that the config file does not have."""
+  given = [
+    "main", "--config=configs/npair_glyphs.py", "--config.loss.options.l2_reg=0.5", "--workdir=x",
+    "--config.mining.options.k", "2", "--config.loss.options={'l2_reg': 0.1}", "-config.seed=3",
+    "--config.loss.options.names=[1, 'a']", "--config.encoder.options.pooling=gem",
+  ]  # fmt: skip
+  rest, found = main._into_options(given)
+  assert rest == [given[0], given[1], given[3], given[6], given[7]]
+  assert found == {
+    "loss.options.l2_reg": "0.5", "mining.options.k": "2", "loss.options.names": "[1, 'a']",
+    "encoder.options.pooling": "gem",
+  }  # fmt: skip
+  config = defaults.get_config().lock()
+  main._set_options(config, found)
+  assert config.loss.options.to_dict() == {"l2_reg": 0.5, "names": [1, "a"]}
+  assert config.mining.options.k == 2 and config.encoder.options.pooling == "gem"
+
+
+def test_an_unknown_option(tmp_path):
+  refused(
+    "loss 'triplet' has no option ['margine']; valid options: margin, refs",
+    "--config=configs/triplet_glyphs.py",
+    f"--workdir={tmp_path / 'run'}",
+    "--config.loss.options.margine=0.3",
+  )
 
 
 def test_missing_config_file(tmp_path):

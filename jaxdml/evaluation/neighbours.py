@@ -67,7 +67,8 @@ def nearest_neighbours(
       given.
     gallery_ids: [m], with `gallery`.
     normalize: scale to unit norm: similarities are cosines. Else the order is that of the Euclidean
-      distance, and the similarity of q and g is q.g - |g|^2/2.
+      distance, and the similarity of q and g is q.g - |g|^2/2 (of both less the gallery's mean, or
+      about that, where they are farther from the origin than from each other).
     block_size: queries at a time on a device; the default suits the device.
     progress: show a bar where it takes long.
 

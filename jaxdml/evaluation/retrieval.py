@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,7 +68,8 @@ def retrieval_metrics(
     `macro` adds "macro/NAME" of each mean. Several sets of labels give "SET/NAME".
 
   Raises:
-    ValueError: NaN in embeddings, lengths that differ, a gallery without labels or the reverse.
+    ValueError: NaN in embeddings, lengths that differ, a gallery without labels or the reverse,
+      text on one side and numbers on the other.
 
   >>> x = [[0.0, 1.0], [0.1, 1.0], [1.0, 0.0], [1.0, 0.2]]
   >>> metrics = retrieval_metrics(x, [0, 0, 1, 2], ks=(1,))
@@ -77,6 +78,8 @@ def retrieval_metrics(
   >>> sorted(retrieval_metrics(x, {"fine": [0, 0, 1, 2], "coarse": [0, 0, 1, 1]}, ks=(1,)))[:2]
   ['coarse/map', 'coarse/map@r']
   """
+  if not isinstance(ks, Iterable):
+    raise ValueError(f"ks: expected numbers, such as (1, 10), got {ks!r}")
   ks = [as_positive("ks", k) for k in ks]
   block_size = None if block_size is None else as_positive("block_size", block_size)
   task = problem(embeddings, gallery, ids, gallery_ids, normalize, name="embeddings")

@@ -24,8 +24,8 @@ class Problem(NamedTuple):
   """Queries, the items that they rank, and which items each query must not see.
 
   Attributes:
-    queries: [n, d] float32, as given.
-    items: [m, d] float32, as given; the same object as `queries` where they rank each other.
+    queries: [n, d] float32, as given, or moved to the origin with the items.
+    items: [m, d] float32, likewise; the same object as `queries` where they rank each other.
     normalize: scale both to unit norm.
     offset: [m] float32; the score of query q and item g is q.g - offset.
     dropped: (order, start, stop): query i must not see the items order[start[i] : stop[i]].
@@ -97,6 +97,9 @@ def problem(
     item_ids = gallery_ids
     if gallery_ids is not None:
       item_ids = as_column("gallery_ids", gallery_ids, len(items), "gallery")
+  if not normalize and (center := _far_center(items)) is not None:
+    alone, queries = items is queries, queries - center
+    items = queries if alone else items - center
   # q.g - |g|^2/2 = (|q|^2 - |q - g|^2)/2: its order is that of the Euclidean distance.
   offset = np.float32(0) if normalize else 0.5 * np.einsum("nd,nd->n", items, items)
   offset = np.broadcast_to(offset, len(items))
@@ -106,8 +109,32 @@ def problem(
   return Problem(queries, items, normalize, offset, matches(ids, item_ids))
 
 
+def _far_center(items: np.ndarray) -> np.ndarray | None:
+  """About the mean [d] of items that are farther from the origin than from each other, or None.
+
+  There the digits of q.g would say where both are, not how far from each other. It is rounded to a
+  power of two below their spread, so that whole numbers stay whole and equal distances equal.
+  """
+  mean = items.mean(axis=0, dtype=np.float64)
+  squares = np.einsum("nd,nd->", items, items, dtype=np.float64) / len(items)
+  spread = max(squares - mean @ mean, 1e-12 * squares)
+  if mean @ mean <= spread:
+    return None
+  unit = 2.0 ** np.floor(np.log2(np.sqrt(spread / len(mean))))
+  return (np.round(mean / unit) * unit).astype(np.float32)
+
+
 def codes(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Renumbers the values of both arrays from 0, equal values alike: any type, any range."""
+  """Renumbers the values of both arrays from 0, equal values alike: any type, any range.
+
+  Raises:
+    ValueError: text beside numbers.
+  """
+  if len({"text" if a.dtype.kind in "SU" else "numbers" for a in (first, second)}) == 2:
+    raise ValueError(
+      f"labels, ids: expected one kind on both sides, got {first.dtype} for the queries and "
+      f"{second.dtype} for the gallery; number or name both alike"
+    )
   if first is second:
     numbers = np.unique(first, return_inverse=True)[1].astype(np.int32)
     return numbers, numbers

@@ -46,7 +46,10 @@ def collect(out: pathlib.Path, results: pathlib.Path) -> list[str]:
   """
   paths = sorted(out.glob("*/table.csv"))
   if not paths:
-    raise PageError(f"{out}: expected NAME/table.csv in it, written by jaxdml.experiments.run")
+    raise PageError(
+      f"{out}: expected NAME/table.csv in it, as jaxdml.experiments.run writes for every suite but "
+      "theory, which is a simulation and draws its own figure"
+    )
   for path in paths:
     name = path.parent.name
     table.write(table.read(path), results / f"{name}.csv")

@@ -5,7 +5,8 @@ folder of its own; finished cells are kept, an interrupted one goes on from its 
 the same command again after any interruption. First each arm's candidates are compared on held-out
 training classes, then its best one runs with every seed. Writes OUT/SUITE/table.csv (one row a
 number), table.jsonl, tuning.json and info.json; python -m jaxdml.experiments.document draws them.
-The suite "theory" is no grid but the simulation of jaxdml.experiments.simulation.
+The suite "theory" is no grid but the simulation of jaxdml.experiments.simulation: it writes
+theory.csv and theory.png.
 """
 
 from __future__ import annotations

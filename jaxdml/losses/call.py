@@ -66,6 +66,8 @@ class Call(NamedTuple):
     """[b, t] rows of a block, one an anchor, or the pairs that they are sums of."""
     pairs = self.pairs(block, shared)
     rows, count = row_fn(pairs, shared.inputs), block.labels.shape[0]
+    if not isinstance(rows, Rows | Elements):
+      raise TypeError(f"row_fn must return jaxdml.types.Rows; got {type(rows).__name__}")
     if isinstance(rows, Elements):
       if len(rows.values) == count:
         return rows
@@ -125,6 +127,7 @@ def prepare(embeddings, labels, refs, ids, where, weights, distance_fn, mining_f
     weights = jnp.ones(n, jnp.promote_types(embeddings.dtype, jnp.float32))
   index = jnp.arange(n, dtype=jnp.int32)
   row_ids = index if ids is None else ids
+  weights = jnp.where(where, weights, 0)  # of a masked anchor it may be NaN
   embeddings = _zero_where_empty(embeddings, where)
   if refs is None:
     refs = Refs(embeddings, labels, where, row_ids)

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jaxdml.distances import has_products
 from jaxdml.losses import blocks, reducers, selected
 from jaxdml.losses.call import PRODUCTS, Call, Shared, prepare
-from jaxdml.losses.pairs import Inputs, RowFn, TwoPass, check_shapes
+from jaxdml.losses.checks import check_arrays, check_functions
+from jaxdml.losses.pairs import Inputs, RowFn, TwoPass
 from jaxdml.types import Array, DistanceFn, MiningFn, ReduceFn, Refs
 
 __all__ = ["signature_of", "tuple_loss"]
@@ -153,12 +154,10 @@ def tuple_loss(
       axis_name: str | None = None,
       **hyperparameters,
     ) -> Array:
-      embeddings, labels = jnp.asarray(embeddings), jnp.asarray(labels)
-      as_array = lambda x: None if x is None else jnp.asarray(x)
-      ids, where, weights = as_array(ids), as_array(where), as_array(weights)
-      check_shapes(embeddings, labels, refs, ids, where, weights)
-      if block_size is not None and block_size < 1:
-        raise ValueError(f"block_size must be at least 1 anchor, or None; got {block_size}")
+      embeddings, labels, refs, ids, where, weights = check_arrays(
+        embeddings, labels, refs, ids, where, weights
+      )
+      check_functions(distance_fn, mining_fn, reduce_fn, key, block_size)
       row_fn = make_row_fn(**hyperparameters)
       reduce_fn, axis_name = _unbound(reduce_fn, axis_name)
       call = prepare(embeddings, labels, refs, ids, where, weights, distance_fn, mining_fn, key)

@@ -17,7 +17,6 @@ __all__ = [
   "Inputs",
   "RowFn",
   "TwoPass",
-  "check_shapes",
   "element_rows",
   "make_pairs",
   "masked_pairs",
@@ -103,31 +102,6 @@ def element_rows(values: Array, mask: Array) -> Rows:
   )
 
 
-def check_shapes(embeddings, labels, refs, ids, where, weights) -> None:
-  """Refuses arguments of a loss that do not fit together; see docs/conventions.md."""
-  if embeddings.ndim != 2:
-    raise ValueError(f"embeddings must be [n, d]; got shape {embeddings.shape}; use vmap for more")
-  if not jnp.issubdtype(embeddings.dtype, jnp.floating):
-    raise TypeError(f"embeddings must be floating point; got {embeddings.dtype}")
-  n = embeddings.shape[0]
-  for name, x in (("labels", labels), ("ids", ids), ("where", where), ("weights", weights)):
-    if x is not None and x.shape != (n,):
-      raise ValueError(f"{name} must be [{n}], one for each embedding; got shape {x.shape}")
-  if refs is None:
-    return
-  e = refs.embeddings
-  if e.ndim not in (2, 3) or e.shape[-1] != embeddings.shape[1] or (e.ndim == 3 and len(e) != n):
-    raise ValueError(
-      f"refs.embeddings must be [m, {embeddings.shape[1]}] or, private to each anchor, "
-      f"[{n}, m, {embeddings.shape[1]}]; got shape {e.shape}"
-    )
-  for name, x in (("labels", refs.labels), ("where", refs.where), ("ids", refs.ids)):
-    if x is not None and x.shape != e.shape[:-1]:
-      raise ValueError(f"refs.{name} must be shaped {e.shape[:-1]}; got {x.shape}")
-  if refs.ids is not None and ids is None:
-    raise ValueError("refs.ids is given without ids: say which example each anchor is, or drop it")
-
-
 def make_pairs(
   embeddings: Array,
   labels: Array,
@@ -160,6 +134,13 @@ def make_pairs(
 
 def masked_pairs(distances, labels, refs: Refs, ids, where, keys, anchor) -> Pairs:
   """Pairs with the masks that labels, ids and slots give."""
+  shape = (labels.shape[0], refs.labels.shape[-1])
+  if getattr(distances, "shape", None) != shape:
+    came = getattr(distances, "shape", type(distances).__name__)
+    raise ValueError(
+      f"distance_fn must return {list(shape)} for x [{shape[0]}, d] and y [{shape[1]}, d]; "
+      f"got {came}"
+    )
   expand = lambda a: a[None, :] if a.ndim == 1 else a
   same = labels[:, None] == expand(refs.labels)
   usable = jnp.ones_like(same) if where is None else jnp.broadcast_to(where[:, None], same.shape)
@@ -177,6 +158,15 @@ def mine(pairs: Pairs, mining_fn: MiningFn | None) -> Pairs:
   if mining_fn is None:
     return pairs
   mined = mining_fn(pairs._replace(distances=jax.lax.stop_gradient(pairs.distances)))
+  if not isinstance(mined, Pairs):
+    raise TypeError(f"mining_fn must return jaxdml.types.Pairs; got {type(mined).__name__}")
+  rows, (least, columns) = mined.positive.shape[0], pairs.positive.shape
+  masks = {"positive": mined.positive.shape, "negative": mined.negative.shape}
+  if rows < least or set(masks.values()) != {(rows, columns)} or mined.anchor.shape != (rows,):
+    raise ValueError(
+      f"mining_fn must return the {least} rows that it is given, or more, and say in `anchor` "
+      f"whose each is: masks [r, {columns}], anchor [r]; got {masks}, anchor {mined.anchor.shape}"
+    )
   if mined.positive.shape[0] == pairs.positive.shape[0]:
     return mined._replace(distances=pairs.distances)
   return mined._replace(distances=pairs.distances[mined.anchor - pairs.anchor[0]])

@@ -14,9 +14,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdml.losses.checks import check_arrays
 from jaxdml.losses.core import signature_of, tuple_loss
 from jaxdml.losses.numerics import log_sum_exp, softplus
-from jaxdml.losses.pairs import Inputs, RowFn, check_shapes
+from jaxdml.losses.pairs import Inputs, RowFn
 from jaxdml.types import Array, DistanceFn, MiningFn, Pairs, PyTree, ReduceFn, Refs, Rows
 
 __all__ = [
@@ -104,9 +105,9 @@ def check_examples(
   loss_name: str,
 ) -> tuple[Array, Array, Array | None, Array | None, Array]:
   """The arguments as arrays, refused if they do not fit, and the vectors in `params`."""
-  embeddings, labels = jnp.asarray(embeddings), jnp.asarray(labels)
-  where, weights = (None if x is None else jnp.asarray(x) for x in (where, weights))
-  check_shapes(embeddings, labels, None, None, where, weights)
+  embeddings, labels, _, _, where, weights = check_arrays(
+    embeddings, labels, None, None, where, weights
+  )
   if not jnp.issubdtype(labels.dtype, jnp.integer):
     raise TypeError(f"labels must be integers from 0 to num_classes - 1; got {labels.dtype}")
   vectors = _read(parameter, params, embeddings.shape[1], loss_name)

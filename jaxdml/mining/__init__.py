@@ -54,7 +54,8 @@ def create(names: str, **options: Any) -> MiningFn:
       knows.
 
   Raises:
-    ValueError: for an unknown miner or an option that no named miner takes, listing the valid ones.
+    ValueError: for an unknown miner, an option that no named miner takes or one that a miner needs
+      and has no default for.
 
   >>> mine = create("nearest_positive+distance_weighted_negative", dim=64)
   """
@@ -62,8 +63,12 @@ def create(names: str, **options: Any) -> MiningFn:
   for name in names.split("+"):
     if name not in MINERS:
       raise ValueError(f"unknown miner {name!r} in {names!r}; valid names: {', '.join(MINERS)}")
-    parameters = set(inspect.signature(MINERS[name]).parameters) - {"pairs"}
+    parameters = dict(inspect.signature(MINERS[name]).parameters)
+    del parameters["pairs"]
     own = {k: v for k, v in options.items() if k in parameters}
+    needed = [k for k, p in parameters.items() if p.default is p.empty and k not in own]
+    if needed:
+      raise ValueError(f"miner {name!r} needs the options {needed}")
     taken |= set(own)
     fns.append(functools.partial(MINERS[name], **own) if own else MINERS[name])
   if unknown := sorted(set(options) - taken):

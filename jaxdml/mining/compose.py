@@ -58,7 +58,12 @@ def expand_positives(pairs: Pairs, /, *, max_positives: int | None = None) -> Pa
 
   Returns:
     Pairs of r * max_positives rows; rows beyond the last positive are empty.
+
+  Raises:
+    ValueError: `max_positives` below 1.
   """
+  if max_positives is not None and max_positives < 1:
+    raise ValueError(f"max_positives must be at least 1, or None for all; got {max_positives}")
   m = pairs.distances.shape[1]
   k = m if max_positives is None else min(max_positives, m)
   rank = jnp.cumsum(pairs.positive, axis=1) - 1

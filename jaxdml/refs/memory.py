@@ -24,7 +24,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxdml.arguments import array, integers, mask
 from jaxdml.types import Array, Refs
 
 __all__ = ["Memory", "enqueue", "extend", "init", "refs"]
@@ -37,8 +39,8 @@ class Memory(NamedTuple):
 
   Attributes:
     embeddings: [M, d], without gradient.
-    labels: [M] int32.
-    ids: [M] int32, which example a slot holds, as `Refs.ids`; -1 - slot where none was given.
+    labels: [M] int32, int64 under jax_enable_x64.
+    ids: [M] likewise, which example a slot holds, as `Refs.ids`; -1 - slot where none was given.
     cursor: int32, the slot written next: the oldest once the queue is full.
     filled: int32, how many slots hold something: those below it.
   """
@@ -50,9 +52,14 @@ class Memory(NamedTuple):
   filled: Array
 
 
+def _integer() -> jnp.dtype:
+  """The widest integer that JAX keeps as it is set up."""
+  return jax.dtypes.canonicalize_dtype(jnp.int64)
+
+
 def _unknown_ids(size: int) -> Array:
   """Ids that no anchor has: anchors count from 0."""
-  return -1 - jnp.arange(size, dtype=jnp.int32)
+  return -1 - jnp.arange(size, dtype=_integer())
 
 
 def init(size: int, dim: int, dtype: jnp.dtype = jnp.float32) -> Memory:
@@ -75,7 +82,7 @@ def init(size: int, dim: int, dtype: jnp.dtype = jnp.float32) -> Memory:
     raise TypeError(f"dtype must be floating point; got {jnp.dtype(dtype)}")
   return Memory(
     jnp.zeros((size, dim), dtype),
-    jnp.zeros(size, jnp.int32),
+    jnp.zeros(size, _integer()),
     _unknown_ids(size),
     jnp.int32(0),
     jnp.int32(0),
@@ -92,9 +99,9 @@ def _check_batch(memory: Memory, embeddings, labels, ids, where) -> None:
   for name, x in (("labels", labels), ("ids", ids), ("where", where)):
     if x is not None and x.shape != (n,):
       raise ValueError(f"{name} must be [{n}], one for each embedding; got shape {x.shape}")
-  for name, x in (("labels", labels), ("ids", ids)):
-    if x is not None and not jnp.issubdtype(x.dtype, jnp.integer):
-      raise TypeError(f"{name} must be integers; got {x.dtype}")
+  for name, x, kept in (("labels", labels, memory.labels), ("ids", ids, memory.ids)):
+    if x is not None and not np.can_cast(x.dtype, kept.dtype):
+      raise TypeError(f"{name} must be integers that {kept.dtype} holds; got {x.dtype}")
 
 
 def enqueue(
@@ -127,10 +134,10 @@ def enqueue(
 
   Raises:
     ValueError: shapes that do not fit the memory or each other.
-    TypeError: labels or ids that are not integers.
+    TypeError: labels or ids that are not integers, or wider than the memory's; where not bool.
   """
-  embeddings, labels = jnp.asarray(embeddings), jnp.asarray(labels)
-  ids, where = (None if x is None else jnp.asarray(x) for x in (ids, where))
+  embeddings, labels = array("embeddings", embeddings), integers("labels", labels)
+  ids, where = integers("ids", ids), mask("where", where)
   _check_batch(memory, embeddings, labels, ids, where)
   if where is None:
     where = jnp.ones(labels.shape, bool)

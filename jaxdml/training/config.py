@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import jax
 from ml_collections import ConfigDict
 
@@ -13,8 +15,9 @@ from jaxdml.models.autoencoder import EMBEDDING_NORMS
 from jaxdml.training import values
 from jaxdml.training.values import ConfigError as ConfigError
 from jaxdml.training.values import duration as duration
+from jaxdml.types import DistanceFn
 
-__all__ = ["ConfigError", "check", "duration", "flatten"]
+__all__ = ["ConfigError", "check", "distance_of", "duration", "flatten"]
 
 _METRICS = ("map@r", "r_precision", "nmi", "ami", "f1")
 _GROUP = {"all_pairs": 1, "npair": 2, "triplet": 3}
@@ -31,6 +34,49 @@ def _check_options(config: ConfigDict) -> None:
       raise ConfigError(
         f"config.{key}: {', '.join(wrong)} is set by training, from keys of its own"
       )
+
+
+def distance_of(config: ConfigDict) -> DistanceFn:
+  """The distance that a config names, or else its loss's own."""
+  loss = config.loss
+  if loss.distance:
+    return distances.create(loss.distance, **loss.distance_options)
+  return inspect.signature(losses.LOSSES[loss.name]).parameters["distance_fn"].default
+
+
+def _check_distance(config: ConfigDict) -> None:
+  """What names and options make; and what takes distances of unit vectors gets them."""
+  loss, mined = config.loss, config.mining
+  if loss.distance_options and not loss.distance:
+    raise ConfigError(
+      f"config.loss.distance_options={dict(loss.distance_options)}: name the distance, too, in "
+      "config.loss.distance"
+    )
+  names, options = f"{mined.positive}+{mined.negative}", dict(mined.options)
+  weighted = "distance_weighted_negative" in names.split("+")
+  if weighted:
+    options.setdefault("dim", config.embedding.dim)
+  try:
+    losses.create(loss.name, **loss.options)
+    distance_fn = distance_of(config)
+    reducers.create(loss.reducer or "mean")
+    mining.create(names, **options)
+    registry.create(config.encoder.name, **config.encoder.options)
+  except (ValueError, TypeError) as error:
+    raise ConfigError(f"config: {error}") from error
+  on_sphere = distance_fn is distances.normalized_euclidean or (
+    distance_fn is distances.euclidean and config.embedding.unit_norm
+  )
+  if weighted and not on_sphere:
+    raise ConfigError(
+      "config.mining.negative: distance_weighted_negative knows how often distances of unit "
+      "vectors occur; it needs config.loss.distance=normalized_euclidean"
+    )
+  if loss.name == "histogram" and not (on_sphere or distance_fn is distances.cosine):
+    raise ConfigError(
+      "config.loss.distance: the histogram loss takes distances of at most 2: cosine (or none "
+      f"named) or normalized_euclidean; got {loss.distance}"
+    )
 
 
 def _check_parameters(config: ConfigDict) -> None:
@@ -167,14 +213,7 @@ def check(config: ConfigDict, device_count: int) -> None:
   values.one_of("optimizer.schedule", config.optimizer.schedule, ("constant", "cosine", "step"))
   _check_hdml(config)
   _check_options(config)
-  try:
-    losses.create(loss.name, **loss.options)
-    distances.create(loss.distance or "cosine", **loss.distance_options)
-    reducers.create(loss.reducer or "mean")
-    mining.create(f"{config.mining.positive}+{config.mining.negative}", **config.mining.options)
-    registry.create(config.encoder.name, **config.encoder.options)
-  except (ValueError, TypeError) as error:
-    raise ConfigError(f"config: {error}") from error
+  _check_distance(config)
   if loss.reducer == "none":
     raise ConfigError("config.loss.reducer: training needs one number; none gives one an anchor")
   if loss.learnable_beta != "none" and loss.name != "margin":

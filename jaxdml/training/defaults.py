@@ -52,13 +52,15 @@ def get_config() -> ConfigDict:
 
   config.loss = ConfigDict()
   config.loss.name = "npair"
-  config.loss.options = ConfigDict()  # the loss's own hyperparameters
+  config.loss.options = (
+    ConfigDict()
+  )  # the loss's own hyperparameters: --config.loss.options.margin=0.3
   config.loss.init_options = ConfigDict()  # of a loss with parameters, e.g. centers_per_class
   config.loss.distance = ""  # "": the loss's default
   config.loss.distance_options = ConfigDict()  # of hyperbolic: curvature, clip_radius
   config.loss.reducer = ""  # "": the loss's default
   config.loss.layout = "all_pairs"  # all_pairs, npair, triplet
-  config.loss.block_size = 0  # anchors at a time; 0: all at once
+  config.loss.block_size = 0  # anchors at a time; 0: as suits the machine
   config.loss.learnable_beta = "none"  # margin loss: none, scalar, per_class
 
   config.mining = ConfigDict()

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from jaxdml import hdml
-from jaxdml.training.config import ConfigError
+from jaxdml.training.config import ConfigError, flatten
 
-__all__ = ["resolve"]
+__all__ = ["kept", "resolve"]
 
 
 def _open(config: ConfigDict, key: str) -> tuple[ConfigDict, str] | None:
@@ -21,6 +21,18 @@ def _open(config: ConfigDict, key: str) -> tuple[ConfigDict, str] | None:
   if key == "loss.options.l2_over":
     return (section, name) if config.loss.name == "npair" and name not in section else None
   return (section, name) if section[name] is None else None
+
+
+def _value(config: ConfigDict, value: object) -> object:
+  """An entry of `hdml.VARIANTS` for the layout of a config."""
+  return value[config.loss.layout] if isinstance(value, Mapping) else value
+
+
+def kept(config: ConfigDict) -> dict[str, tuple[object, object]]:
+  """{key: (the config's value, the variant's)} where the config sets another one, and keeps it."""
+  flat, table = flatten(config.to_dict()), hdml.VARIANTS[config.hdml.variant]
+  there = {key: (flat.get(key), _value(config, value)) for key, value in table.items()}
+  return {k: (ours, its) for k, (ours, its) in there.items() if ours not in (None, its)}
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -51,5 +63,5 @@ def resolve(config: ConfigDict) -> ConfigDict:
       place = _open(config, key)
       if place is not None:
         section, name = place
-        section[name] = value[config.loss.layout] if isinstance(value, Mapping) else value
+        section[name] = _value(config, value)
   return config

@@ -43,6 +43,9 @@ class _Run:
     config_lib.check(config, jax.device_count())
     config = weights.resolve(config)
     self.config, self.workdir = config, workdir
+    if config.hdml.enabled and config.hdml.variant != "default":
+      for key, (ours, its) in hdml_variants.kept(config).items():
+        _say(f"{key}={ours}, as the config sets it; hdml.variant={config.hdml.variant}: {its}")
     self.setup = setup.prepare(config)
     self.total = self.setup.total_steps
     self.sampler = setup.sampler(config, self.setup.train)

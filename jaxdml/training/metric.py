@@ -10,10 +10,10 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jaxdml import distances, losses, mining, refs
+from jaxdml import losses, mining, refs
 from jaxdml.losses import reducers
 from jaxdml.refs import memory as memory_lib
-from jaxdml.training.config import duration
+from jaxdml.training.config import ConfigError, distance_of, duration
 from jaxdml.types import Array, Batch, MiningFn, PyTree
 
 __all__ = ["MetricLoss"]
@@ -32,20 +32,15 @@ def _loss(config: ConfigDict, axis_name: str | None):
   """(loss with options and reducer bound, its distance)."""
   loss = losses.create(config.loss.name, **config.loss.options)
   defaults = inspect.signature(losses.LOSSES[config.loss.name]).parameters
-  default = lambda name: defaults[name].default
-  distance_fn = (
-    distances.create(config.loss.distance, **config.loss.distance_options)
-    if config.loss.distance
-    else default("distance_fn")
-  )
-  reduce_fn = reducers.create(config.loss.reducer) if config.loss.reducer else default("reduce_fn")
+  named = config.loss.reducer
+  reduce_fn = reducers.create(named) if named else defaults["reduce_fn"].default
   bound = functools.partial(
     loss,
     reduce_fn=reduce_fn,
     axis_name=axis_name,
     block_size=config.loss.block_size or None,
   )
-  return bound, distance_fn
+  return bound, distance_of(config)
 
 
 class MetricLoss:
@@ -73,7 +68,13 @@ class MetricLoss:
     if loss.learnable_beta == "none":
       return losses.init(loss.name, key, self._num_classes, dim, **loss.init_options)
     shape = () if loss.learnable_beta == "scalar" else (self._num_classes,)
-    return {"beta": jnp.full(shape, loss.options.get("beta", 1.2), jnp.float32)}
+    beta = jnp.asarray(loss.options.get("beta", 1.2), jnp.float32)
+    if beta.shape not in ((), shape):
+      each = f" or one for each of the {self._num_classes} classes" if shape else ""
+      raise ConfigError(
+        f"config.loss.options.beta: expected a number{each}; got shape {beta.shape}"
+      )
+    return {"beta": jnp.broadcast_to(beta, shape)}
 
   def init_memory(self) -> Any:
     """The empty cross-batch memory; () where the config has none."""

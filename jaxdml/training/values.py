@@ -79,6 +79,11 @@ def check_ranges(config: ConfigDict) -> None:
   steps = config.optimizer.milestones
   if len({str(step).strip() for step in steps}) < len(steps):
     raise ConfigError(f"config.optimizer.milestones: expected each once; got {steps}")
+  if steps and config.optimizer.schedule != "step":
+    raise ConfigError(
+      "config.optimizer.milestones: optimizer.schedule=step alone has any; got them with "
+      f"optimizer.schedule={config.optimizer.schedule}"
+    )
   for key in ("log_every", "evaluate_every", "checkpoint_every", "duration"):
     if duration(config.train[key], 1000, f"train.{key}") < 1:
       raise ConfigError(f"config.train.{key}: expected at least 1 step; got {config.train[key]!r}")

@@ -37,6 +37,24 @@ def test_equals_a_full_sort_with_ties_whatever_the_tile(monkeypatch, tile):
     assert found.indices.dtype == np.int32 and found.similarities.dtype == np.float32
 
 
+@pytest.mark.parametrize("offset", [0.0, 30.0, 1e3, 1e5])
+def test_far_from_the_origin_the_nearest_are_the_nearest(offset):
+  """Euclidean neighbours are those of the same float32 vectors in float64, ties included."""
+  rng = np.random.default_rng(3)
+  smooth = (rng.normal(size=(200, 64)) + offset).astype(np.float32)
+  whole = rng.integers(-2, 3, (200, 3)) + offset
+  for x, queries in ((smooth, None), (whole, None), (smooth, smooth[:50] + np.float32(0.25))):
+    given = {} if queries is None else {"gallery": x}
+    found = nearest_neighbours(x if queries is None else queries, 5, normalize=False, **given)
+    exact = (np.asarray(x, np.float64) if queries is None else queries.astype(np.float64)) - x[0]
+    dropped = np.eye(200, dtype=bool) if queries is None else np.zeros((50, 200), bool)
+    order, _ = reference(exact, x.astype(np.float64) - x[0], 5, dropped)
+    if offset < 1e5:
+      np.testing.assert_array_equal(found.indices, order)
+    else:  # the vectors themselves have one or two digits left, and many ties
+      assert np.mean(found.indices[:, 0] == order[:, 0]) > 0.9
+
+
 def test_cosine_similarity_of_a_set_with_itself():
   x = np.random.default_rng(1).normal(size=(100, 5))
   found = nearest_neighbours(x, 10)

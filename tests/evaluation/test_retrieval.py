@@ -188,6 +188,11 @@ def test_scale_matters_only_unnormalised():
     ({"labels": [[0], [1], [2]]}, r"one value a row"),
     ({"ids": [0, 1]}, "ids: expected .* 3, got 2"),
     ({"ks": (0,)}, "ks: .* at least 1, got 0"),
+    ({"ks": 5}, r"ks: expected numbers, such as \(1, 10\), got 5"),
+    (
+      {"gallery": [[1.0]], "gallery_labels": ["0"]},
+      "one kind on both sides, got int64 for the queries and <U1 for the gallery",
+    ),
     ({"block_size": 0}, "block_size"),
     ({"gallery": [[1.0, 2.0]], "gallery_labels": [0]}, "gallery: expected embeddings of size 1"),
     ({"gallery": [[1.0]]}, "gallery_labels: expected one label"),

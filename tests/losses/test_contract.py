@@ -114,7 +114,9 @@ def test_masked_is_removed(loss, group):
   b = batch(seed=11) | {"where": where}
   garbage = b["x"].copy()
   garbage[~where] = [[np.nan] * D, [np.inf, -1e300, 0.0, 1.0]]
-  results = zip(run(f, group, b), run(f, group, b | {"x": garbage}), strict=True)
+  weights = np.where(where, b["weights"], np.nan)
+  garbage = b | {"x": garbage, "weights": weights}
+  results = zip(run(f, group, b), run(f, group, garbage), strict=True)
   small = {k: v if k == "seed" else v[where] for k, v in b.items()}
   for cell, (clean, with_garbage) in zip(cells(group), results, strict=True):
     assert clean.value == with_garbage.value, cell

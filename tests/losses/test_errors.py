@@ -4,6 +4,7 @@ import inspect
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxdml import distances, losses, mining
@@ -50,7 +51,95 @@ CASES = {
   ),
   "block_size": (
     lambda: LOSS(X, Y, block_size=0), ValueError,
-    "block_size must be at least 1 anchor, or None; got 0",
+    "block_size must be at least 1 anchor, a whole number, or None; got 0",
+  ),
+  "half an anchor": (lambda: LOSS(X, Y, block_size=2.5), ValueError, "a whole number.*got 2.5"),
+  "no embeddings": (
+    lambda: LOSS(X[:0], Y[:0]), ValueError, r"embeddings must hold at least one; got .*\(0, 2\)",
+  ),
+  "no references": (
+    lambda: LOSS(X, Y, refs=Refs(X[:0], Y[:0])), ValueError,
+    r"refs.embeddings must hold at least one.*got shape \(0, 2\)",
+  ),
+  "integers as a mask": (
+    lambda: LOSS(X, Y, where=np.array([1, 0, 1, 1])), TypeError,
+    "where must be bool, True where it is there; got int32: compare with != 0",
+  ),
+  "integers as a mask of references": (
+    lambda: LOSS(X, Y, refs=Refs(X, Y, np.array([1, 0, 1, 1]))), TypeError,
+    "refs.where must be bool",
+  ),
+  "integers as a mask of a parametric loss": (
+    lambda: losses.arcface_loss(X, Y, params={"weights": X}, where=Y), TypeError,
+    "where must be bool",
+  ),
+  "labels beyond 32 bits": (
+    lambda: LOSS(X, np.arange(4) * 2**32), ValueError,
+    r"labels holds 12884901888, of which JAX would keep the lower 32 bits alone: np.unique\(l",
+  ),
+  "ids beyond 32 bits": (
+    lambda: LOSS(X, Y, ids=np.arange(4) - 2**40), ValueError, "ids holds -1099511627776, of which",
+  ),
+  "labels of references beyond 32 bits": (
+    lambda: LOSS(X, Y, refs=Refs(X, np.arange(4) * 2**32)), ValueError, "refs.labels holds 12884",
+  ),
+  "labels by name": (
+    lambda: LOSS(X, ["a", "b", "a", "b"]), TypeError, r"labels must be numbers; got <U1. np.unique",
+  ),
+  "ids that are no integers": (
+    lambda: LOSS(X, Y, ids=jnp.ones(4)), TypeError, "ids must be integers; got float32",
+  ),
+  "refs that are none": (
+    lambda: LOSS(X, Y, refs=(X, Y)), TypeError, "refs must be a jaxdml.types.Refs.*; got tuple",
+  ),
+  "references of integers": (
+    lambda: LOSS(X, Y, refs=Refs(X.astype(int), Y)), TypeError,
+    "refs.embeddings must be floating point; got int32",
+  ),
+  "a miner by name": (
+    lambda: LOSS(X, Y, mining_fn="nearest_positive"), TypeError,
+    "mining_fn must be a function, such as mining.create.*; got 'nearest_positive'",
+  ),
+  "a distance by name": (
+    lambda: LOSS(X, Y, distance_fn="cosine"), TypeError, "distance_fn must be a function, such as",
+  ),
+  "a reducer by name": (
+    lambda: LOSS(X, Y, reduce_fn="mean"), TypeError, "reduce_fn must be a function, such as",
+  ),
+  "a seed as a key": (
+    lambda: LOSS(X, Y, key=0), TypeError, r"key must be one jax.random.key\(seed\); got int",
+  ),
+  "several keys": (
+    lambda: LOSS(X, Y, key=jax.random.split(KEY, 3)), TypeError, r"key must be one .*shape \(3,\)",
+  ),
+  "what makes a distance": (
+    lambda: LOSS(X, Y, distance_fn=distances.hyperbolic), ValueError,
+    r"distance_fn must return \[1, 4\] for x \[1, d\] and y \[4, d\]; got function",
+  ),
+  "a distance of too few rows": (
+    lambda: losses.contrastive_loss(X, Y, distance_fn=lambda a, b: distances.dot(a[:1], b)),
+    ValueError, r"distance_fn must return \[4, 4\] .*; got \(1, 4\)",
+  ),
+  "a miner that loses rows": (
+    lambda: LOSS(X, Y, mining_fn=lambda p: jax.tree.map(lambda a: a[:3], p)), ValueError,
+    r"mining_fn must return the 4 rows that it is given, or more.*\(3, 4\)",
+  ),
+  "a miner that loses columns": (
+    lambda: LOSS(X, Y, mining_fn=lambda p: p._replace(negative=p.negative[:, :2])), ValueError,
+    r"masks \[r, 4\], anchor \[r\]; got .*\(1, 2\)",
+  ),
+  "a miner that gives masks alone": (
+    lambda: LOSS(X, Y, mining_fn=lambda p: (p.positive, p.negative)), TypeError,
+    "mining_fn must return jaxdml.types.Pairs; got tuple",
+  ),
+  "a loss of its own that gives no rows": (
+    lambda: losses.tuple_loss(distance_fn=distances.dot, reduce_fn=reducers.mean)(
+      lambda: lambda pairs, inputs: pairs.distances
+    )(X, Y), TypeError, "row_fn must return jaxdml.types.Rows; got ",
+  ),
+  "no positives expanded": (
+    lambda: LOSS(X, Y, mining_fn=mining.create("expand_positives", max_positives=0)), ValueError,
+    "max_positives must be at least 1, or None for all; got 0",
   ),
   "beta of two axes": (
     lambda: losses.margin_loss(X, Y, beta=jnp.ones((2, 2))), ValueError,

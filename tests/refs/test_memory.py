@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdml import losses, mining, refs
+from jaxdml import distances, losses, mining, refs
 from jaxdml.refs import memory
 from jaxdml.types import Refs
 from tests.losses.table import compiled
@@ -234,3 +234,22 @@ def test_refuses_types():
     memory.enqueue(QUEUE, X, jnp.ones(3))
   with pytest.raises(TypeError, match=r"ids must be integers; got float32"):
     memory.enqueue(QUEUE, X, Y, ids=jnp.ones(3))
+  with pytest.raises(TypeError, match=r"labels must be integers that int32 holds; got uint32"):
+    memory.enqueue(QUEUE, X, Y.astype(jnp.uint32))
+  with pytest.raises(TypeError, match=r"where must be bool, True where it is there; got int32"):
+    memory.enqueue(QUEUE, X, Y, where=Y)
+  with pytest.raises(ValueError, match=r"ids holds 4294967296, of which JAX would keep the lower"):
+    memory.enqueue(QUEUE, X, Y, ids=np.array([0, 1, 2**32]))
+
+
+def test_wide_labels_are_kept_whole_where_jax_has_them():
+  """Two classes that are the same in their lower 32 bits stay two."""
+  with jax.enable_x64(True):
+    queue = memory.enqueue(memory.init(4, 2), np.eye(2), np.array([2**32, 0]), ids=[7, 2**40])
+    assert queue.labels[:2].tolist() == [2**32, 0] and queue.ids[:2].tolist() == [7, 2**40]
+    value = losses.contrastive_loss(
+      np.array([[1.0, 1.0]]), np.array([2**32]), ids=[9], refs=memory.refs(queue),
+      distance_fn=distances.euclidean, positive_margin=0.0, negative_margin=3.0,
+    )  # fmt: skip
+  # One positive and one negative, both at distance 1.
+  assert value == pytest.approx(1.0 + 2.0**2)

@@ -21,8 +21,13 @@ REFUSED = {
   "embedding.norm": ("group", "config.embedding.norm: expected one of batch, layer, none"),
   "encoder.dtype": ("float16", "config.encoder.dtype: expected one of float32, bfloat16"),
   "encoder.chunk_size": (3, "expected 0 (all at once) or a divisor of the 4 images of each device"),
-  "mining.positive": ("easy", "unknown miner 'easy'"),
   "optimizer.learning_rate": (-1.0, "config.optimizer.learning_rate: expected a positive number"),
+  "mining.negative": (
+    "distance_weighted_negative",
+    "config.mining.negative: distance_weighted_negative knows how often distances of unit vectors",
+  ),
+  "mining.positive": ("nearest_positives", "miner 'nearest_positives' needs the options ['k']"),
+  "optimizer.milestones": (("3 steps",), "config.optimizer.milestones: optimizer.schedule=step"),
   "eval.select_by": ("recall", "config.eval.select_by: expected one of last, recall@1, recall@2"),
   "eval.validation_fraction": (1.5, "config.eval.validation_fraction: expected a share"),
   "eval.folds": (1, "config.eval.folds: expected 0 (no cross-validation) or at least 2; got 1"),
@@ -48,6 +53,13 @@ def test_refuses_unknown_options_and_listing_the_valid_ones():
   config = tiny_config(**{"loss.distance": "hyperbolic"})
   config.loss.distance_options = {"curve": 1.0}
   with pytest.raises(config_lib.ConfigError, match="valid options: curvature, clip_radius"):
+    config_lib.check(config, 1)
+  config = tiny_config(**{"mining.positive": "easy"})
+  with pytest.raises(config_lib.ConfigError, match="unknown miner 'easy'"):
+    config_lib.check(config, 1)
+  config = tiny_config()
+  config.loss.distance_options = {"curvature": 0.5}
+  with pytest.raises(config_lib.ConfigError, match=r"name the distance, too, in config\.loss"):
     config_lib.check(config, 1)
   config = tiny_config()
   config.encoder.options = {"width": 3}
@@ -77,6 +89,33 @@ def test_refuses_keys_that_do_not_fit_together():
     with pytest.raises(config_lib.ConfigError) as caught:
       config_lib.check(tiny_config(**keys), 8)
     assert message in str(caught.value)
+
+
+WEIGHTED = {"mining.negative": "distance_weighted_negative"}
+
+
+@pytest.mark.parametrize(
+  ("keys", "fits"),
+  [
+    (WEIGHTED | {"loss.name": "margin"}, True),
+    (WEIGHTED | {"loss.name": "triplet", "loss.distance": "euclidean"}, False),
+    (
+      WEIGHTED
+      | {"loss.name": "triplet", "loss.distance": "euclidean", "embedding.unit_norm": True},
+      True,
+    ),
+    (WEIGHTED | {"loss.name": "multi_similarity"}, False),
+    ({"loss.name": "histogram"}, True),
+    ({"loss.name": "histogram", "loss.distance": "normalized_euclidean"}, True),
+    ({"loss.name": "histogram", "loss.distance": "euclidean"}, False),
+    ({"loss.name": "histogram", "loss.distance": "normalized_squared_euclidean"}, False),
+  ],
+)
+def test_what_takes_distances_of_unit_vectors_gets_them(keys, fits):
+  if fits:
+    return config_lib.check(tiny_config(**keys), 8)
+  with pytest.raises(config_lib.ConfigError, match="normalized_euclidean"):
+    config_lib.check(tiny_config(**keys), 8)
 
 
 def test_accepts_the_default():

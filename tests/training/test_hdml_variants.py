@@ -121,3 +121,14 @@ def test_the_workdir_records_what_was_used(tmp_path):
   workdir.check(resolved, tmp_path)
   kept = json.loads((pathlib.Path(tmp_path) / "config.json").read_text())
   assert kept["hdml"]["running_bn"] == "both" and kept["hdml"]["window"] == "2 steps"
+
+
+def test_what_a_config_sets_beside_its_variant_is_told():
+  config = tiny_config(**{"hdml.variant": "paper", "hdml.window": None})
+  assert hdml_variants.kept(hdml_variants.resolve(config)) == {
+    "hdml.reconstruction_weight": (0.5, 1.0),
+    "hdml.sum_reconstruction": (False, True),
+  }
+  untouched = defaults.get_config()
+  untouched.hdml.variant = "code"
+  assert not hdml_variants.kept(hdml_variants.resolve(untouched))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdml.training import hdml_variants, steps
+from jaxdml.training.config import ConfigError
 from jaxdml.training.metric import MetricLoss
 from tests.training.helpers import fake_batch, tiny_config
 
@@ -72,3 +73,17 @@ def test_hdml_learns_from_other_images_alone():
   assert step(state, batch)[1]["loss/real"] > 0
   # Each class shows one image twice: it has no positive left.
   assert step(state, batch | {"index": batch["index"] // 2})[1]["loss/real"] == 0
+
+
+def test_the_betas_of_classes_start_where_the_config_says():
+  keys = {"loss.name": "margin", "loss.learnable_beta": "per_class"}
+  config = tiny_config(**keys)
+  start = lambda: MetricLoss(config, 3, 1, None).init_params(jax.random.key(0))["beta"].tolist()
+  assert start() == pytest.approx([1.2] * 3)
+  config.loss.options = {"beta": [0.9, 1.0, 1.1]}
+  assert start() == pytest.approx([0.9, 1.0, 1.1])
+  config.loss.options = {"beta": [0.9, 1.1]}
+  with pytest.raises(
+    ConfigError, match=r"beta: expected a number or one for each of the 3 classes"
+  ):
+    start()

@@ -3,10 +3,10 @@
 A suite is a grid of configs over losses, methods and seeds. Each cell is an ordinary run in a
 folder of its own; finished cells are kept, an interrupted one goes on from its checkpoint, so give
 the same command again after any interruption. First each arm's candidates are compared on held-out
-training classes, then its best one runs with every seed. Writes OUT/SUITE/table.csv (one row a
-number), table.jsonl, tuning.json and info.json; python -m jaxdml.experiments.document draws them.
-The suite "theory" is no grid but the simulation of jaxdml.experiments.simulation: it writes
-theory.csv and theory.png.
+training classes, then its best one runs with every seed. --loss and --method pick arms. Writes
+OUT/SUITE/table.csv (one row a number), table.jsonl, tuning.json and info.json; python -m
+jaxdml.experiments.document draws them. The suite "theory" is no grid but the simulation of
+jaxdml.experiments.simulation: it writes theory.csv and theory.png.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import signal
 import sys
@@ -27,7 +28,7 @@ from tqdm import tqdm
 from jaxdml.experiments import cells as cells_lib
 from jaxdml.experiments import pool, simulation, table
 from jaxdml.experiments.cells import Cell
-from jaxdml.experiments.suites import SUITES, Suite
+from jaxdml.experiments.suites import SUITES, Arm, Suite
 
 __all__ = ["main"]
 
@@ -87,15 +88,37 @@ def _run_cells(cells: Sequence[Cell], args: argparse.Namespace, title: str) -> i
   return failed
 
 
+def _wanted(arm: Arm, args: argparse.Namespace) -> bool:
+  of_loss = args.loss is None or arm.loss in args.loss
+  return of_loss and (args.method is None or arm.method in args.method)
+
+
+def _no_such_arm(name: str, args: argparse.Namespace) -> str | None:
+  """What is wrong with --loss and --method for a suite."""
+  if name == THEORY:
+    return None
+  arms = SUITES[name].arms
+  for field in ("loss", "method"):
+    valid, given = [getattr(arm, field) for arm in arms], getattr(args, field) or []
+    if unknown := [value for value in given if value not in valid]:
+      known = ", ".join(dict.fromkeys(valid))
+      return f"--{field}: suite {name} has no {unknown[0]!r}; expected {known}"
+  if not any(_wanted(arm, args) for arm in arms):
+    return f"--loss, --method: suite {name} has no arm of both"
+  return None
+
+
 def run_suite(suite: Suite, args: argparse.Namespace) -> int:
   """Tunes, runs and writes the table of one suite; returns how many cells failed."""
   folder = args.out / suite.name
   folder.mkdir(parents=True, exist_ok=True)
   wall = time.perf_counter()
-  tuned = cells_lib.tuning_cells(suite, args.out)
+  wanted = {index for index, arm in enumerate(suite.arms) if _wanted(arm, args)}
+  only = lambda by_arm: {index: value for index, value in by_arm.items() if index in wanted}
+  tuned = only(cells_lib.tuning_cells(suite, args.out))
   flat = [cell for cells in tuned.values() for cell in cells]
   failed = _run_cells(flat, args, f"{suite.name}: tuning") if flat else 0
-  chosen = cells_lib.choose(suite, tuned)
+  chosen = only(cells_lib.choose(suite, tuned))
   cells = cells_lib.result_cells(suite, args.out, chosen, args.seeds)
   failed += _run_cells(cells, args, suite.name)
   rows = cells_lib.rows_of(cells)
@@ -122,8 +145,11 @@ def run_suite(suite: Suite, args: argparse.Namespace) -> int:
 def _info(suite: Suite, args: argparse.Namespace, cells: Sequence[Cell]) -> dict[str, Any]:
   from jaxdml.experiments import machine
 
+  given = [("loss", loss) for loss in args.loss or ()]
+  given += [("method", method) for method in args.method or ()]
+  only = "".join(f" --{name}={shlex.quote(value)}" for name, value in given)
   return {
-    "command": f"python -m jaxdml.experiments.run --suite={suite.name} --seeds={args.seeds}",
+    "command": f"python -m jaxdml.experiments.run --suite={suite.name} --seeds={args.seeds}{only}",
     "about": suite.about,
     "metrics": list(suite.metrics),
     "seeds": args.seeds,
@@ -162,6 +188,8 @@ def _parser() -> argparse.ArgumentParser:
   add(
     "--suite", action="append", required=True, choices=[*SUITES, THEORY], help="may be given again"
   )
+  add("--loss", action="append", help="arms of this loss alone; may be given again (all)")
+  add("--method", action="append", help="arms of this method alone; may be given again (all)")
   add("--out", type=pathlib.Path, default=pathlib.Path("runs/experiments"), help="(%(default)s)")
   add("--seeds", type=int, default=5, help="runs of each arm: seeds 0, 1, ... (%(default)s)")
   add(
@@ -183,6 +211,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   for name in ("seeds", "workers"):
     if getattr(args, name) < 1:
       parser.error(f"--{name}: expected at least 1; got {getattr(args, name)}")
+  for name in args.suite:
+    if message := _no_such_arm(name, args):
+      parser.error(message)
   args.out = args.out.absolute()
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   # As Ctrl-C: the processes save first.

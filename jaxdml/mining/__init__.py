@@ -63,10 +63,10 @@ def create(names: str, **options: Any) -> MiningFn:
   for name in names.split("+"):
     if name not in MINERS:
       raise ValueError(f"unknown miner {name!r} in {names!r}; valid names: {', '.join(MINERS)}")
-    parameters = dict(inspect.signature(MINERS[name]).parameters)
-    del parameters["pairs"]
-    own = {k: v for k, v in options.items() if k in parameters}
-    needed = [k for k, p in parameters.items() if p.default is p.empty and k not in own]
+    _, *parameters = inspect.signature(MINERS[name]).parameters.values()  # the first: pairs
+    valid = {parameter.name for parameter in parameters}
+    own = {k: v for k, v in options.items() if k in valid}
+    needed = [p.name for p in parameters if p.default is p.empty and p.name not in own]
     if needed:
       raise ValueError(f"miner {name!r} needs the options {needed}")
     taken |= set(own)

@@ -77,6 +77,12 @@ def _check_distance(config: ConfigDict) -> None:
       "config.loss.distance: the histogram loss takes distances of at most 2: cosine (or none "
       f"named) or normalized_euclidean; got {loss.distance}"
     )
+  bounded = getattr(distance_fn, "bounds", None) is not None or config.embedding.unit_norm
+  if loss.name == "fast_ap" and not bounded and "max_distance" not in loss.options:
+    raise ConfigError(
+      f"config.loss.options.max_distance: {loss.distance} has no largest distance; name one, for "
+      "fast_ap tells none apart beyond it (4 by default)"
+    )
 
 
 def _check_parameters(config: ConfigDict) -> None:

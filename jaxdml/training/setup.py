@@ -119,12 +119,24 @@ def prepare(config: ConfigDict) -> Setup:
   return Setup(config, train, validation, test, steps_per_epoch, total_steps, program)
 
 
+def _check_warmups(setup: Setup) -> None:
+  config = setup.config
+  for section, used in (("hdml", config.hdml.enabled), ("memory", config.memory.size > 0)):
+    value, key = config[section].warmup, f"{section}.warmup"
+    if used and config_lib.duration(value, setup.steps_per_epoch, key) >= setup.total_steps:
+      raise config_lib.ConfigError(
+        f"config.{key}: expected to end before training does, after {setup.total_steps} steps; got "
+        f"{value!r}"
+      )
+
+
 def trace(setup: Setup) -> None:
   """Traces a training step: without compiling or running anything.
 
   Raises:
-    ConfigError: options that make no network, loss or step together.
+    ConfigError: options that make no network, loss or step together; a warm-up that never ends.
   """
+  _check_warmups(setup)
   keys = setup.config.data
   size, side = keys.batch_size // jax.device_count(), keys.image_size
   integers = jax.ShapeDtypeStruct((size,), np.int32)

@@ -67,6 +67,20 @@ def test_tunes_on_validation_and_runs_every_seed_with_the_best(trained, tmp_path
   assert info["seconds"] == 2 * len(ran) and info["runs"] == len(ran)
 
 
+def test_arms_by_loss_and_method(trained, tmp_path, capsys):
+  ran, _ = trained
+  assert command(tmp_path, "--loss=triplet", "--method=plain", "--method=EPS") == 0
+  arms = {(arm.loss, arm.method) for arm in (SUITES["collapse"].arms[cell.arm] for cell in ran)}
+  assert arms == {("triplet", "plain"), ("triplet", "EPS")}
+  rows = table.read(tmp_path / "collapse" / "table.csv")
+  assert {row.arm for row in rows} == {"plain", "EPS", *cells.FLOORS}
+  info = json.loads((tmp_path / "collapse" / "info.json").read_text())
+  assert info["command"].endswith("--seeds=2 --loss=triplet --method=plain --method=EPS")
+  with pytest.raises(SystemExit):
+    command(tmp_path, "--method=EPS", "--method=epps")
+  assert "--method: suite collapse has no 'epps'; expected plain, " in capsys.readouterr().err
+
+
 def test_finished_cells_are_kept_and_failures_told(trained, tmp_path, capsys):
   ran, broken = trained
   broken.add("seed-1")

@@ -109,12 +109,15 @@ WEIGHTED = {"mining.negative": "distance_weighted_negative"}
     ({"loss.name": "histogram", "loss.distance": "normalized_euclidean"}, True),
     ({"loss.name": "histogram", "loss.distance": "euclidean"}, False),
     ({"loss.name": "histogram", "loss.distance": "normalized_squared_euclidean"}, False),
+    ({"loss.name": "fast_ap"}, True),
+    ({"loss.name": "fast_ap", "loss.distance": "squared_euclidean"}, False),
+    ({"loss.name": "fast_ap", "loss.distance": "dot", "embedding.unit_norm": True}, True),
   ],
 )
 def test_what_takes_distances_of_unit_vectors_gets_them(keys, fits):
   if fits:
     return config_lib.check(tiny_config(**keys), 8)
-  with pytest.raises(config_lib.ConfigError, match="normalized_euclidean"):
+  with pytest.raises(config_lib.ConfigError, match=r"normalized_euclidean|max_distance"):
     config_lib.check(tiny_config(**keys), 8)
 
 

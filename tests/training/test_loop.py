@@ -226,8 +226,16 @@ def test_unreadable_best_checkpoint(finished, tmp_path, capsys):
 
 
 def test_what_cannot_run_is_found_before_the_workdir_is_taken(data_dir, tmp_path):
-  for wrong in ({"data.image_size": 17}, {"encoder.options": {"widths": ()}}):
-    with pytest.raises(ConfigError, match="no training step can be made of it"):
+  none = "no training step can be made of it"
+  for wrong, message in (
+    ({"data.image_size": 17}, none),
+    ({"encoder.options": {"widths": ()}}, none),
+    (
+      {"memory.size": 64, "memory.warmup": "3 epochs"},
+      r"config\.memory\.warmup: expected to end before training does, after \d+ steps; got '3 ep",
+    ),
+  ):
+    with pytest.raises(ConfigError, match=message):
       loop.train_and_evaluate(digits_config(data_dir, **wrong), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -96,7 +96,8 @@ def evaluate(
 
   Returns:
     "metrics": {"trained model": {name: value}}, with the floors of results.json where they are of
-    the same images and labels; and "workdir", "step", "fingerprint", "dataset", "split", "label".
+    the same images and labels (a line on stderr tells of images that changed); and "workdir",
+    "step", "fingerprint", "dataset", "split", "label".
 
   Raises:
     CheckpointError, ConfigError: as `training.model.load`.
@@ -111,6 +112,7 @@ def evaluate(
   from jaxdml import data
   from jaxdml.training import model
   from jaxdml.training.evaluator import Evaluator
+  from jaxdml.training.workdir import changed_data
 
   trained = model.load(workdir, data_dir=data_dir)
   config = ConfigDict(trained.config)
@@ -130,7 +132,10 @@ def evaluate(
   used = keys.eval_label or keys.label
   floors = pathlib.Path(workdir) / "results.json"
   if own and split == "test" and used == matched and config.eval.test and floors.is_file():
-    metrics = {**json.loads(floors.read_text()), **metrics}
+    if changed := changed_data(pathlib.Path(workdir), {split: images}, keys.label):
+      print(f"note: {changed}. The floors of results.json are left out", file=sys.stderr)
+    else:
+      metrics = {**json.loads(floors.read_text()), **metrics}
   return {
     "workdir": os.fspath(workdir),
     "step": trained.step,

@@ -57,6 +57,9 @@ def _main(argv: Sequence[str]) -> int:
     return fail(error, 1)
   except OSError as error:  # A full disk, a --workdir that is a file, a folder of someone else.
     return fail(f"--workdir={_WORKDIR.value}: {type(error).__name__}: {error}", 1)
+  except KeyboardInterrupt:
+    print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+    return 130
   return 0
 
 

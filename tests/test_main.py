@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
@@ -106,6 +107,18 @@ def test_workdir_is_a_file(data_dir, tmp_path):
     code=1,
   )
   assert (tmp_path / "run").read_text() == "a file"
+
+
+def test_ctrl_c_is_one_line(monkeypatch, capsys):
+  def interrupted(config, workdir):
+    raise KeyboardInterrupt
+
+  given = [("CONFIG", None), ("_WORKDIR", "x"), ("_MULTIHOST", False)]
+  for name, value in given:
+    monkeypatch.setattr(main, name, types.SimpleNamespace(value=value))
+  monkeypatch.setattr(main.loop, "train_and_evaluate", interrupted)
+  assert main._main([]) == 130
+  assert "interrupted; the same command goes on" in capsys.readouterr().err
 
 
 @pytest.mark.slow

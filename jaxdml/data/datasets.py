@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,6 +43,8 @@ class Dataset:
     rows: int64 [n], each record's place in `tfds_split`.
     image: name of the image feature.
     names: column -> names of its values, where it has any.
+    digest: 16 hexadecimal digits of the split as it was loaded, whatever was selected of it since:
+      another number of images or bytes, or another label, changes them; where it lies does not.
   """
 
   name: str
@@ -53,6 +56,7 @@ class Dataset:
   rows: np.ndarray = dataclasses.field(repr=False)
   image: str
   names: Mapping[str, Sequence[str] | None] = dataclasses.field(repr=False)
+  digest: str
 
   def __len__(self) -> int:
     return len(self.rows)
@@ -218,6 +222,7 @@ def _divide(name: str, split: str, info: tfds.core.DatasetInfo, directory: Path)
     sizes = [len(rows) for rows in chosen.values()]
     labels[GALLERY] = np.repeat([np.int32(part == "gallery") for part in chosen], sizes)
   starts = np.cumsum([0, *(info.splits[part].num_examples for part in chosen)])
+  rows = np.concatenate([s + rows for s, rows in zip(starts, chosen.values(), strict=False)])
   return Dataset(
     name=name,
     split=split,
@@ -225,10 +230,19 @@ def _divide(name: str, split: str, info: tfds.core.DatasetInfo, directory: Path)
     default_label=_default_label(name, info, labels),
     directory=os.fspath(directory),
     tfds_split="+".join(chosen),
-    rows=np.concatenate([s + rows for s, rows in zip(starts, chosen.values(), strict=False)]),
+    rows=rows,
     image=storage.image_feature(info),
     names=storage.label_features(info),
+    digest=_digest({part: info.splits[part].num_bytes for part in chosen}, rows, labels),
   )
+
+
+def _digest(sizes: Mapping[str, int], rows: np.ndarray, labels: Mapping[str, np.ndarray]) -> str:
+  digest = hashlib.sha256(repr(sorted(sizes.items())).encode())
+  for name, values in [("", rows), *sorted(labels.items())]:
+    digest.update(f"{name} {values.size} ".encode())
+    digest.update(values.astype("<i8").tobytes())
+  return digest.hexdigest()[:16]
 
 
 def _default_label(

@@ -264,7 +264,7 @@ def of_run(run: Any, *, queries: int = 8, k: int = 8, seed: int = 0) -> Figure:
     run.labels[shown],
     renumber(chosen),
     {name: renumber(neighbours) for name, neighbours in rows.items()},
-    title=f"Nearest neighbours of unseen {run.setup.test.name} before and after training",
+    title=f"Nearest neighbours of unseen {run.setup.measured.name} before and after training",
     note=(
       f"Green: the query's class. Red and dimmed: another. {seen} seen in training. "
       f"Queries drawn at random (seed {seed})."

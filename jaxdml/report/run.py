@@ -18,7 +18,6 @@ from jaxdml.report import page
 from jaxdml.report.history import curves, read_history
 from jaxdml.training import defaults, hdml_variants
 from jaxdml.training.config import flatten
-from jaxdml.training.evaluator import Evaluator
 from jaxdml.training.restore import Restored
 
 __all__ = ["of_run", "write"]
@@ -52,11 +51,7 @@ def of_run(
   """
   workdir = pathlib.Path(workdir)
   config = run.setup.config
-  # A tuning run must not look at the test split here either.
-  dataset = run.setup.test if config.eval.test else run.setup.validation
-  evaluator = run.evaluator
-  if not config.eval.test:
-    evaluator = Evaluator(config, dataset, run.setup.program.embed)
+  dataset, evaluator = run.setup.measured, run.evaluator
   if embedded is None:
     embedded = evaluator.embed(run.state)
   rows = embedded.columns["index"]

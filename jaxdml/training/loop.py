@@ -54,8 +54,8 @@ class _Run:
     # What cannot run is found before the workdir is this config's, and before any time is spent.
     setup.trace(self.setup)
     workdir_lib.check(config, workdir)
-    measured = self.setup.test if config.eval.test else validation
-    self.test = Evaluator(config, measured, program.embed)
+    workdir_lib.check_data(workdir, self.setup.splits, config.data.label)
+    self.test = Evaluator(config, self.setup.measured, program.embed)
     apart = validation is not None and config.eval.test
     self.selection = Evaluator(config, validation, program.embed) if apart else self.test
     self.bad_images = data.BadImages(self.setup.train, config.data.max_bad_images)
@@ -106,7 +106,7 @@ class _Run:
       memory["floors"][name] = self.test.model(state)
 
   def train(self) -> dict[str, dict[str, float]] | None:
-    """Runs the remaining steps; None if SIGTERM ended them early."""
+    """Runs the remaining steps; None if SIGTERM ended them early, KeyboardInterrupt if Ctrl-C."""
     state, memory = self.start()
     start = int(state.step)
     train, label = self.setup.train, self.config.data.label
@@ -132,7 +132,7 @@ class _Run:
     return self.results(memory) if finished else None
 
   def _steps_from(self, state, memory: dict[str, Any], writer: writers.MetricsWriter) -> bool:
-    """Trains from `state` to the end; False if SIGTERM came first. Saves either way."""
+    """Trains from `state` to the end; False if SIGTERM came first. Saves in any case."""
     log_every, save_every = self.setup.steps("log_every"), self.setup.steps("checkpoint_every")
     evaluate_every = self.setup.steps("evaluate_every")
     start = logged = int(state.step)
@@ -159,7 +159,7 @@ class _Run:
           # A SIGTERM to the whole process group ends the data workers first.
           if not interrupt.requested:
             raise
-          return self._interrupted(step - 1, device_state, memory, pending)
+          return self._interrupted(interrupt, step - 1, device_state, memory, pending)
         starving.arrived()
         device_state, metrics = self.step_fn(device_state, arrays)
         starving.started(metrics["finite"])
@@ -196,14 +196,16 @@ class _Run:
           since += time.perf_counter() - paused
           starving.pause()
         if interrupt.requested and step < self.total:
-          return self._interrupted(step, device_state, memory, pending)
+          return self._interrupted(interrupt, step, device_state, memory, pending)
     return True
 
-  def _interrupted(self, step: int, device_state, memory, pending: collections.deque) -> bool:
+  def _interrupted(self, interrupt: Interrupt, step: int, device_state, memory, pending) -> bool:
     self._check_finite(pending)
     self.checkpoints.save("last", step, parallel.unreplicate(device_state), memory)
     self.checkpoints.wait()
-    _say(f"SIGTERM: saved step {step} of {self.total}; the same command resumes it")
+    _say(f"{interrupt.requested}: saved step {step} of {self.total}; the same command resumes it")
+    if interrupt.requested == "SIGINT":
+      raise KeyboardInterrupt
     return False
 
   def _check_finite(self, pending: collections.deque, allow: int = 0) -> None:
@@ -238,6 +240,8 @@ class _Run:
       if self.selection is self.test:
         split = "test" if self.config.eval.test else "validation"
         how += f" (the {split} split itself: optimistic)"
+    if not memory["best_step"]:
+      how += "; training never beat its start"
     bad = queries["num_undecodable"]
     print(
       f"\n{self.test.name}, by {label}: {queries['num_queries']} queries, "
@@ -284,8 +288,9 @@ def train_and_evaluate(
     SIGTERM ended the run early (saved; the same call resumes).
 
   Raises:
-    ConfigError: the config cannot run, the workdir holds another config's run, or another process
-      trains there.
+    ConfigError: the config cannot run, the workdir holds a run of another config or on other data,
+      or another process trains there.
+    KeyboardInterrupt: Ctrl-C, once what is done is saved; a second one does not wait for that.
     DatasetNotPreparedError: the data set is not there.
     CheckpointError: the checkpoint to resume from cannot be read, or none can be written.
     NonFiniteError: the loss became NaN; the last good checkpoint is kept.

@@ -13,6 +13,8 @@ import numpy as np
 
 from jaxdml import data, evaluation
 from jaxdml.training import model
+from jaxdml.training import workdir as workdir_lib
+from jaxdml.training.config import ConfigError
 from jaxdml.training.evaluator import Evaluator
 from jaxdml.training.setup import Setup, prepare
 from jaxdml.training.steps import TrainState
@@ -25,7 +27,7 @@ class Restored:
   """A run's model and the unseen images it is measured on.
 
   Attributes:
-    setup: the run's config, data and program.
+    setup: the run's config, data and program; "test split" below is its `measured`.
     state: of the best checkpoint, on the host.
     memory: what the loop remembered: "best" (the selection metric), "best_step", "floors".
     evaluator: of the test split.
@@ -48,12 +50,12 @@ class Restored:
   @property
   def labels(self) -> np.ndarray:
     """What counts as a match on the test split, int32 [n]."""
-    return self.setup.test.column(self._matched)
+    return self.setup.measured.column(self._matched)
 
   @property
   def disjoint(self) -> bool:
     """Whether no class of the test split was in training."""
-    classes = [part.classes(self._matched) for part in (self.setup.test, self.setup.train)]
+    classes = [part.classes(self._matched) for part in (self.setup.measured, self.setup.train)]
     return not np.isin(*classes).any()
 
   @property
@@ -63,7 +65,7 @@ class Restored:
   def images(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
     """The test images `indices` [m] as preprocessed for the network: uint8 [m, h, w, c]."""
     preprocess, rng = self.evaluator.preprocess, np.random.default_rng(0)  # Nothing is drawn.
-    return np.stack([preprocess(encoded, rng) for encoded in self.setup.test.read(indices)])
+    return np.stack([preprocess(encoded, rng) for encoded in self.setup.measured.read(indices)])
 
   def embed(self, state: TrainState | None = None) -> np.ndarray:
     """Embeds the test split on all devices: float32 [n, d], in the order of `labels`.
@@ -81,7 +83,7 @@ class Restored:
     return self._whole(self.evaluator.pixels())
 
   def _whole(self, embedded: evaluation.Embedded) -> np.ndarray:
-    missing = len(self.setup.test) - len(embedded.embeddings)
+    missing = len(self.setup.measured) - len(embedded.embeddings)
     if missing:
       raise data.ImageDecodeError(
         f"{missing} images of {self.evaluator.name} cannot be decoded, and the rows would not be "
@@ -101,7 +103,8 @@ def restore(workdir: str | os.PathLike[str], *, data_dir: str | None = None) -> 
 
   Raises:
     CheckpointError: no run there, no checkpoint yet, or one that cannot be read.
-    ConfigError: its config.json is damaged or has keys that this version does not know.
+    ConfigError: its config.json is damaged or has keys that this version does not know, or the data
+      set is no longer what it was trained on.
     DatasetNotPreparedError: the data set is not there.
   """
   workdir = pathlib.Path(workdir)
@@ -109,7 +112,9 @@ def restore(workdir: str | os.PathLike[str], *, data_dir: str | None = None) -> 
   if not pathlib.Path(config.data.cache).expanduser().is_dir():
     config.data.cache = ""  # On another machine; there it is not for us to make.
   run = prepare(config)
+  if changed := workdir_lib.changed_data(workdir, run.splits, config.data.label):
+    raise ConfigError(f"{changed}; python -m jaxdml.evaluate measures the model as they are")
   with model.open_best(workdir) as manager:
     state, memory = manager.restore("best", run.abstract_state())
-  evaluator = Evaluator(config, run.test, run.program.embed)
+  evaluator = Evaluator(config, run.measured, run.program.embed)
   return Restored(run, state, memory, evaluator)

@@ -25,7 +25,7 @@ class Setup:
     config: the config.
     train: training images.
     validation: class-disjoint part of the training classes held out, or None.
-    test: the test split.
+    measured: what results are of: the test split, or the validation part with eval.test=False.
     steps_per_epoch: for durations in epochs.
     total_steps: of the run.
     program: its init, step and embed, per device.
@@ -34,10 +34,15 @@ class Setup:
   config: ConfigDict
   train: data.Dataset
   validation: data.Dataset | None
-  test: data.Dataset
+  measured: data.Dataset
   steps_per_epoch: int
   total_steps: int
   program: steps.Program
+
+  @property
+  def splits(self) -> dict[str, data.Dataset]:
+    """What the run is made of, by name."""
+    return {"train": self.train, "test" if self.config.eval.test else "validation": self.measured}
 
   def initial_state(self) -> steps.TrainState:
     """The state before training, on the host: random, the encoder as `encoder.init` says.
@@ -93,10 +98,10 @@ def prepare(config: ConfigDict) -> Setup:
   validation = None
   try:
     train = data.load(config.data.dataset, "train", data_dir=directory)
-    test = data.load(config.data.dataset, "test", data_dir=directory)
+    test = _test(config, directory) if config.eval.test else None
     for column in (label, config.data.eval_label, config.data.coarse_label):
-      train, test = data.with_groups(train, column), data.with_groups(test, column)
-    test.column(config.data.eval_label or label)
+      train = data.with_groups(train, column)
+    (train if test is None else test).column(config.data.eval_label or label)
     if config.eval.folds:
       folds = data.cross_validation(train, label, config.eval.folds)
       train, validation = folds[config.eval.fold]
@@ -116,7 +121,21 @@ def prepare(config: ConfigDict) -> Setup:
       steps_per_epoch=steps_per_epoch,
       axis_name=parallel.AXIS,
     )
-  return Setup(config, train, validation, test, steps_per_epoch, total_steps, program)
+  measured = validation if test is None else test
+  return Setup(config, train, validation, measured, steps_per_epoch, total_steps, program)
+
+
+def _test(config: ConfigDict, directory: str | None) -> data.Dataset:
+  keys = config.data
+  try:
+    test = data.load(keys.dataset, "test", data_dir=directory)
+  except ValueError as error:
+    raise ValueError(
+      f"{error}. eval.test=False measures on the validation part of the training classes instead"
+    ) from error
+  for column in (keys.label, keys.eval_label, keys.coarse_label):
+    test = data.with_groups(test, column)
+  return test
 
 
 def _check_warmups(setup: Setup) -> None:

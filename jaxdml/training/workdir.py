@@ -1,4 +1,4 @@
-"""A workdir belongs to one config, and to one process at a time."""
+"""A workdir belongs to one config and its data, and to one process at a time."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import contextlib
 import fcntl
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
+from jaxdml.data import Dataset
 from jaxdml.training import defaults
 from jaxdml.training.config import ConfigError, flatten
 
-__all__ = ["alone", "check"]
+__all__ = ["alone", "changed_data", "check", "check_data"]
 
+_DATA = "data.json"
 # What may differ between the run that made a workdir and the one that resumes it: nothing here
 # reaches the parameters.
 OPERATIONAL = (
@@ -47,9 +50,7 @@ def check(config: ConfigDict, workdir: pathlib.Path) -> None:
     if jax.process_index():
       return
     workdir.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(ours, indent=2) + "\n")
-    temporary.replace(path)
+    _write(path, ours)
     return
   try:
     theirs = flatten(json.loads(path.read_text("utf-8")))
@@ -71,6 +72,57 @@ def check(config: ConfigDict, workdir: pathlib.Path) -> None:
       + "\n".join(differing)
       + "\nchoose another --workdir, or give the same config to resume"
     )
+
+
+def check_data(workdir: pathlib.Path, splits: Mapping[str, Dataset], label: str) -> None:
+  """Writes data.json, what a run is made of; refuses to go on with other data under that name.
+
+  Raises:
+    ConfigError: the data set was made anew, from other images, since the run began.
+  """
+  path = workdir / _DATA
+  if not path.exists() and not jax.process_index():
+    _write(path, {name: _about(images, label) for name, images in splits.items()})
+  if changed := changed_data(workdir, splits, label):
+    raise ConfigError(f"{changed}; choose another --workdir, or bring back the data set as it was")
+
+
+def changed_data(workdir: pathlib.Path, splits: Mapping[str, Dataset], label: str) -> str | None:
+  """How splits differ from those of the run in `workdir`; None where they do not.
+
+  Runs of earlier versions do not say what they were made of: there it is None.
+
+  Raises:
+    ConfigError: its data.json is damaged.
+  """
+  path = workdir / _DATA
+  if not path.exists():
+    return None
+  try:
+    then = json.loads(path.read_text("utf-8"))
+    for name, images in splits.items():
+      old, new = then.get(name), _about(images, label)
+      if old is not None and old["digest"] != new["digest"]:
+        count = "{images} images of {classes} classes".format
+        same = " too, others" if {**old, "digest": ""} == {**new, "digest": ""} else ""
+        return (
+          f"{images.name!r} was made anew since the run in {workdir} began: {name} split "
+          f"{count(**old)} then, {count(**new)} now{same}"
+        )
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise ConfigError(f"{path} is damaged ({error!r}); choose another --workdir") from error
+  return None
+
+
+def _about(images: Dataset, label: str) -> dict[str, Any]:
+  count = len(images.classes(label))
+  return {"images": len(images), "classes": count, "digest": images.digest}
+
+
+def _write(path: pathlib.Path, content: Any) -> None:
+  temporary = path.with_suffix(".tmp")
+  temporary.write_text(json.dumps(content, indent=2) + "\n")
+  temporary.replace(path)
 
 
 @contextlib.contextmanager

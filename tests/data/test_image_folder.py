@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from jaxdml import data
 from jaxdml.data import verify
 from jaxdml.data.builders import records
 from jaxdml.data.builders.image_folder import ImageFolderError, divide, source
@@ -347,3 +348,22 @@ def test_it_becomes_a_data_set_with_the_bytes_unchanged(tmp_path, capsys):
   (skipped,) = (directory / records.SKIPPED_FILE).read_text().splitlines()
   assert json.loads(skipped)["path"] == "cow/1.png"
   assert "cow/1.png" in capsys.readouterr().err
+
+
+def test_a_split_made_of_other_photos_has_another_digest(tmp_path):
+  """Of the same ones it has the same, wherever it lies and whatever is selected of it."""
+  root = fill(tmp_path / "root", *(f"{c}/{i}.png" for c in ("ant", "cow") for i in range(3)))
+
+  def train(directory):
+    records.write(source(root, "mine", test_share=0.5), tmp_path / directory)
+    return data.load("image_folder/mine", "train", data_dir=tmp_path / directory)
+
+  first = train("a")
+  assert train("b").digest == first.digest == first.select([0]).digest
+  test = data.load("image_folder/mine", "test", data_dir=tmp_path / "a")
+  assert test.digest != first.digest
+  noise = np.random.default_rng(0).integers(0, 256, (9, 9)).astype(np.uint8)
+  (root / first.path(0)).write_bytes(cv2.imencode(".png", noise)[1].tobytes())
+  changed = train("c")
+  assert len(changed) == len(first) and changed.digest != first.digest
+  assert data.load("image_folder/mine", "test", data_dir=tmp_path / "c").digest == test.digest

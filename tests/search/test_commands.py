@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jaxdml import data, embed, evaluate, evaluation, retrieve, search
-from jaxdml.training import model
+from jaxdml.training import model, restore
+from jaxdml.training.config import ConfigError
 from tests.search.helpers import make_workdir, png, write_images
 from tests.training.conftest import data_dir as data_dir
 
@@ -250,6 +251,21 @@ def test_evaluate(workdir, data_dir, tmp_path, capsys):
     assert evaluate.main([f"--workdir={workdir}", change]) == 0
     printed = capsys.readouterr().out
     assert f"digits {shown}" in printed and "raw pixels" not in printed
+
+
+def test_data_made_anew_have_no_old_floors(workdir, capsys):
+  (workdir / "results.json").write_text(json.dumps({"raw pixels": {"recall@1": 0.5}}))
+  path = workdir / "data.json"
+  path.write_text(json.dumps({"test": {"images": 800, "classes": 10, "digest": "0" * 16}}))
+  try:
+    assert evaluate.main([f"--workdir={workdir}"]) == 0
+    printed = capsys.readouterr()
+    changed = "test split 800 images of 10 classes then, 896 images of"
+    assert changed in printed.err and "raw pixels" not in printed.out
+    with pytest.raises(ConfigError, match=changed):
+      restore.restore(workdir)
+  finally:
+    path.unlink()
 
 
 def test_evaluate_by_the_groups_of_training(other, capsys):

@@ -139,7 +139,8 @@ def test_tuning_never_looks_at_the_test_split(data_dir, tmp_path, monkeypatch, c
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_resuming_is_exact(finished, data_dir, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_saves_and_resuming_is_exact(finished, tmp_path, monkeypatch, capsys, name):
   config, workdir, rows = finished
   calls = []
   real = parallel.compile_step
@@ -150,15 +151,19 @@ def test_sigterm_saves_and_resuming_is_exact(finished, data_dir, tmp_path, monke
     def run(state, batch):
       calls.append(1)
       if len(calls) == 3:
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.Signals[name])
       return compiled(state, batch)
 
     return run
 
   monkeypatch.setattr(parallel, "compile_step", compile_and_stop)
-  assert loop.train_and_evaluate(config, tmp_path / "run") is None
+  if name == "SIGTERM":
+    assert loop.train_and_evaluate(config, tmp_path / "run") is None
+  else:
+    with pytest.raises(KeyboardInterrupt):
+      loop.train_and_evaluate(config, tmp_path / "run")
   assert len(calls) == 3
-  assert "saved step 3 of 8" in capsys.readouterr().err
+  assert f"{name}: saved step 3 of 8" in capsys.readouterr().err
   resumed = loop.train_and_evaluate(config, tmp_path / "run")
   assert len(calls) == 8
   assert resumed == rows

@@ -49,7 +49,7 @@ def edit(path, section, **values):
 
 def test_embeds_as_the_run_does_without_its_data_set(workdir, moved, monkeypatch, tmp_path):
   run = restore.restore(workdir)
-  encoded, expected = run.setup.test.read(np.arange(13)), run.embed()[:13]
+  encoded, expected = run.setup.measured.read(np.arange(13)), run.embed()[:13]
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "nowhere"))
   trained = model.load(moved)
   images = np.stack([trained.preprocess(e) for e in encoded])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from jaxdml import data
 from jaxdml.training import setup
 from jaxdml.training.config import ConfigError
 from tests.training.helpers import tiny_config
@@ -18,9 +19,28 @@ def test_a_fold_validates_and_the_others_train(data_dir):
     run = setup.prepare(_config(data_dir, **{"eval.folds": 4, "eval.fold": fold}))
     assert run.validation.classes("label").tolist() == classes
     assert run.train.classes("label").tolist() == sorted(set(range(10)) - set(classes))
-    assert run.test.classes("label").tolist() == list(range(10))
+    assert run.measured.classes("label").tolist() == list(range(10))
   with pytest.raises(ConfigError, match=r"config\.data: 11 folds need at least 22 classes"):
     setup.prepare(_config(data_dir, **{"eval.folds": 11}))
+
+
+def test_a_data_set_without_test_split_trains(data_dir, monkeypatch):
+  load = data.load
+
+  def without_test(name, split, **options):
+    if split == "test":
+      raise ValueError("data set 'mine' has no split 'test'; it has train")
+    return load(name, split, **options)
+
+  monkeypatch.setattr(data, "load", without_test)
+  config = _config(data_dir, **{"eval.validation_fraction": 0.3})
+  with pytest.raises(ConfigError, match=r"it has train\. eval\.test=False measures"):
+    setup.prepare(config)
+  config.eval.test = False
+  run = setup.prepare(config)
+  assert run.measured is run.validation and run.splits == {
+    "train": run.train, "validation": run.validation
+  }  # fmt: skip
 
 
 def test_a_batch_of_two_groups(data_dir):

@@ -1,5 +1,6 @@
 """Whose a workdir is: one config's, and one process's at a time."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -7,6 +8,7 @@ import signal
 
 import pytest
 
+from jaxdml import data
 from jaxdml.training import loop, workdir
 from jaxdml.training.config import ConfigError
 from tests.training.helpers import tiny_config
@@ -51,6 +53,24 @@ def test_workdir_with_checkpoints_of_nobody_knows_which_config(tmp_path):
   (tmp_path / "checkpoints" / "last" / "7").mkdir(parents=True)
   with pytest.raises(ConfigError, match=r"holds checkpoints and no config\.json"):
     workdir.check(tiny_config(), tmp_path)
+
+
+def test_other_data_under_the_same_name(data_dir, tmp_path):
+  train = data.load("digits", "train", data_dir=data_dir)
+  of = lambda images: workdir.check_data(tmp_path, {"train": images}, "parity")
+  of(train)
+  of(train)
+  assert workdir.changed_data(tmp_path, {"train": train, "younger": train}, "parity") is None
+  fewer = dataclasses.replace(train.select(range(90)), digest="0123456789abcdef")
+  with pytest.raises(ConfigError, match="train split 901 images of 2 classes then, 90 images of "):
+    of(fewer)
+  with pytest.raises(ConfigError, match="901 images of 2 classes now too, others; choose another"):
+    of(dataclasses.replace(train, digest="0123456789abcdef"))
+  (tmp_path / "data.json").write_text('{"train": 3}')
+  with pytest.raises(ConfigError, match=r"data\.json is damaged"):
+    of(train)
+  (tmp_path / "data.json").unlink()  # of an earlier version
+  assert workdir.changed_data(tmp_path, {"train": fewer}, "parity") is None
 
 
 def _hold(path, pipe):

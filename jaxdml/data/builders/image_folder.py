@@ -97,7 +97,7 @@ def source(
   if not 0 < test_share < 1:
     raise ImageFolderError(
       f"test_share must be between 0 and 1 (both excluded), got {test_share}; to train on all "
-      "classes, give every image the split 'train'"
+      "classes, give every image the split 'train' and train with --config.eval.test=False"
     )
   folder = photos.Folder(root)
   notes: list[str] = []

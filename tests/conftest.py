@@ -1,13 +1,15 @@
-"""Eight fake CPU devices and a shared compilation cache, set before JAX starts; `--every`."""
+"""Eight fake CPU devices, cheap and shared compilation, set before JAX starts; `--every`."""
 
 import collections
 import gc
 import os
 import pathlib
 
+from tests.xla import cheap_flags
+
 _FLAG = "--xla_force_host_platform_device_count=8"
 if _FLAG not in os.environ.get("XLA_FLAGS", ""):
-  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}".strip()
+  os.environ["XLA_FLAGS"] = f"{cheap_flags()} {os.environ.get('XLA_FLAGS', '')} {_FLAG}".strip()
 _CACHE = pathlib.Path(__file__).resolve().parent.parent / ".cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")

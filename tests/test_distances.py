@@ -193,7 +193,7 @@ def test_hyperbolic_without_clip_ends_where_float32_does():
   np.testing.assert_allclose(d[0, 1], 0, atol=1e-2)
   np.testing.assert_allclose(d[1, 2], 2 * (3 + 3), rtol=1e-4)
   assert 0 < d[1, 3] < d[1, 2]
-  assert np.all(np.isfinite(jax.grad(lambda a: jnp.sum(fn(a, a)))(x)))
+  assert np.all(np.isfinite(compiled(jax.grad(lambda a: jnp.sum(fn(a, a))))(x)))
 
 
 def test_hyperbolic_curvature_is_learnable():

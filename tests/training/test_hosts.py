@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.training.test_loop import digits_config, final_state
+from tests.xla import cheap_flags
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 HOST = """
@@ -33,7 +34,7 @@ def _host(port, count, index, data_dir, workdir):
   devices = 2 // count
   environment = {
     **os.environ,
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    "XLA_FLAGS": f"{cheap_flags()} --xla_force_host_platform_device_count={devices}",
     "PYTHONPATH": str(ROOT),
   }
   code = HOST.replace("{overrides}", repr(OVERRIDES))

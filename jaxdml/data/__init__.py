@@ -1,5 +1,6 @@
 """Data sets, samplers and input pipelines for metric learning; TensorFlow is never imported."""
 
+from jaxdml.data import pictures as pictures
 from jaxdml.data import preprocess as preprocess
 from jaxdml.data import sampling as sampling
 from jaxdml.data.datasets import GALLERY as GALLERY
@@ -27,6 +28,7 @@ __all__ = [
   "cross_validation",
   "eval_batches",
   "load",
+  "pictures",
   "preprocess",
   "sampling",
   "train_batches",

@@ -153,17 +153,30 @@ def _embed(
       bar.update(done - bar.n)
 
 
-def embed_files(model: Model, files: Sequence[bytes], batch_size: int = 64) -> np.ndarray:
-  """Embeds a few encoded images in memory, queries for one: float32 [n, d].
+def embed_files(model: Model, files: Sequence[Any], batch_size: int = 64) -> np.ndarray:
+  """Embeds a few images as they are at hand, queries for one: float32 [n, d].
+
+  Args:
+    model: a trained model.
+    files: of each a path, the bytes of its file, a PIL image or uint8 [h, w, 3], RGB, as
+      `data.pictures.encoded` takes them.
+    batch_size: images a batch, on all devices of this host.
 
   Raises:
+    TypeError: one is none of these.
     ImageDecodeError: one cannot be decoded.
+    OSError: one cannot be read.
     SearchError: the model gives NaN.
   """
+  if isinstance(files, str | bytes | os.PathLike):
+    raise TypeError(f"files: expected a list of images, got one {type(files).__name__}: [it]")
   rng = np.random.default_rng(0)  # Nothing is drawn.
-  parts = []
+  parts = [np.zeros((0, model.dimension), np.float32)]
   for start in range(0, len(files), batch_size):
-    images = [model.preprocessing(encoded, rng) for encoded in files[start : start + batch_size]]
+    images = [
+      model.preprocessing(data.pictures.encoded(files[i], f"files[{i}]"), rng)
+      for i in range(start, min(start + batch_size, len(files)))
+    ]
     parts.append(model.embed_batch(np.stack(images)))
   embeddings = np.concatenate(parts)
   if not np.isfinite(embeddings).all():

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxdml.data import pictures
 from jaxdml.data import preprocess as preprocess_lib
 from jaxdml.training import checkpoints, defaults, embedder, hdml_variants, parallel
 from jaxdml.training import config as config_lib
@@ -63,19 +64,23 @@ class TrainedModel:
     """[h, w, c] of what `preprocess` returns and `embed_batch` takes."""
     return self.preprocessing.shape
 
-  def preprocess(self, encoded: bytes) -> np.ndarray:
+  def preprocess(self, image: Any) -> np.ndarray:
     """Decodes, resizes and crops an image as the run's evaluation did.
 
     Args:
-      encoded: a file's bytes, of one of `data.decode.FORMATS`.
+      image: a path or a file's bytes, of one of `data.decode.FORMATS`; a PIL image; or uint8
+        [h, w, 3], RGB, as `data.pictures.encoded` takes them.
 
     Returns:
       uint8 of `image_shape`, RGB or grey; the network normalises it.
 
     Raises:
       ImageDecodeError: the bytes are no image, a damaged one or one that is too large.
+      TypeError: it is nothing of that kind.
+      OSError: the path cannot be read.
     """
-    return self.preprocessing(encoded, np.random.default_rng(0))  # Nothing is drawn.
+    # Nothing is drawn.
+    return self.preprocessing(pictures.encoded(image), np.random.default_rng(0))
 
   def embed_batch(self, images: np.ndarray) -> np.ndarray:
     """Embeds images on all devices of this host.

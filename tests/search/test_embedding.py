@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+from PIL import Image
 from pyarrow import parquet
 
 from jaxdml import data, search
@@ -240,3 +241,15 @@ def test_an_unreadable_record_is_named_by_its_number(data_dir, tmp_path):
   )  # fmt: skip
   ((name, reason),) = summary.skipped
   assert name == "digits/test/25" and "not an image" in reason
+
+
+def test_a_few_images_as_they_are_at_hand(photos):
+  path = photos / PATHS[0]
+  given = [path, str(path), path.read_bytes(), Image.open(path), np.asarray(Image.open(path))]
+  embedded = search.embed_files(FakeModel(), given, batch_size=2)
+  np.testing.assert_array_equal(embedded, reference(photos, PATHS[:1]).repeat(5, axis=0))
+  assert search.embed_files(FakeModel(), []).shape == (0, FakeModel().dimension)
+  with pytest.raises(TypeError, match=r"files\[1\]: expected a path"):
+    search.embed_files(FakeModel(), [path, None])
+  with pytest.raises(TypeError, match="expected a list of images, got one str"):
+    search.embed_files(FakeModel(), str(path))

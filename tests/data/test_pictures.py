@@ -1,0 +1,77 @@
+"""Pictures as people hold them become the bytes of an image file."""
+
+import io
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxdml.data import decode, pictures
+
+RNG = np.random.default_rng(0)
+MODES = {"RGB": (5, 7, 3), "L": (5, 7), "RGBA": (5, 7, 4), "LA": (5, 7, 2), "CMYK": (5, 7, 4)}
+
+
+def image(mode):
+  pixels = RNG.integers(0, 256, MODES[mode]).astype(np.uint8)
+  return Image.frombytes(mode, pixels.shape[1::-1], pixels.tobytes())
+
+
+def saved(picture, kind, **options):
+  file = io.BytesIO()
+  picture.save(file, kind, **options)
+  return file.getvalue()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mode", MODES)
+def test_however_it_is_given_it_is_the_same_picture(tmp_path, mode, channels):
+  picture = image(mode)
+  file = saved(picture, "TIFF" if mode == "CMYK" else "PNG")
+  path = tmp_path / "a.img"
+  path.write_bytes(file)
+  ways = [file, bytearray(file), str(path), path, picture, Image.open(path)]
+  if mode in ("RGB", "L", "RGBA"):
+    ways.append(np.asarray(picture))
+  if mode == "L":
+    ways.append(np.asarray(picture)[:, :, None])
+  expected = decode.decode(file, channels)
+  for way in ways:
+    np.testing.assert_array_equal(decode.decode(pictures.encoded(way), channels), expected)
+
+
+def test_a_picture_that_lies_on_its_side_is_turned(tmp_path):
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  path = tmp_path / "a.png"
+  path.write_bytes(saved(image("RGB"), "PNG", exif=exif))
+  turned = decode.decode(path.read_bytes(), 3)
+  assert turned.shape == (7, 5, 3)
+  np.testing.assert_array_equal(decode.decode(pictures.encoded(Image.open(path)), 3), turned)
+
+
+@pytest.mark.parametrize(
+  ("given", "kind", "message"),
+  [
+    (3, TypeError, "files\\[2\\]: expected a path, .* got int"),
+    ([[0, 1]], TypeError, "got list"),
+    (np.zeros((4, 4, 3)), TypeError, "0 to 255, .* got an array of float64"),
+    (np.zeros((2, 4, 4, 3), np.uint8), ValueError, r"one picture .* got shape \(2, 4, 4, 3\)"),
+    (np.zeros((4, 4, 2), np.uint8), ValueError, r"got shape \(4, 4, 2\)"),
+    (np.zeros((0, 4, 3), np.uint8), ValueError, r"got shape \(0, 4, 3\)"),
+    (pathlib.Path("nowhere.png"), FileNotFoundError, "nowhere"),
+  ],
+)
+def test_what_is_no_picture(given, kind, message):
+  with pytest.raises(kind, match=message):
+    pictures.encoded(given, "files[2]")
+
+
+def test_a_damaged_file_that_pillow_has_opened(tmp_path):
+  noise = Image.fromarray(RNG.integers(0, 256, (64, 64, 3)).astype(np.uint8))
+  with (
+    Image.open(io.BytesIO(saved(noise, "PNG")[:999])) as opened,
+    pytest.raises(decode.ImageDecodeError, match="frame: "),
+  ):
+    pictures.encoded(opened, "frame")

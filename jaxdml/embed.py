@@ -42,18 +42,18 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = parser.parse_args(argv)
   # After parsing, so that --help does not wait for JAX.
   import jax
-  from absl import logging
 
   from jaxdml import data, search
   from jaxdml.training import checkpoints, model
   from jaxdml.training import config as config_lib
 
-  logging.set_verbosity(logging.ERROR)  # Orbax warns that it only reads.
   if args.multihost:
     jax.distributed.initialize()
   try:
     source = None if args.images is None else search.FolderImages.open(args.images)
     trained = model.load(args.workdir, data_dir=args.data_dir)
+    for remark in trained.remarks:
+      print(f"note: {remark}", file=sys.stderr)
     keys = trained.config.data
     if source is None:
       source = search.DatasetImages.open(

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from jaxdml import command
+
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Prints the metrics; returns the exit status."""
@@ -31,13 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--out", default=None, help="JSON file for all metrics and how they came")
   args = parser.parse_args(argv)
   # After parsing, so that --help does not wait for JAX.
-  from absl import logging
-
   from jaxdml import data, evaluation
   from jaxdml.training import checkpoints
   from jaxdml.training import config as config_lib
 
-  logging.set_verbosity(logging.ERROR)  # Orbax warns that it only reads.
   try:
     out = None if args.out is None else pathlib.Path(args.out).expanduser()
     if out is not None:  # Before the work begins.
@@ -105,8 +104,6 @@ def evaluate(
     ValueError: no such data set, split or column.
     ImageDecodeError: too many of its images cannot be decoded.
   """
-  import types
-
   from ml_collections import ConfigDict
 
   from jaxdml import data
@@ -115,6 +112,8 @@ def evaluate(
   from jaxdml.training.workdir import changed_data
 
   trained = model.load(workdir, data_dir=data_dir)
+  for remark in trained.remarks:
+    print(f"note: {remark}", file=sys.stderr)
   config = ConfigDict(trained.config)
   keys = config.data
   own = dataset in (None, keys.dataset)
@@ -128,7 +127,7 @@ def evaluate(
     keys.eval_label = label
   config.eval.clustering = config.eval.diagnostics = True
   evaluator = Evaluator(config, images, trained.embed)
-  metrics = {"trained model": evaluator.model(types.SimpleNamespace(**trained.variables))}
+  metrics = {"trained model": evaluator.score(evaluator.embed_with(trained.embed_batch))}
   used = keys.eval_label or keys.label
   floors = pathlib.Path(workdir) / "results.json"
   if own and split == "test" and used == matched and config.eval.test and floors.is_file():
@@ -164,4 +163,4 @@ def _number(value: Any) -> float | int:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit(command.run(main))

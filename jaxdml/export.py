@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from jaxdml import command
+
 __all__ = ["main"]
 
 _MOST = 64  # images to compare on
@@ -47,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.batch != "dynamic" and not args.batch.isdecimal():
       raise ValueError(f"--batch: expected a number or dynamic; got {args.batch!r}")
     trained = model.load(args.workdir)
+    for remark in trained.remarks:
+      print(f"note: {remark}", file=sys.stderr)
     images = None if args.images is None else _read(trained, pathlib.Path(args.images))
     card = export.export(
       trained,
@@ -79,6 +83,7 @@ def _read(trained: Any, folder: pathlib.Path) -> Any:
   """The first images below a folder, preprocessed: uint8 [n, h, w, c]."""
   import numpy as np
 
+  from jaxdml.data import ImageDecodeError
   from jaxdml.data.builders.photos import SUFFIXES
 
   if not folder.is_dir():
@@ -89,11 +94,13 @@ def _read(trained: Any, folder: pathlib.Path) -> Any:
   images = []
   for path in paths:
     try:
-      images.append(trained.preprocess(path.read_bytes()))
-    except ValueError as error:
-      raise ValueError(f"--images: {path}: {error}") from error
+      images.append(trained.preprocess(path))
+    except ImageDecodeError as error:
+      print(f"left out: {path}: {error}", file=sys.stderr)
+  if not images:
+    raise ValueError(f"--images: none of the {len(paths)} in {folder} can be decoded")
   return np.stack(images)
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit(command.run(main))

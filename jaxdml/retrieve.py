@@ -17,6 +17,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from jaxdml import command
+
 _CHECKED = 1000  # rows of the store that --check searches for
 _BACKENDS = ("exact", "faiss", "usearch")
 
@@ -28,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     description="Finds the images nearest to query images, in a folder of python -m jaxdml.embed "
     "or, embedding it first, in a folder of images.",
   )
-  parser.add_argument("--embeddings", help="the --out of python -m jaxdml.embed")
+  parser.add_argument("--embeddings", action="append", help="the --out of python -m jaxdml.embed")
   parser.add_argument("--images", help="or a folder of images, to embed now; needs --workdir")
   parser.add_argument(
     "--query", nargs="+", action="extend", required=True, help="image files, or folders of them"
@@ -50,18 +52,17 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   args = parser.parse_args(argv)
   # After parsing, so that --help does not wait for JAX.
-  from absl import logging
-
   from jaxdml import data, search
   from jaxdml.training import checkpoints
   from jaxdml.training import config as config_lib
 
-  logging.set_verbosity(logging.ERROR)  # Orbax warns that it only reads.
   try:
     _check_arguments(args)
     queries = read_queries(args.query)
     with contextlib.ExitStack() as stack:
       store, trained = _open(args, stack)
+      for remark in trained.remarks:
+        print(f"note: {remark}", file=sys.stderr)
       _retrieve(args, queries, store, trained)
   except (
     checkpoints.CheckpointError, config_lib.ConfigError, data.DatasetNotPreparedError,
@@ -77,6 +78,14 @@ def _check_arguments(args: argparse.Namespace) -> None:
   from jaxdml import search
   from jaxdml.search import page
 
+  if args.embeddings is not None:
+    first, *others = args.embeddings
+    if others:
+      raise ValueError(
+        f"--embeddings: expected one folder, got {first} and {', '.join(others)}; to search "
+        "several folders of images at once, embed the folder above them"
+      )
+    args.embeddings = first
   if (args.embeddings is None) == (args.images is None):
     raise ValueError(
       "expected either --embeddings=DIR of python -m jaxdml.embed or --images=DIR of images, "
@@ -226,4 +235,4 @@ def check(index: Any, store: Any, k: int, seed: int = 0) -> str:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit(command.run(main))

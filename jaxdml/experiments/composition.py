@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdml import command
+
 __all__ = ["Composition", "of_batches"]
 
 _TASKS = ("collapse", "scripts", "groups", "digits")
@@ -106,4 +108,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit(command.run(main))

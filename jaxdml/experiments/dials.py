@@ -18,6 +18,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxdml import command
+
 __all__ = ["CURVES", "curves"]
 
 CURVES = (
@@ -112,4 +114,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit(command.run(main))

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from jaxdml import command
 from jaxdml.experiments import contrasts, markdown, naming, table
 from jaxdml.experiments.collected import PageError, collect, read_info
 
@@ -241,4 +242,4 @@ def _update(place: Place, *, write: bool, redraw_all: bool) -> list[pathlib.Path
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit(command.run(main))

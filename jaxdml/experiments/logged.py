@@ -12,6 +12,8 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from jaxdml import command
+
 __all__ = ["last_values", "main"]
 
 _METRICS = (
@@ -72,4 +74,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit(command.run(main))

@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdml import losses, mining
+from jaxdml import command, losses, mining
 from jaxdml.distances import l2_normalize
 from jaxdml.experiments import table, two_modes
 from jaxdml.losses import reducers
@@ -259,4 +259,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit(command.run(main))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 
+from jaxdml import command
 from jaxdml.pretrained import checkpoint, names
 from jaxdml.pretrained.mapping import ConvertError
 
@@ -77,4 +78,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit(command.run(main))

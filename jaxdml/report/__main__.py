@@ -10,6 +10,8 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from jaxdml import command
+
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Writes the report of a run; returns the exit status."""
@@ -58,4 +60,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit(command.run(main))

@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from jaxdml import evaluation
+from jaxdml import command, evaluation
 from jaxdml.data import DatasetNotPreparedError, ImageDecodeError
 from jaxdml.evaluation import checks
 
@@ -273,4 +273,4 @@ def of_run(run: Any, *, queries: int = 8, k: int = 8, seed: int = 0) -> Figure:
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit(command.run(main))

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 
 from jaxdml.types import PyTree
 
@@ -36,6 +37,9 @@ class Checkpoints:
     Read only, nothing is written or tidied up, so the run may still be training.
     """
     self._root = root = pathlib.Path(workdir).resolve() / "checkpoints"
+    verbosity = logging.get_verbosity()
+    if read_only:
+      logging.set_verbosity(logging.ERROR)  # Orbax warns that it only reads.
     self._managers = {
       name: ocp.CheckpointManager(
         root / name,
@@ -50,6 +54,7 @@ class Checkpoints:
       )
       for name, count in (("last", keep), ("best", 1))
     }
+    logging.set_verbosity(verbosity)
 
   def latest_step(self, which: str = "last") -> int | None:
     """The newest whole checkpoint's step, or None."""

@@ -102,6 +102,10 @@ class Evaluator:
     def apply(images: np.ndarray) -> Any:
       return self._embed(variables, parallel.split(images)).reshape(len(images), -1)
 
+    return self.embed_with(apply)
+
+  def embed_with(self, apply: Callable[[np.ndarray], Any]) -> evaluation.Embedded:
+    """Likewise, with any function of uint8 images [b, h, w, c] that gives [b, d]."""
     with self._batches() as batches:
       return evaluation.embed(apply, batches, total=self._total, description=f"embed {self.name}")
 

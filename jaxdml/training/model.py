@@ -64,6 +64,18 @@ class TrainedModel:
     """[h, w, c] of what `preprocess` returns and `embed_batch` takes."""
     return self.preprocessing.shape
 
+  @property
+  def remarks(self) -> list[str]:
+    """What to know before relying on it: the run has not finished, or has learned nothing."""
+    if not self.variables:  # Exported: nothing of its run is there.
+      return []
+    notes = {
+      f"the run in {self.workdir} has not finished; its best model so far is that of step "
+      f"{self.step}": not (self.workdir / "results.json").exists(),
+      "step 0 is the model as it started: training has not beaten it": not self.step,
+    }
+    return [note for note, holds in notes.items() if holds]
+
   def preprocess(self, image: Any) -> np.ndarray:
     """Decodes, resizes and crops an image as the run's evaluation did.
 

@@ -1,5 +1,6 @@
 """evaluate, embed and retrieve, as they are typed; each wrong input is one message."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -7,6 +8,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from absl import logging
 
 from jaxdml import data, embed, evaluate, evaluation, retrieve, search
 from jaxdml.training import model, restore
@@ -148,6 +150,10 @@ def test_a_run_that_moved(data_dir, photos, tmp_path, capsys):
     (["--backend=annoy"], "--backend: expected one of exact, faiss, usearch; got 'annoy'"),
     (["--out=x.pdf"], r"--out=x.pdf: expected a name that ends in \.html"),
     (["--images={photos}"], "expected either --embeddings.* got both"),
+    (
+      ["--embeddings=more"],
+      "--embeddings: expected one folder, got .* and more; to search several",
+    ),
     (["--workdir={tmp}/nothing"], "holds no run: there is no config.json in it"),
     (["--workdir={tmp}/empty"], "holds no run: there is no config.json in it"),
   ],
@@ -166,6 +172,8 @@ def test_retrieve_refuses(photos, store, tmp_path, capsys, change, pattern):
 def test_retrieve_images_refuses(workdir, photos, tmp_path, capsys):
   query = f"--query={photos / 'loose.png'}"
   refused(retrieve, [query], capsys, "got neither")
+  twice = [query, "--embeddings=one", "--embeddings=more"]
+  refused(retrieve, twice, capsys, "--embeddings: expected one folder, got one and more; to search")
   refused(retrieve, [query, f"--images={photos}"], capsys, "--images needs --workdir")
   given = [query, f"--workdir={workdir}", f"--images={tmp_path}"]
   refused(retrieve, given, capsys, "holds no image, at any depth")
@@ -251,6 +259,24 @@ def test_evaluate(workdir, data_dir, tmp_path, capsys):
     assert evaluate.main([f"--workdir={workdir}", change]) == 0
     printed = capsys.readouterr().out
     assert f"digits {shown}" in printed and "raw pixels" not in printed
+
+
+def test_a_model_that_is_not_finished_says_so(data_dir, tmp_path, capsys):
+  run = make_workdir(tmp_path / "run", data_dir)
+  (remark,) = model.load(run).remarks
+  assert remark.endswith("has not finished; its best model so far is that of step 3")
+  assert evaluate.main([f"--workdir={run}"]) == 0
+  assert f"note: {remark}\n" in capsys.readouterr().err
+  (run / "results.json").write_text("{}")
+  assert model.load(run).remarks == []
+  (beaten,) = dataclasses.replace(model.load(run), step=0).remarks
+  assert "training has not beaten it" in beaten
+
+
+def test_reading_checkpoints_warns_of_nothing(workdir, caplog):
+  before = logging.get_verbosity()
+  model.load(workdir)
+  assert not caplog.records and logging.get_verbosity() == before
 
 
 def test_data_made_anew_have_no_old_floors(workdir, capsys):

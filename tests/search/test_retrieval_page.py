@@ -18,9 +18,9 @@ def test_python_runs():
   names = {}
   exec(compile(block, "retrieval.md", "exec"), names)
   assert names["found"].indices.shape == (3, 5)
-  (whole,) = re.findall(r"```py\n(.*?)```", TEXT, flags=re.DOTALL)
-  compile(whole, "retrieval.md", "exec")
-  used = re.findall(r"\b(search|model)\.(\w+)", whole + TEXT.split("## From Python")[1])
+  whole, serving = re.findall(r"```py\n(.*?)```", TEXT, flags=re.DOTALL)
+  compile(whole + serving, "retrieval.md", "exec")
+  used = re.findall(r"\b(search|model)\.(\w+)", TEXT.split("## From Python")[1])
   assert len(used) > 8
   modules = {"search": search, "model": model}
   assert [name for name in used if not hasattr(modules[name[0]], name[1])] == []

@@ -150,10 +150,6 @@ def test_a_run_that_moved(data_dir, photos, tmp_path, capsys):
     (["--backend=annoy"], "--backend: expected one of exact, faiss, usearch; got 'annoy'"),
     (["--out=x.pdf"], r"--out=x.pdf: expected a name that ends in \.html"),
     (["--images={photos}"], "expected either --embeddings.* got both"),
-    (
-      ["--embeddings=more"],
-      "--embeddings: expected one folder, got .* and more; to search several",
-    ),
     (["--workdir={tmp}/nothing"], "holds no run: there is no config.json in it"),
     (["--workdir={tmp}/empty"], "holds no run: there is no config.json in it"),
   ],

@@ -19,7 +19,7 @@ from jaxdml.data.decode import ImageDecodeError as ImageDecodeError
 from jaxdml.data.decode import probe, reduction_for
 from jaxdml.data.normalize import Normalize
 
-__all__ = ["NAMES", "ImageDecodeError", "Preprocess", "create", "from_config"]
+__all__ = ["NAMES", "NORMALIZE", "ImageDecodeError", "Preprocess", "create", "from_config"]
 
 _HDML_SIZE, _HDML_CROP = 256, 227
 # The limits of the shift are for 32 pixels.
@@ -27,9 +27,10 @@ _AFFINES = {
   "glyphs": augment.Affine(shift=2.0, rotate=8.0, scale=0.12, shear=0.12),
   "digits": augment.Affine(shift=1.5, rotate=6.0, scale=0.08, shear=0.06),
 }
-_NORMALIZE = {"digits": "half", "glyphs": "half", "hdml": "caffe", "standard": "imagenet"}
+NORMALIZE = {"digits": "half", "glyphs": "half", "hdml": "caffe", "standard": "imagenet"}
+"""The normalisation that each preprocessing has of its own."""
 
-NAMES = ("digits", "glyphs", "hdml", "standard")
+NAMES = tuple(NORMALIZE)
 """The preprocessings that `create` knows."""
 
 
@@ -211,7 +212,7 @@ def create(
   else:
     load = _Shorter(channels, round(image_size * 8 / 7), decoder)
     transform = _CenterCrop(image_size)
-  normalizer = normalize_lib.create(normalize or _NORMALIZE[name], channels)
+  normalizer = normalize_lib.create(normalize or NORMALIZE[name], channels)
   return Preprocess(name, (image_size, image_size, channels), load, transform, normalizer)
 
 

@@ -1,16 +1,21 @@
-"""A run that starts from published weights: the encoder's state, and pixels as they want them."""
+"""A run that starts from published weights or another run's: the encoder, and pixels for it."""
 
 from __future__ import annotations
 
+import json
 import pathlib
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from jaxdml import models, pretrained
+from jaxdml.data import preprocess
 from jaxdml.data.normalize import NAMES, Normalize
 from jaxdml.data.normalize import create as create_normalize
+from jaxdml.training import model
+from jaxdml.training.checkpoints import CheckpointError
 from jaxdml.training.config import ConfigError
 from jaxdml.training.steps import TrainState
 
@@ -21,6 +26,36 @@ IMAGENET = "imagenet"
 
 def _error(error: Exception) -> ConfigError:
   return ConfigError(f"config.encoder.init: {error}")
+
+
+def _run(config: ConfigDict) -> pathlib.Path | None:
+  """The workdir that `encoder.init` names, if it is one."""
+  path = pathlib.Path(config.encoder.init).expanduser()
+  return path if (path / "config.json").is_file() and (path / "checkpoints").is_dir() else None
+
+
+def _of_run(config: ConfigDict, run: pathlib.Path) -> ConfigDict:
+  """The config of the run in `encoder.init`, whose encoder is that of `config`."""
+  try:
+    theirs = model.read_config(run)
+  except (CheckpointError, ConfigError) as error:
+    raise _error(error) from error
+  as_json = lambda value: json.loads(json.dumps(value))
+  for section, key in (("encoder", "name"), ("encoder", "options"), ("data", "channels")):
+    ours, its = (as_json(c.to_dict()[section][key]) for c in (config, theirs))
+    if ours != its:
+      raise ConfigError(
+        f"config.{section}.{key}: expected {its!r}, as in the run of encoder.init={run}; got "
+        f"{ours!r}"
+      )
+  return theirs
+
+
+def _read_run(run: pathlib.Path) -> model.TrainedModel:
+  try:
+    return model.load(run)
+  except (CheckpointError, ConfigError) as error:
+    raise _error(error) from error
 
 
 def _load(config: ConfigDict) -> tuple[Any, Any, pretrained.Card]:
@@ -72,16 +107,30 @@ def resolve(config: ConfigDict) -> ConfigDict:
   """
   if not config.encoder.init:
     return config
+  if run := _run(config):
+    wanted = _wanted(_of_run(config, run))
+    _read_run(run)  # Refused now, not after the data are read.
+  else:
+    wanted = _wanted_by_card(config)
+  if config.data.normalize:
+    return config
+  config = config.copy_and_resolve_references()
+  config.data.normalize = wanted
+  return config
+
+
+def _wanted(theirs: ConfigDict) -> str:
+  """`data.normalize` of another run."""
+  return theirs.data.normalize or preprocess.NORMALIZE[theirs.data.preprocess]
+
+
+def _wanted_by_card(config: ConfigDict) -> str:
   card = _card(config)
   if config.data.channels != 3:
     raise ConfigError(
       f"config.data.channels: the weights of encoder.init take 3; got {config.data.channels}"
     )
-  if config.data.normalize:
-    return config
-  config = config.copy_and_resolve_references()
-  config.data.normalize = normalize_text(card)
-  return config
+  return normalize_text(card)
 
 
 def describe(config: ConfigDict) -> str:
@@ -90,12 +139,19 @@ def describe(config: ConfigDict) -> str:
   Raises:
     ConfigError: as `resolve`.
   """
-  card = _card(config)
-  wanted, got = normalize_text(card), config.data.normalize
+  if run := _run(config):
+    theirs, trained = _of_run(config, run), _read_run(run)
+    wanted, size = _wanted(theirs), theirs.data.image_size
+    source = f"the run in {run}, step {trained.step} (fingerprint {trained.fingerprint})"
+  else:
+    card = _card(config)
+    wanted, size = normalize_text(card), card.preprocessing.image_size
+    source = f"{card.source} ({config.encoder.init}, sha256 {card.sha256[:12]})"
+  got = config.data.normalize
   pixels = f"pixels: {got}" if got == wanted else f"pixels: {got}, though they want {wanted}"
   return (
-    f"{card.arch} starts from {card.source} ({config.encoder.init}, sha256 {card.sha256[:12]}); "
-    f"{pixels}; trained at {card.preprocessing.image_size} px, here {config.data.image_size}"
+    f"{config.encoder.name} starts from {source}; {pixels}; trained at {size} px, here "
+    f"{config.data.image_size}"
   )
 
 
@@ -107,7 +163,18 @@ def put(config: ConfigDict, state: TrainState) -> TrainState:
   Raises:
     ConfigError: the weights cannot be read or do not fit the encoder.
   """
-  params, batch_stats, _ = _load(config)
+  if run := _run(config):
+    _of_run(config, run)
+    variables = _read_run(run).variables
+    params, batch_stats = (variables[k].get("encoder", {}) for k in ("params", "batch_stats"))
+    shapes = lambda tree: jax.tree.map(np.shape, tree)
+    if shapes(params) != shapes(state.params["encoder"]):
+      raise ConfigError(
+        f"config.encoder.init: the encoder of the run in {run} has other shapes; is "
+        "data.image_size the same?"
+      )
+  else:
+    params, batch_stats, _ = _load(config)
   merged = {**state.params["encoder"], **params}
   replaced = state._replace(params={**state.params, "encoder": merged})
   if batch_stats:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -12,10 +13,12 @@ from jaxdml.data import normalize
 from jaxdml.models import registry
 from jaxdml.models.resnet import BasicBlock, ResNet
 from jaxdml.pretrained import convert, names, resnet
-from jaxdml.training import loop, restore, weights
+from jaxdml.training import loop, restore, setup, weights
 from jaxdml.training.config import ConfigError
 from tests.pretrained.published import published
 from tests.training.helpers import tiny_config
+from tests.training.test_loop import digits_config
+from tests.training.test_model import write_run
 
 TINY = functools.partial(ResNet, stage_sizes=(1, 1), block=BasicBlock, width=4)
 
@@ -129,3 +132,31 @@ def test_a_run_starts_from_the_weights_resumes_and_is_restored(
   jax.tree.map(np.testing.assert_array_equal, state.batch_stats["encoder"], stats)
 
   assert loop.train_and_evaluate(config, tmp_path / "run") == rows
+
+
+def test_a_run_starts_from_the_encoder_of_another(data_dir, tmp_path):
+  first = digits_config(data_dir, **{"seed": 5, "data.normalize": "unit"})
+  theirs = write_run(tmp_path / "first", first)
+  config = digits_config(data_dir, **{"encoder.init": str(tmp_path / "first"), "embedding.dim": 4})
+  resolved = weights.resolve(config)
+  assert resolved.data.normalize == "unit" and config.data.normalize == ""
+  line = weights.describe(resolved)
+  assert f"convnet starts from the run in {tmp_path / 'first'}, step 3 (finger" in line
+  assert "; pixels: unit; trained at 16 px, here 16" in line
+  fresh, state = (setup.prepare(c).initial_state() for c in (digits_config(data_dir), resolved))
+  equal = lambda a, b: all(map(np.array_equal, *map(jax.tree.leaves, (a, b))))
+  assert equal(state.params["encoder"], theirs.params["encoder"])
+  assert not equal(fresh.params["encoder"], theirs.params["encoder"])
+  assert state.params["embedding"].keys() == theirs.params["embedding"].keys()
+
+  for key, value, match in (
+    ("encoder.options", {"widths": (4, 4), "grid": 2}, r"config\.encoder\.options: expected .*8\]"),
+    ("encoder.name", "resnet18", r"config\.encoder\.name: expected 'convnet', as in the run of"),
+    ("data.channels", 3, r"config\.data\.channels: expected 1"),
+  ):
+    other = digits_config(data_dir, **{"encoder.init": str(tmp_path / "first"), key: value})
+    with pytest.raises(ConfigError, match=match):
+      weights.resolve(other)
+  shutil.rmtree(tmp_path / "first" / "checkpoints" / "best")
+  with pytest.raises(ConfigError, match=r"config\.encoder\.init: .* holds no checkpoint"):
+    weights.resolve(config)

@@ -151,21 +151,32 @@ def prepare(args: argparse.Namespace) -> Path:
     max_side = args.max_side
     directory = records.target(source.name, source.version, data_dir)
     if storage.is_prepared(directory) and not args.overwrite:
-      current = records.is_current(source, directory, max_side)
-      return _already(directory, "" if current else ", from OTHER photos or options")
+      _check_current(source, directory, max_side)
+      return _already(directory)
   else:
     module = OFFICIAL[args.name]
     directory = records.target(module.NAME, module.VERSION, data_dir)
     if storage.is_prepared(directory) and not args.overwrite:
       return _already(directory)
     source = module.source(source_dir, allow_partial=args.allow_partial)
-  return records.write(
+  directory = records.write(
     source, data_dir, max_bad=args.max_bad, max_side=max_side, overwrite=args.overwrite
   )
+  if args.name == "image_folder":
+    _check_current(source, directory, max_side)  # Another process may have made it meanwhile.
+  return directory
 
 
-def _already(directory: Path, changed: str = "") -> Path:
-  print(f"already prepared{changed}; --overwrite makes it anew", file=sys.stderr)
+def _check_current(source: records.Source, directory: Path, max_side: int | None) -> None:
+  if not records.is_current(source, directory, max_side):
+    raise records.PrepareError(
+      f"{source.name} is already prepared, from OTHER photos or options, and was left as it is in "
+      f"{directory}; --overwrite makes it anew, another --name keeps both"
+    )
+
+
+def _already(directory: Path) -> Path:
+  print("already prepared; --overwrite makes it anew", file=sys.stderr)
   return directory
 
 

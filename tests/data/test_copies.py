@@ -144,7 +144,7 @@ def test_the_command(tmp_path, capsys):
   argv = [f"--source={tmp_path / 'source'}", f"--data_dir={tmp_path / 'tfds'}", "--name=mine"]
   assert prepare.main(["image_folder", *argv]) == 0
   assert "--drop_copies leaves them out" in capsys.readouterr().err
-  assert prepare.main(["image_folder", *argv, "--drop_copies"]) == 0
+  assert prepare.main(["image_folder", *argv, "--drop_copies"]) == 2
   assert "already prepared, from OTHER photos or options" in capsys.readouterr().err
   assert prepare.main(["image_folder", *argv, "--drop_copies", "--overwrite"]) == 0
   parts = [data.load("image_folder/mine", s, data_dir=tmp_path / "tfds") for s in ("train", "test")]

@@ -178,8 +178,13 @@ def test_image_folder(tmp_path, capsys):
   assert official.run("image_folder", tmp_path, "--name=mine", "--test_share=0.25", "--seed=1") == 0
   assert "already prepared; --overwrite" in capsys.readouterr().err
   official.unpack(tmp_path / "source", {"class 0/new.jpg": official.jpeg(99)})
-  assert official.run("image_folder", tmp_path, "--name=mine", "--test_share=0.25", "--seed=1") == 0
-  assert "already prepared, from OTHER photos or options" in capsys.readouterr().err
+  # Other photos are no success: what trains next would train on the old ones.
+  assert official.run("image_folder", tmp_path, "--name=mine", "--test_share=0.25", "--seed=1") == 2
+  captured = capsys.readouterr()
+  (error,) = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+  assert "image_folder/mine is already prepared, from OTHER photos or options" in error
+  assert "--overwrite makes it anew" in error and captured.out == ""
+  assert len(data.load("image_folder/mine", "train+test", data_dir=tmp_path / "tfds")) == 12
   assert official.run("image_folder", tmp_path, "--name=../x") == 2
   assert "name must be letters" in capsys.readouterr().err
 
@@ -201,8 +206,11 @@ def test_image_folder_of_smaller_pictures(tmp_path, capsys):
   assert set(found) == {"class 0/0.jpg", "class 0/1.jpg", "class 1/3.jpg"}
   assert found["class 0/1.jpg"] == found["class 1/3.jpg"] == small
   assert decode.probe(found["class 0/0.jpg"])[:3] == ("JPEG", 30, 40)
-  for given, said in ((options, "already prepared; "), (options[:1], "OTHER photos or options")):
-    assert official.run("image_folder", tmp_path, *given) == 0
+  for given, status, said in (
+    (options, 0, "already prepared; "),
+    (options[:1], 2, "OTHER photos or options"),
+  ):
+    assert official.run("image_folder", tmp_path, *given) == status
     assert said in capsys.readouterr().err
   assert official.run("image_folder", tmp_path, "--name=other", "--max_side=0") == 2
   assert "max_side must be at least 1 pixel, got 0" in capsys.readouterr().err

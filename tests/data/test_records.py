@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 
 import numpy as np
@@ -109,28 +110,48 @@ def test_bad_images_are_left_out_and_listed(tmp_path, capsys):
   assert all(json.loads(line)["reason"] for line in lines)
   error = capsys.readouterr().err
   assert "2 of 30 images cannot be decoded and were left out" in error and "ü/008.jpg: " in error
+  counts = "image_folder/photos has 28 images of 3 classes: train 19 of 3 classes, test 9 of 3"
+  assert counts in error
   train = data.load("image_folder/photos", "train", data_dir=tmp_path)
   assert len(train) == 19 and train.path(0) == "ü/001.jpg"
 
 
-def test_too_many_bad_images_stop_and_what_is_finished_is_kept(tmp_path):
-  source = Photos(bad=[20, 21])
+def test_too_many_bad_images_are_all_named_and_what_is_finished_is_kept(tmp_path):
+  source = Photos(bad=[2, 20, 21])
   with pytest.raises(PrepareError) as error:
     records.write(source, tmp_path, max_bad=0.05)
   message = str(error.value)
-  assert "2 of the 30 images of 'image_folder/photos' cannot be decoded" in message
-  assert "allows 1" in message and "ü/020.jpg (" in message and "--max_bad" in message
+  assert message.startswith("3 of the 30 images of 'image_folder/photos' cannot be decoded")
+  assert "allows 1" in message
+  for path in ("ü/002.jpg (", "ü/020.jpg (", "ü/021.jpg ("):
+    assert path in message
   assert not directory_of(tmp_path).exists()
   kept = finished(tmp_path)
-  assert kept
-  directory = records.write(source, tmp_path, max_bad=0.1)
-  assert source.starts[1] > 0
+  assert len(kept) == len(shards.Plan("", [item.split for item in source.items]).sizes)
+  # What was left out before counts the second time too.
+  with pytest.raises(PrepareError, match="3 of the 30 images"):
+    records.write(source, tmp_path, max_bad=0.05)
+  (share,) = re.findall(r"--max_bad=([\d.]+);", message)
+  directory = records.write(source, tmp_path, max_bad=float(share))
+  assert source.starts == [0]
   assert {
     n: ((directory / n).stat().st_ino, (directory / n).stat().st_mtime_ns) for n in kept
   } == kept
-  # What was left out before counts the second time too.
   with pytest.raises(PrepareError, match="2 of the 30 images"):
     records.write(Photos(bad=[1, 20], stop_at=None), tmp_path, max_bad=0.05, overwrite=True)
+
+
+def test_the_search_for_bad_images_ends_and_goes_on_where_it_was(tmp_path, monkeypatch):
+  monkeypatch.setattr(build, "_LISTED", 3)
+  source = Photos(bad=range(8, 30))
+  with pytest.raises(PrepareError) as error:
+    records.write(source, tmp_path, max_bad=0)
+  assert str(error.value).startswith("at least 3 of the 30 images")
+  assert "--max_bad=0.1 or more" in str(error.value)
+  assert 0 < len(finished(tmp_path)) < 8
+  with pytest.raises(PrepareError, match=r"at least 21 of .*\n(  .*\n){3}  and 18 more\n"):
+    records.write(source, tmp_path, max_bad=20 / 30)
+  assert source.starts[1] > 0
 
 
 @pytest.mark.parametrize("stop_at", [1, 13, 29])

@@ -31,7 +31,8 @@ SOURCE_FILE = "jaxdml-source.json"
 
 _THREADS = min(4, os.cpu_count() or 1)
 _AHEAD = 8  # Images read ahead for each thread that checks them.
-_NAMED = 5  # Files that a message names.
+_NAMED = 5  # Files that a message names in passing.
+_LISTED = 50  # Bad files that the error lists: the search for more goes on until there are as many.
 
 
 class Build:
@@ -61,7 +62,6 @@ class Build:
     self._start_over_if_changed()
     done = self._finished()
     self._skipped = [entry for result in done.values() for entry in result["skipped"]]
-    self._check_skipped()
     todo = [i for i, key in enumerate(self._plan.keys) if key not in done]
     with tqdm(
       total=len(self._items),
@@ -71,6 +71,7 @@ class Build:
       mininterval=0.5,
     ) as bar:
       self._write(todo, done, bar)
+    self._check_skipped(whole=len(done) == len(self._plan.sizes))
     self._skipped.sort(key=lambda entry: entry["item"])
     self._describe(done)
     return self._skipped
@@ -127,12 +128,14 @@ class Build:
             entry = {"item": index, "path": item.path, "reason": reason}
             open_shards[key].skipped.append(entry)
             self._skipped.append(entry)
-            self._check_skipped()
           left[key] -= 1
           if not left[key]:
             done[key] = open_shards[key].finish(self._progress)
             del open_shards[key]
           bar.update()
+          # Mending takes the names of all, and what is written until then is kept.
+          if len(self._skipped) > max(self._allowed, _LISTED - 1):
+            break
     finally:
       for shard in open_shards.values():
         shard.abandon()
@@ -172,14 +175,26 @@ class Build:
       if index in wanted:
         yield index, encoded
 
-  def _check_skipped(self) -> None:
-    if len(self._skipped) > self._allowed:
-      raise PrepareError(
-        f"{len(self._skipped)} of the {len(self._items)} images of {self._source.name!r} cannot be "
-        f"decoded, and max_bad allows {self._allowed}: "
-        f"{_named(self._skipped)}. "
-        "Repair or remove them, or raise max_bad (--max_bad, a share); what is finished is kept"
+  def _check_skipped(self, whole: bool) -> None:
+    """Raises if too many are bad; `whole` says whether all the images were looked at."""
+    bad, total = len(self._skipped), len(self._items)
+    if bad <= self._allowed:
+      return
+    listed = [f"  {entry['path']} ({entry['reason']})" for entry in self._skipped[:_LISTED]]
+    if bad > _LISTED:
+      listed.append(f"  and {bad - _LISTED} more")
+    least, more = ("", "") if whole else ("at least ", " or more")
+    raise PrepareError(
+      "\n".join(
+        [
+          f"{least}{bad} of the {total} images of {self._source.name!r} cannot be decoded, and "
+          f"max_bad allows {self._allowed}:",
+          *listed,
+          f"Repair or remove them, or leave them out with --max_bad={_share(bad, total)}{more}; "
+          "what is finished is kept",
+        ]
       )
+    )
 
   def _describe(self, done: dict[shards.Key, dict[str, Any]]) -> None:
     """Writes all that is not records: TFDS's description, the labels, the images left out."""
@@ -225,6 +240,17 @@ def _prepared(encoded: bytes, max_side: int | None) -> tuple[bytes, str | None]:
     return encoded if max_side is None else shrink.shrink(encoded, max_side), None
   except ImageDecodeError as error:
     return encoded, str(error)
+
+
+def _share(count: int, total: int) -> str:
+  """The least share, with as many digits as it takes, that allows `count` of `total`.
+
+  >>> _share(3, 131), _share(1, 48), _share(4, 4), _share(1201, 120_053)
+  ('0.023', '0.021', '1', '0.010004')
+  """
+  digits = max(3, len(str(total)))
+  least = -(-count * 10**digits // total)
+  return f"{least / 10**digits:.{digits}f}".rstrip("0").rstrip(".")
 
 
 def _named(skipped: Sequence[Mapping[str, Any]]) -> str:

@@ -11,12 +11,13 @@ is written with TFDS's classes, so `tfds.builder_from_directory` reads the resul
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import fcntl
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -131,7 +132,8 @@ def write(
       )
     skipped = Build(source, work, max_bad, max_side).run()
     _publish(work, directory, old)
-  _report(skipped, len(source.items), directory)
+  if skipped:
+    _report(skipped, source, directory)
   return directory
 
 
@@ -161,13 +163,25 @@ def _publish(work: Path, directory: Path, old: Path) -> None:
   shutil.rmtree(work, ignore_errors=True)
 
 
-def _report(skipped: Sequence[Mapping[str, Any]], total: int, directory: Path) -> None:
-  if skipped:
-    print(
-      f"{len(skipped)} of {total} images cannot be decoded and were left out "
-      f"(listed in {directory / SKIPPED_FILE}):",
-      *(f"  {entry['path']}: {entry['reason']}" for entry in skipped[:20]),
-      *([f"  and {len(skipped) - 20} more"] if len(skipped) > 20 else []),
-      sep="\n",
-      file=sys.stderr,
-    )
+def _report(skipped: Sequence[Mapping[str, Any]], source: Source, directory: Path) -> None:
+  """Names what was left out, and counts what is there: the source's counts are of what it found."""
+  print(
+    f"{len(skipped)} of {len(source.items)} images cannot be decoded and were left out "
+    f"(listed in {directory / SKIPPED_FILE}):",
+    *(f"  {entry['path']}: {entry['reason']}" for entry in skipped[:20]),
+    *([f"  and {len(skipped) - 20} more"] if len(skipped) > 20 else []),
+    f"{source.name} has {_counts(source, {entry['item'] for entry in skipped})}.",
+    sep="\n",
+    file=sys.stderr,
+  )
+
+
+def _counts(source: Source, bad: Collection[int]) -> str:
+  labels = collections.defaultdict(list)
+  for index, item in enumerate(source.items):
+    if index not in bad:
+      labels[item.split].append(item.values[source.supervised])
+  classes = set().union(*labels.values())
+  parts = [f"{split} {len(own)} of {len(set(own))} classes" for split, own in labels.items()]
+  total = sum(map(len, labels.values()))
+  return f"{total} images of {len(classes)} classes: {', '.join(parts)}"

@@ -109,7 +109,8 @@ def train_batches(
     seed: of the augmentation; the sampler has its own.
     start_step: the first step.
     num_steps: how many steps; None for no end.
-    num_workers: processes that prepare batches; 0 for a thread of this process.
+    num_workers: processes that prepare batches, at most one for each core; 0 for a thread of this
+      process.
     shard_index: this host, of `shard_count`; it gets its contiguous part of the global batch.
     shard_count: number of hosts.
     bad_images: counts those that cannot be decoded; by default a new one, which stops the iteration

@@ -46,6 +46,8 @@ def look(config: ConfigDict, batches: int) -> Figure:
     WorkerError: a process that prepares batches died.
   """
   config_lib.check(config, jax.device_count())
+  config = config.copy_and_resolve_references()
+  config.data.num_workers = 0  # The batches are the same, and workers take long to start for a few.
   train = setup.prepare(config).train
   draw = setup.sampler(config, train)
   normalize = data.preprocess.from_config(config.data, train=True).normalize

@@ -25,10 +25,37 @@ _WORKER_AHEAD = 2
 _GRACE = 10.0  # seconds that a worker outlives SIGTERM
 
 _in_worker = False
+_told = False
 
 
 class WorkerError(RuntimeError):
   """A process that prepares batches died."""
+
+
+def cores() -> int:
+  """Cores that this process may use."""
+  if hasattr(os, "process_cpu_count"):  # Python 3.13
+    return os.process_cpu_count() or 1
+  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _capped(num_workers: int) -> int:
+  """At most a worker a core, said once: each takes seconds of a core to start, and memory.
+
+  The batches are the same for any number, so a config may name one for larger machines.
+  """
+  global _told
+  most = cores()
+  if num_workers <= most:
+    return num_workers
+  if not _told:
+    _told = True
+    print(
+      f"data.num_workers={num_workers}: {most} here, one for each core; the batches are the same",
+      file=sys.stderr,
+      flush=True,
+    )
+  return most
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -159,7 +186,7 @@ def run(
     first: the first step.
     stop: after the last step.
     step_fn: step -> what becomes a batch; picklable.
-    num_workers: processes that call it; 0 for a thread of this process.
+    num_workers: processes that call it, at most `cores()` of them; 0 for a thread of this process.
     receive: applied in this process to each batch as it is asked for.
 
   Raises:
@@ -167,6 +194,7 @@ def run(
   """
   if num_workers < 0:
     raise ValueError(f"data.num_workers must be at least 0, got {num_workers}")
+  num_workers = _capped(num_workers)
   steps = grain.MapDataset.range(first, stop).map(step_fn)
   if num_workers == 0:
     # One thread works ahead while the device computes; OpenCV and NumPy release the lock.

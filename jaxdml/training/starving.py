@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from concurrent import futures
 from typing import Any
 
 import jax
+
+from jaxdml.data import workers
 
 TOO_LONG = 0.25
 """Share of the time from which on a user should be told."""
@@ -53,10 +54,14 @@ class Starving:
     if share <= TOO_LONG or self._advised:
       return None
     self._advised = True
-    keep = "" if cache else "keep decoded pictures with data.cache=DIR, "
+    cores = workers.cores()
+    # More workers than cores are not started.
+    ways = [f"raise data.num_workers ({num_workers}; there are {cores} cores)"]
+    ways = ways if num_workers < cores else []
+    ways += [] if cache else ["keep decoded pictures with data.cache=DIR"]
     return (
-      f"the devices waited for images {100 * share:.0f} % of the time: raise data.num_workers "
-      f"({num_workers}; this machine has {os.cpu_count()} cores), {keep}or prepare smaller photos "
+      f"the devices waited for images {100 * share:.0f} % of the time: "
+      f"{', '.join([*ways, 'or ' * bool(ways) + 'prepare smaller photos'])} "
       "(docs/data.md, When decoding is too slow)"
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxdml import data
-from jaxdml.data import images
+from jaxdml.data import images, workers
 
 
 @pytest.fixture(autouse=True)
@@ -176,6 +176,21 @@ def test_evaluation_keeps_order_and_pads(digits):
   assert (got[-1]["image"][6:] == 0).all() and (got[-1]["index"][6:] == 69).all()
   one = fn(part.read([33])[0], np.random.default_rng(0))
   np.testing.assert_array_equal(got[1]["image"][1], one)
+
+
+def test_no_more_workers_than_cores_and_it_is_said_once(parts, monkeypatch, capfd):
+  assert 1 <= workers.cores() <= os.cpu_count()
+  monkeypatch.setattr(workers, "cores", lambda: 1)
+  monkeypatch.setattr(workers, "_told", False)
+  assert workers._capped(0) == 0 and workers._capped(1) == 1
+  with data.train_batches(*parts, label="label", seed=0, num_workers=3) as batches:
+    next(batches)
+    running = multiprocessing.active_children()
+    assert len([p for p in running if p.name.startswith("grain")]) == 1
+  with data.train_batches(*parts, label="label", seed=0, num_workers=3):
+    pass
+  said = capfd.readouterr().err
+  assert said.count("data.num_workers=3: 1 here, one for each core; the batches are the same") == 1
 
 
 @pytest.mark.slow

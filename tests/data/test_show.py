@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxdml.data import picture, show
+from jaxdml.data import picture, show, workers
 from jaxdml.training import defaults, setup
 from jaxdml.training.config import ConfigError
 
@@ -95,8 +95,13 @@ def config(data_dir, digits):
 def test_look_shows_what_training_gets(config, monkeypatch):
   drawn = []
   monkeypatch.setattr(picture, "draw", lambda *args: drawn.append(args))
-  config.data.update(sampler="hierarchical", coarse_label="parity")
+  # No workers are started for a few batches, which are the same (test_pipeline.py).
+  asked, run = [], workers.run
+  monkeypatch.setattr(workers, "run", lambda *args: asked.append(args[3]) or run(*args))
+  config.data.update(sampler="hierarchical", coarse_label="parity", num_workers=1)
   show.look(config, 2)
+  assert asked == [0] and config.data.num_workers == 1
+  config.data.num_workers = 0
   blocks, title, note = drawn[0]
   train = setup.prepare(config).train
   with setup.train_batches(config, train, setup.sampler(config, train), start=0, stop=2) as source:

@@ -3,6 +3,7 @@
 import threading
 import time
 
+from jaxdml.data import workers
 from jaxdml.training import starving
 
 
@@ -84,7 +85,8 @@ def test_leaving_does_not_wait_for_a_step():
   output.arrive()
 
 
-def test_advice_is_given_once_and_names_what_to_change():
+def test_advice_is_given_once_and_names_what_to_change(monkeypatch):
+  monkeypatch.setattr(workers, "cores", lambda: 4)
   with starving.Starving() as measured:
     assert measured.advice(starving.TOO_LONG, 3, "") is None
     text = measured.advice(0.5, 3, "")
@@ -93,3 +95,7 @@ def test_advice_is_given_once_and_names_what_to_change():
     assert measured.advice(0.9, 3, "") is None
   with starving.Starving() as measured:
     assert "data.cache" not in measured.advice(0.5, 3, "pictures")
+  with starving.Starving() as measured:  # No more workers than cores are started.
+    assert "num_workers" not in measured.advice(0.5, 4, "")
+  with starving.Starving() as measured:
+    assert "time: prepare smaller photos (" in measured.advice(0.5, 8, "pictures")

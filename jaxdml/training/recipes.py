@@ -6,22 +6,24 @@ EPS nor HDML unless they are named too. Without a loss the names refine the conf
 
 from __future__ import annotations
 
+import difflib
+import inspect
+
 from ml_collections import ConfigDict
 
+from jaxdml import losses
 from jaxdml.training.config import ConfigError
 
 __all__ = ["LOSSES", "RECIPES", "apply"]
 
 LOSSES = {
-  "npair": "npair",
-  "triplet": "triplet",
-  "margin": "margin",
-  "multisimilarity": "multi_similarity",
-  "contrastive": "contrastive",
+  **{"npair": "npair", "triplet": "triplet", "margin": "margin"},
+  **{"multisimilarity": "multi_similarity", "contrastive": "contrastive"},
+  **{name: name for name in losses.LOSSES},
 }
-"""The losses here, each with its name in `jaxdml.losses.LOSSES`."""
+"""The losses here, each with its name in `jaxdml.losses.LOSSES`: all of those, under it too."""
 
-RECIPES = {
+_RECIPES = {
   "npair": "N-pair loss: inner products, every negative (Sohn, NIPS 2016)",
   "triplet": "triplet loss, margin 0.2, a semihard negative for each pair (arXiv 1503.03832); from "
   "HDML's own batches a sampled one, margin 1, summed (arXiv 1903.05503)",
@@ -31,6 +33,12 @@ RECIPES = {
   "eps": "easy positive sampling: an anchor's positive is its nearest (arXiv 2006.05162)",
   "random": "the control of EPS: an anchor's positive is one at random",
   "hdml": "hardness-aware synthesis around the loss (arXiv 1903.05503)",
+  "multi_similarity": "the same as multisimilarity",
+}
+RECIPES = _RECIPES | {
+  name: f"{inspect.getdoc(fn).splitlines()[0].removesuffix('.')}; by the loss's defaults"
+  for name, fn in losses.LOSSES.items()
+  if name not in _RECIPES
 }
 """What `apply` takes, each with a sentence."""
 
@@ -77,6 +85,8 @@ def apply(config: ConfigDict, names: str) -> ConfigDict:
   row an anchor, so `triplet,hdml` and `margin,hdml` take one positive of each anchor, at random;
   `triplet,random` is what to compare them with.
 
+  Losses with parameters (`losses.PARAMETRIC_LOSSES`) have no tuples: `config.check` refuses `hdml`.
+
   Args:
     config: with every key of jaxdml/training/defaults.py, its sampler and batch already set.
     names: of `RECIPES`, separated by commas: at most one loss, at most one of eps and random.
@@ -95,7 +105,9 @@ def apply(config: ConfigDict, names: str) -> ConfigDict:
   given = [name.strip() for name in names.split(",") if name.strip()]
   for name in given:
     if name not in RECIPES:
-      raise ConfigError(f"recipe: expected names of {', '.join(RECIPES)}; got {name!r}")
+      near = difflib.get_close_matches(name, RECIPES, 1)
+      hint = f"; did you mean {near[0]!r}?" if near else ""
+      raise ConfigError(f"recipe: expected names of {', '.join(RECIPES)}; got {name!r}{hint}")
   loss, positive = _at_most_one(given, LOSSES), _at_most_one(given, _POSITIVES)
   of_hdml = config.data.sampler in ("npair", "triplet")
   if of_hdml and (positive or loss not in (None, "npair", "triplet")):

@@ -4,12 +4,14 @@ import jax
 import numpy as np
 import pytest
 
+from jaxdml import losses
 from jaxdml.training import config as config_lib
 from jaxdml.training import defaults, recipes, steps
 from jaxdml.training.metric import MetricLoss
 from tests.training.helpers import fake_batch, tiny_config
 
 SEMIHARD, WEIGHTED = "semihard_negative", "distance_weighted_negative"
+TUNED = ("npair", "triplet", "margin", "multi_similarity", "contrastive")
 # For P x K batches: loss, positive, negative, slots of HDML (None: HDML is off).
 ALL_PAIRS = {
   "npair": ("npair", "all_positives", "all_negatives", None),
@@ -49,8 +51,33 @@ def test_all_pairs(names):
 
 def test_every_sentence_has_its_name():
   assert set(recipes.LOSSES) < set(recipes.RECIPES)
-  for name in recipes.RECIPES:
+  for name, sentence in recipes.RECIPES.items():
     config_lib.check(recipes.apply(tiny_config(), name), 1)
+    assert sentence
+  assert set(losses.LOSSES) < set(recipes.RECIPES)
+  same = [recipes.apply(tiny_config(), name) for name in ("multisimilarity", "multi_similarity")]
+  assert same[0].to_dict() == same[1].to_dict()
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_every_loss_may_be_named(name):
+  """As it is by itself, with EPS, and with HDML where there are tuples to synthesise."""
+  config = recipes.apply(tiny_config(**{"mining.positive": "nearest_positive"}), name)
+  assert (config.loss.name, config.loss.layout) == (name, "all_pairs")
+  assert config.mining.positive == "all_positives"
+  if name not in TUNED:
+    assert (config.loss.reducer, config.mining.negative) == ("", "all_negatives")
+  config_lib.check(config, 8)
+  program = steps.build(config, num_classes=20, total_steps=2, steps_per_epoch=2)
+  state = jax.eval_shape(program.init, jax.random.key(0))
+  assert jax.eval_shape(program.step, state, fake_batch(0))[1]["loss"].shape == ()
+  config_lib.check(recipes.apply(tiny_config(), f"{name},eps"), 8)
+  config = recipes.apply(tiny_config(), f"{name},hdml")
+  if name in losses.TUPLE_LOSSES:
+    config_lib.check(config, 8)
+  else:
+    with pytest.raises(config_lib.ConfigError, match=f"{name} has no tuples that HDML could"):
+      config_lib.check(config, 8)
 
 
 def test_a_loss_starts_afresh():
@@ -114,7 +141,8 @@ def test_batches_of_hdml(sampler):
   ("names", "message"),
   [
     ("tripplet", "expected names of npair, triplet, margin, multisimilarity, contrastive, eps"),
-    ("npair,triplet", "expected one of npair, .*, contrastive; got npair and triplet"),
+    ("tripplet", "sphereface, .*; got 'tripplet'; did you mean 'triplet'?"),
+    ("npair,triplet", "expected one of npair, .*, tuplet_margin; got npair and triplet"),
     ("eps,random", "expected one of eps, random; got eps and random"),
   ],
 )

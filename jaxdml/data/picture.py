@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
-__all__ = ["Row", "draw", "printable"]
+__all__ = ["SUFFIXES", "Row", "check_suffix", "draw", "printable"]
+
+SUFFIXES = (".png", ".pdf", ".svg")
+"""Kinds of pictures that commands write."""
 
 _SMALL, _LARGE = 48, 112  # pixels a side: smaller images are enlarged, larger ones reduced
 _WRAP = 16  # images on a line; more of one row go on below
@@ -23,6 +27,20 @@ _TEXT, _HEAD = 9.0, 11.0  # points
 _DPI = 100
 _INK, _FRAME = "#333333", np.array([227, 66, 52], np.uint8)
 _ELLIPSIS = "…"
+
+
+def check_suffix(name: str, path: str | os.PathLike[str]) -> None:
+  """Refuses another kind of picture than `SUFFIXES`, before any work for it.
+
+  Args:
+    name: of the argument, for the message.
+    path: of the picture.
+
+  Raises:
+    ValueError: it ends in something else.
+  """
+  if not os.fspath(path).lower().endswith(SUFFIXES):
+    raise ValueError(f"{name}: expected a name that ends in .png, .pdf or .svg; got {path}")
 
 
 class Row(NamedTuple):

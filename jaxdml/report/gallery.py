@@ -19,8 +19,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from jaxdml import command, evaluation
-from jaxdml.data import DatasetNotPreparedError, ImageDecodeError
+from jaxdml.data import DatasetNotPreparedError, ImageDecodeError, picture
 from jaxdml.evaluation import checks
+from jaxdml.report.queries import choose_queries as choose_queries
+from jaxdml.report.queries import fit
 
 __all__ = ["RIGHT", "WRONG", "choose_queries", "gallery"]
 
@@ -30,33 +32,6 @@ _CELL = 0.435  # inches; eight neighbours under three models make 1,200 pixels
 _GAP = 0.8  # between models, in cells
 _LETTER = 0.62 / 72 / _CELL  # width of an average letter a point of its size, in cells
 _DIMMED = 0.45  # opacity of wrong neighbours: who cannot tell red from green sees them too
-
-
-def choose_queries(labels: Any, count: int, k: int, seed: int) -> np.ndarray:
-  """Draws `count` rows of as many classes, at random among those where k neighbours can be right.
-
-  Args:
-    labels: [n].
-    count: how many.
-    k: neighbours that will be shown; the classes drawn from have more than k rows.
-    seed: of the draw.
-
-  Returns:
-    int64 [count].
-
-  Raises:
-    ValueError: there are not so many classes of that size.
-  """
-  values, inverse, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
-  large = np.flatnonzero(counts > k)
-  if not 1 <= count <= len(large):
-    raise ValueError(
-      f"queries: expected 1 to {len(large)}, the classes with more than k={k} images "
-      f"(of {len(values)}); got {count}"
-    )
-  rng = np.random.default_rng(seed)
-  chosen = rng.permutation(large)[:count]
-  return np.array([rng.choice(np.flatnonzero(inverse == c)) for c in chosen])
 
 
 def gallery(
@@ -204,8 +179,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--workdir", required=True, help="of a run of python -m jaxdml.main")
   parser.add_argument("--out", required=True, help="the picture to write, .png, .svg or .pdf")
   parser.add_argument("--data_dir", default=None, help="TFDS data directory; default: the run's")
-  parser.add_argument("--queries", type=int, default=8, help="query images, one a class (8)")
-  parser.add_argument("--k", type=int, default=8, help="neighbours of each (8)")
+  parser.add_argument("--queries", type=int, help="query images, one a class (8, or as there are)")
+  parser.add_argument("--k", type=int, help="neighbours of each (8, or as classes have)")
   parser.add_argument("--seed", type=int, default=0, help="draws the queries (0)")
   args = parser.parse_args(argv)
   # After parsing, so that --help does not wait for JAX.
@@ -213,6 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   from jaxdml.training import config as config_lib
 
   try:
+    picture.check_suffix("--out", args.out)
     run = restore.restore(args.workdir, data_dir=args.data_dir)
     figure = of_run(run, queries=args.queries, k=args.k, seed=args.seed)
     out = pathlib.Path(args.out)
@@ -222,26 +198,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     checkpoints.CheckpointError, config_lib.ConfigError, DatasetNotPreparedError, ImageDecodeError,
     OSError, ValueError,
   ) as error:  # fmt: skip
-    print(f"error: {error}", file=sys.stderr)
+    flag = "--" if str(error).startswith(("k: ", "queries: ")) else ""
+    print(f"error: {flag}{error}", file=sys.stderr)
     return 2
   print(f"wrote {out}")
   return 0
 
 
-def of_run(run: Any, *, queries: int = 8, k: int = 8, seed: int = 0) -> Figure:
+def of_run(run: Any, *, queries: int | None = None, k: int | None = None, seed: int = 0) -> Figure:
   """The gallery of a `training.restore.Restored` run: raw pixels, untrained and trained model.
 
   Args:
     run: the run.
-    queries: how many query images, one a class, drawn by `choose_queries`.
-    k: neighbours of each.
+    queries: how many query images, one a class, drawn by `choose_queries`; None: 8, or fewer where
+      the classes are few or small (`queries.fit`).
+    k: neighbours of each; None: likewise.
     seed: of the draw.
 
   Raises:
     ValueError: more queries, or neighbours, than the data set has.
   """
   before = "pretrained model" if run.setup.config.encoder.init else "untrained model"
-  chosen = choose_queries(run.labels, queries, checks.as_positive("k", k), seed)
+  queries, k = fit(run.labels, queries, k)
+  chosen = choose_queries(run.labels, queries, k, seed)
   embedded = {
     "raw pixels": run.raw_pixels(),
     before: run.embed(run.untrained),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from matplotlib import font_manager
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
@@ -21,7 +22,8 @@ SUFFIXES = (".png", ".pdf", ".svg")
 
 _SMALL, _LARGE = 48, 112  # pixels a side: smaller images are enlarged, larger ones reduced
 _WRAP = 16  # images on a line; more of one row go on below
-_NAME = 150  # pixels for a row's name
+_NAME = 150  # pixels for a row's name, at most
+_TITLE_LINES = 3
 _GAP, _LINE = 4, 22
 _TEXT, _HEAD = 9.0, 11.0  # points
 _DPI = 100
@@ -72,8 +74,8 @@ def draw(blocks: Mapping[str, Sequence[Row]], title: str, note: str = "") -> Fig
   """Draws blocks of rows under their headings; save it with `figure.savefig(path)`.
 
   Rows stand in as many columns as make the picture about as wide as it is high. Names are never
-  read as markup; they are broken between words, what no installed font can draw appears as its code
-  point, and what is too long is cut short.
+  read as markup; they are broken between words, as title and note are, what no installed font can
+  draw appears as its code point, and what is too long is cut short.
 
   Args:
     blocks: heading -> rows; all images of one size.
@@ -88,15 +90,19 @@ def draw(blocks: Mapping[str, Sequence[Row]], title: str, note: str = "") -> Fig
   cell = _cell(rows[0].images.shape[1])
   across = min(max(len(row.images) for row in rows), _WRAP)
   lines = lambda row: -(-len(row.images) // across)
-  width = _NAME + across * (cell + _GAP) + 4 * _GAP
+  name_width = _name_width(rows)
+  width = name_width + across * (cell + _GAP) + 4 * _GAP
   heights = [sum(lines(row) for row in block) * (cell + _GAP) for block in blocks.values()]
   columns = _columns(heights, [len(block) for block in blocks.values()], width)
 
   texts: list[_Text] = []
   pictures: list[tuple[int, int, np.ndarray]] = []
-  y = 2 * _LINE
+  room = columns * width - _GAP
+  title_lines = _line_count(title, room, _HEAD)
+  texts.append(_Text(_GAP, (title_lines + 1) * _LINE / 2, title, room, title_lines, _HEAD))
+  y = (title_lines + 1) * _LINE
   for heading, block in blocks.items():
-    texts.append(_Text(_GAP, y + _LINE / 2, heading, columns * width))
+    texts.append(_Text(_GAP, y + _LINE / 2, heading, room))
     y += _LINE
     parts = _share_out(block, lines, columns)
     for column, part in enumerate(parts):
@@ -104,17 +110,43 @@ def draw(blocks: Mapping[str, Sequence[Row]], title: str, note: str = "") -> Fig
       for row in part:
         left = column * width + _GAP
         name_lines = max(int(cell / (_TEXT * 1.3 * _DPI / 72)), 1)
-        texts.append(_Text(left, top + cell / 2, row.name, _NAME - 2 * _GAP, name_lines))
+        texts.append(_Text(left, top + cell / 2, row.name, name_width - 2 * _GAP, name_lines))
         for k, (image, marked) in enumerate(zip(row.images, row.marked, strict=True)):
-          place = left + _NAME + k % across * (cell + _GAP), top + k // across * (cell + _GAP)
+          place = left + name_width + k % across * (cell + _GAP), top + k // across * (cell + _GAP)
           pictures.append((*place, _thumbnail(image, cell, bool(marked))))
         top += lines(row) * (cell + _GAP)
     y += max(sum(map(lines, part)) for part in parts) * (cell + _GAP) + _LINE // 2
   if note:
-    texts.append(_Text(_GAP, y + _LINE / 2, note, columns * width))
-    y += _LINE
-  texts.append(_Text(_GAP, _LINE, title, columns * width, size=_HEAD))
+    note_lines = _line_count(note, room, _TEXT)
+    texts.append(_Text(_GAP, y + note_lines * _LINE / 2, note, room, note_lines))
+    y += note_lines * _LINE
   return _compose(columns * width + _GAP, y, pictures, texts)
+
+
+def _name_width(rows: Sequence[Row]) -> int:
+  """Pixels for the names: as the longest takes, at most `_NAME`, where they are broken and cut."""
+  longest = max(_measure(families, _TEXT)(shown) for shown, families in map(_shown, rows))
+  return min(math.ceil(longest) + 3 * _GAP, _NAME)
+
+
+def _shown(row: Row) -> tuple[str, list[str]]:
+  return printable(row.name[:_NAME])  # More characters than pixels are not measured.
+
+
+def _line_count(text: str, room: float, size: float) -> int:
+  shown, families = printable(text)
+  return len(_fit(shown, room, _TITLE_LINES, _measure(families, size))) or 1
+
+
+@functools.cache
+def _renderer() -> RendererAgg:
+  return FigureCanvasAgg(Figure(dpi=_DPI)).get_renderer()
+
+
+def _measure(families: Sequence[str], size: float) -> Callable[[str], float]:
+  """Text -> its width in pixels."""
+  font = FontProperties(family=list(families), size=size)
+  return lambda text: _renderer().get_text_width_height_descent(text, font, False)[0]
 
 
 def _check(rows: Sequence[Row]) -> None:
@@ -177,15 +209,15 @@ def _compose(
   for x, y, image in pictures:
     canvas[y : y + image.shape[0], x : x + image.shape[1]] = image
   figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
-  renderer = FigureCanvasAgg(figure).get_renderer()
+  FigureCanvasAgg(figure)
   figure.figimage(canvas, resize=False)
   for x, y, text, room, lines, size in texts:
     shown, families = printable(text)
-    font = FontProperties(family=families, size=size)
-    measure = lambda t, font=font: renderer.get_text_width_height_descent(t, font, False)[0]
+    fitted = _fit(shown, room, lines, _measure(families, size))
     figure.text(
-      x / width, 1 - y / height, "\n".join(_fit(shown, room, lines, measure)), color=_INK,
-      fontproperties=font, va="center", linespacing=1.1, parse_math=False,
+      x / width, 1 - y / height, "\n".join(fitted), color=_INK,
+      fontproperties=FontProperties(family=families, size=size), va="center", linespacing=1.1,
+      parse_math=False,
     )  # fmt: skip
   return figure
 

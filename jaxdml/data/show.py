@@ -86,6 +86,10 @@ def _main(argv: Sequence[str]) -> int:
   del argv
   out = pathlib.Path(_OUT.value)
   try:
+    picture.check_suffix("--out", out)
+  except ValueError as error:
+    return main.fail(error, 2)
+  try:
     figure = look(main.CONFIG.value, _BATCHES.value)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out)
@@ -93,7 +97,7 @@ def _main(argv: Sequence[str]) -> int:
     return main.fail(error, 2)
   except (data.ImageDecodeError, data.WorkerError) as error:
     return main.fail(error, 1)
-  except (OSError, ValueError) as error:  # No such folder, no such kind of picture.
+  except (OSError, ValueError) as error:  # No such folder, or too large a picture.
     return main.fail(f"--out={out}: {error}", 2)
   print(f"wrote {out.resolve()}")
   return 0

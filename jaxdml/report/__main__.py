@@ -32,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if getattr(args, name) < 1:
       print(f"error: --{name}: expected at least 1; got {getattr(args, name)}", file=sys.stderr)
       return 2
+  if args.out is not None and not args.out.lower().endswith((".html", ".htm")):
+    print(f"error: --out: expected a name that ends in .html; got {args.out}", file=sys.stderr)
+    return 2
   # After parsing, so that --help does not wait for JAX.
   from jaxdml.data import DatasetNotPreparedError, ImageDecodeError
   from jaxdml.report import run as run_lib

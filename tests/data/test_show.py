@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -63,6 +64,37 @@ def test_large_images_are_reduced_and_what_stands_in_is_framed():
   assert _holds(pixels, cv2.resize(row.images[0], (112, 112), interpolation=cv2.INTER_AREA))
   red = (pixels == np.array([227, 66, 52])).all(-1)
   assert red.sum() == 17 * (112**2 - 106**2)
+
+
+def test_title_and_note_are_whole_and_short_names_take_little_room():
+  rows = [row._replace(name=name) for name, row in zip("abcd", _rows(4, 2, 112), strict=True)]
+  title = "image_folder/garden train by label: what the network receives (pk)"
+  note = "standard, 224 px, seed 0. Framed: stands in for an image that cannot be decoded (12 met)"
+  figure = picture.draw({"batch 0": rows}, title, note)
+  texts = [text.get_text() for text in figure.texts]
+  assert title in [text.replace("\n", " ") for text in texts]
+  assert note in [text.replace("\n", " ") for text in texts]
+  pixels = _pixels(figure)
+  assert pixels.shape[1] < 2 * 116 + 60
+  left = np.flatnonzero((pixels != 255).any((0, 2)))
+  # The right edge is free: no text is cut by it.
+  assert left[-1] < pixels.shape[1] - 1
+  for row in rows:
+    assert _holds(pixels, np.ascontiguousarray(row.images[0]))
+
+
+def test_another_kind_of_picture_is_refused():
+  picture.check_suffix("--out", pathlib.Path("a/b.PNG"))
+  for path in ("b.gif", "b"):
+    with pytest.raises(ValueError, match=rf"--out: .* \.png, \.pdf or \.svg; got {path}"):
+      picture.check_suffix("--out", path)
+
+
+def test_the_command_refuses_it_before_the_work(monkeypatch, capsys):
+  monkeypatch.setattr(show, "look", lambda *_: pytest.fail("worked"))
+  monkeypatch.setattr(show, "_OUT", SimpleNamespace(value="b.gif"))
+  assert show._main([]) == 2
+  assert "--out: expected a name that ends in .png" in capsys.readouterr().err
 
 
 def test_what_no_font_draws_appears_as_its_code_point():

@@ -71,6 +71,13 @@ def test_command_without_a_run(tmp_path, capsys):
   assert "holds no run: there is no config.json" in capsys.readouterr().err
   assert command.main([f"--workdir={tmp_path}", "--k=0"]) == 2
   assert "--k: expected at least 1; got 0" in capsys.readouterr().err
+  for name in ("x.pdf", "x"):
+    assert command.main([f"--workdir={tmp_path}", f"--out={name}"]) == 2
+    assert (
+      f"error: --out: expected a name that ends in .html; got {name}" in capsys.readouterr().err
+    )
+  assert command.main([f"--workdir={tmp_path}", "--out=x.HTM"]) == 2
+  assert "holds no run" in capsys.readouterr().err
   with pytest.raises(checkpoints.CheckpointError):
     restore.restore(tmp_path)
   with pytest.raises(AttributeError, match="nothing"):

@@ -268,14 +268,32 @@ def test_a_path_may_be_composed_otherwise_than_on_the_disk(tmp_path):
   assert decomposed in found(source(tmp_path, "mine", manifest=path))
 
 
+def test_absolute_paths_in_the_folder_are_those_below_it(tmp_path):
+  root = fill(tmp_path / "root", "ant/a.jpg", "bee/b.jpg")
+  (tmp_path / "short").symlink_to(root)
+  path = tmp_path / "list.csv"
+  path.write_text("path,label\nant/a.jpg,ant\nbee/b.jpg,bee\n")
+  expected = source(root, "mine", manifest=path)
+  for other in (f"{root}/", f"{tmp_path}/short/", f"{root}/bee/../", f"{tmp_path}/short/ant/../"):
+    path.write_text(f"path,label\n{other}ant/a.jpg,ant\n{root}/bee/b.jpg,bee\n")
+    for folder in (root, tmp_path / "short"):
+      made = source(folder, "mine", manifest=path)
+      assert found(made) == found(expected) and made.fingerprint == expected.fingerprint
+
+
 @pytest.mark.parametrize(
   ("line", "expected"),
   [
     ("a.jpg,ant,x", "'a.jpg' is on line 2 already"),
-    ("./ant//../a.jpg,ant,x", "leaves the folder: paths are relative to .*, without '..'"),
-    ("../root/a.jpg,ant,x", "leaves the folder: paths are relative"),
-    ("/etc/passwd,ant,x", "leaves the folder: paths are relative"),
-    ("C:\\photos\\a.jpg,ant,x", "leaves the folder: paths are relative"),
+    ("./ant//../a.jpg,ant,x", "may leave the folder: paths are relative to .*, without '..'"),
+    ("../root/a.jpg,ant,x", "may leave the folder: paths are relative"),
+    ("/etc/passwd,ant,x", "'/etc/passwd' is not in the folder .*/root: give paths in it, relative"),
+    ("{root}2/a.jpg,ant,x", "/root2/a.jpg' is not in the folder"),
+    ("{root}/../outside/secret.jpg,ant,x", "secret.jpg' is not in the folder"),
+    ("{root}/linked/secret.jpg,ant,x", "is a link that leaves the folder"),
+    ("{root}/c.jpg,ant,x", "'c.jpg' does not exist in "),
+    ("{root}/./a.jpg,ant,x", "'a.jpg' is on line 2 already"),
+    ("C:\\photos\\a.jpg,ant,x", "is a path of Windows: give it relative to .*, with '/'"),
     ("link.jpg,ant,x", "is a link that leaves the folder"),
     ("linked/secret.jpg,ant,x", "is a link that leaves the folder"),
     ("c.jpg,ant,x", "'c.jpg' does not exist in "),
@@ -292,7 +310,7 @@ def test_a_manifest_line_that_cannot_be_used(tmp_path, line, expected):
   (root / "link.jpg").symlink_to("../outside/secret.jpg")
   (root / "linked").symlink_to("../outside")
   path = tmp_path / "list.csv"
-  path.write_text(f"path,label,coarse\na.jpg,ant,x\n\n{line}\n")
+  path.write_text(f"path,label,coarse\na.jpg,ant,x\n\n{line.replace('{root}', str(root))}\n")
   with pytest.raises(ManifestError, match=f"list.csv: line 4: .*{expected}"):
     source(root, "mine", manifest=path)
 

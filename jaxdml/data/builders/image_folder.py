@@ -80,7 +80,8 @@ def source(
   Args:
     root: the folder.
     name: letters, digits, "-" and "_"; the data set is then `image_folder/NAME`.
-    manifest: CSV or JSONL file whose paths are relative to `root`; None: folders are the classes.
+    manifest: CSV or JSONL file whose paths are relative to `root`, or absolute and in it; None:
+      folders are the classes.
     test_share: share of the classes that test, between 0 and 1.
     seed: chooses them.
     drop_copies: leave out photos that are there already, byte by byte, and all copies of one that

@@ -86,15 +86,40 @@ class Folder:
       real = os.path.realpath(real)
     return os.path.commonpath([self._real, real]) == self._real
 
+  def _relative(self, path: str) -> str:
+    """An absolute path as one below the folder: as it is written, else as it resolves."""
+    parent, name = os.path.split(path)
+    if parent not in self._real_parents:
+      self._real_parents[parent] = os.path.realpath(parent)
+    resolved = os.path.join(self._real_parents[parent], name)
+    # A normal form would change what ".." behind a link means.
+    written = [] if ".." in path.split("/") else [os.path.normpath(path)]
+    for candidate in (*written, resolved):
+      for root in (os.path.abspath(self.path), self._real):
+        if os.path.commonpath([root, candidate]) == root:
+          return os.path.relpath(candidate, root)
+    raise ImageFolderError(
+      f"{path!r} is not in the folder {self.path}: give paths in it, relative to it or absolute"
+    )
+
   def locate(self, relative: str) -> tuple[str, os.stat_result]:
     """Returns the path of a file as the folder has it, and its status.
+
+    Args:
+      relative: to the folder, or an absolute path that lies in it.
 
     Raises:
       ImageFolderError: there is no such file, or it is outside the folder.
     """
-    if relative.startswith("/") or ".." in relative.split("/") or _DRIVE.match(relative):
+    if _DRIVE.match(relative):
       raise ImageFolderError(
-        f"{relative!r} leaves the folder: paths are relative to {self.path}, without '..'"
+        f"{relative!r} is a path of Windows: give it relative to {self.path}, with '/'"
+      )
+    if relative.startswith("/"):
+      relative = self._relative(relative)
+    elif ".." in relative.split("/"):
+      raise ImageFolderError(
+        f"{relative!r} may leave the folder: paths are relative to {self.path}, without '..'"
       )
     # The same name may be composed in the manifest and decomposed on the disk (from a Mac).
     for form in (relative, *(unicodedata.normalize(f, relative) for f in ("NFC", "NFD"))):

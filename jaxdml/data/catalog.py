@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -52,6 +54,8 @@ PUBLIC: dict[str, Rule] = {
 IMAGE_FOLDER = "image_folder/"
 """Names of people's own photos begin with it."""
 
+_SHOWN = 20
+
 
 def _prepare(name: str, root: Path, source: str) -> str:
   first, _, config = name.partition("/")
@@ -59,17 +63,41 @@ def _prepare(name: str, root: Path, source: str) -> str:
   return f"python -m jaxdml.data.prepare {first} --source={source}{option} --data_dir={root}"
 
 
-def how_to_prepare(name: str, root: Path) -> str:
+def what_there_is(name: str, prepared: Sequence[str], others: Sequence[str] = ()) -> str:
+  """Says what is prepared, and which name is the nearest to one that cannot be loaded.
+
+  Args:
+    name: as given to `load`.
+    prepared: what `load` takes and finds.
+    others: other names that may have been meant.
+
+  >>> what_there_is("image_folder/gardn", ["digits", "image_folder/garden"])
+  "Prepared there: digits, image_folder/garden; did you mean 'image_folder/garden'?"
+  """
+  # Where it comes from is the same for many, or forgotten: it says nothing about the name.
+  short = lambda name: name.removeprefix("tfds:").removeprefix(IMAGE_FOLDER).casefold()
+  by_short = {short(other): other for other in (*others, *prepared) if other != name}
+  near = difflib.get_close_matches(short(name), by_short, 1)
+  shown = ", ".join(prepared[:_SHOWN])
+  if len(prepared) > _SHOWN:
+    shown += f" and {len(prepared) - _SHOWN} more"
+  text = f"Prepared there: {shown}" if prepared else "Nothing is prepared there"
+  return f"{text}; did you mean {by_short[near[0]]!r}?" if near else f"{text}."
+
+
+def how_to_prepare(name: str, root: Path, prepared: Sequence[str] = ()) -> str:
   """Returns what to tell someone who asked for a data set that is not in `root`.
 
   Args:
     name: as given to `load`.
     root: TFDS data directory.
+    prepared: what `load` takes and finds there.
   """
   tfds_name = name.removeprefix("tfds:")
   text = (
     f"Data set {tfds_name!r} is not prepared in {root} (no {tfds_name}/<version>/dataset_info.json "
-    "there). Another place is chosen by data_dir or the environment variable TFDS_DATA_DIR. "
+    f"there). {what_there_is(name, prepared)} Another place is chosen by data_dir or the "
+    "environment variable TFDS_DATA_DIR. "
   )
   if tfds_name.startswith(IMAGE_FOLDER):
     return f"{text}To prepare it, run: {_prepare(tfds_name, root, 'FOLDER_WITH_THE_PHOTOS')}"

@@ -165,16 +165,24 @@ def load(name: str, split: str, *, data_dir: str | os.PathLike[str] | None = Non
   else:
     raise ValueError(
       f"unknown data set {name!r}; valid names are {', '.join(names())}, image_folder/NAME for "
-      "your own photos, and tfds:NAME for any data set that TFDS has prepared as array_record"
+      "your own photos, and tfds:NAME for any data set that TFDS has prepared as array_record. "
+      f"Data directory: {root}. {catalog.what_there_is(name, _prepared(root), names())}"
     )
   if directory is None:
-    raise DatasetNotPreparedError(catalog.how_to_prepare(name, root))
+    raise DatasetNotPreparedError(catalog.how_to_prepare(name, root, _prepared(root)))
   info = tfds.builder_from_directory(os.fspath(directory)).info
   formats = {getattr(f, "value", f) for f in info.available_file_formats()}
   if "array_record" not in formats:
     formatted = ", ".join(sorted(formats))
     raise DatasetNotPreparedError(catalog.how_to_convert(name, directory, formatted))
   return _divide(name, split, info, directory)
+
+
+def _prepared(root: Path) -> list[str]:
+  """What `load` takes and finds in a data directory."""
+  known = names()
+  own = lambda name: name in known or name.startswith(catalog.IMAGE_FOLDER)
+  return [name if own(name) else f"tfds:{name}" for name in storage.prepared(root)]
 
 
 def _has_own_splits(name: str) -> bool:

@@ -53,6 +53,17 @@ def find_version(root: Path, name: str) -> Path | None:
   return max(versions)[1] if versions else None
 
 
+def prepared(root: Path) -> list[str]:
+  """Returns what `find_version` finds in a TFDS data directory, sorted: NAME or NAME/CONFIG."""
+  found = set()
+  for depth in ("*", "*/*"):
+    for info in root.glob(f"{depth}/*.*.*/dataset_info.json"):
+      name = info.parents[1].relative_to(root).as_posix()
+      if not name.startswith(".") and "/." not in name and find_version(root, name):
+        found.add(name)
+  return sorted(found)
+
+
 def is_prepared(directory: Path) -> bool:
   """Says whether a data set in the directory is whole."""
   return (directory / "dataset_info.json").is_file()

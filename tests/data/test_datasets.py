@@ -83,6 +83,48 @@ def test_a_missing_image_folder_says_how_to_get_it(tmp_path):
   )
 
 
+@pytest.fixture
+def many(tmp_path):
+  """A directory in which some data sets look prepared."""
+  for name in ("digits", "food101", "glue/cola", "image_folder/Garden", "image_folder/park"):
+    folder = tmp_path / name / "1.0.0"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").touch()
+  for name in ("image_folder/started/.incomplete-1.0.0", "downloads/extracted", ".x/1.0.0"):
+    (tmp_path / name).mkdir(parents=True)
+  (tmp_path / ".x/1.0.0/dataset_info.json").touch()
+  return tmp_path
+
+
+@pytest.mark.parametrize(
+  ("name", "error", "meant"),
+  [
+    ("image_folder/gardn", data.DatasetNotPreparedError, "image_folder/Garden"),
+    ("image_folder/garden", data.DatasetNotPreparedError, "image_folder/Garden"),
+    ("image_folder/digts", data.DatasetNotPreparedError, "digits"),
+    ("image_folder/zoo", data.DatasetNotPreparedError, None),
+    ("tfds:food11", data.DatasetNotPreparedError, "tfds:food101"),
+    ("food101", ValueError, "tfds:food101"),
+    ("garden", ValueError, "image_folder/Garden"),
+    ("glyps", ValueError, "glyphs"),
+    ("cub200", ValueError, "cub200_2011"),
+  ],
+)
+def test_a_misspelt_data_set_is_answered_with_what_there_is(many, name, error, meant):
+  with pytest.raises(error) as raised:
+    data.load(name, "train", data_dir=many)
+  message = str(raised.value)
+  there = "Prepared there: digits, tfds:food101, tfds:glue/cola, image_folder/Garden, image_folder/"
+  assert str(many) in message and there in message and "started" not in message
+  assert (f"; did you mean {meant!r}?" in message) if meant else "did you mean" not in message
+
+
+def test_an_empty_data_directory_is_said_to_be_so(tmp_path):
+  for root in (tmp_path, tmp_path / "nowhere"):
+    with pytest.raises(data.DatasetNotPreparedError, match=r"Nothing is prepared there\. Another"):
+      data.load("image_folder/garden", "train", data_dir=root)
+
+
 def test_a_missing_other_data_set_says_how_to_get_it(tmp_path):
   with pytest.raises(data.DatasetNotPreparedError, match="tfds build food101 --file_format"):
     data.load("tfds:food101", "train", data_dir=tmp_path)

@@ -111,7 +111,7 @@ def photos():
     return Photos(
       name="photos", split="train", labels={"label": labels.astype(np.int32)},
       default_label="label", directory="/photos", tfds_split="train", rows=np.arange(len(labels)),
-      image="image", names={"label": None}, bad=bad,
+      image="image", names={"label": None}, digest="", bad=bad,
     )  # fmt: skip
 
   return make

@@ -1,6 +1,6 @@
 """Data sets, samplers and input pipelines for metric learning; TensorFlow is never imported."""
 
-from jaxdml.data import pictures as pictures
+from jaxdml.data import encoding as encoding
 from jaxdml.data import preprocess as preprocess
 from jaxdml.data import sampling as sampling
 from jaxdml.data.datasets import GALLERY as GALLERY
@@ -26,9 +26,9 @@ __all__ = [
   "ImageDecodeError",
   "WorkerError",
   "cross_validation",
+  "encoding",
   "eval_batches",
   "load",
-  "pictures",
   "preprocess",
   "sampling",
   "train_batches",

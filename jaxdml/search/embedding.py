@@ -159,7 +159,7 @@ def embed_files(model: Model, files: Sequence[Any], batch_size: int = 64) -> np.
   Args:
     model: a trained model.
     files: of each a path, the bytes of its file, a PIL image or uint8 [h, w, 3], RGB, as
-      `data.pictures.encoded` takes them.
+      `data.encoding.encoded` takes them.
     batch_size: images a batch, on all devices of this host.
 
   Raises:
@@ -174,7 +174,7 @@ def embed_files(model: Model, files: Sequence[Any], batch_size: int = 64) -> np.
   parts = [np.zeros((0, model.dimension), np.float32)]
   for start in range(0, len(files), batch_size):
     images = [
-      model.preprocessing(data.pictures.encoded(files[i], f"files[{i}]"), rng)
+      model.preprocessing(data.encoding.encoded(files[i], f"files[{i}]"), rng)
       for i in range(start, min(start + batch_size, len(files)))
     ]
     parts.append(model.embed_batch(np.stack(images)))

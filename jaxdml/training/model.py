@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxdml.data import pictures
+from jaxdml.data import encoding
 from jaxdml.data import preprocess as preprocess_lib
 from jaxdml.training import checkpoints, defaults, embedder, hdml_variants, parallel
 from jaxdml.training import config as config_lib
@@ -81,7 +81,7 @@ class TrainedModel:
 
     Args:
       image: a path or a file's bytes, of one of `data.decode.FORMATS`; a PIL image; or uint8
-        [h, w, 3], RGB, as `data.pictures.encoded` takes them.
+        [h, w, 3], RGB, as `data.encoding.encoded` takes them.
 
     Returns:
       uint8 of `image_shape`, RGB or grey; the network normalises it.
@@ -92,7 +92,7 @@ class TrainedModel:
       OSError: the path cannot be read.
     """
     # Nothing is drawn.
-    return self.preprocessing(pictures.encoded(image), np.random.default_rng(0))
+    return self.preprocessing(encoding.encoded(image), np.random.default_rng(0))
 
   def embed_batch(self, images: np.ndarray) -> np.ndarray:
     """Embeds images on all devices of this host.

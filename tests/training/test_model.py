@@ -65,7 +65,7 @@ def test_embeds_as_the_run_does_without_its_data_set(workdir, moved, monkeypatch
 
 
 def test_pictures_are_kept_only_where_their_directory_is(workdir, tmp_path):
-  path, pictures = tmp_path / "run", tmp_path / "pictures"
+  path, pictures = tmp_path / "run", tmp_path / "encoding"
   shutil.copytree(workdir, path)
   edit(path, "data", cache=str(pictures))
   expected = restore.restore(path).images(np.arange(2))

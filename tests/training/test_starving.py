@@ -94,8 +94,8 @@ def test_advice_is_given_once_and_names_what_to_change(monkeypatch):
       assert part in text
     assert measured.advice(0.9, 3, "") is None
   with starving.Starving() as measured:
-    assert "data.cache" not in measured.advice(0.5, 3, "pictures")
+    assert "data.cache" not in measured.advice(0.5, 3, "encoding")
   with starving.Starving() as measured:  # No more workers than cores are started.
     assert "num_workers" not in measured.advice(0.5, 4, "")
   with starving.Starving() as measured:
-    assert "time: prepare smaller photos (" in measured.advice(0.5, 8, "pictures")
+    assert "time: prepare smaller photos (" in measured.advice(0.5, 8, "encoding")

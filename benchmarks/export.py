@@ -15,8 +15,9 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from jaxdml.inference import export, model
 from jaxdml.models import registry
-from jaxdml.training import defaults, embedder, export, hdml_variants, model
+from jaxdml.training import defaults, embedder, hdml_variants
 
 SIZES = {"convnet": 32, "dinov2_s14": 56}  # pixels; the others 64
 

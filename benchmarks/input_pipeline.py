@@ -36,7 +36,7 @@ import page
 import tensorflow_datasets as tfds
 from sklearn.datasets import load_sample_images
 
-from jaxdml.data.builders import records
+from jaxdml.prepare import records
 
 CLASSES, EACH = input_measure.CLASSES, input_measure.EACH
 LARGE, LARGE_IMAGES, LARGE_SIZE, MAX_SIDE = 64, 256, (4032, 3024), 640

@@ -1,7 +1,7 @@
 """Writes letters of the glyphs data set as a folder a class, to train on as people's own photos.
 
   python benchmarks/letters_folder.py --out=letters --classes=80
-  python -m jaxdml.data.prepare image_folder --source=letters --name=letters
+  jaxdml prepare image_folder --source=letters --name=letters
   python benchmarks/seeds.py --config=configs/finetune_photos.py:letters --workdir=runs/letters \\
     --seeds 0 --arm "fine-tuned"
 """

@@ -1,3 +1,3 @@
 """The machine and the versions, to print beside every figure."""
 
-from jaxdml.experiments.machine import describe as describe
+from jaxdml.training.machine import describe as describe

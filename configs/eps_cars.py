@@ -7,7 +7,7 @@ batch's three.
 Published: the paper's tables, in a setting that we could not check, so none is copied here.
 Ours: not run here. Cost: not measured here. ImageNet's weights: see configs/common.py.
 Variants, in configs/common.py: :triplet :multisimilarity,fair :hdml
-Data: python -m jaxdml.data.prepare cars196 --source=DIR_WITH_THE_ARCHIVES
+Data: jaxdml prepare cars196 --source=DIR_WITH_THE_ARCHIVES
 """
 
 from ml_collections import ConfigDict

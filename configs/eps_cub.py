@@ -7,7 +7,7 @@ batch's three.
 Published: the paper's tables, in a setting that we could not check, so none is copied here.
 Ours: not run here. Cost: not measured here. ImageNet's weights: see configs/common.py.
 Variants, in configs/common.py: :triplet :multisimilarity,fair :hdml
-Data: python -m jaxdml.data.prepare cub200_2011 --source=DIR_WITH_CUB_200_2011.tgz
+Data: jaxdml prepare cub200_2011 --source=DIR_WITH_CUB_200_2011.tgz
 """
 
 from ml_collections import ConfigDict

@@ -7,7 +7,7 @@ batch's three. Queries are ranked against the gallery.
 Published: the paper's tables, in a setting that we could not check, so none is copied here.
 Ours: not run here. Cost: not measured here. ImageNet's weights: see configs/common.py.
 Variants, in configs/common.py: :triplet :multisimilarity,fair :hdml
-Data: python -m jaxdml.data.prepare inshop --source=DIR_WITH_img.zip_AND_list_eval_partition.txt
+Data: jaxdml prepare inshop --source=DIR_WITH_img.zip_AND_list_eval_partition.txt
 """
 
 from ml_collections import ConfigDict

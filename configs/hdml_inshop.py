@@ -7,7 +7,7 @@ Published: nothing for HDML, which its paper does not try here; the hyperparamet
 SOP.
 Ours: not run here. Cost: not measured here. ImageNet's weights: see configs/common.py.
 Variants, in configs/common.py: :triplet :triplet,eps :paper :code :fair :margin,eps,fair
-Data: python -m jaxdml.data.prepare inshop --source=DIR_WITH_img.zip_AND_list_eval_partition.txt
+Data: jaxdml prepare inshop --source=DIR_WITH_img.zip_AND_list_eval_partition.txt
 """
 
 from ml_collections import ConfigDict

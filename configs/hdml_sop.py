@@ -7,7 +7,7 @@ fixes beta for this data set; the paper gives the 512-d embedding; the rest is a
 of better.
 Ours: not run here. Cost: not measured here. ImageNet's weights: see configs/common.py.
 Variants, in configs/common.py: :triplet :triplet,eps :paper :code :fair :margin,eps,fair
-Data: python -m jaxdml.data.prepare stanford_online_products --source=DIR_WITH_THE_ZIP
+Data: jaxdml prepare stanford_online_products --source=DIR_WITH_THE_ZIP
 """
 
 from ml_collections import ConfigDict

@@ -8,7 +8,7 @@ by github.com/Confusezius/Deep-Metric-Learning-Baselines, whose schedule is that
 fair; selected on the test classes.
 Ours: not run here. Cost: not measured here. ImageNet's weights: see configs/common.py.
 Variants, in configs/common.py: :eps :hdml :eps,hdml,fair
-Data: python -m jaxdml.data.prepare cars196 --source=DIR_WITH_THE_ARCHIVES
+Data: jaxdml prepare cars196 --source=DIR_WITH_THE_ARCHIVES
 """
 
 from ml_collections import ConfigDict

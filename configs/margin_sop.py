@@ -8,7 +8,7 @@ d=512), by github.com/Confusezius/Deep-Metric-Learning-Baselines, whose schedule
 protocol fair; selected on the test classes.
 Ours: not run here. Cost: not measured here. ImageNet's weights: see configs/common.py.
 Variants, in configs/common.py: :eps :hdml :eps,hdml,fair
-Data: python -m jaxdml.data.prepare stanford_online_products --source=DIR_WITH_THE_ZIP
+Data: jaxdml prepare stanford_online_products --source=DIR_WITH_THE_ZIP
 """
 
 from ml_collections import ConfigDict

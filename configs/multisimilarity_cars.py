@@ -6,7 +6,7 @@ python -m jaxdml.main --config=configs/multisimilarity_cars.py --workdir=runs/ms
 Published: none that we know for these protocols; the paper's figures are with BN-Inception.
 Ours: not run here. Cost: not measured here. ImageNet's weights: see configs/common.py.
 Variants, in configs/common.py: :eps :hdml :eps,hdml,fair
-Data: python -m jaxdml.data.prepare cars196 --source=DIR_WITH_THE_ARCHIVES
+Data: jaxdml prepare cars196 --source=DIR_WITH_THE_ARCHIVES
 """
 
 from ml_collections import ConfigDict

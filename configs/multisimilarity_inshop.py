@@ -6,7 +6,7 @@ python -m jaxdml.main --config=configs/multisimilarity_inshop.py --workdir=runs/
 Published: none that we know for these protocols; the paper's figures are with BN-Inception.
 Ours: not run here. Cost: not measured here. ImageNet's weights: see configs/common.py.
 Variants, in configs/common.py: :eps :hdml :eps,hdml,fair
-Data: python -m jaxdml.data.prepare inshop --source=DIR_WITH_img.zip_AND_list_eval_partition.txt
+Data: jaxdml prepare inshop --source=DIR_WITH_img.zip_AND_list_eval_partition.txt
 """
 
 from ml_collections import ConfigDict

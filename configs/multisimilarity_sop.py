@@ -6,7 +6,7 @@ python -m jaxdml.main --config=configs/multisimilarity_sop.py --workdir=runs/ms_
 Published: none that we know for these protocols; the paper's figures are with BN-Inception.
 Ours: not run here. Cost: not measured here. ImageNet's weights: see configs/common.py.
 Variants, in configs/common.py: :eps :hdml :eps,hdml,fair
-Data: python -m jaxdml.data.prepare stanford_online_products --source=DIR_WITH_THE_ZIP
+Data: jaxdml prepare stanford_online_products --source=DIR_WITH_THE_ZIP
 """
 
 from ml_collections import ConfigDict

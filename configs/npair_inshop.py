@@ -9,7 +9,7 @@ d=512), by github.com/Confusezius/Deep-Metric-Learning-Baselines, whose schedule
 protocol fair; selected on the test classes.
 Ours: not run here. Cost: not measured here. ImageNet's weights: see configs/common.py.
 Variants, in configs/common.py: :eps :hdml :eps,hdml,fair
-Data: python -m jaxdml.data.prepare inshop --source=DIR_WITH_img.zip_AND_list_eval_partition.txt
+Data: jaxdml prepare inshop --source=DIR_WITH_img.zip_AND_list_eval_partition.txt
 """
 
 from ml_collections import ConfigDict

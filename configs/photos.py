@@ -1,7 +1,7 @@
 """Your own photos: multi-similarity with easy positives on a ResNet-18, from a folder a class.
 
-python -m jaxdml.data.prepare image_folder --source=DIR --name=NAME
-python -m jaxdml.data.show --config=configs/photos.py:NAME
+jaxdml prepare image_folder --source=DIR --name=NAME
+jaxdml show --config=configs/photos.py:NAME
 python -m jaxdml.main --config=configs/photos.py:NAME --workdir=runs/NAME
 
 A fifth of the training classes chooses the checkpoint, the test classes only measure it. A batch is

@@ -9,7 +9,7 @@ by github.com/Confusezius/Deep-Metric-Learning-Baselines, whose schedule is that
 fair; selected on the test classes.
 Ours: not run here. Cost: not measured here. ImageNet's weights: see configs/common.py.
 Variants, in configs/common.py: :eps :hdml :eps,hdml,fair
-Data: python -m jaxdml.data.prepare cub200_2011 --source=DIR_WITH_CUB_200_2011.tgz
+Data: jaxdml prepare cub200_2011 --source=DIR_WITH_CUB_200_2011.tgz
 """
 
 from ml_collections import ConfigDict

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdml.products import matmul
+from jaxdml._products import matmul
 from jaxdml.types import Array, DistanceFn
 
 __all__ = [

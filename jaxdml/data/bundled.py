@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from jaxdml.data import storage
 
 BUNDLED = {"glyphs": "Glyphs", "digits": "Digits"}
-"""Data sets that `build` makes: name -> builder class in `jaxdml.data.builders.<name>`."""
+"""Data sets that `build` makes: name -> builder class in `jaxdml.prepare.<name>`."""
 
 
 def default_data_dir() -> Path:
@@ -61,7 +61,7 @@ def build(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
   """
   if name not in BUNDLED:
     raise ValueError(f"no bundled data set {name!r}; there are {sorted(BUNDLED)}")
-  module = importlib.import_module(f"jaxdml.data.builders.{name}")
+  module = importlib.import_module(f"jaxdml.prepare.{name}")
   builder_class = getattr(module, BUNDLED[name])
   root = Path(data_dir or default_data_dir()).expanduser()
   with quiet_tfds():

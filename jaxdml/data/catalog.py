@@ -60,7 +60,7 @@ _SHOWN = 20
 def _prepare(name: str, root: Path, source: str) -> str:
   first, _, config = name.partition("/")
   option = f" --name={config}" if config else ""
-  return f"python -m jaxdml.data.prepare {first} --source={source}{option} --data_dir={root}"
+  return f"jaxdml prepare {first} --source={source}{option} --data_dir={root}"
 
 
 def what_there_is(name: str, prepared: Sequence[str], others: Sequence[str] = ()) -> str:

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdml._products import matmul_transposed
 from jaxdml.distances import safe_sqrt
 from jaxdml.hdml.layers import Dense
 from jaxdml.hdml.tuples import Tuples, nearest_distances
 from jaxdml.losses import blocks
-from jaxdml.products import matmul_transposed
 from jaxdml.types import Array, PyTree
 
 __all__ = ["Block", "Hidden", "factors", "hidden_of", "partners_of"]

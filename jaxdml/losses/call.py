@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from jaxdml._products import matmul_transposed
 from jaxdml.distances import has_products, private_distances
 from jaxdml.losses import selected
 from jaxdml.losses.pairs import Elements, Inputs, RowFn, masked_pairs, mine
-from jaxdml.products import matmul_transposed
 from jaxdml.types import Array, DistanceFn, MiningFn, Pairs, PyTree, Refs, Rows
 
 __all__ = ["PRODUCTS", "Block", "Call", "Shared", "prepare"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdml.arguments import array, check_function, check_key, integers, mask, references
+from jaxdml._arguments import array, check_function, check_key, integers, mask, references
 
 __all__ = ["check_arrays", "check_functions"]
 

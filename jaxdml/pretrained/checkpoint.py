@@ -122,9 +122,7 @@ def read_card(directory: Path) -> Card:
   path = directory / _CARD
   if not path.is_file():
     found = "no such directory" if not directory.is_dir() else f"it has no {_CARD}"
-    raise WeightsError(
-      f"{directory}: expected weights written by python -m jaxdml.pretrained.convert; {found}"
-    )
+    raise WeightsError(f"{directory}: expected weights written by jaxdml convert; {found}")
   try:
     return Card.from_json(json.loads(path.read_text()))
   except (ValueError, KeyError, TypeError) as error:
@@ -185,7 +183,7 @@ def load(directory: str | os.PathLike[str], encoder: nn.Module) -> tuple[Any, An
   """Loads converted weights for an encoder.
 
   Args:
-    directory: as given to python -m jaxdml.pretrained.convert --out.
+    directory: as given to jaxdml convert --out.
     encoder: of the architecture in the card, with any options that keep its parameters' shapes.
 
   Returns:

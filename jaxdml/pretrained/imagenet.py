@@ -54,7 +54,7 @@ def _weights(arch: str) -> tuple[Any, Card]:
   if family.bundled is None:
     raise WeightsError(
       f"no Python package carries weights of {arch}: get {family.file}; convert it by\n"
-      f"  python -m jaxdml.pretrained.convert --arch {arch} --src FILE --out weights/{arch}\n"
+      f"  jaxdml convert --arch {arch} --src FILE --out weights/{arch}\n"
       f"and give weights/{arch} instead of imagenet"
     )
   try:

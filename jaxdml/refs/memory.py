@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdml.arguments import array, integers, mask
+from jaxdml._arguments import array, integers, mask
 from jaxdml.types import Array, Refs
 
 __all__ = ["Memory", "enqueue", "extend", "init", "refs"]

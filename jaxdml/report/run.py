@@ -13,10 +13,9 @@ import numpy as np
 
 import jaxdml
 from jaxdml import data, evaluation
-from jaxdml.experiments import machine
 from jaxdml.report import page
 from jaxdml.report.history import curves, read_history
-from jaxdml.training import defaults, hdml_variants
+from jaxdml.training import defaults, hdml_variants, machine
 from jaxdml.training.config import flatten
 from jaxdml.training.restore import Restored
 

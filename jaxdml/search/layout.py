@@ -38,7 +38,7 @@ def read_settings(folder: pathlib.Path) -> dict[str, Any]:
     what = f"holds no embeddings: there is no {SETTINGS} in it" if folder.is_dir() else (
       "is a file" if folder.exists() else "does not exist"
     )  # fmt: skip
-    raise SearchError(f"{folder} {what}; expected the --out of python -m jaxdml.embed")
+    raise SearchError(f"{folder} {what}; expected the --out of jaxdml embed")
   try:
     settings = json.loads(path.read_text())
     known = settings["format"] == FORMAT
@@ -81,7 +81,7 @@ def damaged(path: pathlib.Path, error: Exception) -> SearchError:
   """The error that says so."""
   reason = str(error).strip().split("\n")[0][:200]
   return SearchError(
-    f"{path} is damaged ({reason}); remove it and give the command of python -m jaxdml.embed "
+    f"{path} is damaged ({reason}); remove it and give the command of jaxdml embed "
     "again: it makes the missing shard"
   )
 

@@ -8,7 +8,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from jaxdml.search import picture
+from jaxdml.drawing import found as picture
 from jaxdml.search.errors import SearchError
 from jaxdml.search.results import Hit, Result, encode, thumbnail
 

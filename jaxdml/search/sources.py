@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from jaxdml import data
-from jaxdml.data.builders import manifest, photos
 from jaxdml.data.verify import MAX_BYTES
+from jaxdml.prepare import manifest, photos
 from jaxdml.search.errors import SearchError
 
 __all__ = ["DatasetImages", "FolderImages", "open_source"]

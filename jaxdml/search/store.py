@@ -51,7 +51,7 @@ class Store:
     """Reads a store.
 
     Args:
-      directory: the --out of python -m jaxdml.embed, or what `write` wrote.
+      directory: the --out of jaxdml embed, or what `write` wrote.
       progress: show a bar where it takes long.
 
     Raises:
@@ -65,13 +65,13 @@ class Store:
     if there < count or not (folder / layout.FINISHED).is_file():
       raise SearchError(
         f"{folder} is not finished: {there} of {count} shards are there; give the command of "
-        "python -m jaxdml.embed that made it again, it goes on where it stopped"
+        "jaxdml embed that made it again, it goes on where it stopped"
       )
     total = sum(layout.rows(path) for path in shards)
     if not total:
       raise SearchError(
         f"{folder} is empty: none of the {settings['images']} images could be read; give "
-        "python -m jaxdml.embed others, and another --out"
+        "jaxdml embed others, and another --out"
       )
     embeddings = np.empty((total, model["dimension"]), np.float32)
     paths, labels, skipped = [], [], []
@@ -113,7 +113,7 @@ def _read_shard(path: pathlib.Path, model: Mapping[str, Any]) -> pa.Table:
     if made_by[name] != model[name]:
       raise SearchError(
         f"{path} is of another model: its {name} is {made_by[name]}, that of {layout.SETTINGS} "
-        f"{model[name]}; remove it and give the command of python -m jaxdml.embed again"
+        f"{model[name]}; remove it and give the command of jaxdml embed again"
       )
   try:
     columns = ["path", "label", "embedding"]

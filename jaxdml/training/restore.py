@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxdml import data, evaluation
-from jaxdml.training import model
+from jaxdml.inference import model
 from jaxdml.training import workdir as workdir_lib
 from jaxdml.training.config import ConfigError
 from jaxdml.training.evaluator import Evaluator
@@ -113,7 +113,7 @@ def restore(workdir: str | os.PathLike[str], *, data_dir: str | None = None) -> 
     config.data.cache = ""  # On another machine; there it is not for us to make.
   run = prepare(config)
   if changed := workdir_lib.changed_data(workdir, run.splits, config.data.label):
-    raise ConfigError(f"{changed}; python -m jaxdml.evaluate measures the model as they are")
+    raise ConfigError(f"{changed}; jaxdml evaluate measures the model as they are")
   with model.open_best(workdir) as manager:
     state, memory = manager.restore("best", run.abstract_state())
   evaluator = Evaluator(config, run.measured, run.program.embed)

@@ -14,7 +14,7 @@ from jaxdml import models, pretrained
 from jaxdml.data import preprocess
 from jaxdml.data.normalize import NAMES, Normalize
 from jaxdml.data.normalize import create as create_normalize
-from jaxdml.training import model
+from jaxdml.inference import model
 from jaxdml.training.checkpoints import CheckpointError
 from jaxdml.training.config import ConfigError
 from jaxdml.training.steps import TrainState

@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from jaxdml import data
-from jaxdml.data import prepare
+from jaxdml.commands import prepare
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ import numpy as np
 from scipy import io as scipy_io
 
 from jaxdml import data
-from jaxdml.data import prepare as cli
+from jaxdml.commands import prepare as cli
 
 
 class Photo(NamedTuple):

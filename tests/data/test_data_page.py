@@ -4,7 +4,7 @@ import pathlib
 import re
 
 from jaxdml.data import catalog, normalize, preprocess, sampling
-from jaxdml.data.builders import manifest, photos
+from jaxdml.prepare import manifest, photos
 from jaxdml.training import defaults
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

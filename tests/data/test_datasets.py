@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxdml import data
-from jaxdml.data import prepare, storage
+from jaxdml.commands import prepare
+from jaxdml.data import storage
 
 
 def _label_of(encoded):
@@ -62,7 +63,7 @@ def test_a_missing_public_data_set_says_how_to_get_it(tmp_path, name, archive):
     data.load(name, "train", data_dir=tmp_path)
   message = str(error.value)
   assert "TFDS_DATA_DIR" in message and archive in message
-  command = f"python -m jaxdml.data.prepare {name} --source=THAT_DIRECTORY --data_dir={tmp_path}"
+  command = f"jaxdml prepare {name} --source=THAT_DIRECTORY --data_dir={tmp_path}"
   assert command in message
   # What it says works, but for the directory.
   assert prepare.main([*command.split()[3:], "--overwrite"]) == 2
@@ -71,14 +72,14 @@ def test_a_missing_public_data_set_says_how_to_get_it(tmp_path, name, archive):
 def test_tfds_layout_of_cub_points_to_ours(tmp_path):
   with pytest.raises(data.DatasetNotPreparedError) as error:
     data.load("caltech_birds2011", "train", data_dir=tmp_path)
-  assert "python -m jaxdml.data.prepare cub200_2011 --source=" in str(error.value)
+  assert "jaxdml prepare cub200_2011 --source=" in str(error.value)
   assert "tfds build caltech_birds2011 --file_format=array_record" in str(error.value)
 
 
 def test_a_missing_image_folder_says_how_to_get_it(tmp_path):
   with pytest.raises(data.DatasetNotPreparedError) as error:
     data.load("image_folder/birds", "train", data_dir=tmp_path)
-  assert "jaxdml.data.prepare image_folder --source=FOLDER_WITH_THE_PHOTOS --name=birds" in str(
+  assert "jaxdml.commands.prepare image_folder --source=FOLDER_WITH_THE_PHOTOS --name=birds" in str(
     error.value
   )
 
@@ -141,8 +142,9 @@ def test_tfrecord_is_refused_with_the_command_that_converts_it(tmp_path, cars_di
   expected = f"tfds convert_format --dataset_version_dir={directory} --out_file_format=array_record"
   assert expected in str(error.value) and "tfrecord" in str(error.value)
   # What is prepared here is a newer version, and is taken.
-  assert f"jaxdml.data.prepare cars196 --source=DIRECTORY --data_dir={tmp_path / 'tfds'}" in str(
-    error.value
+  assert (
+    f"jaxdml.commands.prepare cars196 --source=DIRECTORY --data_dir={tmp_path / 'tfds'}"
+    in str(error.value)
   )
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from jaxdml import data
 from jaxdml.data import decode, heif, verify
-from jaxdml.data.builders import image_folder, manifest, records
+from jaxdml.prepare import image_folder, manifest, records
 
 assert heif.available()  # pillow-heif also writes
 

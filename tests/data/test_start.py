@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from jaxdml.data.builders import records
+from jaxdml.prepare import records
 
 IMAGES, CLASSES = 120_053, 22_634
 _PNG = cv2.imencode(".png", np.full((4, 4, 3), 7, np.uint8))[1].tobytes()

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jaxdml import models, pretrained
-from jaxdml.pretrained import convert, names
+from jaxdml.commands import convert
+from jaxdml.pretrained import names
 from tests.pretrained.published import published
 
 

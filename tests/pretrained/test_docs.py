@@ -34,7 +34,7 @@ def test_a_row_says_what_the_code_does(arch):
 
 
 def test_the_commands_exist():
-  from jaxdml.pretrained import convert
+  from jaxdml.commands import convert
 
   (command,) = re.findall(r"python -m jaxdml\.pretrained\.convert (.*)", TEXT)
   args = convert._parser().parse_args(command.split())

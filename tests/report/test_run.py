@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from jaxdml import report
-from jaxdml.report import __main__ as command
+from jaxdml.commands import report as command
 from jaxdml.training import checkpoints, loop, restore
 from tests.training.conftest import data_dir as data_dir
 from tests.training.test_loop import digits_config

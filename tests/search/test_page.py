@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jaxdml import search
-from jaxdml.search import page, picture, results
+from jaxdml.drawing import found as picture
+from jaxdml.search import page, results
 from tests.search.helpers import FakeModel, png, write_images
 
 EVIL = '<script>alert(1)</script><img src=x onerror="alert(2)">&amp;\udce4"\''

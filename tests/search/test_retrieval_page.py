@@ -5,8 +5,10 @@ import re
 
 import pytest
 
-from jaxdml import embed, evaluate, retrieve, search
-from jaxdml.training import model
+from jaxdml import search
+from jaxdml.commands import embed, evaluate
+from jaxdml.commands import search as retrieve
+from jaxdml.inference import model
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "retrieval.md").read_text(encoding="utf-8")

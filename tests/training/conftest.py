@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxdml.data import prepare
+from jaxdml.commands import prepare
 
 
 @pytest.fixture(scope="session")

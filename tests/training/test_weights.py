@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 
 from jaxdml import models, pretrained
+from jaxdml.commands import convert
 from jaxdml.data import normalize
 from jaxdml.models import registry
 from jaxdml.models.resnet import BasicBlock, ResNet
-from jaxdml.pretrained import convert, names, resnet
+from jaxdml.pretrained import names, resnet
 from jaxdml.training import loop, restore, setup, weights
 from jaxdml.training.config import ConfigError
+from tests.inference.test_model import write_run
 from tests.pretrained.published import published
 from tests.training.helpers import tiny_config
 from tests.training.test_loop import digits_config
-from tests.training.test_model import write_run
 
 TINY = functools.partial(ResNet, stage_sizes=(1, 1), block=BasicBlock, width=4)
 

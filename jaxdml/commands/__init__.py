@@ -1,0 +1,1 @@
+"""The commands of `jaxdml`: one file each."""

@@ -1,0 +1,1 @@
+"""Pictures of batches, neighbours and search results."""

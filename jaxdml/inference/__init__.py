@@ -1,0 +1,1 @@
+"""A trained model: loading, embedding, export."""

@@ -1,0 +1,292 @@
+"""Reads tar and zip archives and extracted folders in one way, and never writes what is in them.
+
+Nothing is extracted: members are listed, checked, and their bytes handed on. An archive with a
+member that would leave its folder, or that is a link or a device, is refused as a whole.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import gzip
+import hashlib
+import io
+import os
+import re
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Protocol
+
+from tqdm import tqdm
+
+from jaxdml.prepare.shards import PrepareError
+
+MAX_MEMBER_BYTES = 512 * 2**20
+"""No photo and no list of the data sets is as large; a member that says so is refused."""
+
+_BUFFER = 2**20
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError)
+_WINDOWS = re.compile(r"[\\\0]|^[A-Za-z]:")
+_JUNK = {"__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini"}
+
+
+class Files(Protocol):
+  """The regular files of an archive or folder.
+
+  Attributes:
+    path: the archive or folder itself, for messages.
+    members: name, with "/", -> size in bytes, in the order of `read` if `sequential`.
+    sequential: it can only be read from the start on, so `names` of `read` keep that order.
+    fingerprint: changes when the content does.
+  """
+
+  path: Path
+  members: Mapping[str, int]
+  sequential: bool
+  fingerprint: str
+
+  def text(self, name: str) -> bytes:
+    """Returns a small file; of a sequential archive, one of those it was told to keep."""
+    ...
+
+  def read(self, names: Sequence[str]) -> Iterator[bytes]:
+    """Yields the files `names`, in that order."""
+    ...
+
+
+def check_name(name: str, where: str) -> str:
+  """Returns a member's name without "./", if it stays inside the folder it is relative to.
+
+  Raises:
+    PrepareError: the name is absolute, has a "..", or is a Windows path.
+  """
+  parts = _parts(name)
+  if name[:1] == "/" or ".." in parts or _WINDOWS.search(name):
+    raise PrepareError(
+      f"{where} holds {name!r}, which leads out of its folder: it is refused, and nothing of it "
+      "was written. It is not the official file; get it again"
+    )
+  return "/".join(parts)
+
+
+def _parts(name: str) -> list[str]:
+  """Splits a name without its "." and empty parts; `pathlib` takes ten times as long."""
+  return [part for part in name.split("/") if part not in ("", ".")]
+
+
+def _is_junk(name: str) -> bool:
+  parts = name.split("/")
+  return parts[-1].startswith("._") or not _JUNK.isdisjoint(parts)
+
+
+def _collect(where: Path, entries: Iterable[tuple[str, int]]) -> dict[str, int]:
+  """Checks (name, size) of regular files and returns them without what macOS and Windows add."""
+  members: dict[str, int] = {}
+  for raw, size in entries:
+    name = check_name(raw, str(where))
+    if _is_junk(name):
+      continue
+    if name in members:
+      raise PrepareError(f"{where} holds {name!r} twice, so which one counts is not known")
+    if size > MAX_MEMBER_BYTES:
+      raise PrepareError(
+        f"{where} holds {name!r} of {size:,} bytes: more than the {MAX_MEMBER_BYTES:,} allowed, "
+        "and no file of the data set"
+      )
+    members[name] = size
+  return members
+
+
+def _refuse_kind(where: Path, name: str, kind: str) -> None:
+  raise PrepareError(
+    f"{where} holds {name!r}, a {kind}: only files and folders are read, so it is refused. It is "
+    "not the official file; get it again"
+  )
+
+
+def _digest(*parts: str | Mapping[str, int]) -> str:
+  digest = hashlib.sha256()
+  for part in parts:
+    text = part if isinstance(part, str) else "\n".join(f"{n}\t{s}" for n, s in part.items())
+    digest.update(text.encode("utf-8", "surrogateescape") + b"\0")
+  return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _explain(path: Path) -> Iterator[None]:
+  """Turns what the archive modules raise about damaged files into one message."""
+  try:
+    yield
+  except _DAMAGED as error:
+    raise PrepareError(
+      f"{path} is damaged or truncated ({error or type(error).__name__}; "
+      f"{path.stat().st_size:,} bytes): get it again"
+    ) from error
+  except (NotImplementedError, RuntimeError) as error:  # zipfile: encryption, unknown methods.
+    raise PrepareError(f"{path} cannot be read: {error}") from error
+
+
+class Folder:
+  """An extracted folder."""
+
+  sequential = False
+
+  def __init__(self, path: Path, *, below: str = ""):
+    """Lists the files of `path`, or of its subfolder `below` alone, with names from `path`."""
+    self.path = path
+    state = []
+    found = []
+    for directory, folders, files in os.walk(path / below):
+      folders.sort()
+      relative = Path(directory).relative_to(path)
+      for file in sorted(files):
+        info = os.stat(os.path.join(directory, file))
+        if stat.S_ISREG(info.st_mode):
+          found.append(((relative / file).as_posix(), info.st_size))
+          state.append(str(info.st_mtime_ns))
+    self.members = _collect(path, found)
+    self.fingerprint = _digest(self.members, "\n".join(state))
+
+  def text(self, name: str) -> bytes:
+    """Returns a small file."""
+    return (self.path / name).read_bytes()
+
+  def read(self, names: Sequence[str]) -> Iterator[bytes]:
+    """Yields the files `names`, in that order."""
+    for name in names:
+      yield (self.path / name).read_bytes()
+
+
+class Zip:
+  """A zip archive, read at random; the checksum of each member is checked as it is read."""
+
+  sequential = False
+
+  def __init__(self, path: Path):
+    self.path = path
+    _check_kind(path, "zip")
+    with _explain(path):
+      self._archive = zipfile.ZipFile(path)  # Stays open: listing 100,000 members takes a second.
+    infos = [info for info in self._archive.infolist() if not info.is_dir()]
+    for info in infos:
+      mode = info.external_attr >> 16
+      if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+        _refuse_kind(path, info.filename, "link or device")
+      if info.flag_bits & 1:
+        raise PrepareError(f"{path} is encrypted ({info.filename!r}): it is not the official file")
+    self.members = _collect(path, ((info.orig_filename, info.file_size) for info in infos))
+    self.fingerprint = _digest(self.members, "\n".join(str(info.CRC) for info in infos))
+    self._infos = {"/".join(_parts(info.orig_filename)): info for info in infos}
+
+  def text(self, name: str) -> bytes:
+    """Returns a small file."""
+    return next(self.read([name]))
+
+  def read(self, names: Sequence[str]) -> Iterator[bytes]:
+    """Yields the files `names`, in that order."""
+    with _explain(self.path):
+      for name in names:
+        yield self._archive.read(self._infos[name])
+
+
+class Tar:
+  """A tar archive, gzipped or not: one pass lists and checks it, each `read` is one pass more."""
+
+  sequential = True
+
+  def __init__(self, path: Path, *, keep: Collection[str] = ()):
+    """Lists the archive to its end, so that a truncated one is found before anything is written.
+
+    Args:
+      path: the archive.
+      keep: last parts of the names of small files that `text` returns.
+    """
+    self.path = path
+    self._gzipped = _check_kind(path, "tar") == "gzip"
+    self._kept: dict[str, bytes] = {}
+    found = []
+    with (
+      _explain(path),
+      path.open("rb") as raw,
+      tqdm(
+        total=path.stat().st_size,
+        desc=f"{path.name}: checking",
+        unit="B",
+        unit_scale=True,
+        mininterval=0.5,
+      ) as bar,
+    ):
+      stream = self._unzip(raw)
+      for member, file in self._walk(stream):
+        found.append((member.name, member.size))
+        if member.name.rpartition("/")[2] in keep and member.size <= MAX_MEMBER_BYTES:
+          self._kept[check_name(member.name, str(path))] = file.read()
+        bar.update(raw.tell() - bar.n)
+      while stream.read(_BUFFER):  # To the end: gzip's checksum is the last thing in the file.
+        pass
+      bar.update(raw.tell() - bar.n)
+      size = raw.seek(0, os.SEEK_END)
+      raw.seek(max(size - 8, 0))
+      trailer = raw.read().hex()  # gzip's checksum and length of the whole content.
+    self.members = _collect(path, found)
+    self.fingerprint = _digest(self.members, trailer)
+
+  def _unzip(self, raw: IO[bytes]) -> IO[bytes]:
+    if not self._gzipped:
+      return raw
+    return io.BufferedReader(gzip.GzipFile(fileobj=raw), _BUFFER)  # type: ignore[arg-type]
+
+  def _walk(self, stream: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]]]:
+    with tarfile.open(fileobj=stream, mode="r|") as archive:
+      for member in archive:
+        if member.isreg():
+          file = archive.extractfile(member)
+          assert file is not None  # Regular files have one.
+          yield member, file
+        elif not member.isdir():
+          kind = "link" if member.issym() or member.islnk() else "device or other special file"
+          _refuse_kind(self.path, member.name, kind)
+
+  def text(self, name: str) -> bytes:
+    """Returns one of the files that were kept."""
+    return self._kept[name]
+
+  def read(self, names: Sequence[str]) -> Iterator[bytes]:
+    """Yields the files `names`, which must be in the order of the archive."""
+    if not names:
+      return
+    wanted = collections.deque(names)
+    with _explain(self.path), self.path.open("rb") as raw:
+      for member, file in self._walk(self._unzip(raw)):
+        if "/".join(_parts(member.name)) == wanted[0]:
+          wanted.popleft()
+          yield file.read()
+          if not wanted:
+            return
+    raise PrepareError(f"{self.path} changed while it was read: {wanted[0]!r} is gone")
+
+
+def _check_kind(path: Path, wanted: str) -> str:
+  """Returns "zip", "tar" or "gzip", from the first bytes of the file.
+
+  Raises:
+    PrepareError: it is another kind than its name says.
+  """
+  with path.open("rb") as file:
+    head = file.read(512)
+  if head[:4] in (b"PK\3\4", b"PK\5\6"):
+    kind = "zip"
+  elif head[:2] == b"\x1f\x8b":
+    kind = "gzip"
+  elif head[257:262] == b"ustar":
+    kind = "tar"
+  else:
+    shown = f"it begins with {head[:24]!r}" if head else "it is empty"
+    raise PrepareError(f"{path} is no {wanted} archive ({shown}): get it again")
+  if kind != wanted and (kind, wanted) != ("gzip", "tar"):
+    raise PrepareError(f"{path} is a {kind} archive, not {wanted}: is it the right file?")
+  return kind

@@ -1,0 +1,262 @@
+"""The making of one data set: its shards, with what is finished kept; then its description."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from jaxdml.data import shrink, storage, verify
+from jaxdml.data.decode import ImageDecodeError
+from jaxdml.prepare import shards
+from jaxdml.prepare.shards import PrepareError
+
+if TYPE_CHECKING:
+  from jaxdml.prepare.records import Source
+
+SKIPPED_FILE = "skipped.jsonl"
+"""In the data set's directory: path and reason of every image that could not be decoded."""
+SOURCE_FILE = "jaxdml-source.json"
+"""In the data set's directory: fingerprint of what it was made from, and how many images."""
+
+_THREADS = min(4, os.cpu_count() or 1)
+_AHEAD = 8  # Images read ahead for each thread that checks them.
+_NAMED = 5  # Files that a message names in passing.
+_LISTED = 50  # Bad files that the error lists: the search for more goes on until there are as many.
+
+
+class Build:
+  """The making of one data set: which shards there are, which are finished, writing the rest."""
+
+  def __init__(self, source: Source, work: Path, max_bad: float, max_side: int | None = None):
+    self._source, self._max_side = source, max_side
+    self._fingerprint = fingerprint(source, max_side)
+    self._items = source.items
+    self._allowed = int(max_bad * len(self._items) + 1e-6)  # 0.29 of 100 is 28.999...
+    self._data, self._progress = work / "data", work / "progress"
+    self._work = work
+    if not self._items:
+      raise PrepareError(f"data set {source.name!r} has no images")
+    paths = collections.Counter(item.path for item in self._items)
+    twice = [path for path, count in paths.items() if count > 1]
+    if twice:
+      raise PrepareError(
+        f"data set {source.name!r} names {len(twice)} images more than once: {_few(twice)}"
+      )
+    self._plan = shards.Plan(source.name.split("/")[0], [item.split for item in self._items])
+    self._serialize = shards.serializer(source.features)
+    self._skipped: list[dict[str, Any]] = []
+
+  def run(self) -> list[dict[str, Any]]:
+    """Writes what is missing; returns the images left out, in the order of the items."""
+    self._start_over_if_changed()
+    done = self._finished()
+    self._skipped = [entry for result in done.values() for entry in result["skipped"]]
+    todo = [i for i, key in enumerate(self._plan.keys) if key not in done]
+    with tqdm(
+      total=len(self._items),
+      initial=len(self._items) - len(todo),
+      desc=f"{self._source.name}: writing",
+      unit=" images",
+      mininterval=0.5,
+    ) as bar:
+      self._write(todo, done, bar)
+    self._check_skipped(whole=len(done) == len(self._plan.sizes))
+    self._skipped.sort(key=lambda entry: entry["item"])
+    self._describe(done)
+    return self._skipped
+
+  def _start_over_if_changed(self) -> None:
+    state = {
+      "fingerprint": self._fingerprint,
+      "images": len(self._items),
+      "shards": self._plan.names(),
+    }
+    path = self._progress / "source.json"
+    before = shards.read_json(path)
+    if before != state:
+      if before is not None:
+        print(
+          f"The source of {self._source.name!r} is another one than that of the interrupted run: "
+          "starting over.",
+          file=sys.stderr,
+        )
+      shutil.rmtree(self._work, ignore_errors=True)
+      self._progress.mkdir(parents=True)
+      shards.write_json(path, state)
+    self._data.mkdir(exist_ok=True)
+    names = {f"{name}{end}" for name in self._plan.names() for end in ("", ".json")}
+    for directory in (self._data, self._progress):
+      for leftover in directory.iterdir():
+        if leftover.name not in names and leftover != path:
+          leftover.unlink()
+
+  def _finished(self) -> dict[shards.Key, dict[str, Any]]:
+    found = {}
+    for key in self._plan.sizes:
+      name = self._plan.name(key)
+      result = shards.read_json(self._progress / f"{name}.json")
+      shard = self._data / name
+      if result is not None and shard.is_file() and shard.stat().st_size == result["file_bytes"]:
+        found[key] = result
+    return found
+
+  def _write(self, todo: list[int], done: dict[shards.Key, dict[str, Any]], bar: tqdm) -> None:
+    """Writes the items `todo` and notes every shard that they finish in `done`."""
+    left = collections.Counter(self._plan.keys[i] for i in todo)
+    open_shards: dict[shards.Key, shards.Shard] = {}
+    try:
+      with contextlib.closing(self._checked(todo)) as checked:
+        for index, encoded, reason in checked:
+          key, item = self._plan.keys[index], self._items[index]
+          if key not in open_shards:
+            open_shards[key] = shards.Shard(self._data / self._plan.name(key))
+          if reason is None:
+            record = self._serialize({**item.values, "path": item.path, "image": encoded})
+            open_shards[key].add(record)
+          else:
+            entry = {"item": index, "path": item.path, "reason": reason}
+            open_shards[key].skipped.append(entry)
+            self._skipped.append(entry)
+          left[key] -= 1
+          if not left[key]:
+            done[key] = open_shards[key].finish(self._progress)
+            del open_shards[key]
+          bar.update()
+          # Mending takes the names of all, and what is written until then is kept.
+          if len(self._skipped) > max(self._allowed, _LISTED - 1):
+            break
+    finally:
+      for shard in open_shards.values():
+        shard.abandon()
+
+  def _checked(self, todo: list[int]) -> Iterator[tuple[int, bytes, str | None]]:
+    """Yields (item, bytes to write, why it cannot be decoded or None), in order, from threads."""
+    pool = futures.ThreadPoolExecutor(_THREADS)
+    ahead: collections.deque = collections.deque()
+    try:
+      for index, encoded in self._read(todo):
+        ahead.append((index, pool.submit(_prepared, encoded, self._max_side)))
+        if len(ahead) > _THREADS * _AHEAD:
+          first, image = ahead.popleft()
+          yield first, *image.result()
+      for index, image in ahead:
+        yield index, *image.result()
+    finally:
+      pool.shutdown(cancel_futures=True)
+
+  def _read(self, todo: list[int]) -> Iterator[tuple[int, bytes]]:
+    if not todo:
+      return
+    images = self._source.read(todo[0])
+    wanted = set(todo)
+    for index in range(todo[0], todo[-1] + 1):
+      try:
+        encoded = next(images)
+      except OSError as error:
+        raise PrepareError(
+          f"cannot read {self._items[index].path} of {self._source.name!r}: {error}"
+        ) from error
+      except StopIteration:
+        raise PrepareError(
+          f"the source of {self._source.name!r} ended before {self._items[index].path}, "
+          f"image {index + 1} of {len(self._items)}: did it change?"
+        ) from None
+      if index in wanted:
+        yield index, encoded
+
+  def _check_skipped(self, whole: bool) -> None:
+    """Raises if too many are bad; `whole` says whether all the images were looked at."""
+    bad, total = len(self._skipped), len(self._items)
+    if bad <= self._allowed:
+      return
+    listed = [f"  {entry['path']} ({entry['reason']})" for entry in self._skipped[:_LISTED]]
+    if bad > _LISTED:
+      listed.append(f"  and {bad - _LISTED} more")
+    least, more = ("", "") if whole else ("at least ", " or more")
+    raise PrepareError(
+      "\n".join(
+        [
+          f"{least}{bad} of the {total} images of {self._source.name!r} cannot be decoded, and "
+          f"max_bad allows {self._allowed}:",
+          *listed,
+          f"Repair or remove them, or leave them out with --max_bad={_share(bad, total)}{more}; "
+          "what is finished is kept",
+        ]
+      )
+    )
+
+  def _describe(self, done: dict[shards.Key, dict[str, Any]]) -> None:
+    """Writes all that is not records: TFDS's description, the labels, the images left out."""
+    results = {
+      split: [done[key] for key in self._plan.of_split(split)] for split in self._plan.splits
+    }
+    for split, parts in results.items():
+      if not sum(part["records"] for part in parts):
+        raise PrepareError(
+          f"no image of the split {split!r} of {self._source.name!r} can be decoded: "
+          f"{_named(self._skipped)}"
+        )
+    info = shards.write_description(self._source, self._data, results)
+    bad = {entry["item"] for entry in self._skipped}
+    labels = {}
+    for column in storage.label_features(info):
+      encode = self._source.features[column].encode_example
+      for split in self._plan.splits:
+        values = [
+          encode(item.values[column])
+          for index, item in enumerate(self._items)
+          if item.split == split and index not in bad
+        ]
+        labels[f"{split}/{column}"] = np.asarray(values, np.int64)
+    storage.write_labels(self._data, labels)
+    total = {"images": len(self._items), "skipped": len(self._skipped)}
+    shards.write_json(self._data / SOURCE_FILE, {"fingerprint": self._fingerprint, **total})
+    with (self._data / SKIPPED_FILE).open("w", encoding="utf-8") as file:
+      for entry in self._skipped:
+        line = {"path": entry["path"], "reason": entry["reason"]}
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def fingerprint(source: Source, max_side: int | None) -> str:
+  """Changes with what is written: the source, and the size its pictures are reduced to."""
+  return source.fingerprint if max_side is None else f"{source.fingerprint} max_side={max_side}"
+
+
+def _prepared(encoded: bytes, max_side: int | None) -> tuple[bytes, str | None]:
+  """Returns the bytes to write, and why the image cannot be decoded or None."""
+  try:
+    verify.check_image(encoded)
+    return encoded if max_side is None else shrink.shrink(encoded, max_side), None
+  except ImageDecodeError as error:
+    return encoded, str(error)
+
+
+def _share(count: int, total: int) -> str:
+  """The least share, with as many digits as it takes, that allows `count` of `total`.
+
+  >>> _share(3, 131), _share(1, 48), _share(4, 4), _share(1201, 120_053)
+  ('0.023', '0.021', '1', '0.010004')
+  """
+  digits = max(3, len(str(total)))
+  least = -(-count * 10**digits // total)
+  return f"{least / 10**digits:.{digits}f}".rstrip("0").rstrip(".")
+
+
+def _named(skipped: Sequence[Mapping[str, Any]]) -> str:
+  return _few([f"{entry['path']} ({entry['reason']})" for entry in skipped], "; ")
+
+
+def _few(names: Sequence[str], separator: str = ", ") -> str:
+  more = len(names) - _NAMED
+  return separator.join(names[:_NAMED]) + (f"{separator}and {more} more" if more > 0 else "")

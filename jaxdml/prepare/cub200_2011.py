@@ -1,0 +1,107 @@
+"""CUB-200-2011 from CUB_200_2011.tgz or its extracted folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from jaxdml.prepare import official, official_files
+from jaxdml.prepare.official import Count, Row
+from jaxdml.prepare.shards import PrepareError
+
+NAME = "cub200_2011"
+VERSION = "1.0.0"
+EXPECTED = {"train": Count(5864, 100), "test": Count(5924, 100)}
+TRAIN_CLASSES = 100
+
+HELP = """\
+11,788 photos of 200 bird species.
+Put into --source
+        CUB_200_2011.tgz, or the folder CUB_200_2011 extracted from it
+        (images/, images.txt, image_class_labels.txt, classes.txt).
+People have it from https://data.caltech.edu/records/65de6-vp158 (no segmentations needed).
+"""
+
+_HOMEPAGE = "https://www.vision.caltech.edu/datasets/cub_200_2011/"
+_DESCRIPTION = """\
+Caltech-UCSD Birds-200-2011 (Wah et al. 2011), divided by class: both official splits joined,
+classes 1 to 100 train, 101 to 200 test. Encoded images as in the archive; bounding boxes are not
+used."""
+_FOLDER = "CUB_200_2011"
+_LISTS = ("images.txt", "image_class_labels.txt", "classes.txt")
+
+
+def source(
+  root: Path, *, allow_partial: bool = False, expected: Mapping[str, Count] = EXPECTED
+) -> official.OfficialSource:
+  """Reads the annotations and lists the images below `root`.
+
+  Args:
+    root: directory with the archive or its extracted folder, or that folder itself.
+    allow_partial: take what is there.
+    expected: split -> counts.
+
+  Raises:
+    PrepareError: files are missing, damaged, or not those of the data set.
+  """
+  path = official_files.find_part(root, _FOLDER)
+  if path is None and all((root / name).is_file() for name in _LISTS):
+    path = root
+  if path is None:
+    raise official_files.missing_files(NAME, root, [{f"{_FOLDER}.tgz": False}])
+  part = official_files.open_part(path, _FOLDER, keep=_LISTS)
+  images, labels, classes = (_numbered(part, name) for name in _LISTS)
+  if list(classes) != list(range(1, len(classes) + 1)):
+    raise PrepareError(f"classes.txt in {path} does not number its classes 1, 2, 3...")
+  unlabelled = [file for number, file in images.items() if number not in labels]
+  if unlabelled:
+    raise PrepareError(
+      f"image_class_labels.txt in {path} has no label for {len(unlabelled)} images: "
+      f"{official_files.few(unlabelled)}"
+    )
+  rows = []
+  for number, file in images.items():
+    label = labels[number]
+    if not label.isdecimal() or int(label) not in classes:
+      raise PrepareError(
+        f"image_class_labels.txt in {path} gives {file} the class {label!r}, which is not in "
+        "classes.txt"
+      )
+    split = "train" if int(label) <= TRAIN_CLASSES else "test"
+    rows.append(Row(split, file, {"label": int(label) - 1}, 0, f"images/{file}"))
+  return official.assemble(
+    name=NAME,
+    version=VERSION,
+    description=_DESCRIPTION,
+    homepage=_HOMEPAGE,
+    features=tfds.features.FeaturesDict(
+      {
+        "image": tfds.features.Image(),
+        "path": tfds.features.Text(),
+        "label": tfds.features.ClassLabel(names=list(classes.values())),
+      }
+    ),
+    supervised="label",
+    rows=rows,
+    parts=[part],
+    expected=expected,
+    allow_partial=allow_partial,
+  )
+
+
+def _numbered(part: official_files.Part, name: str) -> dict[int, str]:
+  """Reads lines "NUMBER VALUE"."""
+  found: dict[int, str] = {}
+  for line in part.text(name).splitlines():
+    if not line.strip():
+      continue
+    number, _, value = line.strip().partition(" ")
+    if not number.isdecimal() or not value or int(number) in found:
+      raise PrepareError(
+        f"{name} in {part.files.path} has the line {line!r}; lines are NUMBER VALUE, and each "
+        "number comes once"
+      )
+    found[int(number)] = value.strip()
+  return found

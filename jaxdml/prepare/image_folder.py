@@ -1,0 +1,239 @@
+"""People's own photos as a data set: folders named by class, or a manifest with path and label."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from jaxdml.data import verify
+from jaxdml.prepare import copies, photos
+from jaxdml.prepare import manifest as manifests
+from jaxdml.prepare.photos import ImageFolderError, Photo
+from jaxdml.prepare.records import Item
+
+VERSION = "1.0.0"
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_COLUMNS = ("label", "coarse", "fine")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageFolder:
+  """A folder of photos as a `records.Source`; `source` makes it.
+
+  Attributes:
+    root: the folder that the items' paths are relative to.
+    description: what was found, and what the user should know about it, a line each.
+  """
+
+  root: Path
+  name: str
+  description: str
+  features: tfds.features.FeaturesDict
+  items: Sequence[Item] = dataclasses.field(repr=False)
+  fingerprint: str
+  version: str = VERSION
+  homepage: str = ""
+  supervised: str = "label"
+
+  def read(self, start: int) -> Iterator[bytes]:
+    """Yields the bytes of the files `items[start:]`; at most one more than `verify.MAX_BYTES`.
+
+    Raises:
+      ImageFolderError: a file cannot be read any more.
+    """
+    for place in range(start, len(self.items)):
+      path = self.root / self.items[place].path
+      try:
+        with path.open("rb") as file:
+          encoded = file.read(verify.MAX_BYTES + 1)
+      except OSError as error:
+        raise photos.unreadable(path, error) from error
+      yield encoded
+
+
+def source(
+  root: str | os.PathLike[str],
+  name: str,
+  *,
+  manifest: str | os.PathLike[str] | None = None,
+  test_share: float = 0.5,
+  seed: int = 0,
+  drop_copies: bool = False,
+) -> ImageFolder:
+  """Finds the photos below a folder, with their classes and splits.
+
+  Layouts: `root/CLASS/**/*.jpg` (and `photos.SUFFIXES`); `root/train/CLASS/**` beside
+  `root/test/CLASS/**`, or query and gallery instead of test; or any, with a manifest (see
+  `manifest.read`). Without splits of its own the collection is divided by class, see `divide`.
+  What was found, and what the user should know about it, is printed on stderr.
+
+  Args:
+    root: the folder.
+    name: letters, digits, "-" and "_"; the data set is then `image_folder/NAME`.
+    manifest: CSV or JSONL file whose paths are relative to `root`, or absolute and in it; None:
+      folders are the classes.
+    test_share: share of the classes that test, between 0 and 1.
+    seed: chooses them.
+    drop_copies: leave out photos that are there already, byte by byte, and all copies of one that
+      has several labels. They are counted and named in any case.
+
+  Raises:
+    ImageFolderError: the folder, or an argument, cannot be used.
+    ManifestError: the manifest cannot be used.
+  """
+  if not _NAME.fullmatch(name):
+    raise ImageFolderError(
+      f"name must be letters, digits, '-' and '_', and start with a letter, got {name!r}"
+    )
+  if not 0 < test_share < 1:
+    raise ImageFolderError(
+      f"test_share must be between 0 and 1 (both excluded), got {test_share}; to train on all "
+      "classes, give every image the split 'train' and train with --config.eval.test=False"
+    )
+  folder = photos.Folder(root)
+  notes: list[str] = []
+  if manifest is None:
+    found = photos.from_folders(folder, notes)
+  else:
+    found = photos.from_manifest(folder, manifest, notes)
+  groups = copies.find(folder.path, found, f"image_folder/{name}")
+  if drop_copies:
+    found = copies.without(found, groups)
+    if not found:
+      raise ImageFolderError(
+        f"drop_copies leaves no photo of {folder.path}: each has a copy with another label"
+      )
+  if found[0].split is None:
+    test = divide({photo.labels["label"] for photo in found}, test_share, seed)
+    found = [
+      photo._replace(split="test" if photo.labels["label"] in test else "train") for photo in found
+    ]
+    how = f"by class: {test_share:g} of the classes test, chosen by the seed {seed}"
+  else:
+    how = "as the manifest has it" if manifest else "as the folders have it"
+  notes += _split_notes(found)
+  notes += _single_notes(found)
+  splits = {photo.path: photo.split for photo in found}
+  placed = [[p._replace(split=splits.get(p.path)) for p in group] for group in groups]
+  notes += copies.notes(placed, drop_copies)
+  columns = [column for column in _COLUMNS if column in found[0].labels]
+  names = {column: sorted({photo.labels[column] for photo in found}) for column in columns}
+  notes.insert(0, f"{_summary(found)}; divided {how}.")
+  for note in notes:
+    print(f"image_folder/{name}: {note}", file=sys.stderr)
+  items = _items(found, names)
+  return ImageFolder(
+    root=folder.path,
+    name=f"image_folder/{name}",
+    description="\n".join(notes),
+    features=tfds.features.FeaturesDict(
+      {
+        "image": tfds.features.Image(),
+        "path": tfds.features.Text(),
+        **{column: tfds.features.ClassLabel(names=names[column]) for column in columns},
+      }
+    ),
+    items=items,
+    fingerprint=_fingerprint(found, names),
+  )
+
+
+def divide(classes: Iterable[str], test_share: float, seed: int) -> set[str]:
+  """Chooses the classes that test: the `test_share` of them whose hash with the seed is smallest.
+
+  So the choice depends on the names alone, and a class that comes or goes moves at most one or two
+  others to the other side. There is at least one class on each side.
+
+  >>> sorted(divide(["ant", "bee", "cat", "dog"], 0.5, seed=0))
+  ['ant', 'dog']
+
+  Raises:
+    ImageFolderError: there are fewer than two classes.
+  """
+
+  def place(name: str) -> tuple[bytes, str]:
+    return hashlib.sha256(f"{seed} {name}".encode()).digest(), name
+
+  order = sorted(set(classes), key=place)
+  if len(order) < 2:
+    raise ImageFolderError(
+      f"there is one class, {order}, and a division in training and test classes needs at least "
+      "2; if its sub-folders are the classes, give that folder as the source"
+    )
+  return set(order[: min(max(round(test_share * len(order)), 1), len(order) - 1)])
+
+
+def _items(found: Sequence[Photo], names: Mapping[str, Sequence[str]]) -> list[Item]:
+  number = {column: {name: i for i, name in enumerate(names[column])} for column in names}
+  return [
+    Item(photo.split, photo.path, {c: number[c][name] for c, name in photo.labels.items()})
+    for photo in found
+  ]
+
+
+def _fingerprint(found: Iterable[Photo], names: Mapping[str, Sequence[str]]) -> str:
+  """Changes with the classes, the splits, and the name, size or time of change of any file."""
+  digest = hashlib.sha256(json.dumps([VERSION, names]).encode())
+  for photo in found:
+    digest.update(json.dumps(photo, sort_keys=True).encode())
+  return digest.hexdigest()
+
+
+def _summary(found: Sequence[Photo]) -> str:
+  parts = []
+  for split in manifests.SPLITS:
+    labels = [photo.labels["label"] for photo in found if photo.split == split]
+    if labels:
+      parts.append(f"{split} {len(labels)} of {len(set(labels))} classes")
+  classes = {photo.labels["label"] for photo in found}
+  return f"{len(found)} photos of {len(classes)} classes: {', '.join(parts)}"
+
+
+def _split_notes(found: Iterable[Photo]) -> Iterator[str]:
+  """Yields what makes the splits unusual; raises where they contradict each other."""
+  classes: dict[str, set[str]] = collections.defaultdict(set)
+  for photo in found:
+    classes[photo.split].add(photo.labels["label"])
+  if ("query" in classes) != ("gallery" in classes) or {"query", "test"} <= classes.keys():
+    raise ImageFolderError(
+      f"the splits are {', '.join(sorted(classes))}; query and gallery come together, in place of "
+      "test"
+    )
+  test = set().union(*(classes[s] for s in ("test", "query", "gallery") if s in classes))
+  train = classes.get("train", set())
+  if not train:
+    yield "There is no split 'train': nothing to train on."
+  if not test:
+    yield "There is no split 'test': nothing to evaluate on."
+  shared = train & test
+  if shared:
+    yield (
+      f"Test classes that are training classes too: {len(shared)} of {len(test)} "
+      f"({photos.listed(sorted(shared))}), so the test is NOT on unseen classes."
+    )
+  lonely = classes.get("query", set()) - classes.get("gallery", set())
+  if lonely:
+    yield (
+      f"Classes with query images and none in the gallery, for which nothing right can be found: "
+      f"{len(lonely)} ({photos.listed(sorted(lonely))})."
+    )
+
+
+def _single_notes(found: Iterable[Photo]) -> Iterator[str]:
+  counts = collections.Counter(photo.labels["label"] for photo in found)
+  single = [name for name, count in counts.items() if count == 1]
+  if single:
+    yield (
+      f"Classes with one image, which is kept but cannot give a positive pair: {len(single)} "
+      f"({photos.listed(sorted(single))})."
+    )

@@ -1,0 +1,262 @@
+"""Reads a manifest: a CSV or JSONL file with the path and the label of every image.
+
+Nothing is guessed: what cannot be read one way only is an error that names the file and the line.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxdml.prepare.shards import PrepareError
+
+SPLITS = ("train", "test", "query", "gallery")
+"""The splits that a manifest or folders can name."""
+
+REQUIRED = ("path", "label")
+OPTIONAL = ("coarse", "fine", "split")
+SUFFIXES = (".csv", ".jsonl", ".ndjson", ".tsv")
+"""How the name of a manifest ends: CSV with a header line, or one JSON object a line."""
+
+_SHOWN = 5
+_DELIMITERS = ",;\t"
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+class ManifestError(PrepareError):
+  """The manifest cannot be used; the message names the file and the lines."""
+
+
+class Row(NamedTuple):
+  """One line: where it is, and its columns as text; None where the manifest has no such column."""
+
+  line: int
+  path: str
+  label: str
+  coarse: str | None = None
+  fine: str | None = None
+  split: str | None = None
+
+
+class Problems:
+  """Collects what is wrong with a manifest, so that one message tells the first few."""
+
+  def __init__(self, manifest: str | os.PathLike[str]):
+    self._manifest = os.fspath(manifest)
+    self._found: list[tuple[int, str]] = []
+    self._count = 0
+
+  def add(self, line: int, problem: str) -> None:
+    """Notes a problem of a line; lines count from 1."""
+    self._count += 1
+    if len(self._found) < 10 * _SHOWN:
+      self._found.append((line, problem))
+
+  def check(self) -> None:
+    """Raises ManifestError if there were any."""
+    if not self._count:
+      return
+    shown = [f"line {line}: {problem}" for line, problem in sorted(self._found)[:_SHOWN]]
+    if self._count > len(shown):
+      shown.append(f"and {self._count - len(shown)} more problems")
+    separator = " " if len(shown) == 1 else "\n  "
+    raise ManifestError(separator.join([f"manifest {self._manifest}:", *shown]))
+
+
+def clean_name(name: str) -> str:
+  r"""Returns a class name as it is stored: in Unicode's form NFC, without spaces around it.
+
+  Names that look the same are so one class, whichever system wrote them.
+
+  >>> clean_name(" e\u0301t\u00e9 ") == "\u00e9t\u00e9"
+  True
+  """
+  return unicodedata.normalize("NFC", name).strip()
+
+
+def encoding_problem(name: str) -> str | None:
+  """Says what is wrong with a file name that is not UTF-8 on the disk, or None."""
+  try:
+    name.encode()
+  except UnicodeEncodeError:
+    return (
+      f"the name {os.fsencode(name)!r} in it is not UTF-8: rename it, or if it is, set PYTHONUTF8=1"
+    )
+  return None
+
+
+def name_problem(name: str) -> str | None:
+  """Says what keeps a cleaned class name from being stored, or None."""
+  if not name:
+    return "is empty"
+  if _UNPRINTABLE.search(name):
+    return f"has a control character or half a surrogate pair: {name!r}"
+  return None
+
+
+def read(manifest: str | os.PathLike[str]) -> tuple[list[Row], list[str]]:
+  """Reads a manifest.
+
+  CSV (.csv, .tsv): UTF-8, a header line that names the columns, separated by comma, semicolon or
+  tab, fields quoted with '"' where they hold one of those. JSONL (.jsonl, .ndjson): UTF-8, an
+  object a line, its values text or whole numbers. Columns: path and label; optional coarse, fine
+  and split, each on all lines or on none. Empty lines are passed over, and a byte order mark too.
+
+  Args:
+    manifest: the file.
+
+  Returns:
+    Its rows, in the file's order, and the names of the columns that have no meaning here.
+
+  Raises:
+    ManifestError: it cannot be read, or a line is wrong; the message names the line.
+  """
+  path = Path(manifest)
+  text = _text(path)
+  problems = Problems(path)
+  as_csv = path.suffix.lower() in (".csv", ".tsv")
+  lines = list(_csv(path, text, problems) if as_csv else _jsonl(text, problems))
+  problems.check()
+  if not lines:
+    raise ManifestError(f"manifest {path}: it lists no image; each line gives a path and a label")
+  extra = sorted({key for _, values in lines for key in values} - {*REQUIRED, *OPTIONAL, ""})
+  used = [c for c in OPTIONAL if any(values.get(c) for _, values in lines)]
+  rows = []
+  for line, values in lines:
+    row = {column: values.get(column) or "" for column in (*REQUIRED, *used)}
+    for column, value in row.items():
+      problem = _value_problem(column, value, len(lines))
+      if problem:
+        problems.add(line, problem)
+    rows.append(Row(line, **row))
+  problems.check()
+  return rows, extra
+
+
+def _text(path: Path) -> str:
+  if path.suffix.lower() not in SUFFIXES:
+    raise ManifestError(
+      f"manifest {path}: its name must end with one of {', '.join(SUFFIXES)}, which says how to "
+      "read it"
+    )
+  try:
+    data = path.read_bytes()
+  except OSError as error:
+    raise ManifestError(f"manifest {path}: cannot be read: {error.strerror}") from error
+  try:
+    return data.decode("utf-8-sig")
+  except UnicodeDecodeError as error:
+    line = data.count(b"\n", 0, error.start) + 1
+    found = " (it looks like UTF-16)" if data.startswith(_UTF16) else ""
+    raise ManifestError(
+      f"manifest {path}: line {line}: not UTF-8{found}, byte {data[error.start]:#04x}; save the "
+      "file as UTF-8"
+    ) from error
+
+
+def _value_problem(column: str, value: str, count: int) -> str | None:
+  """Says what is wrong with a value that every line should have."""
+  if not value:
+    if column in REQUIRED:
+      return f"the {column} is missing"
+    return f"the {column} is missing, and other lines have one: give it on all {count} or on none"
+  if column == "path":
+    if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
+      return f"the path is no file name: {value!r}"
+    return None
+  if column == "split":
+    if value.casefold() in SPLITS:
+      return None
+    return f"unknown split {value!r}; it must be one of {', '.join(SPLITS)}"
+  problem = name_problem(clean_name(value))
+  return f"the {column} {problem}" if problem else None
+
+
+def _columns(header: Iterable[str]) -> list[str]:
+  return [name.strip().casefold() for name in header]
+
+
+def _csv(path: Path, text: str, problems: Problems) -> Iterator[tuple[int, dict[str, str]]]:
+  """Yields (line, column -> value)."""
+  header = next((line for line in text.splitlines() if line.strip()), "")
+  # The header's words are known, so what stands between them tells the delimiter.
+  delimiter = max(_DELIMITERS, key=header.count)
+  reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+  columns: list[str] | None = None
+  line = 1
+  while True:
+    try:
+      cells = next(reader, None)
+    except csv.Error as error:
+      problems.add(line, f"not CSV: {error}; is a quote missing?")
+      return
+    if cells is None:
+      return
+    if any(cell.strip() for cell in cells):
+      if columns is None:
+        columns = _columns(cells)
+        _check_columns(path, line, columns)
+      elif len(cells) != len(columns):
+        problems.add(
+          line,
+          f"{len(cells)} fields, and the header has {len(columns)}; a field that holds "
+          f"{delimiter!r} must stand in double quotes",
+        )
+      else:
+        yield line, dict(zip(columns, (cell.strip() for cell in cells), strict=True))
+    line = reader.line_num + 1
+
+
+def _check_columns(path: Path, line: int, columns: list[str]) -> None:
+  missing = [column for column in REQUIRED if column not in columns]
+  if missing:
+    raise ManifestError(
+      f"manifest {path}: line {line}: the header names the columns, and {' and '.join(missing)} "
+      f"must be among them; got {columns}"
+    )
+  twice = sorted({column for column in columns if column and columns.count(column) > 1})
+  if twice:
+    raise ManifestError(f"manifest {path}: line {line}: the header names {twice} more than once")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  names = _columns(key for key, _ in pairs)
+  twice = sorted({name for name in names if names.count(name) > 1})
+  if twice:
+    raise ValueError(f"{twice} given more than once")
+  return dict(zip(names, (value for _, value in pairs), strict=True))
+
+
+def _jsonl(text: str, problems: Problems) -> Iterator[tuple[int, dict[str, str]]]:
+  """Yields (line, column -> value)."""
+  # Not splitlines: JSON allows characters inside its strings that it would split at.
+  for number, line in enumerate(text.split("\n"), 1):
+    if not line.strip():
+      continue
+    try:
+      row = json.loads(line, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+      problems.add(number, f"not a JSON object: {error}")
+      continue
+    if not isinstance(row, dict):
+      problems.add(number, f"not a JSON object but {type(row).__name__}; expected {{...}}")
+      continue
+    values = {}
+    for column, value in row.items():
+      known = column in REQUIRED or column in OPTIONAL
+      if value is None or not known:
+        values[column] = ""
+      elif isinstance(value, str) or (type(value) is int and column != "path"):
+        values[column] = value if column == "path" else str(value).strip()
+      else:
+        expected = "text" if column == "path" else "text or a whole number"
+        problems.add(number, f"the {column} must be {expected}, got {type(value).__name__}")
+    yield number, values

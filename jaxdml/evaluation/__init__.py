@@ -1,27 +1,22 @@
-"""What a trained embedding is worth: retrieval and clustering metrics, independent of training."""
+"""Metrics of an embedding: retrieval, clustering, class collapse. Arrays in, numbers out."""
 
-from jaxdml.evaluation.clustering import ami as ami
-from jaxdml.evaluation.clustering import clustering_metrics as clustering_metrics
-from jaxdml.evaluation.clustering import nmi as nmi
-from jaxdml.evaluation.clustering import pairwise_f1 as pairwise_f1
-from jaxdml.evaluation.collapse import collapse_metrics as collapse_metrics
-from jaxdml.evaluation.embed import Embedded as Embedded
-from jaxdml.evaluation.embed import embed as embed
-from jaxdml.evaluation.embed import raw_pixels as raw_pixels
-from jaxdml.evaluation.kmeans import KMeans as KMeans
-from jaxdml.evaluation.kmeans import kmeans as kmeans
-from jaxdml.evaluation.neighbours import Neighbours as Neighbours
-from jaxdml.evaluation.neighbours import nearest_neighbours as nearest_neighbours
-from jaxdml.evaluation.retrieval import retrieval_metrics as retrieval_metrics
-from jaxdml.evaluation.table import format_table as format_table
+from jaxdml.evaluation.clustering import ami, clustering_metrics, nmi, pairwise_f1
+from jaxdml.evaluation.collapse import collapse_metrics
+from jaxdml.evaluation.embed import Embedded, embed, raw_pixels
+from jaxdml.evaluation.kmeans import KMeans, kmeans
+from jaxdml.evaluation.names import Metric, describe_metric, format_table
+from jaxdml.evaluation.neighbours import Neighbours, nearest_neighbours
+from jaxdml.evaluation.retrieval import retrieval_metrics
 
 __all__ = [
   "Embedded",
   "KMeans",
+  "Metric",
   "Neighbours",
   "ami",
   "clustering_metrics",
   "collapse_metrics",
+  "describe_metric",
   "embed",
   "format_table",
   "kmeans",
@@ -31,3 +26,7 @@ __all__ = [
   "raw_pixels",
   "retrieval_metrics",
 ]
+
+
+def __dir__() -> list[str]:
+  return __all__

@@ -1,4 +1,4 @@
-"""Embedding batches, the raw-pixel floor and the table that compares them."""
+"""Embedding batches, and the raw-pixel floor."""
 
 import sys
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdml.evaluation import embed, format_table, raw_pixels, retrieval_metrics
+from jaxdml.evaluation import embed, raw_pixels, retrieval_metrics
 
 
 def batches(n=10, size=4, devices=None):
@@ -84,26 +84,3 @@ def test_raw_pixels():
   np.testing.assert_allclose(centred.mean(1), 0, atol=1e-6)
   np.testing.assert_allclose(centred, embeddings - embeddings.mean(1, keepdims=True))
   assert retrieval_metrics(embeddings, columns["label"])["num_queries"] == 10
-
-
-def test_table():
-  row = {
-    "recall@10": 0.5,
-    "recall@1": 0.39,
-    "map@r": 0.1,
-    "r_precision": 0.2,
-    "num_queries": 7,
-    "num_without_match": 0,
-    "f1": 0.25,
-    "nmi": float("nan"),
-    "gap": 12.5,
-    "collapse/modes_kept": 0.5,
-  }
-  text = format_table({"raw pixels": row, "trained": {"recall@1": 1.0}})
-  assert text.splitlines() == [
-    "              R@1   R@10  MAP@R  R-prec    NMI     F1     gap",
-    "raw pixels  0.390  0.500  0.100   0.200    nan  0.250  12.500",
-    "trained     1.000      -      -       -      -      -       -",
-  ]
-  with pytest.raises(ValueError, match="at least one row"):
-    format_table({})

@@ -22,7 +22,7 @@ from jaxdml import evaluation
 from jaxdml.commands import errors as command
 from jaxdml.data import DatasetNotPreparedError, ImageDecodeError
 from jaxdml.drawing import batch as picture
-from jaxdml.evaluation import checks
+from jaxdml.evaluation import _checks as checks
 from jaxdml.report.queries import choose_queries as choose_queries
 from jaxdml.report.queries import fit
 

@@ -1,12 +1,11 @@
 """Metrics of an embedding: retrieval, clustering, class collapse. Arrays in, numbers out."""
 
+from jaxdml.evaluation.batches import Embedded, embed_batches, raw_pixels
 from jaxdml.evaluation.clustering import ami, clustering_metrics, nmi, pairwise_f1
 from jaxdml.evaluation.collapse import collapse_metrics
-from jaxdml.evaluation.embed import Embedded, embed, raw_pixels
 from jaxdml.evaluation.kmeans import KMeans, kmeans
 from jaxdml.evaluation.names import Metric, describe_metric, format_table
-from jaxdml.evaluation.neighbours import Neighbours, nearest_neighbours
-from jaxdml.evaluation.retrieval import retrieval_metrics
+from jaxdml.evaluation.retrieval import Neighbours, nearest_neighbours, retrieval_metrics
 
 __all__ = [
   "Embedded",
@@ -17,7 +16,7 @@ __all__ = [
   "clustering_metrics",
   "collapse_metrics",
   "describe_metric",
-  "embed",
+  "embed_batches",
   "format_table",
   "kmeans",
   "nearest_neighbours",

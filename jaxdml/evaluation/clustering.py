@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.special import gammaln
 
-from jaxdml.evaluation.checks import as_column, as_embeddings, normalized
+from jaxdml.evaluation._checks import as_column, as_embeddings, normalized
 from jaxdml.evaluation.kmeans import kmeans
 
 
@@ -142,6 +142,7 @@ def pairwise_f1(labels_true: Any, labels_pred: Any) -> float:
 
 
 def _entropy(sizes: np.ndarray) -> float:
+  """Returns the entropy of a partition into parts of these sizes, in nats."""
   shares = sizes / sizes.sum()
   return float(-(shares * np.log(shares)).sum())
 
@@ -149,16 +150,17 @@ def _entropy(sizes: np.ndarray) -> float:
 def _information(
   joint: np.ndarray, rows: np.ndarray, columns: np.ndarray, counts: np.ndarray
 ) -> float:
+  """Returns the mutual information of two partitions, of `_contingency`, in nats."""
   n = rows.sum()
   expected = rows[joint[0]] * (columns[joint[1]] / n)
   return float((counts / n * np.log(counts / expected)).sum())
 
 
 def _expected_information(rows: np.ndarray, columns: np.ndarray) -> float:
-  """The mean mutual information of partitions with classes and clusters of these sizes.
+  """Returns the mean mutual information of partitions with classes and clusters of these sizes.
 
-  What a class of a items and a cluster of b share is hypergeometric: only the sizes count, so each
-  pair of different sizes is taken once, with its number.
+  The number of items that a class of a and a cluster of b share is hypergeometric: only the sizes
+  count, so each pair of different sizes is taken once, with its number.
   """
   n = int(rows.sum())
   log_factorial = gammaln(np.arange(n + 1) + 1.0)

@@ -1,4 +1,4 @@
-"""Diagnostics of class collapse: what of a class's own structure an embedding keeps."""
+"""Diagnostics of class collapse: how much of the structure inside a class an embedding keeps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxdml.evaluation.checks import as_column, as_embeddings, as_positive, normalized
+from jaxdml.evaluation._checks import as_column, as_embeddings, as_positive, normalized
+from jaxdml.evaluation._scores import descending_keys
 
 # Singular values below this share of the largest count as this: float32 resolves no less.
 _SPECTRUM_FLOOR = 1e-6
@@ -27,7 +28,7 @@ def collapse_metrics(
   max_queries: int = 20_000,
   block_size: int = 1024,
 ) -> dict[str, float]:
-  """Says whether classes have collapsed, from embeddings scaled to unit norm.
+  """Measures how far classes have collapsed, on embeddings scaled to unit norm.
 
   `labels` are those trained on, the classes; `fine_labels` name the modes inside them.
 
@@ -37,9 +38,9 @@ def collapse_metrics(
     "within/chance_map@r": see `within_class_retrieval`.
   - "modes_kept": see `modes_kept`.
 
-  What the labels leave undefined (no class of two items, one class alone, no class of two modes) is
-  left out; every value returned is finite. Time and memory are linear in n, but for the ranking:
-  its memory is linear, its time min(n, max_queries) times the size of a class.
+  Figures that the labels leave undefined (no class of two items, one class alone, no class of two
+  modes) are left out; every value returned is finite. Time and memory are linear in n, but for the
+  ranking: its memory is linear, its time min(n, max_queries) times the size of a class.
 
   Args:
     embeddings: [n, d].
@@ -75,7 +76,7 @@ def collapse_metrics(
 
 
 def spectral_decay(x: np.ndarray, *, seed: int = 0, block_size: int = 1024) -> dict[str, float]:
-  """How far from uniform the spectrum of the embeddings is: 0 uses all directions alike.
+  """Measures how far from uniform the spectrum of the embeddings is: 0 uses all directions alike.
 
   With s the D = min(n, d) singular values of x [n, d], not centred, and p = s / sum(s):
 
@@ -296,14 +297,11 @@ def _rank(similarity: np.ndarray, modes: np.ndarray, queries: np.ndarray) -> tup
     modes: [m], of the items.
     queries: [q], which items the queries are.
   """
-  m, mode = len(modes), modes[queries[0]]
+  mode = modes[queries[0]]
   r = int((modes == mode).sum()) - 1
-  bits = (similarity + np.float32(0)).view(np.int32)  # -0 becomes 0
-  bits ^= (bits >> 31) & 0x7FFFFFFF  # integers in the order of the floats
-  # The index in the lower half: no two keys are equal, and of equal items the first ranks higher.
-  keys = (bits.astype(np.int64) << 32) + (m - 1 - np.arange(m))
-  keys[np.arange(len(queries)), queries] = np.iinfo(np.int64).min
-  nearest = np.sort(np.partition(keys, m - r, axis=1)[:, m - r :], axis=1)[:, ::-1]
-  hits = modes[m - 1 - (nearest & 0xFFFFFFFF)] == mode
+  keys = descending_keys(similarity)
+  keys[np.arange(len(queries)), queries] = np.iinfo(np.uint64).max  # never its own neighbour
+  nearest = np.sort(np.partition(keys, r - 1, axis=1)[:, :r], axis=1)
+  hits = modes[nearest & np.uint64(0xFFFFFFFF)] == mode
   precision = np.cumsum(hits, axis=1) / np.arange(1, r + 1)
   return float(hits[:, 0].sum()), float((hits * precision).sum() / r)

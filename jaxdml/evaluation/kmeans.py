@@ -1,23 +1,34 @@
-"""k-means in JAX at any size: the products on all local devices, the decisions on the host."""
+"""k-means in JAX at any size: the products on all local devices, the decisions on the host.
+
+On the devices the points are [parts / devices, devices, rows, d], sharded along the second axis.
+Partial sums are taken by part and added in the order of the parts, so that the result does not
+depend on the number of devices.
+"""
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from jaxdml.evaluation import kmeans_steps as steps
-from jaxdml.evaluation.checks import as_embeddings, as_positive
+from jaxdml.evaluation._checks import as_embeddings, as_positive
 from jaxdml.types import Array
 
-# Sums are taken by part and the parts added in order, so that they do not depend on the devices.
-# Two for each of 8 devices: a loop over one part alone is compiled into another program, which
-# rounds in other ways.
+_AXIS = "devices"
+_SHARDED, _REPLICATED = PartitionSpec(None, _AXIS), PartitionSpec()
+_HIGHEST = lax.Precision.HIGHEST
+# Two parts for each of 8 devices: a loop over one part alone is compiled into another program,
+# which rounds in other ways.
 _PARTS = 16
+_SCORES = 1 << 22  # of points and centers, at once
+_DROPPED = 3  # candidates of the seeding that leave with each winner
 _CENTERS_A_ROUND = 64  # of the seeding; its distances, 4 times as many a point, are held
 _SEEDED_A_CLUSTER, _SEEDED = 20, 2048  # points that the seeding looks at: the larger number
 
@@ -115,14 +126,14 @@ def kmeans(
 class _Data:
   """Points around their mean, on the host and in equal parts on the local devices.
 
-  On the devices they are [parts / devices, devices, rows, d], padded with zeros: part p is
-  [p // devices, p % devices], its first row is rows * p.
+  The last part is padded with zeros. Part p is [p // devices, p % devices], its first row is
+  rows * p.
   """
 
   def __init__(self, points: np.ndarray, mean: np.ndarray, block_size: int):
     n, d = points.shape
     devices = jax.local_devices()
-    self.mesh = Mesh(np.array(devices), (steps.AXIS,))
+    self.mesh = Mesh(np.array(devices), (_AXIS,))
     rounds = -(-_PARTS // len(devices))
     rows = -(-n // (rounds * len(devices)))
     self.blocks = -(-rows // block_size)
@@ -158,7 +169,7 @@ class _Data:
 
   def _put(self, padded: np.ndarray) -> Array:
     padded = padded.reshape(*self._shape, *padded.shape[1:])
-    return jax.device_put(padded, NamedSharding(self.mesh, steps.SHARDED))
+    return jax.device_put(padded, NamedSharding(self.mesh, _SHARDED))
 
   def get(self, sharded: Array) -> np.ndarray:
     """Returns a value for each row, [n], on the host."""
@@ -166,6 +177,7 @@ class _Data:
 
 
 def _centers_a_round(k: int) -> int:
+  """Returns for how many centers at a time candidates are drawn."""
   # Candidates are drawn by the distances at the start of a round: it should not add too many.
   return min(max(k // 6, 1), _CENTERS_A_ROUND)
 
@@ -179,10 +191,10 @@ def _seed(rng: np.random.Generator, data: _Data, k: int, bar: tqdm) -> np.ndarra
   closest = data.put(data.distances(chosen[0]))
   while len(chosen) < k:
     cumulative = np.cumsum(data.get(closest), dtype=np.float64)
-    draws = rng.random(trials + a_round * (1 + steps.DROPPED)) * cumulative[-1]
+    draws = rng.random(trials + a_round * (1 + _DROPPED)) * cumulative[-1]
     # The first row whose cumulative weight exceeds the draw has weight above zero.
     rows = np.minimum(np.searchsorted(cumulative, draws, side="right"), n - 1)
-    taken, closest = steps.take_centers(
+    taken, closest = _take_centers(
       data.sharded,
       data.sharded_squares,
       closest,
@@ -204,7 +216,7 @@ def _lloyd(
   scatter = jax.default_backend() == "cpu"
   before, moved = np.inf, True
   for iteration in range(max_iterations + 1):
-    assignment, distance, sums = steps.assign_points(
+    assignment, distance, sums = _assign_points(
       data.sharded,
       data.sharded_squares,
       centers,
@@ -237,3 +249,110 @@ def _move(
   far = far[distance[far] > 0]
   centers[empty[: len(far)]] = data.rows(far)
   return centers, len(far) > 0
+
+
+@partial(jax.jit, static_argnames=("mesh", "count", "trials"))
+def _take_centers(
+  points: Array,
+  squares: Array,
+  closest: Array,
+  candidates: Array,
+  candidate_squares: Array,
+  *,
+  mesh: Mesh,
+  count: int,
+  trials: int,
+) -> tuple[Array, Array]:
+  """Takes `count` of the candidates [m, d], each the best of `trials` that stand.
+
+  Returns the rows of candidates taken, [count], and the squared distances `closest` to the nearest
+  center, lowered.
+  """
+
+  def local(points, squares, closest, candidates, candidate_squares):
+    rounds, _, rows, d = points.shape
+    dots = jnp.matmul(candidates, points.reshape(-1, d).T, precision=_HIGHEST)
+    squares = squares.reshape(-1)
+    distances = jnp.maximum(squares - 2 * dots + candidate_squares[:, None], 0)
+    # Rounding would leave a chosen point (or its duplicates) a little weight.
+    distances = jnp.where(distances <= 1e-6 * squares, 0.0, distances)
+    distances = distances.reshape(-1, rounds, rows)  # one product: larger ones are faster
+
+    def body(index, state):
+      taken, closest, standing, following = state
+      lowered = jnp.sum(jnp.minimum(closest, distances[standing]), axis=2)
+      parts = lax.all_gather(lowered.T, _AXIS, axis=1)
+      order = jnp.argsort(jnp.sum(parts.reshape(-1, trials), axis=0))
+      best = standing[order[0]]
+      leave = jnp.concatenate([order[:1], order[max(trials - _DROPPED, 1) :]])
+      standing = standing.at[leave].set(following + jnp.arange(len(leave)))
+      closest = jnp.minimum(closest, distances[best])
+      return taken.at[index].set(best), closest, standing, following + len(leave)
+
+    start = (jnp.zeros(count, jnp.int32), closest[:, 0], jnp.arange(trials), jnp.int32(trials))
+    taken, closest, _, _ = lax.fori_loop(0, count, body, start)
+    return taken, closest[:, None]
+
+  specs = (_SHARDED, _SHARDED, _SHARDED, _REPLICATED, _REPLICATED)
+  return jax.shard_map(
+    local, mesh=mesh, in_specs=specs, out_specs=(_REPLICATED, _SHARDED), check_vma=False
+  )(points, squares, closest, candidates, candidate_squares)
+
+
+@partial(jax.jit, static_argnames=("mesh", "blocks", "scatter"))
+def _assign_points(
+  points: Array, squares: Array, centers: Array, *, mesh: Mesh, blocks: int, scatter: bool
+) -> tuple[Array, Array, Array]:
+  """Assigns the points, of the given squared norms, to their nearest centers [k, d].
+
+  Returns: clusters of the rows and squared distances, padding among them, and the sums of the
+  clusters' points [k, d].
+  """
+  k, d = centers.shape
+
+  def assign(points, center_squares, doubled):
+    scores = center_squares - jnp.matmul(points, doubled, precision=_HIGHEST)
+    least = jnp.min(scores, axis=1)
+    # The first of equal centers; twice as fast as argmin on a CPU.
+    return jnp.min(jnp.where(scores == least[:, None], jnp.arange(k), k), axis=1), least
+
+  def sums_of(points, cluster):
+    if scatter:
+      return jax.ops.segment_sum(points, cluster, k)
+
+    # Scatters add in no fixed order on a GPU: a product with the one-hot matrix, in blocks.
+    def add(total, block):
+      member = (block[1] == jnp.arange(k)[:, None]).astype(jnp.float32)
+      return total + jnp.matmul(member, block[0], precision=_HIGHEST), None
+
+    blocked = points.reshape(blocks, -1, d), cluster.reshape(blocks, -1)
+    return lax.scan(add, jnp.zeros((k, d)), blocked)[0]
+
+  def local(points, squares, centers):
+    devices, device = lax.axis_size(_AXIS), lax.axis_index(_AXIS)
+    center_squares, doubled = jnp.sum(jnp.square(centers), axis=1), 2 * centers.T
+    points = points[:, 0]
+    # All at once where that is little: larger products are faster.
+    pieces = 1 if points[..., 0].size * k <= _SCORES else len(points) * blocks
+    cluster, least = lax.map(
+      lambda piece: assign(piece, center_squares, doubled), points.reshape(pieces, -1, d)
+    )
+    cluster = cluster.reshape(len(points), -1)
+    distance = jnp.maximum(least.reshape(cluster.shape) + squares[:, 0], 0)
+
+    def add(sums, part):
+      own = sums_of(*part)  # padding is of zeros, and adds nothing
+      for other in range(devices):  # adding zeros does not round: the order is that of the parts
+        sums += lax.psum(jnp.where(device == other, own, 0.0), _AXIS)
+      return sums, None
+
+    sums, _ = lax.scan(add, jnp.zeros((k, d)), (points, cluster))
+    return cluster[:, None], distance[:, None], sums
+
+  return jax.shard_map(
+    local,
+    mesh=mesh,
+    in_specs=(_SHARDED, _SHARDED, _REPLICATED),
+    out_specs=(_SHARDED, _SHARDED, _REPLICATED),
+    check_vma=False,
+  )(points, squares, centers)

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxdml import evaluation
-from jaxdml.evaluation import checks
+from jaxdml.evaluation import _checks as checks
 from jaxdml.report import analysis, figures, galleries, sections, thumbnails
 from jaxdml.report.markup import csp_hash, json_script, text
 

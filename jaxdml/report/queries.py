@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdml.evaluation import checks
+from jaxdml.evaluation import _checks as checks
 
 __all__ = ["choose_queries", "fit"]
 

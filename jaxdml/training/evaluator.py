@@ -107,7 +107,9 @@ class Evaluator:
   def embed_with(self, apply: Callable[[np.ndarray], Any]) -> evaluation.Embedded:
     """Likewise, with any function of uint8 images [b, h, w, c] that gives [b, d]."""
     with self._batches() as batches:
-      return evaluation.embed(apply, batches, total=self._total, description=f"embed {self.name}")
+      return evaluation.embed_batches(
+        apply, batches, total=self._total, description=f"embed {self.name}"
+      )
 
   def pixels(self) -> evaluation.Embedded:
     """The flattened, centred pixels that the network receives: the embedding of no model."""

@@ -1,13 +1,12 @@
 """Embedding batches, and the raw-pixel floor."""
 
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdml.evaluation import embed, raw_pixels, retrieval_metrics
+from jaxdml.evaluation import batches as batches_module
+from jaxdml.evaluation import embed_batches, raw_pixels, retrieval_metrics
 
 
 def batches(n=10, size=4, devices=None):
@@ -31,7 +30,7 @@ def test_embed_drops_padding_and_keeps_order():
     compiled.append(images.shape)
     return images.reshape(images.shape[0], -1)[:, :2].astype(jnp.bfloat16)
 
-  embeddings, columns = embed(apply_fn, batches(), progress=False)
+  embeddings, columns = embed_batches(apply_fn, batches(), progress=False)
   assert embeddings.dtype == np.float32
   expected = np.arange(10)[:, None] * 4 + [0, 1]
   np.testing.assert_array_equal(embeddings, expected)
@@ -45,8 +44,8 @@ def test_embed_takes_batches_split_over_devices():
   def flat(images):
     return images.reshape(*images.shape[:-3], -1)
 
-  whole = embed(flat, batches(), progress=False)
-  split = embed(jax.vmap(flat), batches(devices=2), progress=False)
+  whole = embed_batches(flat, batches(), progress=False)
+  split = embed_batches(jax.vmap(flat), batches(devices=2), progress=False)
   np.testing.assert_array_equal(whole.embeddings, split.embeddings)
   np.testing.assert_array_equal(whole.columns["id"], split.columns["id"])
 
@@ -58,20 +57,19 @@ def test_embed_without_mask_and_with_a_bar(monkeypatch):
     bars.append(kwargs)
     return iterable
 
-  # By sys.modules: the package's attribute of that name is the function.
-  monkeypatch.setattr(sys.modules["jaxdml.evaluation.embed"], "tqdm", bar)
+  monkeypatch.setattr(batches_module, "tqdm", bar)
   listed = [{k: v for k, v in batch.items() if k != "mask"} for batch in batches(n=8)]
   for progress in (True, False):
-    result = embed(lambda x: x.reshape(len(x), -1), listed, progress=progress)
+    result = embed_batches(lambda x: x.reshape(len(x), -1), listed, progress=progress)
     assert len(result.embeddings) == 8
-  embed(lambda x: x.reshape(len(x), -1), iter(listed), total=7)
+  embed_batches(lambda x: x.reshape(len(x), -1), iter(listed), total=7)
   assert [kwargs["total"] for kwargs in bars] == [2, 2, 7]
   assert [kwargs["disable"] is True for kwargs in bars] == [False, True, False]
 
 
 def test_embed_refuses_nothing_and_misfits():
   with pytest.raises(ValueError, match="at least one batch"):
-    embed(lambda x: x, [], progress=False)
+    embed_batches(lambda x: x, [], progress=False)
   batch = {"image": np.zeros((2, 1, 1, 1)), "label": np.zeros(3)}
   with pytest.raises(ValueError, match=r"'label' to start with \(2,\) .* got shape \(3,\)"):
     raw_pixels([batch])

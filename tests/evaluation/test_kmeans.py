@@ -181,7 +181,7 @@ def test_memory_is_that_of_a_block():
   """Distances of all points to all centers would take 134 MB."""
   n, d, k, block = 65_536, 8, 512, 128
   data = module._Data(np.zeros((n, d), np.float32), np.zeros(d, np.float32), block)
-  compiled = module.steps.assign_points.lower(
+  compiled = module._assign_points.lower(
     data.sharded,
     data.sharded_squares,
     np.zeros((k, d), np.float32),

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdml.evaluation import nearest_neighbours, neighbours
+from jaxdml.evaluation import nearest_neighbours, retrieval
 
 
 def reference(queries, gallery, k, dropped, normalize=False):
@@ -22,7 +22,7 @@ def reference(queries, gallery, k, dropped, normalize=False):
 @pytest.mark.parametrize("tile", [64, 256, 16_384])
 def test_equals_a_full_sort_with_ties_whatever_the_tile(monkeypatch, tile):
   """Few distinct whole numbers: most similarities are tied, and exact."""
-  monkeypatch.setattr(neighbours, "_TILE", tile)
+  monkeypatch.setattr(retrieval, "_TILE", tile)
   rng = np.random.default_rng(0)
   queries = rng.integers(-2, 3, (30, 3)).astype(float)
   gallery = rng.integers(-2, 3, (500, 3)).astype(float)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxdml.evaluation import counting, ranks, retrieval_metrics
+from jaxdml.evaluation import _ranks as ranks
+from jaxdml.evaluation import retrieval_metrics
 
 KS = (1, 2, 4, 8, 50)
 
@@ -70,8 +71,8 @@ def way(request, monkeypatch):
   if request.param == "in order":
     monkeypatch.setattr(ranks, "_MOST_COUNTED_CPU", 0)
   else:
-    monkeypatch.setattr(counting, "_BLOCK_CPU", 16)
-    monkeypatch.setattr(counting, "_TILE_CPU", 64)
+    monkeypatch.setattr(ranks, "_BLOCK_CPU", 16)
+    monkeypatch.setattr(ranks, "_TILE_CPU", 64)
   return request.param
 
 

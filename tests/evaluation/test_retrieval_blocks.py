@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdml.evaluation import counting, ranks, retrieval_metrics, scores
-from jaxdml.evaluation.scores import problem
+from jaxdml.evaluation import _ranks as ranks
+from jaxdml.evaluation import _scores as scores
+from jaxdml.evaluation import retrieval_metrics
 
 
 def points(n=150, d=16, classes=30, seed=0):
@@ -23,7 +24,7 @@ def way(request, monkeypatch):
   """Both ways to find the ranks."""
   if request.param == "in order":
     monkeypatch.setattr(ranks, "_MOST_COUNTED_CPU", 0)
-  monkeypatch.setattr(counting, "_TILE_CPU", 64)
+  monkeypatch.setattr(ranks, "_TILE_CPU", 64)
 
 
 def test_every_device_count_gives_the_same(way, monkeypatch):
@@ -91,10 +92,8 @@ def test_a_query_of_many_and_one_of_few_relevant_items(monkeypatch):
   x = rng.normal(size=(len(labels), 4))
   expected = retrieval_metrics(x, labels)
   used = []
-  count = counting.count_ranks
-  monkeypatch.setattr(
-    counting, "count_ranks", lambda *a, **k: used.append(len(a[2])) or count(*a, **k)
-  )
+  count = ranks._counted
+  monkeypatch.setattr(ranks, "_counted", lambda *a, **k: used.append(len(a[2])) or count(*a, **k))
   monkeypatch.setattr(ranks, "_COMPILATION", 100)
   assert retrieval_metrics(x, labels) == pytest.approx(expected, abs=1e-12)
   assert len(used) > 1 and 0 < sum(used) < len(x) - 139
@@ -107,10 +106,11 @@ def test_memory_does_not_grow_with_the_product():
   def temporary(tiles, width=8, block=256, d=32):
     float32 = lambda *s: jax.ShapeDtypeStruct(s, jnp.float32)
     int32 = lambda *s: jax.ShapeDtypeStruct(s, jnp.int32)
-    program = counting._count.lower(
-      float32(block, d), int32(block, width), int32(block, width), int32(block, 1),
-      int32(block, 1), int32(1, tiles), int32(1), float32(tiles, 1024, d), float32(tiles, 1024),
-      int32(tiles, 1024), mesh=mesh, piece=64, zeros=0,
+    program = ranks._count_all.lower(
+      (float32(block, d), int32(block, width), int32(block, width), int32(block, 1),
+       int32(block, 1), int32(1, tiles), int32(1)),
+      (float32(tiles, 1024, d), float32(tiles, 1024), int32(tiles, 1024)),
+      mesh=mesh, piece=64, zeros=0,
     )  # fmt: skip
     return program.compile().memory_analysis().temp_size_in_bytes
 
@@ -145,7 +145,7 @@ def test_many_views_of_one_picture_are_dropped(way):
   x, labels = points(n=60, classes=4)
   ids = np.arange(60) % 5
   found = retrieval_metrics(x, labels, ids=ids, normalize=False)
-  task = problem(x, None, ids, None, False, name="x")
+  task = scores.problem(x, None, ids, None, False, name="x")
   assert (np.sort(task.excluded(np.arange(5)), axis=1)[:, :12] % 5 == ids[:5, None]).all()
   hits = []
   for i in range(60):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from jaxdml.evaluation import checks
+from jaxdml.evaluation import _checks as checks
 from jaxdml.report import analysis
 
 

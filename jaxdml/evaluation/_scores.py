@@ -1,8 +1,13 @@
-"""What retrieval metrics and neighbours share: checked inputs, one score, blocks over devices."""
+"""Scores of queries and items, on all local devices: shared by neighbours and retrieval metrics.
+
+A `Problem` holds the checked inputs. Queries are split over the devices in blocks of one size, so
+that one program serves them all; the items lie whole on every device, in tiles. `scores` is the
+only product that ranks anything: a pair's score is then the same wherever it is computed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +17,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from jaxdml.evaluation.checks import as_column, as_embeddings, normalized
+from jaxdml.evaluation._checks import as_column, as_embeddings, normalized
 from jaxdml.types import Array
 
 AXIS = "queries"
@@ -38,20 +43,24 @@ class Problem(NamedTuple):
   dropped: tuple[np.ndarray, np.ndarray, np.ndarray]
 
   def query_rows(self, rows: np.ndarray) -> np.ndarray:
-    """Queries `rows` as they are scored, [len(rows), d]."""
+    """Returns queries `rows` as they are scored, [len(rows), d]."""
     chosen = self.queries[rows]
     return normalized(chosen) if self.normalize else chosen
 
   def excluded(self, rows: np.ndarray) -> np.ndarray:
-    """The items that queries `rows` must not see, [len(rows), e]; places left over hold m."""
+    """Returns the items that queries `rows` must not see, [len(rows), e], filled up with m."""
     order, start, stop = self.dropped
     return padded_slices(order, start[rows], stop[rows], fill=len(self.items))
 
   def tiles(self, size: int, order: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The items as they are scored, in their order or another, [tiles, size, d], and offsets.
+    """Returns the items as they are scored, [tiles, size, d], and their offsets [tiles, size].
 
-    Offsets [tiles, size] are infinite for the padding. Each row is scaled by itself, so that it
-    has the same bits here and among the queries.
+    Offsets are infinite for the padding. Each row is scaled by itself, so that it has the same
+    bits here and among the queries.
+
+    Args:
+      size: items of a tile.
+      order: [m], the order of the items in the tiles; None: their own.
     """
     m, d = self.items.shape
     count = -(-m // size)
@@ -74,7 +83,7 @@ def problem(
   *,
   name: str,
 ) -> Problem:
-  """Checks the arguments that every ranking takes; `name` is what the caller calls its queries."""
+  """Checks the arguments that every ranking takes; `name` is the queries' in the messages."""
   queries = as_embeddings(name, queries)
   ids = None if ids is None else as_column("ids", ids, len(queries), name)
   if gallery is None:
@@ -110,10 +119,11 @@ def problem(
 
 
 def _far_center(items: np.ndarray) -> np.ndarray | None:
-  """About the mean [d] of items that are farther from the origin than from each other, or None.
+  """Returns about the mean [d] of items that are farther from the origin than from each other.
 
-  There the digits of q.g would say where both are, not how far from each other. It is rounded to a
-  power of two below their spread, so that whole numbers stay whole and equal distances equal.
+  There the digits of q.g would say where both are, not how far from each other. The mean is
+  rounded to a power of two below their spread, so that whole numbers stay whole and equal
+  distances equal. None for all other items.
   """
   mean = items.mean(axis=0, dtype=np.float64)
   squares = np.einsum("nd,nd->", items, items, dtype=np.float64) / len(items)
@@ -143,7 +153,7 @@ def codes(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def matches(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Where the values of `first` [n] occur in `second` [m], whatever their type.
+  """Finds the values of `first` [n] in `second` [m], whatever their type.
 
   Returns (order [m], start [n], stop [n]): first[i] occurs at order[start[i] : stop[i]], ascending.
 
@@ -159,17 +169,14 @@ def matches(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def padded_slices(
-  values: np.ndarray, start: np.ndarray, stop: np.ndarray, *, fill: int, width: int | None = None
+  values: np.ndarray, start: np.ndarray, stop: np.ndarray, *, fill: int
 ) -> np.ndarray:
   """Lays out values[start[i] : stop[i]] as rows, int32 [n, width], filled up with `fill`.
 
-  The default width is the longest row, at least 1, rounded up to a power of 2: few shapes, few
-  programs.
+  The width is the longest row, at least 1, rounded up to a power of 2: few shapes, few programs.
   """
   length = stop - start
-  if width is None:
-    width = power_of_two(int(length.max(initial=1)))
-  places = np.arange(width)
+  places = np.arange(power_of_two(int(length.max(initial=1))))
   inside = places < length[:, None]
   if not len(values):
     return np.full(inside.shape, fill, np.int32)
@@ -178,18 +185,18 @@ def padded_slices(
 
 
 def power_of_two(n: int) -> int:
-  """The smallest power of 2 that is at least n."""
+  """Returns the smallest power of 2 that is at least n."""
   return 1 << max(n - 1, 0).bit_length()
 
 
 def scores(queries: Array, items: Array, offset: Array | None) -> Array:
-  """Scores [b, c] of queries [b, d] and items [c, d]; -inf where the offset is infinite."""
+  """Returns the scores [b, c] of queries [b, d] and items [c, d]; -inf where the offset is inf."""
   dots = jnp.matmul(queries, items.T, precision=lax.Precision.HIGHEST)
   return dots if offset is None else dots - offset
 
 
 def device_mesh(blocks: int) -> Mesh:
-  """As many local devices as there are blocks of queries to share out."""
+  """Returns a mesh of as many local devices as there are blocks of queries to share out."""
   devices = jax.local_devices()
   return Mesh(np.asarray(devices[: max(min(len(devices), blocks), 1)]), (AXIS,))
 
@@ -202,6 +209,42 @@ def replicated(mesh: Mesh, values: Any) -> Any:
 def sharded(mesh: Mesh, values: Any) -> Any:
   """Splits the first axis of arrays over the devices of the mesh."""
   return jax.device_put(values, NamedSharding(mesh, PartitionSpec(AXIS)))
+
+
+def on_each_device(
+  fn: Callable[..., Any], mesh: Mesh, split: tuple[Any, ...], whole: tuple[Any, ...]
+) -> Any:
+  """Calls fn(*split, *whole) on each device with its part of the queries and with all items.
+
+  Args:
+    fn: each of its results has the queries of the device as first axis.
+    mesh: of `device_mesh`.
+    split: arrays of the queries.
+    whole: arrays of the items, or None.
+  """
+  specs = (PartitionSpec(AXIS),) * len(split) + (PartitionSpec(),) * len(whole)
+  mapped = jax.shard_map(
+    fn, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False
+  )
+  return mapped(*split, *whole)
+
+
+def descending_keys(similarity: np.ndarray) -> np.ndarray:
+  """Returns uint64 keys [b, m] of scores [b, m] that sort by score, highest first, then by index.
+
+  The index is in the lower half: no two keys are equal, and an unstable sort gives one order.
+
+  >>> keys = np.sort(descending_keys(np.array([[-1.0, 0.5, -0.0, 0.5, 0.0]], np.float32)))
+  >>> (keys & 0xFFFFFFFF).tolist()
+  [[1, 3, 2, 4, 0]]
+  """
+  # As unsigned integers, floats of either sign ascend away from 0: with those above 0 turned
+  # round, all descend. Adding 0 makes -0 equal to 0.
+  bits = (similarity + np.float32(0)).view(np.uint32)
+  keys = np.where(bits >> 31, bits, bits ^ np.uint32(0x7FFFFFFF)).astype(np.uint64)
+  keys <<= np.uint64(32)
+  keys |= np.arange(similarity.shape[1], dtype=np.uint64)
+  return keys
 
 
 def blocks_of_rows(

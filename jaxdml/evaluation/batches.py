@@ -1,4 +1,4 @@
-"""Runs a model over batches and gathers what the metrics take."""
+"""Embeddings of whole batches of images, as the metrics take them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Embedded(NamedTuple):
   columns: dict[str, np.ndarray]
 
 
-def embed(
+def embed_batches(
   apply_fn: Callable[[Any], Any],
   batches: Iterable[Mapping[str, Any]],
   *,
@@ -43,7 +43,7 @@ def embed(
     ValueError: no batches, or a column with another number of rows than the images.
 
   >>> batch = {"image": np.ones((2, 2, 2, 1)), "mask": np.array([True, False]), "label": [7, 0]}
-  >>> result = embed(lambda images: images.reshape(2, -1), [batch], progress=False)
+  >>> result = embed_batches(lambda images: images.reshape(2, -1), [batch], progress=False)
   >>> result.embeddings.shape, result.columns
   ((1, 4), {'label': array([7])})
   """
@@ -83,7 +83,7 @@ def raw_pixels(
   """Returns flattened pixels as embeddings: the floor that a trained model has to beat.
 
   Args:
-    batches: as in `embed`.
+    batches: as in `embed_batches`.
     center: subtract each image's mean, so that cosine similarity is Pearson's correlation.
     progress: show a progress bar.
     total: number of batches, for the bar.
@@ -97,7 +97,7 @@ def raw_pixels(
     pixels = images.reshape(*images.shape[:-3], -1)
     return pixels - pixels.mean(-1, keepdims=True) if center else pixels
 
-  return embed(flatten, batches, progress=progress, total=total, description="raw pixels")
+  return embed_batches(flatten, batches, progress=progress, total=total, description="raw pixels")
 
 
 def _collect(

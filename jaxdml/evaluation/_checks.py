@@ -1,4 +1,4 @@
-"""Input checks that the metrics share."""
+"""Checks of the arrays that people pass to the metrics, and rows scaled to unit norm."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from jaxdml import evaluation
-from jaxdml.evaluation import Neighbours, checks
+from jaxdml.evaluation import Neighbours
+from jaxdml.evaluation import _checks as checks
 from jaxdml.search.errors import SearchError
 
 __all__ = ["BACKENDS", "Index", "recall"]

@@ -9,7 +9,7 @@ import jax
 
 Array = jax.Array
 Batch = Mapping[str, Array]
-"""`image` [n, h, w, c] float32, `label` [n] int32, `index` [n] int32 (record in the data set)."""
+"""`image` [n, h, w, c] uint8, `label` [n] int32, `index` [n] int32 (record in the data set)."""
 PyTree = Any
 
 

@@ -25,6 +25,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from jaxdml import _files
 from studies import cells as cells_lib
 from studies import pool, simulation, table
 from studies.cells import Cell
@@ -44,7 +45,7 @@ def _train(cell: Cell, data_dir: str, cache: str, keep_checkpoints: bool) -> str
   jax.config.update("jax_compilation_cache_dir", cache)
   config = cells_lib.config_of(cell)
   cell.folder.mkdir(parents=True, exist_ok=True)
-  _write_json(cell.folder / "cell.json", cells_lib.as_json(config))
+  _files.write_json(cell.folder / "cell.json", cells_lib.as_json(config))
   config.data.data_dir = data_dir
   config.train.report = False  # of hundreds of runs nobody reads the pages
   rows = loop.train_and_evaluate(config, cell.folder)
@@ -135,8 +136,8 @@ def run_suite(suite: Suite, args: argparse.Namespace) -> int:
     }
     for cell in flat
   ]
-  _write_json(folder / "tuning.json", tuning)
-  _write_json(folder / "info.json", _info(suite, args, [*flat, *cells]))
+  _files.write_json(folder / "tuning.json", tuning)
+  _files.write_json(folder / "info.json", _info(suite, args, [*flat, *cells]))
   minutes = (time.perf_counter() - wall) / 60
   print(f"{suite.name}: {len(rows)} rows in {folder / 'table.csv'}, {minutes:.1f} minutes")
   return failed
@@ -159,12 +160,6 @@ def _info(suite: Suite, args: argparse.Namespace, cells: Sequence[Cell]) -> dict
     "machine": machine.describe_machine(),
     "versions": machine.describe_versions(),
   }
-
-
-def _write_json(path: pathlib.Path, value: Any) -> None:
-  temporary = path.with_suffix(".tmp")
-  temporary.write_text(json.dumps(value, indent=2) + "\n")
-  temporary.replace(path)
 
 
 def _run(name: str, args: argparse.Namespace) -> int:

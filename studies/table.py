@@ -16,6 +16,8 @@ import pathlib
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from jaxdml import _files
+
 __all__ = ["Row", "TableError", "read", "write"]
 
 
@@ -91,13 +93,7 @@ def write(rows: Iterable[Row], path: str | os.PathLike[str]) -> None:
   dump = _by_suffix(path, {".csv": _dump_csv, ".jsonl": _dump_jsonl})
   named = (_row(f"{path}: row {i}", Row(*row)._asdict()) for i, row in enumerate(rows))
   text = dump(_checked(named, path))
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
-  try:
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  _files.write_text(path, text)
 
 
 def _by_suffix(path: pathlib.Path, choices: dict[str, Callable]) -> Callable:

@@ -85,18 +85,18 @@ def _read(trained: Any, folder: pathlib.Path) -> Any:
   import numpy as np
 
   from jaxdml.data import ImageDecodeError
-  from jaxdml.prepare.photos import SUFFIXES
+  from jaxdml.data.picture_files import SUFFIXES, is_picture, walk
 
   if not folder.is_dir():
     raise ValueError(f"--images: expected a folder; there is none at {folder}")
-  paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)[:_MOST]
+  paths = [folder / path for path in sorted(filter(is_picture, walk(folder, links=True)))[:_MOST]]
   if not paths:
     raise ValueError(f"--images: expected images ({', '.join(SUFFIXES)}); none in {folder}")
   images = []
   for path in paths:
     try:
       images.append(trained.preprocess(path))
-    except ImageDecodeError as error:
+    except (ImageDecodeError, OSError) as error:
       print(f"left out: {path}: {error}", file=sys.stderr)
   if not images:
     raise ValueError(f"--images: none of the {len(paths)} in {folder} can be decoded")

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from jaxdml import evaluation
+from jaxdml._text import printable
 from jaxdml.commands import errors as command
 from jaxdml.data import DatasetNotPreparedError, ImageDecodeError
 from jaxdml.drawing import batch as picture
@@ -124,15 +125,10 @@ def _write(
   axes: Axes, x: float, y: float, text: str, size: float, *, room: float, **style: Any
 ) -> None:
   """Text on its baseline at (x, y), shrunk to fit into `room` cells; never read as mathtext."""
-  text = _printable(text)
+  known = font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap()
+  text = printable(text, lambda char: ord(char) in known)
   size = min(size, room / max(len(text) * _LETTER, 1e-9))
   axes.text(x, y, text, fontsize=size, parse_math=False, color=_QUERY, **style)
-
-
-def _printable(text: str) -> str:
-  """Replaces what the font cannot draw, and line breaks, by code points."""
-  known = font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap()
-  return "".join(c if ord(c) in known and c.isprintable() else f"[U+{ord(c):04X}]" for c in text)
 
 
 def _as_pictures(images: Any) -> np.ndarray:

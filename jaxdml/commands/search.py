@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from jaxdml._text import printable
 from jaxdml.commands import errors as command
 
 _CHECKED = 1000  # rows of the store that --check searches for
@@ -210,7 +211,7 @@ def _retrieve(args: argparse.Namespace, queries: list[Any], store: Any, trained:
     f"{len(store)} images of {name}, by cosine similarity ({index.description}). "
     f"Model: {run}, step {trained.step}."
   )
-  print(f"{search.format_results(results)}\n{search.printable(note)}")
+  print(f"{search.format_results(results)}\n{printable(note)}")
   if args.check and index.approximate:
     print(check(index, store, k))
   gone = sum(hit.image is None for result in results for hit in result.hits)

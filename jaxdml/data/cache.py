@@ -22,6 +22,7 @@ import numpy as np
 import PIL
 from tqdm import tqdm
 
+from jaxdml import _files
 from jaxdml.data import heif
 from jaxdml.data.decode import Header, decode_probed, probe, reduction_for
 
@@ -101,20 +102,16 @@ class Decoder:
     if self.directory in _told:
       return
     folder = os.path.dirname(path)
-    temporary = None
     try:
       os.makedirs(folder, exist_ok=True)
       usage = shutil.disk_usage(folder)
       if usage.free - image.nbytes < _FREE * usage.total:
         raise OSError(f"its disk is full but for {_FREE:.0%}")
-      descriptor, temporary = tempfile.mkstemp(dir=folder)
-      with os.fdopen(descriptor, "wb") as file:
+      # Nobody waits for the disk: what a power failure leaves of a file, `_read` refuses.
+      with _files.replacing(path, sync=False) as temporary, temporary.open("wb") as file:
         file.write(_HEAD.pack(_MAGIC, *image.shape))
         file.write(np.ascontiguousarray(image))
-      os.replace(temporary, path)
     except OSError as error:
-      if temporary is not None and os.path.exists(temporary):
-        os.unlink(temporary)
       _told.add(self.directory)
       tqdm.write(
         f"data.cache={self.directory}: no more pictures are kept ({error}); they are decoded anew",

@@ -16,13 +16,16 @@ from PIL import Image, ImageOps
 
 from jaxdml.data import heif
 
-__all__ = ["FORMATS", "MAX_PIXELS", "Header", "ImageDecodeError", "decode", "probe"]
+__all__ = ["FORMATS", "MAX_BYTES", "MAX_PIXELS", "Header", "ImageDecodeError", "decode", "probe"]
 
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What can be decoded, HEIF with pillow-heif. Pillow knows more, some of which start programs."""
 
 MAX_PIXELS = 178_956_970
 """Larger images are refused before they are decoded: 512 MiB as RGB, Pillow's own limit."""
+
+MAX_BYTES = 2**29
+"""Larger files are refused: no image of `MAX_PIXELS` 8-bit RGB pixels needs as much."""
 
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -68,13 +71,18 @@ def probe(encoded: bytes) -> Header:
   """Reads an image's header without decoding it.
 
   Raises:
-    ImageDecodeError: no image of one of `FORMATS`, a header cut short, or more than `MAX_PIXELS`.
+    ImageDecodeError: no image of one of `FORMATS`, a header cut short, or more than `MAX_PIXELS`
+      or `MAX_BYTES`.
 
   >>> probe(cv2.imencode(".png", np.zeros((2, 3), np.uint8))[1].tobytes())[:4]
   ('PNG', 2, 3, True)
   """
   if not encoded:
     raise ImageDecodeError("the image is empty (0 bytes)")
+  if len(encoded) > MAX_BYTES:
+    raise ImageDecodeError(
+      f"the file is larger than {MAX_BYTES} bytes: no photo needs as much; save it as JPEG or PNG"
+    )
   if encoded.startswith(b"\xff\xd8\xff"):
     header = _probe_jpeg(encoded)
   elif encoded.startswith(_PNG):

@@ -11,7 +11,6 @@ import hashlib
 import logging
 import os
 import re
-import tempfile
 import threading
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,8 @@ from array_record.python import array_record_module
 from tensorflow_datasets.core.decode import DeserializeMethod
 from tensorflow_datasets.proto import tf_example_pb2
 from tqdm import tqdm
+
+from jaxdml import _files
 
 INDEX_FILE = "jaxdml-labels.npz"
 """Side file with the labels of every split, in the directory of the prepared data set."""
@@ -251,12 +252,5 @@ def _load_index(path: Path, fingerprint: str) -> dict[str, np.ndarray] | None:
 
 
 def _store_index(path: Path, fingerprint: str, arrays: Mapping[str, np.ndarray]) -> None:
-  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".npz")
-  try:
-    with os.fdopen(handle, "wb") as file:
-      np.savez_compressed(file, **{_FINGERPRINT: np.asarray(fingerprint)}, **arrays)
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
-  except BaseException:
-    Path(temporary).unlink(missing_ok=True)
-    raise
+  with _files.replacing(path) as temporary, temporary.open("wb") as file:
+    np.savez_compressed(file, **{_FINGERPRINT: np.asarray(fingerprint)}, **arrays)

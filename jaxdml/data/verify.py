@@ -5,9 +5,6 @@ from __future__ import annotations
 from jaxdml.data import decode
 from jaxdml.data.decode import ImageDecodeError
 
-MAX_BYTES = 2**29
-"""Larger files are refused: no image of `decode.MAX_PIXELS` 8-bit RGB pixels needs as much."""
-
 _CHANNELS = 3
 _SMALLEST = (1, 1)  # a size that lets a JPEG be decoded at an eighth
 
@@ -25,10 +22,6 @@ def check_image(encoded: bytes) -> None:
   Raises:
     ImageDecodeError: it is empty, no image, cut short, damaged or too large; the message says so.
   """
-  if len(encoded) > MAX_BYTES:
-    raise ImageDecodeError(
-      f"the file is larger than {MAX_BYTES} bytes: no photo needs as much; save it as JPEG or PNG"
-    )
   header = decode.probe(encoded)
   blocks = -(-header.height // 8) * -(-header.width // 8)
   if header.format == "JPEG" and blocks > 8 * len(encoded):

@@ -15,7 +15,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
-__all__ = ["SUFFIXES", "Row", "check_suffix", "draw", "printable"]
+from jaxdml import _text
+
+__all__ = ["SUFFIXES", "Row", "check_suffix", "draw", "drawable"]
 
 SUFFIXES = (".png", ".pdf", ".svg")
 """Kinds of pictures that commands write."""
@@ -130,11 +132,11 @@ def _name_width(rows: Sequence[Row]) -> int:
 
 
 def _shown(row: Row) -> tuple[str, list[str]]:
-  return printable(row.name[:_NAME])  # More characters than pixels are not measured.
+  return drawable(row.name[:_NAME])  # More characters than pixels are not measured.
 
 
 def _line_count(text: str, room: float, size: float) -> int:
-  shown, families = printable(text)
+  shown, families = drawable(text)
   return len(_fit(shown, room, _TITLE_LINES, _measure(families, size))) or 1
 
 
@@ -212,7 +214,7 @@ def _compose(
   FigureCanvasAgg(figure)
   figure.figimage(canvas, resize=False)
   for x, y, text, room, lines, size in texts:
-    shown, families = printable(text)
+    shown, families = drawable(text)
     fitted = _fit(shown, room, lines, _measure(families, size))
     figure.text(
       x / width, 1 - y / height, "\n".join(fitted), color=_INK,
@@ -249,21 +251,16 @@ def _found(family: str) -> str:
   return font_manager.findfont(FontProperties(family=family), fallback_to_default=False)
 
 
-def printable(text: str) -> tuple[str, list[str]]:
+def drawable(text: str) -> tuple[str, list[str]]:
   """Makes a text drawable: (the text, the font families that it takes).
 
   Line breaks, control characters and what no installed font can draw appear as code points.
 
-  >>> printable("Čapek\\n")
+  >>> drawable("Čapek\\n")
   ('Čapek[U+000A]', ['DejaVu Sans'])
   """
-  families, shown = ["DejaVu Sans"], []
-  for char in text:
-    family = _family(char) if char.isprintable() else None
-    shown.append(char if family else f"[U+{ord(char):04X}]")
-    if family and family not in families:
-      families.append(family)
-  return "".join(shown), families
+  shown = _text.printable(text, _family)
+  return shown, list(dict.fromkeys(["DejaVu Sans", *map(_family, shown)]))
 
 
 def _fit(text: str, room: float, lines: int, measure: Callable[[str], float]) -> list[str]:

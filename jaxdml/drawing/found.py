@@ -86,7 +86,7 @@ def _write(
   axes: Axes, x: float, y: float, text: str, size: float, room: float, colour: str
 ) -> None:
   """Text on its baseline at (x, y), cut short to fit into `room` cells."""
-  shown, families = picture.printable(text.encode("utf-8", "backslashreplace").decode())
+  shown, families = picture.drawable(text)
   font = FontProperties(family=families, size=size)
   renderer: Any = axes.figure.canvas.get_renderer()
   scale = axes.figure.dpi * _CELL

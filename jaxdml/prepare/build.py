@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from jaxdml import _files
 from jaxdml.data import shrink, storage, verify
 from jaxdml.data.decode import ImageDecodeError
 from jaxdml.prepare import shards
@@ -83,7 +84,7 @@ class Build:
       "shards": self._plan.names(),
     }
     path = self._progress / "source.json"
-    before = shards.read_json(path)
+    before = _files.read_json(path)
     if before != state:
       if before is not None:
         print(
@@ -93,7 +94,7 @@ class Build:
         )
       shutil.rmtree(self._work, ignore_errors=True)
       self._progress.mkdir(parents=True)
-      shards.write_json(path, state)
+      _files.write_json(path, state)
     self._data.mkdir(exist_ok=True)
     names = {f"{name}{end}" for name in self._plan.names() for end in ("", ".json")}
     for directory in (self._data, self._progress):
@@ -105,7 +106,7 @@ class Build:
     found = {}
     for key in self._plan.sizes:
       name = self._plan.name(key)
-      result = shards.read_json(self._progress / f"{name}.json")
+      result = _files.read_json(self._progress / f"{name}.json")
       shard = self._data / name
       if result is not None and shard.is_file() and shard.stat().st_size == result["file_bytes"]:
         found[key] = result
@@ -221,7 +222,7 @@ class Build:
         labels[f"{split}/{column}"] = np.asarray(values, np.int64)
     storage.write_labels(self._data, labels)
     total = {"images": len(self._items), "skipped": len(self._skipped)}
-    shards.write_json(self._data / SOURCE_FILE, {"fingerprint": self._fingerprint, **total})
+    _files.write_json(self._data / SOURCE_FILE, {"fingerprint": self._fingerprint, **total})
     with (self._data / SKIPPED_FILE).open("w", encoding="utf-8") as file:
       for entry in self._skipped:
         line = {"path": entry["path"], "reason": entry["reason"]}

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from jaxdml.data import verify
+from jaxdml.data import picture_files
 from jaxdml.prepare import copies, photos
-from jaxdml.prepare import manifest as manifests
 from jaxdml.prepare.photos import ImageFolderError, Photo
 from jaxdml.prepare.records import Item
 
@@ -46,7 +45,7 @@ class ImageFolder:
   supervised: str = "label"
 
   def read(self, start: int) -> Iterator[bytes]:
-    """Yields the bytes of the files `items[start:]`; at most one more than `verify.MAX_BYTES`.
+    """Yields the bytes of the files `items[start:]`; at most one more than `decode.MAX_BYTES`.
 
     Raises:
       ImageFolderError: a file cannot be read any more.
@@ -54,8 +53,7 @@ class ImageFolder:
     for place in range(start, len(self.items)):
       path = self.root / self.items[place].path
       try:
-        with path.open("rb") as file:
-          encoded = file.read(verify.MAX_BYTES + 1)
+        encoded = picture_files.read(path)
       except OSError as error:
         raise photos.unreadable(path, error) from error
       yield encoded
@@ -72,7 +70,7 @@ def source(
 ) -> ImageFolder:
   """Finds the photos below a folder, with their classes and splits.
 
-  Layouts: `root/CLASS/**/*.jpg` (and `photos.SUFFIXES`); `root/train/CLASS/**` beside
+  Layouts: `root/CLASS/**/*.jpg` (and `picture_files.SUFFIXES`); `root/train/CLASS/**` beside
   `root/test/CLASS/**`, or query and gallery instead of test; or any, with a manifest (see
   `manifest.read`). Without splits of its own the collection is divided by class, see `divide`.
   What was found, and what the user should know about it, is printed on stderr.
@@ -103,7 +101,10 @@ def source(
   folder = photos.Folder(root)
   notes: list[str] = []
   if manifest is None:
-    found = photos.from_folders(folder, notes)
+    try:
+      found = photos.from_folders(folder, notes)
+    except picture_files.FolderError as error:
+      raise ImageFolderError(str(error)) from error
   else:
     found = photos.from_manifest(folder, manifest, notes)
   groups = copies.find(folder.path, found, f"image_folder/{name}")
@@ -191,7 +192,7 @@ def _fingerprint(found: Iterable[Photo], names: Mapping[str, Sequence[str]]) -> 
 
 def _summary(found: Sequence[Photo]) -> str:
   parts = []
-  for split in manifests.SPLITS:
+  for split in picture_files.SPLITS:
     labels = [photo.labels["label"] for photo in found if photo.split == split]
     if labels:
       parts.append(f"{split} {len(labels)} of {len(set(labels))} classes")

@@ -10,15 +10,12 @@ import io
 import json
 import os
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxdml.data.picture_files import SPLITS, clean_name
 from jaxdml.prepare.shards import PrepareError
-
-SPLITS = ("train", "test", "query", "gallery")
-"""The splits that a manifest or folders can name."""
 
 REQUIRED = ("path", "label")
 OPTIONAL = ("coarse", "fine", "split")
@@ -69,28 +66,6 @@ class Problems:
       shown.append(f"and {self._count - len(shown)} more problems")
     separator = " " if len(shown) == 1 else "\n  "
     raise ManifestError(separator.join([f"manifest {self._manifest}:", *shown]))
-
-
-def clean_name(name: str) -> str:
-  r"""Returns a class name as it is stored: in Unicode's form NFC, without spaces around it.
-
-  Names that look the same are so one class, whichever system wrote them.
-
-  >>> clean_name(" e\u0301t\u00e9 ") == "\u00e9t\u00e9"
-  True
-  """
-  return unicodedata.normalize("NFC", name).strip()
-
-
-def encoding_problem(name: str) -> str | None:
-  """Says what is wrong with a file name that is not UTF-8 on the disk, or None."""
-  try:
-    name.encode()
-  except UnicodeEncodeError:
-    return (
-      f"the name {os.fsencode(name)!r} in it is not UTF-8: rename it, or if it is, set PYTHONUTF8=1"
-    )
-  return None
 
 
 def name_problem(name: str) -> str | None:

@@ -8,20 +8,20 @@ import posixpath
 import re
 import stat
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxdml.data.picture_files import (
+  SPLITS,
+  SUFFIXES,
+  clean_name,
+  is_picture,
+  level,
+  walk,
+)  # fmt: skip
 from jaxdml.prepare import manifest as manifests
 from jaxdml.prepare.shards import PrepareError
 
-SUFFIXES = (
-  *(".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jpeg", ".jpg"),
-  *(".png", ".tif", ".tiff", ".webp"),
-)
-"""Files that count as images in class folders, in any case. A manifest may name any file."""
-
-_IGNORED = {"$recycle.bin", "@eadir", "__macosx", "desktop.ini", "thumbs.db"}
 _ALMOST_SPLITS = {"dev", "val", "valid", "validation"}
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _SHOWN = 5
@@ -141,45 +141,6 @@ class Folder:
     hint = "; use '/' between folders" if "\\" in relative else ""
     raise ImageFolderError(f"{relative!r} does not exist in {self.path}{hint}")
 
-  def level(self, relative: str) -> tuple[list[str], list[str]]:
-    """Returns the folders and the files directly in a folder, sorted; hidden ones are left out.
-
-    Raises:
-      ImageFolderError: it cannot be read, or is a link: that may lead outside or in a circle.
-    """
-    if relative and os.path.islink(self.path / relative):
-      raise ImageFolderError(
-        f"{self.path / relative} is a link to a folder; put the folder itself there, or list its "
-        "images in a manifest"
-      )
-    try:
-      with os.scandir(self.path / relative) as found:
-        entries = sorted((e for e in found if not _ignored(e.name)), key=lambda e: e.name)
-    except OSError as error:
-      raise ImageFolderError(f"{self.path / relative} cannot be read: {error.strerror}") from error
-    for entry in entries:
-      if problem := manifests.encoding_problem(entry.name):
-        raise ImageFolderError(f"{self.path / relative}: {problem}")
-    folders = [posixpath.join(relative, e.name) for e in entries if e.is_dir()]
-    files = [posixpath.join(relative, e.name) for e in entries if not e.is_dir()]
-    return folders, files
-
-  def files(self, relative: str) -> Iterator[str]:
-    """Yields the files below a folder, at any depth."""
-    waiting = [relative]
-    while waiting:
-      folders, files = self.level(waiting.pop())
-      waiting += folders
-      yield from files
-
-
-def _ignored(name: str) -> bool:
-  return name.startswith(".") or name.casefold() in _IGNORED
-
-
-def _is_image(path: str) -> bool:
-  return path.lower().endswith(SUFFIXES)
-
 
 def from_folders(folder: Folder, notes: list[str]) -> list[Photo]:
   """Returns the photos in class folders, sorted by path; what was left out goes to `notes`.
@@ -191,20 +152,20 @@ def from_folders(folder: Folder, notes: list[str]) -> list[Photo]:
   loose, other, empty, merged = [], collections.Counter(), [], {}
   photos = []
   if splits:
-    loose += folder.level("")[1]
+    loose += level(folder.path)[1]
   for split, parent in splits or [(None, "")]:
-    classes, files = folder.level(parent)
+    classes, files = level(folder.path, parent)
     loose += files
     for class_folder in classes:
-      name = manifests.clean_name(posixpath.basename(class_folder))
+      name = clean_name(posixpath.basename(class_folder))
       problem = manifests.name_problem(name)
       if problem:
         raise ImageFolderError(
           f"{folder.path / class_folder}: the name of this class {problem}; rename the folder"
         )
       found = []
-      for path in folder.files(class_folder):
-        if _is_image(path):
+      for path in walk(folder.path, class_folder):
+        if is_picture(path):
           found.append(path)
         else:
           other[posixpath.splitext(path)[1].lower() or "no suffix"] += 1
@@ -214,7 +175,7 @@ def from_folders(folder: Folder, notes: list[str]) -> list[Photo]:
       if not found:
         empty.append(class_folder)
       merged.setdefault((split, name), []).append(class_folder)
-  outside = [path for path in loose if _is_image(path)]
+  outside = [path for path in loose if is_picture(path)]
   if not photos:
     what = f"images that are in no class folder ({listed(outside)})" if outside else "no image"
     raise ImageFolderError(
@@ -236,14 +197,14 @@ def from_folders(folder: Folder, notes: list[str]) -> list[Photo]:
 
 def _split_folders(folder: Folder) -> list[tuple[str, str]]:
   """Returns (split, folder) where the folders directly in the root are splits, else nothing."""
-  folders = folder.level("")[0]
+  folders = level(folder.path)[0]
   names = {name.casefold() for name in folders}
-  if not names & set(manifests.SPLITS) or not names <= {*manifests.SPLITS, *_ALMOST_SPLITS}:
+  if not names & set(SPLITS) or not names <= {*SPLITS, *_ALMOST_SPLITS}:
     return []
   for name in folders:
-    if name.casefold() not in manifests.SPLITS:
+    if name.casefold() not in SPLITS:
       raise ImageFolderError(
-        f"{folder.path / name}: unknown split; folders can be {', '.join(manifests.SPLITS)}. A "
+        f"{folder.path / name}: unknown split; folders can be {', '.join(SPLITS)}. A "
         "validation part is cut out of the training classes later (eval.validation_fraction), so "
         "move this folder's classes to train or test"
       )
@@ -275,7 +236,7 @@ def from_manifest(
       continue
     lines[path] = row.line
     given = {"label": row.label, "coarse": row.coarse, "fine": row.fine}
-    labels = {c: manifests.clean_name(name) for c, name in given.items() if name is not None}
+    labels = {c: clean_name(name) for c, name in given.items() if name is not None}
     label, coarse = labels["label"], labels.get("coarse")
     first, line = coarse_of.setdefault(label, (coarse, row.line))
     if coarse != first:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, Protocol
 
 import tensorflow_datasets as tfds
 
+from jaxdml import _files
 from jaxdml.data import storage
 from jaxdml.prepare import shards
 from jaxdml.prepare.build import SKIPPED_FILE as SKIPPED_FILE
@@ -80,7 +81,7 @@ def target(name: str, version: str, data_dir: str | os.PathLike[str]) -> Path:
 
 def is_current(source: Source, directory: Path, max_side: int | None = None) -> bool:
   """Says whether a finished data set is what `write` would make of the source as it is now."""
-  made_from = shards.read_json(directory / SOURCE_FILE)
+  made_from = _files.read_json(directory / SOURCE_FILE)
   return made_from is not None and made_from["fingerprint"] == fingerprint(source, max_side)
 
 
@@ -153,12 +154,12 @@ def _lock(directory: Path) -> Iterator[None]:
 def _publish(work: Path, directory: Path, old: Path) -> None:
   """Puts the finished data set in place, and only then removes the one it replaces."""
   for path in (work / "data").iterdir():
-    shards.flush(path)
+    _files.flush(path)
   shutil.rmtree(old, ignore_errors=True)
   if directory.exists():
     os.replace(directory, old)
   os.replace(work / "data", directory)
-  shards.flush(directory.parent)
+  _files.flush(directory.parent)
   shutil.rmtree(old, ignore_errors=True)
   shutil.rmtree(work, ignore_errors=True)
 

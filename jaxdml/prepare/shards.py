@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,9 @@ from tensorflow_datasets.core import (
   naming,
 )
 
+from jaxdml import _files
+from jaxdml.errors import JaxdmlError
+
 MIN_ITEMS = 1024
 """Items in a shard; more if a split would have over `MAX_SHARDS`, as each keeps a file open."""
 MAX_SHARDS = 128
@@ -27,7 +29,7 @@ Key = tuple[str, int]
 """A shard: its split and its number."""
 
 
-class PrepareError(ValueError):
+class PrepareError(JaxdmlError, ValueError):
   """A data set cannot be prepared; the message says what is wrong and what to do."""
 
 
@@ -89,7 +91,7 @@ class Shard:
       self._writer.close()
     except RuntimeError as error:  # The writer speaks up only here.
       raise OSError(str(error)) from error
-    flush(self._temporary)
+    _files.flush(self._temporary)
     result = {
       "records": self._records,
       "record_bytes": self._bytes,
@@ -97,7 +99,7 @@ class Shard:
       "skipped": self.skipped,
     }
     os.replace(self._temporary, self._path)
-    write_json(progress / f"{self._path.name}.json", result)
+    _files.write_json(progress / f"{self._path.name}.json", result)
     return result
 
   def abandon(self) -> None:
@@ -106,33 +108,6 @@ class Shard:
       if self._writer.is_open():
         self._writer.close()
     self._temporary.unlink(missing_ok=True)
-
-
-def flush(path: Path) -> None:
-  """Waits until a file or directory is on the disk: a power failure then leaves it whole."""
-  handle = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(handle)
-  finally:
-    os.close(handle)
-
-
-def read_json(path: Path) -> Any:
-  """Returns what `write_json` wrote, or None if it is not there or not whole."""
-  try:
-    return json.loads(path.read_text(encoding="utf-8"))
-  except (FileNotFoundError, json.JSONDecodeError):
-    return None
-
-
-def write_json(path: Path, value: Any) -> None:
-  """Writes a small file that is there whole or not at all."""
-  temporary = path.with_name(f".{path.name}.tmp")
-  with temporary.open("w", encoding="utf-8") as file:
-    json.dump(value, file)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
 
 
 def serializer(features: tfds.features.FeaturesDict) -> Callable[[Mapping[str, Any]], bytes]:

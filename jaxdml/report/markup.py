@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from jaxdml import _files
 
 __all__ = ["csp_hash", "data_uri", "json_script", "number", "table", "text"]
 
@@ -27,21 +28,10 @@ def json_script(element_id: str, value: Any) -> str:
   >>> json_script("x", ["</script><!--", float("nan")])
   '<script type="application/json" id="x">["\\\\u003c/script\\\\u003e\\\\u003c!--",null]</script>'
   """
-  dumped = json.dumps(_finite(value), separators=(",", ":"), allow_nan=False)
+  dumped = _files.dump_json(value, strict=True)
   for character in "<>&":
     dumped = dumped.replace(character, f"\\u{ord(character):04x}")
   return f'<script type="application/json" id="{text(element_id)}">{dumped}</script>'
-
-
-def _finite(value: Any) -> Any:
-  """JSON knows no NaN: null instead."""
-  if isinstance(value, float):
-    return value if value - value == 0 else None
-  if isinstance(value, Mapping):
-    return {str(key): _finite(item) for key, item in value.items()}
-  if isinstance(value, (list, tuple)):
-    return [_finite(item) for item in value]
-  return value
 
 
 def csp_hash(script: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import jaxdml
-from jaxdml import data, evaluation
+from jaxdml import _files, data, evaluation
 from jaxdml.report import page
 from jaxdml.report.history import curves, read_history
 from jaxdml.training import defaults, hdml_variants, machine
@@ -99,10 +99,7 @@ def of_run(
 def write(page_text: str, out: str | os.PathLike[str]) -> pathlib.Path:
   """Writes a page whole or not at all; folders are made."""
   out = pathlib.Path(out)
-  out.parent.mkdir(parents=True, exist_ok=True)
-  temporary = out.with_name(f".{out.name}.tmp")
-  temporary.write_text(page_text, encoding="utf-8")
-  temporary.replace(out)
+  _files.write_text(out, page_text)
   return out
 
 

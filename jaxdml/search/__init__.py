@@ -13,7 +13,6 @@ from jaxdml.search.results import Query as Query
 from jaxdml.search.results import Result as Result
 from jaxdml.search.results import collect as collect
 from jaxdml.search.results import format_results as format_results
-from jaxdml.search.results import printable as printable
 from jaxdml.search.sources import DatasetImages as DatasetImages
 from jaxdml.search.sources import FolderImages as FolderImages
 from jaxdml.search.store import Store as Store
@@ -36,7 +35,6 @@ __all__ = [
   "embed_files",
   "embed_images",
   "format_results",
-  "printable",
   "recall",
   "write",
   "write_page",

@@ -7,10 +7,7 @@ at all; `finished.json` says that all are there, and which images could not be r
 from __future__ import annotations
 
 import json
-import os
 import pathlib
-import socket
-from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -84,15 +81,3 @@ def damaged(path: pathlib.Path, error: Exception) -> SearchError:
     f"{path} is damaged ({reason}); remove it and give the command of jaxdml embed "
     "again: it makes the missing shard"
   )
-
-
-def temporary(path: pathlib.Path) -> pathlib.Path:
-  """Where a file is written before it is renamed: a name of this process's own."""
-  return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
-
-
-def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
-  """Writes a file whole or not at all."""
-  partial = temporary(path)
-  partial.write_text(json.dumps(value, indent=2) + "\n")
-  os.replace(partial, path)

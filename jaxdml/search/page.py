@@ -8,6 +8,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
+from jaxdml import _files
 from jaxdml.drawing import found as picture
 from jaxdml.search.errors import SearchError
 from jaxdml.search.results import Hit, Result, encode, thumbnail
@@ -97,16 +98,11 @@ def write_page(
     OSError: it cannot be written.
   """
   out = check_out(path)
-  out.parent.mkdir(parents=True, exist_ok=True)
-  temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-  try:
+  with _files.replacing(out) as temporary:
     if out.suffix.lower() == ".png":
       picture.draw(results, title=title, note=note).savefig(temporary, format="png")
     else:
       temporary.write_text(to_html(results, title=title, note=note), encoding="utf-8")
-    os.replace(temporary, out)
-  finally:
-    temporary.unlink(missing_ok=True)
   return out
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from jaxdml._text import printable
 from jaxdml.data import DatasetNotPreparedError, ImageDecodeError, augment, decode
 from jaxdml.evaluation import Neighbours
 from jaxdml.search.store import Store
@@ -85,7 +86,7 @@ def _image(store: Store, row: int) -> bytes | None:
 def format_results(results: Sequence[Result]) -> str:
   """A text table for each query: rank, similarity, label, path.
 
-  Control characters in names are shown as escapes, so that no name can steer a terminal.
+  Control characters in names are shown as code points, so that no name can steer a terminal.
 
   >>> print(format_results([Result(Query("q.png", b""), (Hit(1, 0.9, "cat", "cat/1.png"),))]))
   q.png
@@ -101,15 +102,6 @@ def format_results(results: Sequence[Result]) -> str:
       path = printable(hit.path) + ("  (the query itself)" if hit.itself else "")
       lines.append(f"  {hit.rank:>4}  {hit.similarity:>10.3f}  {label:<{width}}  {path}")
   return "\n".join(lines)
-
-
-def printable(text: str) -> str:
-  r"""Text with what cannot be printed as escapes.
-
-  >>> printable("a\x1b[31m")
-  'a\\x1b[31m'
-  """
-  return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def thumbnail(encoded: bytes | None, side: int) -> np.ndarray | None:

@@ -9,19 +9,16 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxdml import data
-from jaxdml.data.verify import MAX_BYTES
-from jaxdml.prepare import manifest, photos
+from jaxdml.data import picture_files
 from jaxdml.search.errors import SearchError
 
 __all__ = ["DatasetImages", "FolderImages", "open_source"]
-
-_SKIPPED_FOLDERS = {"$recycle.bin", "@eadir", "__macosx"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,14 +49,17 @@ class FolderImages:
     if not folder.is_dir():
       what = "is a file" if folder.exists() else "does not exist"
       raise SearchError(f"{folder} {what}; expected a folder of images")
-    paths = sorted(_walk(folder))
+    try:
+      paths = sorted(filter(picture_files.is_picture, picture_files.walk(folder, links=True)))
+    except picture_files.FolderError as error:
+      raise SearchError(str(error)) from error
     if not paths:
       raise SearchError(
         f"{folder} holds no image, at any depth; expected files that end in "
-        f"{', '.join(photos.SUFFIXES)}"
+        f"{', '.join(picture_files.SUFFIXES)}"
       )
     tops = {path.split("/")[0].casefold() for path in paths if "/" in path}
-    skip = 1 if tops and tops <= set(manifest.SPLITS) else 0
+    skip = 1 if tops and tops <= set(picture_files.SPLITS) else 0
     labels = [_label(path.split("/")[skip:]) for path in paths]
     return cls(os.fspath(folder.resolve()), tuple(paths), tuple(labels))
 
@@ -214,44 +214,12 @@ def open_source(settings: dict[str, Any], paths: Sequence[str]) -> Any:
   return whole.select(np.array([int(path.rpartition("/")[2]) for path in paths], np.int64))
 
 
-def _walk(folder: pathlib.Path) -> Iterator[str]:
-  """Image files below a folder. Links are followed, and no folder is entered twice."""
-  entered = {os.path.realpath(folder)}
-  for parent, folders, files in os.walk(folder, onerror=_stop, followlinks=True):
-    below = "" if parent == os.fspath(folder) else os.path.relpath(parent, folder) + os.sep
-    for name in sorted(folders):
-      real = os.path.realpath(os.path.join(parent, name))
-      if _hidden(name) or real in entered:
-        folders.remove(name)
-      entered.add(real)
-    folders.sort()
-    for name in files:
-      if _hidden(name) or not name.lower().endswith(photos.SUFFIXES):
-        continue
-      if problem := manifest.encoding_problem(below + name):
-        raise SearchError(f"{parent}: {problem}")
-      if os.path.isfile(os.path.join(parent, name)):
-        yield (below + name).replace(os.sep, "/")
-
-
-def _stop(error: OSError) -> None:
-  raise SearchError(f"{error.filename} cannot be read: {error.strerror}") from error
-
-
-def _hidden(name: str) -> bool:
-  return name.startswith(".") or name.casefold() in _SKIPPED_FOLDERS
-
-
 def _label(parts: Sequence[str]) -> str | None:
-  return manifest.clean_name(parts[0]) if len(parts) > 1 else None
+  return picture_files.clean_name(parts[0]) if len(parts) > 1 else None
 
 
 def _read(path: str) -> bytes:
   try:
-    with open(path, "rb") as file:
-      content = file.read(MAX_BYTES + 1)
+    return picture_files.read(path)
   except OSError as error:
     raise data.ImageDecodeError(f"it cannot be read: {error.strerror}") from error
-  if len(content) > MAX_BYTES:
-    raise data.ImageDecodeError(f"the file is larger than {MAX_BYTES} bytes")
-  return content

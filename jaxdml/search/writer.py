@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from jaxdml import _files
 from jaxdml._version import __version__
 from jaxdml.search import layout, sources
 from jaxdml.search.errors import SearchError
@@ -71,7 +72,7 @@ class Writer:
         f"{self.out} is no folder of embeddings and not empty; give a new folder for them"
       )
     self.out.mkdir(parents=True, exist_ok=True)
-    layout.write_json(self.out / layout.SETTINGS, self._settings)
+    _files.write_json(self.out / layout.SETTINGS, self._settings)
 
   def missing(self) -> list[int]:
     """The numbers of the shards that are not there yet."""
@@ -118,20 +119,15 @@ class Writer:
     model = {**self._settings["model"], "jaxdml": __version__}
     metadata = {"jaxdml": json.dumps({"model": model, "skipped": list(skipped)})}
     table = pa.table(arrays).replace_schema_metadata(metadata)
-    path = self._path(shard)
-    temporary = layout.temporary(path)
-    try:
+    with _files.replacing(self._path(shard)) as temporary:
       parquet.write_table(table, temporary, write_page_checksum=True)
-      os.replace(temporary, path)
-    finally:
-      temporary.unlink(missing_ok=True)
 
   def finish(self) -> bool:
     """Marks the folder as finished if every shard is there; whether it is."""
     if self.missing():
       return False
     rows = sum(layout.rows(self._path(i)) for i in range(self.count))
-    layout.write_json(self.out / layout.FINISHED, {"embedded": rows, "skipped": self.skipped()})
+    _files.write_json(self.out / layout.FINISHED, {"embedded": rows, "skipped": self.skipped()})
     # Of runs that were killed while they wrote a shard.
     for left in self.out.glob(".shard-*.tmp"):
       left.unlink(missing_ok=True)

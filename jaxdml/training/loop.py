@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import json
 import pathlib
 import sys
 import time
@@ -14,7 +13,7 @@ import jax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from jaxdml import data, evaluation, models
+from jaxdml import _files, data, evaluation, models
 from jaxdml.training import checkpoints, hdml_variants, parallel, restore, setup, weights, writers
 from jaxdml.training import config as config_lib
 from jaxdml.training import workdir as workdir_lib
@@ -228,9 +227,7 @@ class _Run:
     if jax.process_index():
       return rows
     # Its presence says that the run has finished: whole or not at all.
-    temporary = self.workdir / "results.tmp"
-    temporary.write_text(json.dumps(rows, indent=2) + "\n")
-    temporary.replace(self.workdir / "results.json")
+    _files.write_json(self.workdir / "results.json", rows)
     queries = {k: int(v) for k, v in rows["trained model"].items() if k.startswith("num_")}
     label = self.config.data.eval_label or self.config.data.label
     if self.config.eval.select_by == "last":

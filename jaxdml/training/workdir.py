@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from jaxdml import _files
 from jaxdml.data import Dataset
 from jaxdml.training import defaults
 from jaxdml.training.config import ConfigError, flatten
@@ -50,7 +51,7 @@ def check(config: ConfigDict, workdir: pathlib.Path) -> None:
     if jax.process_index():
       return
     workdir.mkdir(parents=True, exist_ok=True)
-    _write(path, ours)
+    _files.write_json(path, ours)
     return
   try:
     theirs = flatten(json.loads(path.read_text("utf-8")))
@@ -82,7 +83,7 @@ def check_data(workdir: pathlib.Path, splits: Mapping[str, Dataset], label: str)
   """
   path = workdir / _DATA
   if not path.exists() and not jax.process_index():
-    _write(path, {name: _about(images, label) for name, images in splits.items()})
+    _files.write_json(path, {name: _about(images, label) for name, images in splits.items()})
   if changed := changed_data(workdir, splits, label):
     raise ConfigError(f"{changed}; choose another --workdir, or bring back the data set as it was")
 
@@ -117,12 +118,6 @@ def changed_data(workdir: pathlib.Path, splits: Mapping[str, Dataset], label: st
 def _about(images: Dataset, label: str) -> dict[str, Any]:
   count = len(images.classes(label))
   return {"images": len(images), "classes": count, "digest": images.digest}
-
-
-def _write(path: pathlib.Path, content: Any) -> None:
-  temporary = path.with_suffix(".tmp")
-  temporary.write_text(json.dumps(content, indent=2) + "\n")
-  temporary.replace(path)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 import jax
 from tensorboardX import SummaryWriter
 
+from jaxdml import _files
+
 __all__ = ["MetricsWriter"]
 
 
@@ -29,9 +31,7 @@ class MetricsWriter:
     lines = path.read_text().splitlines() if path.exists() else []
     # A line cut off by a kill is the last one, and belongs to a step that runs again.
     kept = [line for line in lines if _step(line) <= start_step]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(f"{line}\n" for line in kept))
-    temporary.replace(path)
+    _files.write_text(path, "".join(f"{line}\n" for line in kept))
     self._file = path.open("a")
     self._events = SummaryWriter(str(workdir), purge_step=start_step + 1 if start_step else None)
 

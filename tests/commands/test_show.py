@@ -100,7 +100,7 @@ def test_the_command_refuses_it_before_the_work(monkeypatch, capsys):
 
 
 def test_what_no_font_draws_appears_as_its_code_point():
-  text, families = picture.printable("Ж\u0378\x07")
+  text, families = picture.drawable("Ж\u0378\x07")
   assert text == "Ж[U+0378][U+0007]" and families == ["DejaVu Sans"]
 
 

@@ -178,14 +178,12 @@ def test_a_full_disk_is_said_once_and_ends_nothing(encoded, tmp_path, monkeypatc
   assert f"data.cache={tmp_path}" in said
 
 
-@pytest.mark.parametrize("function", ["replace", "fdopen"])
+@pytest.mark.parametrize("function", ["replace", "open"])
 def test_a_failed_write_leaves_nothing(encoded, tmp_path, monkeypatch, capsys, function):
-  def fail(first, *_):
-    if isinstance(first, int):
-      os.close(first)
+  def fail(*_):
     raise OSError(28, "No space left on device")
 
-  monkeypatch.setattr(cache.os, function, fail)
+  monkeypatch.setattr(*((os, "replace") if function == "replace" else (pathlib.Path, "open")), fail)
   decoder = cache.Decoder(str(tmp_path))
   np.testing.assert_array_equal(decoder(encoded["png"], 3), decode.decode(encoded["png"], 3))
   assert not _files(tmp_path)

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxdml import data
+from jaxdml import _files, data
 from jaxdml.commands import prepare
 from jaxdml.data import storage
 
@@ -66,7 +66,7 @@ def test_a_missing_public_data_set_says_how_to_get_it(tmp_path, name, archive):
   command = f"jaxdml prepare {name} --source=THAT_DIRECTORY --data_dir={tmp_path}"
   assert command in message
   # What it says works, but for the directory.
-  assert prepare.main([*command.split()[3:], "--overwrite"]) == 2
+  assert prepare.main([*command.split()[2:], "--overwrite"]) == 2
 
 
 def test_tfds_layout_of_cub_points_to_ours(tmp_path):
@@ -79,7 +79,7 @@ def test_tfds_layout_of_cub_points_to_ours(tmp_path):
 def test_a_missing_image_folder_says_how_to_get_it(tmp_path):
   with pytest.raises(data.DatasetNotPreparedError) as error:
     data.load("image_folder/birds", "train", data_dir=tmp_path)
-  assert "jaxdml.commands.prepare image_folder --source=FOLDER_WITH_THE_PHOTOS --name=birds" in str(
+  assert "jaxdml prepare image_folder --source=FOLDER_WITH_THE_PHOTOS --name=birds" in str(
     error.value
   )
 
@@ -142,9 +142,8 @@ def test_tfrecord_is_refused_with_the_command_that_converts_it(tmp_path, cars_di
   expected = f"tfds convert_format --dataset_version_dir={directory} --out_file_format=array_record"
   assert expected in str(error.value) and "tfrecord" in str(error.value)
   # What is prepared here is a newer version, and is taken.
-  assert (
-    f"jaxdml.commands.prepare cars196 --source=DIRECTORY --data_dir={tmp_path / 'tfds'}"
-    in str(error.value)
+  assert f"jaxdml prepare cars196 --source=DIRECTORY --data_dir={tmp_path / 'tfds'}" in str(
+    error.value
   )
 
 
@@ -193,7 +192,7 @@ def test_a_directory_that_cannot_be_written_still_loads(tmp_path, cars_dir, monk
   def refuse(*_, **__):
     raise PermissionError("read-only")
 
-  monkeypatch.setattr(storage.tempfile, "mkstemp", refuse)
+  monkeypatch.setattr(_files, "replacing", refuse)
   assert len(data.load("cars196", "train", data_dir=tmp_path / "tfds")) == 66
   assert not path.exists()
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdml.data import decode, heif, verify
+from jaxdml.data import decode, heif
 from jaxdml.data.decode import ImageDecodeError
 from jaxdml.data.verify import check_image
 
@@ -130,7 +130,7 @@ def test_what_is_no_image_does_not_pass(content, expected):
 
 def test_a_file_larger_than_any_photo_does_not_pass(monkeypatch):
   image = IMAGES["PNG"]
-  monkeypatch.setattr(verify, "MAX_BYTES", len(image))
+  monkeypatch.setattr(decode, "MAX_BYTES", len(image))
   check_image(image)
   with pytest.raises(ImageDecodeError, match="larger than"):
     check_image(image + b"\0")

@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from jaxdml import data
-from jaxdml.data import verify
+from jaxdml.data import picture_files
 from jaxdml.prepare import records
 from jaxdml.prepare.image_folder import ImageFolderError, divide, source
 from jaxdml.prepare.manifest import ManifestError
@@ -341,7 +341,7 @@ def test_the_fingerprint_changes_with_what_goes_in(tmp_path):
 
 def test_no_more_is_read_of_a_file_than_shows_that_it_is_too_large(tmp_path, monkeypatch):
   made = source(fill(tmp_path, "ant/a.jpg", "bee/a.jpg"), "mine")
-  monkeypatch.setattr(verify, "MAX_BYTES", 10)
+  monkeypatch.setattr(picture_files, "MAX_BYTES", 10)
   assert list(made.read(0)) == [picture(path)[:11] for path in ("ant/a.jpg", "bee/a.jpg")]
 
 

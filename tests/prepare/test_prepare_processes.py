@@ -13,7 +13,8 @@ from tests.data import official
 
 SLOW_RUN = """
 import os, pathlib, signal, sys, time
-from jaxdml.data import prepare, verify
+from jaxdml.commands import prepare
+from jaxdml.data import verify
 from jaxdml.prepare import build, shards
 shards.MIN_ITEMS, build._AHEAD, build._THREADS = 4, 1, 1
 kill_after, wait_for, *argv = sys.argv[1:]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from jaxdml import data
+from jaxdml import _files, data
 from jaxdml.data import storage
 from jaxdml.prepare import build, records, shards
 from jaxdml.prepare.records import PrepareError
@@ -239,21 +239,22 @@ def full_disk(*_):
 @pytest.mark.parametrize("where", ["flush", "write_json", "write_description"])
 def test_a_full_disk(tmp_path, monkeypatch, where):
   whole = records.write(Photos(), tmp_path / "whole")
-  original, calls = getattr(shards, where), []
+  module = shards if where == "write_description" else _files
+  original, calls = getattr(module, where), []
 
-  def third(*args):
+  def third(*args, **kwargs):
     calls.append(args)
     if len(calls) >= (1 if where == "write_description" else 3):
       full_disk()
-    return original(*args)
+    return original(*args, **kwargs)
 
-  monkeypatch.setattr(shards, where, third)
+  monkeypatch.setattr(module, where, third)
   with pytest.raises(PrepareError) as error:
     records.write(Photos(), tmp_path)
   message = str(error.value)
   assert "No space left on device" in message and str(tmp_path) in message and "again" in message
   assert not directory_of(tmp_path).exists()
-  monkeypatch.setattr(shards, where, original)
+  monkeypatch.setattr(module, where, original)
   assert content(records.write(Photos(), tmp_path)) == content(whole)
 
 

@@ -122,7 +122,7 @@ def test_names_cannot_steer_a_terminal():
   hit = search.Hit(1, 0.5, "\x1b[31m", "a\nb.png")
   table = search.format_results([search.Result(search.Query("\x1b]0;x\x07", b""), (hit,))])
   assert "\x1b" not in table and len(table.splitlines()) == 3
-  assert r"\x1b[31m" in table and r"a\nb.png" in table
+  assert "[U+001B][31m" in table and "a[U+000A]b.png" in table
 
 
 def test_thumbnails():

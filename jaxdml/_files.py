@@ -1,0 +1,105 @@
+"""Files that appear whole or not at all, whatever ends the process; and JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+  "dump_json", "flush", "read_json", "replacing", "write_bytes", "write_json", "write_text",
+]  # fmt: skip
+
+_NAME = 50  # Characters of a file's name in that of its temporary one: names have 255 bytes.
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[Path]:
+  """Gives the path of a temporary file to write, which then takes the place of `path`.
+
+  The temporary file lies beside `path` under a hidden name that ends in .tmp and that no other
+  process, host or thread takes; folders are made. After an error it is removed. A process that is
+  killed leaves it behind, and `path` as it was.
+
+  Args:
+    path: of the file.
+    sync: wait until the content is on the disk, so that a power failure leaves the old file or the
+      new one; without it a file may be there with nothing in it.
+  """
+  path = Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f".{path.name[:_NAME]}.{secrets.token_hex(8)}.tmp")
+  try:
+    yield temporary
+    if sync:
+      flush(temporary)
+    os.replace(temporary, path)
+  except BaseException:
+    temporary.unlink(missing_ok=True)
+    raise
+
+
+def flush(path: str | os.PathLike[str]) -> None:
+  """Waits until a file or directory is on the disk."""
+  handle = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(handle)
+  finally:
+    os.close(handle)
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+  """Writes a file whole or not at all."""
+  with replacing(path) as temporary:
+    temporary.write_bytes(content)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+  """Writes a text file, as UTF-8 with the line ends that `text` has, whole or not at all."""
+  write_bytes(path, text.encode())
+
+
+def write_json(
+  path: str | os.PathLike[str], value: Any, *, indent: int | None = 2, strict: bool = False
+) -> None:
+  """Writes `dump_json(value)` and a line end, whole or not at all."""
+  write_text(path, dump_json(value, indent=indent, strict=strict) + "\n")
+
+
+def dump_json(value: Any, *, indent: int | None = None, strict: bool = False) -> str:
+  """Returns a value as JSON.
+
+  Args:
+    value: of dicts, lists, text, numbers.
+    indent: spaces a level; None puts all on one line, without spaces.
+    strict: write what is NaN or infinite as null, for JSON knows neither and browsers refuse them;
+      else they are written as Python reads them, NaN and Infinity.
+
+  >>> dump_json({"a": [float("nan"), 1.5]}, strict=True)
+  '{"a":[null,1.5]}'
+  """
+  separators = (",", ":") if indent is None else None
+  value = _finite(value) if strict else value
+  return json.dumps(value, indent=indent, separators=separators, allow_nan=not strict)
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+  """Returns what a JSON file holds, or None if there is none or it is damaged."""
+  try:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+  except (FileNotFoundError, ValueError):
+    return None
+
+
+def _finite(value: Any) -> Any:
+  if isinstance(value, float):
+    return value if value - value == 0 else None
+  if isinstance(value, Mapping):
+    return {str(key): _finite(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [_finite(item) for item in value]
+  return value

@@ -1,0 +1,132 @@
+"""Files of pictures: those below a folder, and the bytes of one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import posixpath
+import unicodedata
+from collections.abc import Iterator
+
+from jaxdml.data.decode import MAX_BYTES
+from jaxdml.errors import JaxdmlError
+
+__all__ = [
+  "SPLITS", "SUFFIXES", "FolderError", "clean_name", "is_picture", "level", "read", "walk",
+]  # fmt: skip
+
+SUFFIXES = (
+  *(".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jpeg", ".jpg"),
+  *(".png", ".tif", ".tiff", ".webp"),
+)
+"""Files whose names end so, in any case, count as pictures."""
+
+SPLITS = ("train", "test", "query", "gallery")
+"""Names of folders that hold class folders in place of pictures."""
+
+# What macOS, Windows and network disks add to people's folders.
+_PASSED_OVER = {"$recycle.bin", "@eadir", "__macosx", "desktop.ini", "thumbs.db"}
+
+
+class FolderError(JaxdmlError, ValueError):
+  """A folder of pictures that cannot be used as it is; the message names the file or folder."""
+
+
+def is_picture(name: str) -> bool:
+  """Says whether a file counts as a picture by its name."""
+  return name.lower().endswith(SUFFIXES)
+
+
+def level(
+  root: str | os.PathLike[str], below: str = "", *, links: bool = False
+) -> tuple[list[str], list[str]]:
+  """Returns the folders and the files directly in a folder, each sorted.
+
+  Hidden ones are passed over, and what macOS, Windows and network disks add. A link counts as what
+  it leads to, and as a file if that is gone: whoever reads it will say so.
+
+  Args:
+    root: the folder that paths are relative to.
+    below: the folder to list, below `root`, with "/" between its parts.
+    links: it may be a link; else that is an error, for it may lead outside or in a circle.
+
+  Returns:
+    Their paths below `root`, with "/".
+
+  Raises:
+    FolderError: it cannot be read or is a link, or a name in it is not UTF-8.
+  """
+  where = os.path.join(root, below) if below else os.fspath(root)
+  if below and not links and os.path.islink(where):
+    raise FolderError(
+      f"{where} is a link to a folder; put the folder itself there, or list its images in a "
+      "manifest"
+    )
+  try:
+    with os.scandir(where) as found:
+      entries = sorted(
+        (e for e in found if e.name[0] != "." and e.name.casefold() not in _PASSED_OVER),
+        key=lambda e: e.name,
+      )
+  except OSError as error:
+    raise FolderError(f"{where} cannot be read: {error.strerror}") from error
+  folders, files = [], []
+  for entry in entries:
+    try:
+      entry.name.encode()
+    except UnicodeEncodeError as error:
+      raise FolderError(
+        f"{where}: the name {os.fsencode(entry.name)!r} in it is not UTF-8: rename it, or if it "
+        "is, set PYTHONUTF8=1"
+      ) from error
+    (folders if entry.is_dir() else files).append(posixpath.join(below, entry.name))
+  return folders, files
+
+
+def walk(root: str | os.PathLike[str], below: str = "", *, links: bool = False) -> Iterator[str]:
+  """Yields the files below a folder, at any depth, folder by folder in the order of `level`.
+
+  Args:
+    root: the folder that paths are relative to.
+    below: where to begin, as in `level`.
+    links: enter folders that are links, and no folder twice; else such a link is an error.
+
+  Raises:
+    FolderError: as `level`.
+  """
+  waiting = [below]
+  entered = {os.path.realpath(os.path.join(root, below))}
+  while waiting:
+    here = waiting.pop()
+    folders, files = level(root, here, links=links)
+    yield from files
+    new = []
+    for folder in folders:
+      real = os.path.realpath(os.path.join(root, folder)) if links else folder
+      if real not in entered:
+        entered.add(real)
+        new.append(folder)
+    waiting += reversed(new)
+
+
+def read(path: str | os.PathLike[str]) -> bytes:
+  """Returns the bytes of a file, of one that is too large to be decoded only the first of them.
+
+  Raises:
+    OSError: it cannot be read, or is no regular file.
+  """
+  if not os.path.isfile(path) and os.path.exists(path):
+    raise OSError(errno.EINVAL, "it is not a file", path)  # Reading a pipe would wait for ever.
+  with open(path, "rb") as file:
+    return file.read(MAX_BYTES + 1)
+
+
+def clean_name(name: str) -> str:
+  r"""Returns a class name as it is stored: in Unicode's form NFC, without spaces around it.
+
+  Names that look the same are so one class, whichever system wrote them.
+
+  >>> clean_name(" e\u0301t\u00e9 ") == "\u00e9t\u00e9"
+  True
+  """
+  return unicodedata.normalize("NFC", name).strip()

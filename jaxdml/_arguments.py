@@ -1,8 +1,7 @@
-"""What people pass in as arrays, keys and functions: taken as it is meant, or one clear error."""
+"""Checks of the arrays, keys and functions that callers pass: one clear error, or none."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,11 +10,11 @@ import numpy as np
 
 from jaxdml.types import Array, Refs
 
-__all__ = ["array", "check_function", "check_key", "integers", "mask", "references"]
+__all__ = ["array", "check_arrays", "check_functions", "integers", "mask"]
 
 
 def array(name: str, x: Any) -> Array | None:
-  """x as an array of JAX; None stays None.
+  """Returns x as an array of JAX; None stays None.
 
   Raises:
     TypeError: it holds no numbers.
@@ -69,39 +68,87 @@ def mask(name: str, x: Any) -> Array | None:
   return x
 
 
-def references(refs: Any) -> Refs | None:
-  """The same references, of arrays.
+def check_arrays(embeddings, labels, refs, ids, where, weights) -> tuple:
+  """Returns the arrays of a loss's call as JAX has them; refuses what does not fit together.
 
-  Raises:
-    TypeError: no `Refs`, or not of arrays as it says.
+  docs/conventions.md lists what is refused.
   """
-  if refs is None:
-    return None
+  embeddings, labels = array("embeddings", embeddings), array("labels", labels)
+  # Most calls leave these out; what is not there needs no look.
+  ids = None if ids is None else integers("ids", ids)
+  where = None if where is None else mask("where", where)
+  weights = None if weights is None else array("weights", weights)
+  if embeddings.ndim != 2:
+    raise ValueError(f"embeddings must be [n, d]; got shape {embeddings.shape}; use vmap for more")
+  if not jnp.issubdtype(embeddings.dtype, jnp.floating):
+    raise TypeError(f"embeddings must be floating point; got {embeddings.dtype}")
+  n = embeddings.shape[0]
+  if not n:
+    raise ValueError(f"embeddings must hold at least one; got shape {embeddings.shape}")
+  for name, x in (("labels", labels), ("ids", ids), ("where", where), ("weights", weights)):
+    if x is not None and x.shape != (n,):
+      raise ValueError(f"{name} must be [{n}], one for each embedding; got shape {x.shape}")
+  if refs is not None:
+    refs = _references(refs, n, embeddings.shape[1])
+    if refs.ids is not None and ids is None:
+      raise ValueError(
+        "refs.ids is given without ids: say which example each anchor is, or drop it"
+      )
+  return embeddings, labels, refs, ids, where, weights
+
+
+def _references(refs: Any, n: int, dim: int) -> Refs:
+  """The same references, of arrays that fit n anchors of that dimension."""
   if not isinstance(refs, Refs):
     raise TypeError(
       f"refs must be a jaxdml.types.Refs(embeddings, labels); got {type(refs).__name__}"
     )
-  embeddings = array("refs.embeddings", refs.embeddings)
-  if not jnp.issubdtype(embeddings.dtype, jnp.floating):
-    raise TypeError(f"refs.embeddings must be floating point; got {embeddings.dtype}")
-  return Refs(
-    embeddings,
-    array("refs.labels", refs.labels),
-    mask("refs.where", refs.where),
-    integers("refs.ids", refs.ids),
-  )
+  e = array("refs.embeddings", refs.embeddings)
+  if not jnp.issubdtype(e.dtype, jnp.floating):
+    raise TypeError(f"refs.embeddings must be floating point; got {e.dtype}")
+  labels, where = array("refs.labels", refs.labels), mask("refs.where", refs.where)
+  ids = integers("refs.ids", refs.ids)
+  if e.ndim not in (2, 3) or e.shape[-1] != dim or (e.ndim == 3 and len(e) != n):
+    raise ValueError(
+      f"refs.embeddings must be [m, {dim}] or, private to each anchor, [{n}, m, {dim}]; "
+      f"got shape {e.shape}"
+    )
+  if not e.shape[-2]:
+    raise ValueError(
+      f"refs.embeddings must hold at least one, which refs.where may mask; got shape {e.shape}"
+    )
+  for name, x in (("labels", labels), ("where", where), ("ids", ids)):
+    if x is not None and x.shape != e.shape[:-1]:
+      raise ValueError(f"refs.{name} must be shaped {e.shape[:-1]}; got {x.shape}")
+  return Refs(e, labels, where, ids)
 
 
-def check_function(name: str, fn: Callable | None, example: str) -> None:
-  """Refuses what cannot be called, a name for one."""
-  if fn is not None and not callable(fn):
-    raise TypeError(f"{name} must be a function, such as {example}; got {fn!r}")
+def check_functions(distance_fn, mining_fn, reduce_fn, key, block_size) -> None:
+  """Refuses what a loss is given beside its arrays where that is not what it must be.
 
-
-def check_key(key: Any) -> None:
-  """Refuses what is no single PRNG key, a seed for one."""
-  if key is None:
+  Raises:
+    TypeError: a name, or anything else that cannot be called, where a function is meant; a seed
+      where a PRNG key is meant.
+    ValueError: a block size that is no whole number of at least 1.
+  """
+  for name, fn, example in (
+    ("distance_fn", distance_fn, 'distances.cosine or distances.create("cosine")'),
+    ("mining_fn", mining_fn, 'mining.create("nearest_positive")'),
+    ("reduce_fn", reduce_fn, 'reducers.mean or reducers.create("mean")'),
+  ):
+    if fn is not None and not callable(fn):
+      raise TypeError(f"{name} must be a function, such as {example}; got {fn!r}")
+  if key is not None:
+    _check_key(key)
+  if block_size is None:
     return
+  if not isinstance(block_size, int | np.integer) or block_size < 1:
+    raise ValueError(
+      f"block_size must be at least 1 anchor, a whole number, or None; got {block_size}"
+    )
+
+
+def _check_key(key: Any) -> None:
   typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
   raw = getattr(key, "dtype", None) == np.uint32 and key.ndim == 1
   if not (raw or (typed and key.ndim == 0)):

@@ -1,9 +1,9 @@
-"""The data structures and callables that every layer speaks: `Refs`, `Pairs`, `Rows`, `*Fn`."""
+"""Data structures and callables that every room shares: `Refs`, `Pairs`, `Rows`, `*Fn`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypedDict
 
 import jax
 
@@ -14,7 +14,7 @@ PyTree = Any
 
 
 class Refs(NamedTuple):
-  """What the anchors are compared with.
+  """References: what the anchors are compared with.
 
   Attributes:
     embeddings: [m, d] shared by all anchors, or [n, m, d] private to each of n anchors.
@@ -30,21 +30,8 @@ class Refs(NamedTuple):
   ids: Array | None = None
 
 
-class Picked(NamedTuple):
-  """Which few columns a miner left in each row.
-
-  Attributes:
-    mask: [r, m] bool, the very array that the miner put into `Pairs`: columns are not to be trusted
-      where another has taken its place.
-    columns: [r, k] int32, the mask's True columns in any order; m where a row has fewer.
-  """
-
-  mask: Array
-  columns: Array
-
-
 class Pairs(NamedTuple):
-  """Rows of anchors against m references; what a mining function narrows.
+  """Rows of anchors against m references, which a mining function narrows.
 
   Attributes:
     distances: [r, m], smaller is closer.
@@ -52,8 +39,9 @@ class Pairs(NamedTuple):
     negative: [r, m] bool, the row's negatives.
     anchor: [r] int32, the anchor (index into the batch) that each row belongs to.
     keys: [r] PRNG keys, one a row, or None when the caller gave no key.
-    positive_at: where a miner left few positives, their columns; losses then compute those alone.
-    negative_at: the same of the negatives.
+    positive_columns: [r, k] int32, columns among which all the row's positives are, m where a row
+      has fewer; None where they may be anywhere. Only `mining.Miner` fills it in.
+    negative_columns: the same of the negatives.
   """
 
   distances: Array
@@ -61,17 +49,12 @@ class Pairs(NamedTuple):
   negative: Array
   anchor: Array
   keys: Array | None = None
-  positive_at: Picked | None = None
-  negative_at: Picked | None = None
-
-  def columns(self) -> tuple[Array | None, Array | None]:
-    """Columns [r, k] of the positives and of the negatives; None where nobody knows them."""
-    known = lambda at, mask: None if at is None or at.mask is not mask else at.columns
-    return known(self.positive_at, self.positive), known(self.negative_at, self.negative)
+  positive_columns: Array | None = None
+  negative_columns: Array | None = None
 
 
 class Rows(NamedTuple):
-  """What a loss makes of Pairs: sums over the elements (pairs, triplets...) of each row.
+  """Sums over the elements (pairs, triplets...) of each row, which a loss makes of `Pairs`.
 
   Every field is [r], or [r, t] for a loss of t terms that are averaged apart and then added.
 
@@ -84,6 +67,38 @@ class Rows(NamedTuple):
   total: Array
   elements: Array
   active: Array
+
+
+class Shared(TypedDict, total=False):
+  """Arguments that every loss takes beside its own; explained in docs/conventions.md.
+
+  Attributes:
+    where: [n] bool, the example exists.
+    weights: [n], weight of each anchor's terms.
+    mining_fn: narrows the pairs; None keeps all.
+    key: one PRNG key, for random miners.
+    block_size: anchors at a time; None chooses by the shapes.
+    axis_name: mapped axis to reduce over.
+  """
+
+  where: Array | None
+  weights: Array | None
+  mining_fn: MiningFn | None
+  key: Array | None
+  block_size: int | None
+  axis_name: str | None
+
+
+class SharedRefs(Shared, total=False):
+  """`Shared`, and what losses without parameters take as well.
+
+  Attributes:
+    refs: what the anchors are compared with; None is the batch itself.
+    ids: [n] int, which example an anchor is; equal ids are never a pair.
+  """
+
+  refs: Refs | None
+  ids: Array | None
 
 
 class DistanceFn(Protocol):

@@ -16,8 +16,6 @@ loss is differentiated while the block is at hand. Values, gradients and statist
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -28,11 +26,10 @@ from jaxdml.distances import l2_normalize
 from jaxdml.hdml.layers import Dense, Layers, apply, compose, fold_last, fold_norm, gram, gram_total
 from jaxdml.hdml.partners import Hidden, factors, hidden_of, partners_of
 from jaxdml.hdml.tuples import Tuples
-from jaxdml.losses import blocks, reducers
-from jaxdml.losses.pairs import TwoPass
+from jaxdml.losses import _blocks, reducers
 from jaxdml.types import Array, DistanceFn, PyTree, Refs
 
-__all__ = ["Parts", "additive", "cross_entropy", "synthetic_parts"]
+__all__ = ["Parts", "cross_entropy", "synthetic_parts"]
 
 _frozen = jax.lax.stop_gradient
 
@@ -54,27 +51,6 @@ class Parts(NamedTuple):
   stats: dict[str, PyTree]
 
 
-def additive(loss_fn: Callable[..., Array]) -> tuple[reducers.Linear, str | None] | None:
-  """(reducer, its axis) of a loss that is a sum over anchors; None for one that is not.
-
-  That is a tuple loss with a `reducers.Linear`, whose rows need nothing but their own anchor.
-  """
-  keywords, base = {}, loss_fn
-  while isinstance(base, functools.partial):
-    keywords, base = base.keywords | keywords, base.func
-  make_row_fn = getattr(base, "__wrapped__", None)
-  shared = inspect.signature(loss_fn).parameters
-  if make_row_fn is None or "reduce_fn" not in shared:
-    return None
-  own = inspect.signature(make_row_fn).parameters
-  if isinstance(make_row_fn(**{k: v for k, v in keywords.items() if k in own}), TwoPass):
-    return None
-  reduce_fn, axis_name = shared["reduce_fn"].default, shared["axis_name"].default
-  if isinstance(reduce_fn, functools.partial):
-    reduce_fn, axis_name = reduce_fn.func, reduce_fn.keywords.get("axis_name", axis_name)
-  return (reduce_fn, axis_name) if isinstance(reduce_fn, reducers.Linear) else None
-
-
 def cross_entropy(logits: Array, labels: Array) -> Array:
   """-log softmax(logits)[label], [r] of logits [r, c]."""
   of_label = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
@@ -93,6 +69,7 @@ def synthetic_parts(
   *,
   loss_fn: Callable[..., Array],
   distance_fn: DistanceFn,
+  reduce_fn: reducers.Linear,
   detach: str = "none",
   block_size: int | None = None,
   axis_name: str | None = None,
@@ -108,8 +85,9 @@ def synthetic_parts(
     given: what the tuples were picked from, shared [m, d] or private [n, k, d].
     tuples: each anchor's own partners.
     lam: lambda in [0, 1] (`hardness`).
-    loss_fn: the tuple loss; `additive` of it is not None.
+    loss_fn: the tuple loss, a sum over anchors (`losses.Loss.additive`).
     distance_fn: the distance it uses.
+    reduce_fn: the reducer it uses.
     detach: see `HdmlConfig`.
     block_size: anchors whose partners are made at a time; None: as many as suit the machine.
     axis_name: the mapped axis.
@@ -143,7 +121,7 @@ def synthetic_parts(
   generator_mean, generator_var = _with_z(total, square, hidden, n + n * k, over_devices)
   features = fold_norm(of_metric, generator_mean, generator_var)
   embed, moments = fold_last(of_metric, features, mean, cov)
-  j_syn = _loss(embed, of_metric.unit_norm, hidden, k, loss_fn, distance_fn)
+  j_syn = _loss(embed, of_metric.unit_norm, hidden, k, loss_fn, distance_fn, reduce_fn, axis_name)
   moved = None if norm is None else norm.moved
   embedding_stats = None if moved is None else moved(*moments)
 
@@ -163,7 +141,7 @@ def synthetic_parts(
     return jnp.sum(jnp.where(used, cross_entropy(logits, block.labels.reshape(-1)), 0.0)), ()
 
   of_anchors = jnp.sum(cross_entropy(apply(classify, hidden.anchors), anchor_labels))
-  of_partners, _ = blocks.sum_blocks(soft, hidden.cut, (hidden.q, classify))
+  of_partners, _ = _blocks.sum_blocks(soft, _blocks.Blocks.of(hidden.cut), (hidden.q, classify))
   used = jnp.sum(tuples.positive | tuples.negative, dtype=z.dtype)
   return Parts(
     j_syn=j_syn,
@@ -188,9 +166,10 @@ def _with_z(total, square, hidden: Hidden, count: int, over_devices):
   return mean, jnp.maximum(second - jnp.square(mean), 0.0)
 
 
-def _loss(embed: Dense, unit_norm: bool, hidden: Hidden, k: int, loss_fn, distance_fn) -> Array:
+def _loss(
+  embed: Dense, unit_norm: bool, hidden: Hidden, k: int, loss_fn, distance_fn, reduce_fn, axis_name
+) -> Array:
   """The loss of the synthetic tuples, a block of anchors at a time."""
-  reducer, axis_name = additive(loss_fn)
 
   def sums(block, shared):
     q, embed = shared
@@ -198,6 +177,7 @@ def _loss(embed: Dense, unit_norm: bool, hidden: Hidden, k: int, loss_fn, distan
     z = l2_normalize(z) if unit_norm else z
     size = len(block.anchors)
     refs = Refs(z[size:].reshape(size, k, -1), block.labels, block.used)
+    # The reducer's sums of a block, to be finished over all of them: no axis yet.
     return loss_fn(
       z[:size],
       block.anchor_labels,
@@ -205,9 +185,10 @@ def _loss(embed: Dense, unit_norm: bool, hidden: Hidden, k: int, loss_fn, distan
       where=block.real,
       weights=block.real.astype(z.dtype),
       distance_fn=distance_fn,
-      reduce_fn=reducer.sums,
+      reduce_fn=reduce_fn.sums,
       block_size=size,
       axis_name=None,
     )
 
-  return blocks.reduce_blocks(sums, reducer, hidden.cut, (hidden.q, embed), axis_name)
+  blocks = _blocks.Blocks.of(hidden.cut)
+  return _blocks.reduce_blocks(sums, reduce_fn, blocks, (hidden.q, embed), axis_name)

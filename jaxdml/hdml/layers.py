@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdml._products import matmul_transposed
+from jaxdml.distances import matmul_transposed
 from jaxdml.types import Array, PyTree
 
 __all__ = [

@@ -22,9 +22,9 @@ from jaxdml.hdml.schedule import HdmlState, update_window
 from jaxdml.hdml.synthesis import Networks, synthesize
 from jaxdml.hdml.tuples import Tuples, private_tuples, pull_metrics
 from jaxdml.losses import reducers
-from jaxdml.losses.pairs import make_pairs, mine
+from jaxdml.losses._rows import make_pairs, mine
 from jaxdml.refs.layouts import Layout
-from jaxdml.types import Array, DistanceFn, MiningFn, PyTree, Refs
+from jaxdml.types import Array, DistanceFn, MiningFn, PyTree, ReduceFn, Refs
 
 __all__ = ["HdmlConfig", "local_share", "objective"]
 
@@ -98,6 +98,8 @@ def _parts(
   *,
   loss_fn: Callable[..., Array],
   distance_fn: DistanceFn,
+  reduce_fn: ReduceFn,
+  additive: bool,
   config: HdmlConfig,
   axis_name: str | None,
 ) -> folded.Parts:
@@ -107,7 +109,7 @@ def _parts(
   """
   anchors, anchor_labels, refs, tuples = real
   foldable = networks.layers is not None and config.synthetic_members == "all"
-  if foldable and folded.additive(loss_fn) is not None:
+  if foldable and additive and isinstance(reduce_fn, reducers.Linear):
     return folded.synthetic_parts(
       networks.layers,
       params,
@@ -119,6 +121,7 @@ def _parts(
       lam,
       loss_fn=loss_fn,
       distance_fn=distance_fn,
+      reduce_fn=reduce_fn,
       detach=config.detach,
       block_size=config.block_size,
       axis_name=axis_name,
@@ -134,7 +137,14 @@ def _parts(
     detach=config.detach,
     members=config.synthetic_members,
   )
-  j_syn = loss_fn(synthetic.anchors, anchor_labels, refs=synthetic.refs, distance_fn=distance_fn)
+  j_syn = loss_fn(
+    synthetic.anchors,
+    anchor_labels,
+    refs=synthetic.refs,
+    distance_fn=distance_fn,
+    reduce_fn=reduce_fn,
+    axis_name=axis_name,
+  )
   head = jax.lax.stop_gradient(params["head"])
   soft = folded.cross_entropy(networks.classify(head, synthetic.generated), synthetic.labels)
   soft, used = jnp.where(synthetic.where, soft, 0.0), synthetic.where.astype(soft.dtype)
@@ -154,8 +164,10 @@ def objective(
   *,
   loss_fn: Callable[..., Array],
   distance_fn: DistanceFn,
+  reduce_fn: ReduceFn,
   layout: Layout,
   config: HdmlConfig,
+  additive: bool = False,
   mining_fn: MiningFn | None = None,
   key: Array | None = None,
   ids: Array | None = None,
@@ -171,10 +183,13 @@ def objective(
     z: [n, d] their embeddings, differentiable to encoder and embedding.
     labels: [n] int, below the head's number of classes.
     state: window means; constants here.
-    loss_fn: tuple loss with its hyperparameters and reducer (with `axis_name`) bound.
-    distance_fn: the distance mining and loss use.
+    loss_fn: tuple loss with its hyperparameters bound; it is given the shared arguments.
+    distance_fn: the distance that mining and loss use.
+    reduce_fn: the loss's reducer.
     layout: splits the batch into anchors and references (`jaxdml.refs.layouts`).
     config: see `HdmlConfig`.
+    additive: the loss is a sum over anchors (`losses.Loss.additive`): its synthetic tuples may then
+      be made and forgotten a block at a time.
     mining_fn: e.g. `nearest_positive` (EPS); J_syn uses the tuples mined for J_m (`config.slots` of
       each anchor's), and d+ is the distance to the positive kept.
     key: PRNG key for random miners.
@@ -212,6 +227,8 @@ def objective(
     mining_fn=mining_fn,
     key=key,
     distance_fn=distance_fn,
+    reduce_fn=reduce_fn,
+    axis_name=axis_name,
   )
 
   # J_syn, the same loss on tuples that the generator made.
@@ -224,6 +241,8 @@ def objective(
     lam,
     loss_fn=loss_fn,
     distance_fn=distance_fn,
+    reduce_fn=reduce_fn,
+    additive=additive,
     config=config,
     axis_name=axis_name,
   )

@@ -9,11 +9,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdml._products import matmul_transposed
-from jaxdml.distances import safe_sqrt
+from jaxdml.distances import matmul_transposed, safe_sqrt
 from jaxdml.hdml.layers import Dense
 from jaxdml.hdml.tuples import Tuples, nearest_distances
-from jaxdml.losses import blocks
+from jaxdml.losses._blocks import split
 from jaxdml.types import Array, PyTree
 
 __all__ = ["Block", "Hidden", "factors", "hidden_of", "partners_of"]
@@ -154,5 +153,5 @@ def hidden_of(first: Dense, z, anchors, given, t, tuples, labels, block_size, ax
   if not block_size:
     on_cpu = jax.default_backend() == "cpu"
     block_size = max(1, (_CPU_ELEMENTS if on_cpu else _ELEMENTS) // (t.shape[1] * h))
-  cut, is_real = blocks.split(block, n, min(block_size, n))
+  cut, is_real = split(block, n, min(block_size, n))
   return Hidden(real[:b], real[b:], cut._replace(real=is_real), q, center)

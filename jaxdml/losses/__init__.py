@@ -11,27 +11,29 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
+from jaxdml.losses import class_vectors, pair, proxy, ranking, softmax, structure, triplet
 from jaxdml.losses import reducers as reducers
-from jaxdml.losses.core import tuple_loss as tuple_loss
-from jaxdml.losses.margin_softmax import arcface_loss as arcface_loss
-from jaxdml.losses.margin_softmax import cosface_loss as cosface_loss
-from jaxdml.losses.margin_softmax import normalized_softmax_loss as normalized_softmax_loss
-from jaxdml.losses.margin_softmax import sphereface_loss as sphereface_loss
-from jaxdml.losses.margin_softmax import sub_center_arcface_loss as sub_center_arcface_loss
+from jaxdml.losses._engine import from_rows as from_rows
+from jaxdml.losses._record import Loss as Loss
+from jaxdml.losses._record import Parameter as Parameter
+from jaxdml.losses._rows import Inputs as Inputs
+from jaxdml.losses._rows import TwoPass as TwoPass
+from jaxdml.losses._rows import element_rows as element_rows
+from jaxdml.losses._rows import make_pairs as make_pairs
+from jaxdml.losses.class_vectors import arcface_loss as arcface_loss
+from jaxdml.losses.class_vectors import cosface_loss as cosface_loss
+from jaxdml.losses.class_vectors import normalized_softmax_loss as normalized_softmax_loss
+from jaxdml.losses.class_vectors import sphereface_loss as sphereface_loss
+from jaxdml.losses.class_vectors import sub_center_arcface_loss as sub_center_arcface_loss
 from jaxdml.losses.pair import contrastive_loss as contrastive_loss
 from jaxdml.losses.pair import margin_loss as margin_loss
 from jaxdml.losses.pair import multi_similarity_loss as multi_similarity_loss
 from jaxdml.losses.pair import signal_to_noise_contrastive_loss as signal_to_noise_contrastive_loss
-from jaxdml.losses.pairs import Inputs as Inputs
-from jaxdml.losses.pairs import TwoPass as TwoPass
-from jaxdml.losses.pairs import element_rows as element_rows
-from jaxdml.losses.pairs import make_pairs as make_pairs
 from jaxdml.losses.proxy import proxy_anchor_loss as proxy_anchor_loss
 from jaxdml.losses.proxy import proxy_nca_loss as proxy_nca_loss
 from jaxdml.losses.proxy import proxy_nca_pp_loss as proxy_nca_pp_loss
@@ -55,76 +57,74 @@ from jaxdml.losses.triplet import soft_margin_triplet_loss as soft_margin_triple
 from jaxdml.losses.triplet import triplet_loss as triplet_loss
 from jaxdml.types import PyTree
 
-TUPLE_LOSSES: dict[str, Callable] = {
-  "angular": angular_loss,
-  "circle": circle_loss,
-  "contrastive": contrastive_loss,
-  "fast_ap": fast_ap_loss,
-  "generalized_lifted_structure": generalized_lifted_structure_loss,
-  "histogram": histogram_loss,
-  "lifted_structure": lifted_structure_loss,
-  "margin": margin_loss,
-  "multi_similarity": multi_similarity_loss,
-  "nca": nca_loss,
-  "npair": npair_loss,
-  "ntxent": ntxent_loss,
-  "ranked_list": ranked_list_loss,
-  "signal_to_noise_contrastive": signal_to_noise_contrastive_loss,
-  "smooth_ap": smooth_ap_loss,
-  "soft_margin_triplet": soft_margin_triplet_loss,
-  "supcon": supcon_loss,
-  "triplet": triplet_loss,
-  "tuplet_margin": tuplet_margin_loss,
-}
-"""Losses of embeddings and labels alone, which take `refs`."""
+_MODULES = (pair, triplet, softmax, structure, ranking, class_vectors, proxy)
 
-PARAMETRIC_LOSSES: dict[str, Callable] = {
-  "arcface": arcface_loss,
-  "cosface": cosface_loss,
-  "normalized_softmax": normalized_softmax_loss,
-  "proxy_anchor": proxy_anchor_loss,
-  "proxy_nca": proxy_nca_loss,
-  "proxy_nca_pp": proxy_nca_pp_loss,
-  "soft_triple": soft_triple_loss,
-  "sphereface": sphereface_loss,
-  "sub_center_arcface": sub_center_arcface_loss,
+LOSSES: dict[str, Loss] = {
+  loss.name: loss for loss in sorted((x for m in _MODULES for x in m.RECORDS), key=lambda x: x.name)
 }
-"""Losses with parameters: `params=loss.init(key, num_classes, dim)`."""
-
-LOSSES: dict[str, Callable] = dict(sorted((TUPLE_LOSSES | PARAMETRIC_LOSSES).items()))
+"""Name -> facts of a loss, for `create`, `init` and configs; losses of one's own may be added."""
 
 __all__ = [
   "LOSSES",
-  "PARAMETRIC_LOSSES",
-  "SHARED",
-  "TUPLE_LOSSES",
   "Inputs",
+  "Loss",
+  "Parameter",
   "TwoPass",
+  "angular_loss",
+  "arcface_loss",
+  "circle_loss",
+  "contrastive_loss",
+  "cosface_loss",
   "create",
   "element_rows",
+  "fast_ap_loss",
+  "from_rows",
+  "generalized_lifted_structure_loss",
+  "histogram_loss",
   "init",
+  "lifted_structure_loss",
   "make_pairs",
+  "margin_loss",
+  "multi_similarity_loss",
+  "nca_loss",
+  "normalized_softmax_loss",
+  "npair_loss",
+  "ntxent_loss",
+  "proxy_anchor_loss",
+  "proxy_nca_loss",
+  "proxy_nca_pp_loss",
+  "ranked_list_loss",
   "reducers",
-  "tuple_loss",
-  *(fn.__name__ for fn in LOSSES.values()),
+  "signal_to_noise_contrastive_loss",
+  "smooth_ap_loss",
+  "soft_margin_triplet_loss",
+  "soft_triple_loss",
+  "sphereface_loss",
+  "sub_center_arcface_loss",
+  "supcon_loss",
+  "triplet_loss",
+  "tuplet_margin_loss",
 ]
 
-
 SHARED = (
-  "params", "refs", "ids", "where", "weights", "distance_fn", "mining_fn", "key", "reduce_fn",
-  "block_size", "axis_name",
+  "refs", "ids", "where", "weights", "distance_fn", "mining_fn", "key", "reduce_fn", "block_size",
+  "axis_name",
 )  # fmt: skip
-"""The arguments that losses share; the others are a loss's own hyperparameters."""
+"""Arguments that losses share, which `create` binds too."""
 
 
-def _known(name: str) -> Callable:
+def __dir__() -> list[str]:
+  return __all__
+
+
+def _known(name: str) -> Loss:
   if name not in LOSSES:
     raise ValueError(f"unknown loss {name!r}; valid names: {', '.join(LOSSES)}")
   return LOSSES[name]
 
 
-def create(name: str, **options: Any) -> Callable:
-  """The loss of that name with its keyword arguments bound.
+def create(name: str, **options: Any) -> Callable[..., jax.Array]:
+  """Returns the loss of that name with its keyword arguments bound.
 
   Raises:
     ValueError: for an unknown loss or option, listing the valid ones.
@@ -132,14 +132,15 @@ def create(name: str, **options: Any) -> Callable:
   >>> loss = create("margin", margin=0.1)
   """
   loss = _known(name)
-  valid = [p for p in list(inspect.signature(loss).parameters)[2:] if p != "params"]
+  shared = [x for x in SHARED if loss.parameter is None or x not in ("refs", "ids")]
+  valid = [*loss.options, *shared]
   if unknown := sorted(set(options) - set(valid)):
     raise ValueError(f"loss {name!r} has no option {unknown}; valid options: {', '.join(valid)}")
-  return functools.partial(loss, **options)
+  return functools.partial(loss.fn, **options)
 
 
 def init(name: str, key: jax.Array, num_classes: int, dim: int, **options: Any) -> PyTree:
-  """The parameters of the loss of that name, {} for one that has none.
+  """Returns the parameters of the loss of that name, {} for one that has none.
 
   Raises:
     ValueError: for an unknown loss or option, listing the valid ones.
@@ -148,9 +149,9 @@ def init(name: str, key: jax.Array, num_classes: int, dim: int, **options: Any) 
   >>> params["centers"].shape
   (5, 2, 8)
   """
-  make = getattr(_known(name), "init", None)
-  valid = [] if make is None else list(inspect.signature(make).parameters)[3:]
+  parameter = _known(name).parameter
+  valid = () if parameter is None else parameter.options
   if unknown := sorted(set(options) - set(valid)):
     known = ", ".join(valid) or "none"
     raise ValueError(f"loss {name!r} has no init option {unknown}; valid options: {known}")
-  return {} if make is None else make(key, num_classes, dim, **options)
+  return {} if parameter is None else parameter.init(key, num_classes, dim, **options)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import jax
 import jax.numpy as jnp
 
 from jaxdml import distances
 from jaxdml.losses import reducers
-from jaxdml.losses.core import tuple_loss
-from jaxdml.losses.numerics import exponents_fit, log_sum_exp_pair
-from jaxdml.losses.pairs import Elements, RowFn, element_rows
-from jaxdml.types import Array, Pairs, Rows
+from jaxdml.losses._engine import from_rows
+from jaxdml.losses._numerics import exponents_fit, log_sum_exp_pair
+from jaxdml.losses._record import Loss
+from jaxdml.losses._rows import element_rows
+from jaxdml.types import Array, DistanceFn, Pairs, ReduceFn, Rows, SharedRefs
 
 __all__ = [
   "contrastive_loss",
@@ -20,18 +23,27 @@ __all__ = [
 ]
 
 
-def _contrastive_rows(pairs: Pairs, positive_margin, negative_margin, power: int) -> Elements:
+def _contrastive_rows(pairs: Pairs, positive_margin, negative_margin, power: int) -> Rows:
   """Positives beyond their margin and negatives within theirs, as two terms."""
   beyond = jnp.where(
     pairs.positive, pairs.distances - positive_margin, negative_margin - pairs.distances
   )
-  return Elements(jax.nn.relu(beyond) ** power, (pairs.positive, pairs.negative))
+  cost = jax.nn.relu(beyond) ** power
+  terms = element_rows(cost, pairs.positive), element_rows(cost, pairs.negative)
+  return Rows(*(jnp.stack(pair, axis=1) for pair in zip(*terms, strict=True)))
 
 
-@tuple_loss(distance_fn=distances.normalized_euclidean, reduce_fn=reducers.mean_nonzero)
 def contrastive_loss(
-  positive_margin: float = 0.0, negative_margin: float = 1.0, power: int = 2
-) -> RowFn:
+  embeddings: Array,
+  labels: Array,
+  *,
+  positive_margin: float = 0.0,
+  negative_margin: float = 1.0,
+  power: int = 2,
+  distance_fn: DistanceFn = distances.normalized_euclidean,
+  reduce_fn: ReduceFn = reducers.mean_nonzero,
+  **shared: Unpack[SharedRefs],
+) -> Array:
   """Contrastive loss: pulls positives together and pushes negatives beyond a margin.
 
   mean_p [d(a, p) - m_p]_+^k  +  mean_n [m_n - d(a, n)]_+^k, each mean over its active pairs
@@ -50,13 +62,23 @@ def contrastive_loss(
   >>> print(round(float(contrastive_loss(x, jnp.array([0, 0, 1]))), 4))  # (1 - sqrt(.4))^2
   0.1351
   """
-  return lambda pairs, inputs: _contrastive_rows(pairs, positive_margin, negative_margin, power)
+  row_fn = lambda pairs, inputs: _contrastive_rows(pairs, positive_margin, negative_margin, power)
+
+  return from_rows(
+    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
+  )
 
 
-@tuple_loss(distance_fn=distances.normalized_signal_to_noise, reduce_fn=reducers.mean_nonzero)
 def signal_to_noise_contrastive_loss(
-  positive_margin: float = 0.0, negative_margin: float = 1.0
-) -> RowFn:
+  embeddings: Array,
+  labels: Array,
+  *,
+  positive_margin: float = 0.0,
+  negative_margin: float = 1.0,
+  distance_fn: DistanceFn = distances.normalized_signal_to_noise,
+  reduce_fn: ReduceFn = reducers.mean_nonzero,
+  **shared: Unpack[SharedRefs],
+) -> Array:
   """Contrastive loss on signal-to-noise distances: var(a - p) / var(a) instead of a metric.
 
   mean_p [d(a, p) - m_p]_+ + mean_n [m_n - d(a, n)]_+, each mean over its active pairs (Yuan et al.,
@@ -69,11 +91,24 @@ def signal_to_noise_contrastive_loss(
   Returns:
     The reduced loss; shared arguments and errors: docs/conventions.md.
   """
-  return lambda pairs, inputs: _contrastive_rows(pairs, positive_margin, negative_margin, 1)
+  row_fn = lambda pairs, inputs: _contrastive_rows(pairs, positive_margin, negative_margin, 1)
+
+  return from_rows(
+    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
+  )
 
 
-@tuple_loss(distance_fn=distances.normalized_euclidean, reduce_fn=reducers.mean_nonzero)
-def margin_loss(margin: float = 0.2, beta: Array | float = 1.2, nu: float = 0.0) -> RowFn:
+def margin_loss(
+  embeddings: Array,
+  labels: Array,
+  *,
+  margin: float = 0.2,
+  beta: Array | float = 1.2,
+  nu: float = 0.0,
+  distance_fn: DistanceFn = distances.normalized_euclidean,
+  reduce_fn: ReduceFn = reducers.mean_nonzero,
+  **shared: Unpack[SharedRefs],
+) -> Array:
   """Margin loss: positives within beta - margin, negatives beyond beta + margin.
 
   sum_p [d(a, p) - beta_a + margin]_+ + sum_n [beta_a - d(a, n) + margin]_+ over the number of
@@ -113,11 +148,22 @@ def margin_loss(margin: float = 0.2, beta: Array | float = 1.2, nu: float = 0.0)
     used = rows.elements > 0
     return rows._replace(total=rows.total + jnp.where(used, nu * boundary, 0.0))
 
-  return row_fn
+  return from_rows(
+    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
+  )
 
 
-@tuple_loss(distance_fn=distances.cosine, reduce_fn=reducers.mean)
-def multi_similarity_loss(alpha: float = 2.0, beta: float = 50.0, base: float = 0.5) -> RowFn:
+def multi_similarity_loss(
+  embeddings: Array,
+  labels: Array,
+  *,
+  alpha: float = 2.0,
+  beta: float = 50.0,
+  base: float = 0.5,
+  distance_fn: DistanceFn = distances.cosine,
+  reduce_fn: ReduceFn = reducers.mean,
+  **shared: Unpack[SharedRefs],
+) -> Array:
   """Multi-similarity loss: soft sums over the positives and the negatives of an anchor.
 
   1/alpha log(1 + sum_p exp(-alpha (s_ap - base))) + 1/beta log(1 + sum_n exp(beta (s_an - base)))
@@ -144,4 +190,39 @@ def multi_similarity_loss(alpha: float = 2.0, beta: float = 50.0, base: float = 
     used = jnp.any(pairs.positive | pairs.negative, axis=1).astype(excess.dtype)
     return Rows(total=positive / alpha + negative / beta, elements=used, active=used)
 
-  return row_fn
+  return from_rows(
+    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
+  )
+
+
+RECORDS = (
+  Loss(
+    "contrastive",
+    contrastive_loss,
+    ("positive_margin", "negative_margin", "power"),
+    distances.normalized_euclidean,
+    reducers.mean_nonzero,
+  ),
+  Loss(
+    "signal_to_noise_contrastive",
+    signal_to_noise_contrastive_loss,
+    ("positive_margin", "negative_margin"),
+    distances.normalized_signal_to_noise,
+    reducers.mean_nonzero,
+  ),
+  Loss(
+    "margin",
+    margin_loss,
+    ("margin", "beta", "nu"),
+    distances.normalized_euclidean,
+    reducers.mean_nonzero,
+  ),
+  Loss(
+    "multi_similarity",
+    multi_similarity_loss,
+    ("alpha", "beta", "base"),
+    distances.cosine,
+    reducers.mean,
+  ),
+)
+"""Facts of the losses here, for the registry."""

@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdml import distances
 from jaxdml.losses import reducers
-from jaxdml.losses.core import tuple_loss
-from jaxdml.losses.numerics import log_sum_exp, log_sum_exp_pair, row_sum
-from jaxdml.losses.pairs import RowFn
-from jaxdml.losses.parametric import (
+from jaxdml.losses._class_rows import (
   PROXIES,
-  Parameter,
-  Penalized,
   check_examples,
   class_vectors,
   cross_entropy_rows,
-  mapped_axis,
+  from_class_rows,
   out_of_range,
-  parametric_loss,
 )
-from jaxdml.types import Array, DistanceFn, MiningFn, PyTree, ReduceFn, Refs, Rows
+from jaxdml.losses._engine import from_rows
+from jaxdml.losses._numerics import log_sum_exp, log_sum_exp_pair
+from jaxdml.losses._record import Loss, Parameter
+from jaxdml.losses._rows import row_sum
+from jaxdml.types import Array, DistanceFn, PyTree, ReduceFn, Refs, Rows, Shared
 
 __all__ = ["proxy_anchor_loss", "proxy_nca_loss", "proxy_nca_pp_loss", "soft_triple_loss"]
 
 
-@parametric_loss(
-  parameter=PROXIES,
-  distance_fn=distances.normalized_squared_euclidean,
-  reduce_fn=reducers.mean,
-)
-def proxy_nca_loss(temperature: float = 1.0) -> RowFn:
+def proxy_nca_loss(
+  embeddings: Array,
+  labels: Array,
+  *,
+  params: PyTree,
+  temperature: float = 1.0,
+  distance_fn: DistanceFn = distances.normalized_squared_euclidean,
+  reduce_fn: ReduceFn = reducers.mean,
+  **shared: Unpack[Shared],
+) -> Array:
   """ProxyNCA: how much nearer an example's own proxy is than all the others.
 
   -log(exp(-d(x, p_y)) / sum_{z != y} exp(-d(x, p_z))) with d = distance / temperature
@@ -60,15 +64,29 @@ def proxy_nca_loss(temperature: float = 1.0) -> RowFn:
     elements = used.astype(excess.dtype)
     return Rows(total=jnp.where(used, excess, 0.0), elements=elements, active=elements)
 
-  return row_fn
+  return from_class_rows(
+    row_fn,
+    "proxy_nca",
+    PROXIES,
+    embeddings,
+    labels,
+    params,
+    distance_fn=distance_fn,
+    reduce_fn=reduce_fn,
+    **shared,
+  )
 
 
-@parametric_loss(
-  parameter=PROXIES,
-  distance_fn=distances.normalized_squared_euclidean,
-  reduce_fn=reducers.mean,
-)
-def proxy_nca_pp_loss(temperature: float = 1.0 / 9.0) -> RowFn:
+def proxy_nca_pp_loss(
+  embeddings: Array,
+  labels: Array,
+  *,
+  params: PyTree,
+  temperature: float = 1.0 / 9.0,
+  distance_fn: DistanceFn = distances.normalized_squared_euclidean,
+  reduce_fn: ReduceFn = reducers.mean,
+  **shared: Unpack[Shared],
+) -> Array:
   """ProxyNCA++: the probability of an example's own proxy among all proxies.
 
   -log(exp(-d(x, p_y)) / sum_z exp(-d(x, p_z))) with d = distance / temperature (Teh et al.,
@@ -92,7 +110,17 @@ def proxy_nca_pp_loss(temperature: float = 1.0 / 9.0) -> RowFn:
     target = row_sum(logits, pairs.positive)
     return cross_entropy_rows(logits, target, pairs.positive, pairs.negative)
 
-  return row_fn
+  return from_class_rows(
+    row_fn,
+    "proxy_nca_pp",
+    PROXIES,
+    embeddings,
+    labels,
+    params,
+    distance_fn=distance_fn,
+    reduce_fn=reduce_fn,
+    **shared,
+  )
 
 
 def _init_centers(
@@ -102,7 +130,9 @@ def _init_centers(
   return {"centers": class_vectors(key, num_classes, centers_per_class, dim)}
 
 
-_CENTERS = Parameter("centers", ("num_classes", "centers_per_class", "dim"), _init_centers)
+_CENTERS = Parameter(
+  "centers", ("num_classes", "centers_per_class", "dim"), _init_centers, ("centers_per_class",)
+)
 
 
 def _spread(centers: Array) -> Array:
@@ -117,10 +147,19 @@ def _spread(centers: Array) -> Array:
   return jnp.sum(apart) / (classes * k * (k - 1))
 
 
-@parametric_loss(parameter=_CENTERS, distance_fn=distances.cosine, reduce_fn=reducers.mean)
 def soft_triple_loss(
-  la: float = 20.0, gamma: float = 0.1, margin: float = 0.01, tau: float = 0.2
-) -> RowFn:
+  embeddings: Array,
+  labels: Array,
+  *,
+  params: PyTree,
+  la: float = 20.0,
+  gamma: float = 0.1,
+  margin: float = 0.01,
+  tau: float = 0.2,
+  distance_fn: DistanceFn = distances.cosine,
+  reduce_fn: ReduceFn = reducers.mean,
+  **shared: Unpack[Shared],
+) -> Array:
   """SoftTriple: softmax over classes of several centres each, with a margin.
 
   -log(exp(la (S_y - margin)) / (exp(la (S_y - margin)) + sum_{z != y} exp(la S_z))), where S_z =
@@ -155,10 +194,18 @@ def soft_triple_loss(
     target = row_sum(logits, positive) - la * margin
     return cross_entropy_rows(logits, target, positive, negative)
 
-  return Penalized(row_fn, lambda centers: tau * _spread(centers))
-
-
-_anchored = tuple_loss(distance_fn=distances.cosine, reduce_fn=reducers.mean)(lambda row_fn: row_fn)
+  return from_class_rows(
+    row_fn,
+    "soft_triple",
+    _CENTERS,
+    embeddings,
+    labels,
+    params,
+    distance_fn=distance_fn,
+    reduce_fn=reduce_fn,
+    penalty_fn=lambda centers: tau * _spread(centers),
+    **shared,
+  )
 
 
 def proxy_anchor_loss(
@@ -168,14 +215,9 @@ def proxy_anchor_loss(
   params: PyTree,
   margin: float = 0.1,
   alpha: float = 32.0,
-  where: Array | None = None,
-  weights: Array | None = None,
   distance_fn: DistanceFn = distances.cosine,
-  mining_fn: MiningFn | None = None,
-  key: Array | None = None,
   reduce_fn: ReduceFn = reducers.mean,
-  block_size: int | None = None,
-  axis_name: str | None = None,
+  **shared: Unpack[Shared],
 ) -> Array:
   """Proxy-Anchor: each proxy is an anchor that pulls its class's examples and pushes the others.
 
@@ -192,17 +234,14 @@ def proxy_anchor_loss(
   Args:
     embeddings: [n, d].
     labels: [n] int, indexing the proxies.
-    params: {"proxies": [num_classes, d]}, from `proxy_anchor_loss.init(key, num_classes, d)`.
+    params: {"proxies": [num_classes, d]}, from
+      `losses.init("proxy_anchor", key, num_classes, d)`.
     margin: delta, in units of the similarity.
     alpha: scale of the exponents.
-    where: [n] bool, the example exists.
-    weights: [n], at least 0; a negative one makes the loss NaN.
     distance_fn: of proxies to embeddings.
-    mining_fn: which examples of a proxy count. Default: all.
-    key: PRNG key for random miners.
     reduce_fn: over the proxies.
-    block_size: proxies at a time.
-    axis_name: the mapped axis; psum the gradients over it.
+    **shared: as everywhere, but `weights` must be at least 0 (a negative one makes the loss NaN),
+      `mining_fn` says which examples of a proxy count, and `block_size` is proxies at a time.
 
   Returns:
     The reduced loss; shared arguments and errors: docs/conventions.md.
@@ -212,10 +251,11 @@ def proxy_anchor_loss(
   >>> print(f"{proxy_anchor_loss(x, y, params=params, margin=0.0, alpha=1.0):.4f}")
   0.6598
   """
+  where, weights = shared.pop("where", None), shared.pop("weights", None)
+  axis_name = shared.get("axis_name")
   x, y, where, weights, proxies = check_examples(
-    embeddings, labels, where, weights, params, PROXIES, "proxy_anchor_loss"
+    embeddings, labels, where, weights, params, PROXIES, "proxy_anchor"
   )
-  axis_name = mapped_axis(reduce_fn, axis_name)
   num_classes = proxies.shape[0]
   classes = jnp.arange(num_classes, dtype=jnp.int32)
   real = None
@@ -256,22 +296,54 @@ def proxy_anchor_loss(
       active=jnp.stack([pull > 0, push > 0], axis=1).astype(dtype),
     )
 
-  return _anchored(
+  return from_rows(
+    row_fn,
     proxies,
     classes,
-    row_fn=row_fn,
     refs=Refs(x, y, where),
     ids=classes,  # a random miner draws by class, on however many devices
     where=real,
     # Padding is no proxy without examples: it may not count in 1 / |P|.
     weights=None if real is None else real.astype(jnp.promote_types(proxies.dtype, jnp.float32)),
     distance_fn=distance_fn,
-    mining_fn=mining_fn,
-    key=key,
     reduce_fn=reduce_fn,
-    block_size=block_size,
-    axis_name=axis_name,
+    whole_rows=weights is not None,  # the examples' weights are told apart by their column
+    **shared,
   )
 
 
-proxy_anchor_loss.init = PROXIES.init
+RECORDS = (
+  Loss(
+    "proxy_nca",
+    proxy_nca_loss,
+    ("temperature",),
+    distances.normalized_squared_euclidean,
+    reducers.mean,
+    parameter=PROXIES,
+  ),
+  Loss(
+    "proxy_nca_pp",
+    proxy_nca_pp_loss,
+    ("temperature",),
+    distances.normalized_squared_euclidean,
+    reducers.mean,
+    parameter=PROXIES,
+  ),
+  Loss(
+    "proxy_anchor",
+    proxy_anchor_loss,
+    ("margin", "alpha"),
+    distances.cosine,
+    reducers.mean,
+    parameter=PROXIES,
+  ),
+  Loss(
+    "soft_triple",
+    soft_triple_loss,
+    ("la", "gamma", "margin", "tau"),
+    distances.cosine,
+    reducers.mean,
+    parameter=_CENTERS,
+  ),
+)
+"""Facts of the losses here, for the registry."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import functools
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 
 from jaxdml import distances
 from jaxdml.losses import reducers
-from jaxdml.losses.core import tuple_loss
-from jaxdml.losses.numerics import row_count, row_sum
-from jaxdml.losses.pairs import RowFn, TwoPass
-from jaxdml.losses.positives import sum_over_positives
-from jaxdml.types import Array, Rows
+from jaxdml.losses._blocks import sum_over_positives
+from jaxdml.losses._engine import from_rows
+from jaxdml.losses._record import Loss
+from jaxdml.losses._rows import TwoPass, row_count, row_sum
+from jaxdml.types import Array, DistanceFn, ReduceFn, Rows, SharedRefs
 
 __all__ = ["fast_ap_loss", "histogram_loss", "smooth_ap_loss"]
 
@@ -54,8 +55,16 @@ def _histograms_bwd(nodes, residuals, cotangents):
 _row_histograms.defvjp(_histograms_fwd, _histograms_bwd)
 
 
-@tuple_loss(distance_fn=distances.normalized_squared_euclidean, reduce_fn=reducers.mean)
-def fast_ap_loss(bins: int = 10, max_distance: float = 4.0) -> RowFn:
+def fast_ap_loss(
+  embeddings: Array,
+  labels: Array,
+  *,
+  bins: int = 10,
+  max_distance: float = 4.0,
+  distance_fn: DistanceFn = distances.normalized_squared_euclidean,
+  reduce_fn: ReduceFn = reducers.mean,
+  **shared: Unpack[SharedRefs],
+) -> Array:
   """FastAP: one minus average precision over quantised distances.
 
   1 - 1/N+ sum_l h+_l H+_l / H_l with h the soft histogram of the row's distances over bins + 1
@@ -87,11 +96,20 @@ def fast_ap_loss(bins: int = 10, max_distance: float = 4.0) -> RowFn:
     one = used.astype(x.dtype)
     return Rows(value, one, one)
 
-  return row_fn
+  return from_rows(
+    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
+  )
 
 
-@tuple_loss(distance_fn=distances.cosine, reduce_fn=reducers.mean)
-def smooth_ap_loss(temperature: float = 0.01) -> RowFn:
+def smooth_ap_loss(
+  embeddings: Array,
+  labels: Array,
+  *,
+  temperature: float = 0.01,
+  distance_fn: DistanceFn = distances.cosine,
+  reduce_fn: ReduceFn = reducers.mean,
+  **shared: Unpack[SharedRefs],
+) -> Array:
   """Smooth-AP: one minus average precision with sigmoids for the steps of the ranks.
 
   1 - 1/N+ sum_p (1 + sum_{j in positives} g_j) / (1 + sum_{j in all} g_j), j other than p, with
@@ -123,11 +141,20 @@ def smooth_ap_loss(temperature: float = 0.01) -> RowFn:
     one = used.astype(total.dtype)
     return Rows(jnp.where(used, 1.0 - total / jnp.maximum(count, 1.0), 0.0), one, one)
 
-  return row_fn
+  return from_rows(
+    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
+  )
 
 
-@tuple_loss(distance_fn=distances.cosine, reduce_fn=reducers.mean_elements)
-def histogram_loss(bins: int = 100) -> TwoPass:
+def histogram_loss(
+  embeddings: Array,
+  labels: Array,
+  *,
+  bins: int = 100,
+  distance_fn: DistanceFn = distances.cosine,
+  reduce_fn: ReduceFn = reducers.mean_elements,
+  **shared: Unpack[SharedRefs],
+) -> Array:
   """Histogram loss: the probability that a negative pair is more similar than a positive one.
 
   sum_r h-_r sum_{q <= r} h+_q with h+ and h- the soft histograms of the similarities 1 - distance
@@ -164,4 +191,27 @@ def histogram_loss(bins: int = 100) -> TwoPass:
     count = row_count(pairs.positive, x.dtype)
     return Rows(jnp.where(some, histogram @ beyond, 0.0), elements=count, active=count)
 
-  return TwoPass(stats_fn, lambda parts: jnp.sum(parts, axis=0), row_fn)
+  return from_rows(
+    TwoPass(stats_fn, lambda parts: jnp.sum(parts, axis=0), row_fn),
+    embeddings,
+    labels,
+    distance_fn=distance_fn,
+    reduce_fn=reduce_fn,
+    **shared,
+  )
+
+
+RECORDS = (
+  Loss(
+    "fast_ap",
+    fast_ap_loss,
+    ("bins", "max_distance"),
+    distances.normalized_squared_euclidean,
+    reducers.mean,
+  ),
+  Loss("smooth_ap", smooth_ap_loss, ("temperature",), distances.cosine, reducers.mean),
+  Loss(
+    "histogram", histogram_loss, ("bins",), distances.cosine, reducers.mean_elements, additive=False
+  ),
+)
+"""Facts of the losses here, for the registry."""

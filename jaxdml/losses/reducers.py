@@ -1,4 +1,4 @@
-"""From one row an anchor to one number.
+"""Reducers: from one row an anchor to one number.
 
 Every denominator is guarded: without pair or triplet the result is exactly 0, with zero gradients.
 
@@ -14,10 +14,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxdml.losses.pairs import Elements
-from jaxdml.types import Array, Rows
+from jaxdml.types import Array, ReduceFn, Rows
 
 __all__ = [
+  "REDUCERS",
   "Linear",
   "create",
   "global_mean",
@@ -41,25 +41,17 @@ class Linear:
   """
 
   def __init__(self, name: str, shares: Callable[[Rows, Array], tuple[Array, Array | None]]):
-    self.__name__ = name
+    self.name = name
     self.shares = shares
 
   def __repr__(self) -> str:
-    return f"reducers.{self.__name__}"
+    return f"reducers.{self.name}"
 
   def sums(self, rows: Rows, weights: Array) -> tuple[Array, Array | None]:
     """(numerator [t], denominator [t] or None) of these rows."""
     factor, count = self.shares(rows, weights[:, None])
     numerator = jnp.sum(factor * rows.total, axis=0)
     return numerator, None if count is None else jax.lax.stop_gradient(jnp.sum(count, axis=0))
-
-  def scaled(self, rows: Rows | Elements, weights: Array, share: Array) -> Array:
-    """sum_t share[t] numerator[t], a scalar: of `Elements` by one sum over the pairs."""
-    whole = rows.rows() if isinstance(rows, Elements) else rows
-    factor = share * self.shares(whole, weights[:, None])[0]
-    if isinstance(rows, Elements):
-      return rows.total(jnp.broadcast_to(factor, whole.total.shape))
-    return jnp.sum(factor * whole.total)
 
   def finish(self, numerator: Array, denominator: Array | None, axis_name: str | None) -> Array:
     """The value from the sums over all rows of this device."""
@@ -124,15 +116,22 @@ def none(rows: Rows, weights: Array, /, *, axis_name: str | None = None) -> Arra
   return weights * jnp.sum(rows.total, axis=1)
 
 
-_BY_NAME = {fn.__name__: fn for fn in (mean, mean_elements, mean_nonzero, none, sum)}
+REDUCERS = {
+  "mean": mean,
+  "mean_elements": mean_elements,
+  "mean_nonzero": mean_nonzero,
+  "none": none,
+  "sum": sum,
+}
+"""Name -> reducer, for `create`."""
 
 
-def create(name: str):
-  """The reducer of that name.
+def create(name: str) -> ReduceFn:
+  """Returns the reducer of that name.
 
   Raises:
     ValueError: for an unknown name, listing the valid ones.
   """
-  if name not in _BY_NAME:
-    raise ValueError(f"unknown reducer {name!r}; valid names: {', '.join(sorted(_BY_NAME))}")
-  return _BY_NAME[name]
+  if name not in REDUCERS:
+    raise ValueError(f"unknown reducer {name!r}; valid names: {', '.join(sorted(REDUCERS))}")
+  return REDUCERS[name]

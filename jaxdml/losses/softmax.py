@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 import jax.numpy as jnp
 
 from jaxdml import distances
 from jaxdml.losses import reducers
-from jaxdml.losses.core import tuple_loss
-from jaxdml.losses.numerics import (
+from jaxdml.losses._blocks import sum_over_positives
+from jaxdml.losses._engine import from_rows
+from jaxdml.losses._numerics import (
   exponents_fit,
   log1p_sum_exp,
   log_sum_exp,
   log_sum_exp_pair,
-  row_count,
-  row_sum,
   sine,
   softplus,
 )
-from jaxdml.losses.pairs import RowFn
-from jaxdml.losses.positives import sum_over_positives
-from jaxdml.types import Array, DistanceFn, Pairs, Rows
+from jaxdml.losses._record import Loss
+from jaxdml.losses._rows import row_count, row_sum
+from jaxdml.types import Array, DistanceFn, Pairs, ReduceFn, Rows, SharedRefs
 
 __all__ = [
   "angular_loss",
@@ -48,8 +48,16 @@ def _bounded(distance_fn: DistanceFn, temperature: Array | float) -> bool:
   return exponents_fit(distance_fn, lambda d: [-d / temperature], temperature)
 
 
-@tuple_loss(distance_fn=distances.dot, reduce_fn=reducers.mean)
-def npair_loss(l2_reg: float = 0.0, l2_over: str = "positives") -> RowFn:
+def npair_loss(
+  embeddings: Array,
+  labels: Array,
+  *,
+  l2_reg: float = 0.0,
+  l2_over: str = "positives",
+  distance_fn: DistanceFn = distances.dot,
+  reduce_fn: ReduceFn = reducers.mean,
+  **shared: Unpack[SharedRefs],
+) -> Array:
   """N-pair loss: cross-entropy of each positive against all the row's negatives.
 
   mean_p log(1 + sum_n exp(s_an - s_ap)) + l2_reg / 4 (||a||^2 + mean_p ||p||^2) with s = -distance,
@@ -91,11 +99,20 @@ def npair_loss(l2_reg: float = 0.0, l2_over: str = "positives") -> RowFn:
       norms = norms + rows.elements * row_sum(ref_square, compared) / count
     return rows._replace(total=rows.total + 0.25 * l2_reg * norms)
 
-  return row_fn
+  return from_rows(
+    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
+  )
 
 
-@tuple_loss(distance_fn=distances.cosine, reduce_fn=reducers.mean_elements)
-def ntxent_loss(temperature: float = 0.07) -> RowFn:
+def ntxent_loss(
+  embeddings: Array,
+  labels: Array,
+  *,
+  temperature: float = 0.07,
+  distance_fn: DistanceFn = distances.cosine,
+  reduce_fn: ReduceFn = reducers.mean_elements,
+  **shared: Unpack[SharedRefs],
+) -> Array:
   """NT-Xent (InfoNCE): each positive against itself and the row's negatives.
 
   -log(exp(s_ap / T) / (exp(s_ap / T) + sum_n exp(s_an / T))) with s = -distance, averaged over all
@@ -119,11 +136,20 @@ def ntxent_loss(temperature: float = 0.07) -> RowFn:
     bounded = _bounded(inputs.distance_fn, temperature)
     return _against_negatives(pairs, logits, logits, bounded=bounded)
 
-  return row_fn
+  return from_rows(
+    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
+  )
 
 
-@tuple_loss(distance_fn=distances.cosine, reduce_fn=reducers.mean)
-def supcon_loss(temperature: float = 0.1) -> RowFn:
+def supcon_loss(
+  embeddings: Array,
+  labels: Array,
+  *,
+  temperature: float = 0.1,
+  distance_fn: DistanceFn = distances.cosine,
+  reduce_fn: ReduceFn = reducers.mean,
+  **shared: Unpack[SharedRefs],
+) -> Array:
   """Supervised contrastive loss: every positive against all the row's pairs.
 
   -mean_p log(exp(s_ap / T) / sum_{j in positives and negatives} exp(s_aj / T)) with s = -distance,
@@ -153,11 +179,20 @@ def supcon_loss(temperature: float = 0.1) -> RowFn:
     one = used.astype(logits.dtype)
     return Rows(total=jnp.where(used, value, 0.0), elements=one, active=one)
 
-  return row_fn
+  return from_rows(
+    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
+  )
 
 
-@tuple_loss(distance_fn=distances.squared_euclidean, reduce_fn=reducers.mean)
-def nca_loss(temperature: float = 1.0) -> RowFn:
+def nca_loss(
+  embeddings: Array,
+  labels: Array,
+  *,
+  temperature: float = 1.0,
+  distance_fn: DistanceFn = distances.squared_euclidean,
+  reduce_fn: ReduceFn = reducers.mean,
+  **shared: Unpack[SharedRefs],
+) -> Array:
   """Neighbourhood component analysis: the softmax probability of picking a positive neighbour.
 
   -log(sum_p exp(-d(a, p) / T) / sum_{j in positives and negatives} exp(-d(a, j) / T)), averaged
@@ -187,11 +222,21 @@ def nca_loss(temperature: float = 1.0) -> RowFn:
     one = some.astype(logits.dtype)
     return Rows(total=value, elements=one, active=one)
 
-  return row_fn
+  return from_rows(
+    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
+  )
 
 
-@tuple_loss(distance_fn=distances.cosine, reduce_fn=reducers.mean_elements)
-def tuplet_margin_loss(margin: float = 0.1, scale: float = 64.0) -> RowFn:
+def tuplet_margin_loss(
+  embeddings: Array,
+  labels: Array,
+  *,
+  margin: float = 0.1,
+  scale: float = 64.0,
+  distance_fn: DistanceFn = distances.cosine,
+  reduce_fn: ReduceFn = reducers.mean_elements,
+  **shared: Unpack[SharedRefs],
+) -> Array:
   """Tuplet margin loss: every positive, its angle reduced by a margin, against all negatives.
 
   log(1 + sum_n exp(scale (cos t_an - cos(t_ap - margin)))), averaged over all (anchor, positive)
@@ -213,11 +258,20 @@ def tuplet_margin_loss(margin: float = 0.1, scale: float = 64.0) -> RowFn:
     eased = cosine * jnp.cos(margin) + sine(cosine) * jnp.sin(margin)
     return _against_negatives(pairs, scale * eased, scale * cosine)
 
-  return row_fn
+  return from_rows(
+    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
+  )
 
 
-@tuple_loss(distance_fn=distances.cosine, reduce_fn=reducers.mean_elements)
-def angular_loss(alpha: float = math.radians(40.0)) -> RowFn:
+def angular_loss(
+  embeddings: Array,
+  labels: Array,
+  *,
+  alpha: float = math.radians(40.0),
+  distance_fn: DistanceFn = distances.cosine,
+  reduce_fn: ReduceFn = reducers.mean_elements,
+  **shared: Unpack[SharedRefs],
+) -> Array:
   """Angular loss: bounds the angle at the negative of the triangle (anchor, positive, negative).
 
   log(1 + sum_n exp(4 t (s_an + s_pn) - 2 (1 + t) s_ap)) with t = tan(alpha)^2 and s = 1 - distance,
@@ -256,4 +310,23 @@ def angular_loss(alpha: float = math.radians(40.0)) -> RowFn:
     count = row_count(pairs.positive, total.dtype)
     return Rows(total=total, elements=count, active=count)
 
-  return row_fn
+  return from_rows(
+    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
+  )
+
+
+RECORDS = (
+  Loss("npair", npair_loss, ("l2_reg", "l2_over"), distances.dot, reducers.mean),
+  Loss("ntxent", ntxent_loss, ("temperature",), distances.cosine, reducers.mean_elements),
+  Loss("supcon", supcon_loss, ("temperature",), distances.cosine, reducers.mean),
+  Loss("nca", nca_loss, ("temperature",), distances.squared_euclidean, reducers.mean),
+  Loss(
+    "tuplet_margin",
+    tuplet_margin_loss,
+    ("margin", "scale"),
+    distances.cosine,
+    reducers.mean_elements,
+  ),
+  Loss("angular", angular_loss, ("alpha",), distances.cosine, reducers.mean_elements),
+)
+"""Facts of the losses here, for the registry."""

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import jax
 import jax.numpy as jnp
 
 from jaxdml import distances
 from jaxdml.losses import reducers
-from jaxdml.losses.core import tuple_loss
-from jaxdml.losses.numerics import (
-  exponents_fit,
-  log_sum_exp,
-  log_sum_exp_pair,
-  row_count,
-  row_sum,
-  softplus,
-)
-from jaxdml.losses.pairs import RowFn, TwoPass
-from jaxdml.types import Array, Rows
+from jaxdml.losses._engine import from_rows
+from jaxdml.losses._numerics import exponents_fit, log_sum_exp, log_sum_exp_pair, softplus
+from jaxdml.losses._record import Loss
+from jaxdml.losses._rows import TwoPass, row_count, row_sum
+from jaxdml.types import Array, DistanceFn, ReduceFn, Rows, SharedRefs
 
 __all__ = [
   "circle_loss",
@@ -29,8 +25,15 @@ __all__ = [
 _NOTHING = -1e30  # the log of an empty sum, finite so that gradients are
 
 
-@tuple_loss(distance_fn=distances.normalized_euclidean, reduce_fn=reducers.mean_elements)
-def lifted_structure_loss(margin: float = 1.0) -> TwoPass:
+def lifted_structure_loss(
+  embeddings: Array,
+  labels: Array,
+  *,
+  margin: float = 1.0,
+  distance_fn: DistanceFn = distances.normalized_euclidean,
+  reduce_fn: ReduceFn = reducers.mean_elements,
+  **shared: Unpack[SharedRefs],
+) -> Array:
   """Lifted structured loss: each positive pair against the negatives of both its ends.
 
   [log(sum_{n of a} exp(m - d(a, n)) + sum_{n of p} exp(m - d(n, p))) + d(a, p)]_+^2 / 2, averaged
@@ -68,11 +71,25 @@ def lifted_structure_loss(margin: float = 1.0) -> TwoPass:
     active = row_count(pairs.positive & (both + d > 0), d.dtype)
     return Rows(total=value, elements=row_count(pairs.positive, d.dtype), active=active)
 
-  return TwoPass(stats_fn, lambda parts: jax.nn.logsumexp(parts, axis=0), row_fn)
+  return from_rows(
+    TwoPass(stats_fn, lambda parts: jax.nn.logsumexp(parts, axis=0), row_fn),
+    embeddings,
+    labels,
+    distance_fn=distance_fn,
+    reduce_fn=reduce_fn,
+    **shared,
+  )
 
 
-@tuple_loss(distance_fn=distances.normalized_euclidean, reduce_fn=reducers.mean)
-def generalized_lifted_structure_loss(margin: float = 1.0) -> RowFn:
+def generalized_lifted_structure_loss(
+  embeddings: Array,
+  labels: Array,
+  *,
+  margin: float = 1.0,
+  distance_fn: DistanceFn = distances.normalized_euclidean,
+  reduce_fn: ReduceFn = reducers.mean,
+  **shared: Unpack[SharedRefs],
+) -> Array:
   """Generalised lifted structured loss: a soft farthest positive against a soft nearest negative.
 
   [log sum_p exp(d(a, p)) + log sum_n exp(m - d(a, n))]_+, averaged over anchors that have both
@@ -96,11 +113,21 @@ def generalized_lifted_structure_loss(margin: float = 1.0) -> RowFn:
     value = jnp.where(used, jax.nn.relu(pull + push), 0.0)
     return Rows(value, used.astype(value.dtype), (value > 0).astype(value.dtype))
 
-  return row_fn
+  return from_rows(
+    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
+  )
 
 
-@tuple_loss(distance_fn=distances.cosine, reduce_fn=reducers.mean)
-def circle_loss(margin: float = 0.4, gamma: float = 80.0) -> RowFn:
+def circle_loss(
+  embeddings: Array,
+  labels: Array,
+  *,
+  margin: float = 0.4,
+  gamma: float = 80.0,
+  distance_fn: DistanceFn = distances.cosine,
+  reduce_fn: ReduceFn = reducers.mean,
+  **shared: Unpack[SharedRefs],
+) -> Array:
   """Circle loss: every similarity is weighed by how far it is from its optimum.
 
   log(1 + sum_n exp(g a_n (s_an - m)) sum_p exp(-g a_p (s_ap - 1 + m))) with a_n = [s_an + m]_+ and
@@ -132,7 +159,9 @@ def circle_loss(margin: float = 0.4, gamma: float = 80.0) -> RowFn:
     one = used.astype(value.dtype)
     return Rows(value, one, one)
 
-  return row_fn
+  return from_rows(
+    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
+  )
 
 
 def _weighted_mean(hinge: Array, mask: Array, temperature: Array | float) -> Array:
@@ -145,14 +174,19 @@ def _weighted_mean(hinge: Array, mask: Array, temperature: Array | float) -> Arr
   return row_sum(weight * hinge, mask) / jnp.where(total > 0, total, 1.0)
 
 
-@tuple_loss(distance_fn=distances.normalized_euclidean, reduce_fn=reducers.mean)
 def ranked_list_loss(
+  embeddings: Array,
+  labels: Array,
+  *,
   alpha: float = 1.2,
   margin: float = 0.4,
   negative_temperature: float = 10.0,
   positive_temperature: float = 0.0,
   balance: float = 0.5,
-) -> RowFn:
+  distance_fn: DistanceFn = distances.normalized_euclidean,
+  reduce_fn: ReduceFn = reducers.mean,
+  **shared: Unpack[SharedRefs],
+) -> Array:
   """Ranked list loss: positives inside a ball of radius alpha - m, negatives outside alpha.
 
   (1 - b) mean_p [d(a, p) - (alpha - m)]_+ + b mean_n [alpha - d(a, n)]_+, means over the violating
@@ -181,4 +215,34 @@ def ranked_list_loss(
     used = jnp.any(pairs.positive | pairs.negative, axis=1).astype(d.dtype)
     return Rows(value, used, (value > 0).astype(d.dtype))
 
-  return row_fn
+  return from_rows(
+    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
+  )
+
+
+RECORDS = (
+  Loss(
+    "lifted_structure",
+    lifted_structure_loss,
+    ("margin",),
+    distances.normalized_euclidean,
+    reducers.mean_elements,
+    additive=False,
+  ),
+  Loss(
+    "generalized_lifted_structure",
+    generalized_lifted_structure_loss,
+    ("margin",),
+    distances.normalized_euclidean,
+    reducers.mean,
+  ),
+  Loss("circle", circle_loss, ("margin", "gamma"), distances.cosine, reducers.mean),
+  Loss(
+    "ranked_list",
+    ranked_list_loss,
+    ("alpha", "margin", "negative_temperature", "positive_temperature", "balance"),
+    distances.normalized_euclidean,
+    reducers.mean,
+  ),
+)
+"""Facts of the losses here, for the registry."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
 
 from jaxdml import distances
 from jaxdml.losses import reducers
-from jaxdml.losses.core import tuple_loss
-from jaxdml.losses.numerics import row_count, softplus
-from jaxdml.losses.pairs import RowFn
-from jaxdml.losses.positives import sum_over_positives
-from jaxdml.types import Array, Pairs, Rows
+from jaxdml.losses._blocks import sum_over_positives
+from jaxdml.losses._engine import from_rows
+from jaxdml.losses._numerics import softplus
+from jaxdml.losses._record import Loss
+from jaxdml.losses._rows import row_count
+from jaxdml.types import Array, DistanceFn, Pairs, ReduceFn, Rows, SharedRefs
 
 __all__ = ["soft_margin_triplet_loss", "triplet_loss"]
 
@@ -32,8 +34,15 @@ def _triplet_rows(penalty: Callable[[Array], Array], pairs: Pairs, margin) -> Ro
   return Rows(total, elements=count(pairs.positive) * count(pairs.negative), active=active)
 
 
-@tuple_loss(distance_fn=distances.normalized_squared_euclidean, reduce_fn=reducers.mean_nonzero)
-def triplet_loss(margin: float = 0.2) -> RowFn:
+def triplet_loss(
+  embeddings: Array,
+  labels: Array,
+  *,
+  margin: float = 0.2,
+  distance_fn: DistanceFn = distances.normalized_squared_euclidean,
+  reduce_fn: ReduceFn = reducers.mean_nonzero,
+  **shared: Unpack[SharedRefs],
+) -> Array:
   """Triplet loss over every (positive, negative) of a row: [d(a, p) - d(a, n) + margin]_+.
 
   FaceNet's loss, squared distances on the unit sphere (arXiv 1503.03832), averaged over the active
@@ -51,11 +60,22 @@ def triplet_loss(margin: float = 0.2) -> RowFn:
   >>> print(f"{triplet_loss(x, jnp.array([0, 0, 1])):.4f}")  # ((2 - .4 + .2) + (2 - .8 + .2)) / 2
   1.6000
   """
-  return lambda pairs, inputs: _triplet_rows(jax.nn.relu, pairs, margin)
+  row_fn = lambda pairs, inputs: _triplet_rows(jax.nn.relu, pairs, margin)
+
+  return from_rows(
+    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
+  )
 
 
-@tuple_loss(distance_fn=distances.euclidean, reduce_fn=reducers.mean_elements)
-def soft_margin_triplet_loss(margin: float = 0.0) -> RowFn:
+def soft_margin_triplet_loss(
+  embeddings: Array,
+  labels: Array,
+  *,
+  margin: float = 0.0,
+  distance_fn: DistanceFn = distances.euclidean,
+  reduce_fn: ReduceFn = reducers.mean_elements,
+  **shared: Unpack[SharedRefs],
+) -> Array:
   """Soft-margin triplet loss: log(1 + exp(d(a, p) - d(a, n) + margin)) (arXiv 1703.07737, sec. 3).
 
   Every triplet counts and keeps pulling; the paper uses it on plain euclidean distances of
@@ -67,4 +87,27 @@ def soft_margin_triplet_loss(margin: float = 0.0) -> RowFn:
   Returns:
     The reduced loss; shared arguments and errors: docs/conventions.md.
   """
-  return lambda pairs, inputs: _triplet_rows(softplus, pairs, margin)
+  row_fn = lambda pairs, inputs: _triplet_rows(softplus, pairs, margin)
+
+  return from_rows(
+    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
+  )
+
+
+RECORDS = (
+  Loss(
+    "triplet",
+    triplet_loss,
+    ("margin",),
+    distances.normalized_squared_euclidean,
+    reducers.mean_nonzero,
+  ),
+  Loss(
+    "soft_margin_triplet",
+    soft_margin_triplet_loss,
+    ("margin",),
+    distances.euclidean,
+    reducers.mean_elements,
+  ),
+)
+"""Facts of the losses here, for the registry."""

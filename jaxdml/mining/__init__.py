@@ -1,15 +1,16 @@
-"""Miners: functions from Pairs to Pairs, composed with `chain`, usable with every tuple loss."""
+"""Miners: functions from Pairs to Pairs, composed with `chain`, usable with every loss."""
 
 from __future__ import annotations
 
-import functools
-import inspect
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+from jaxdml.mining._miner import Miner as Miner
+from jaxdml.mining._miner import keep as keep
 from jaxdml.mining.compose import chain as chain
 from jaxdml.mining.compose import expand_positives as expand_positives
+from jaxdml.mining.compose import multi_similarity_filter as multi_similarity_filter
 from jaxdml.mining.compose import switch as switch
-from jaxdml.mining.informative import multi_similarity_filter as multi_similarity_filter
 from jaxdml.mining.negatives import all_negatives as all_negatives
 from jaxdml.mining.negatives import distance_weighted_negative as distance_weighted_negative
 from jaxdml.mining.negatives import hardest_negative as hardest_negative
@@ -23,30 +24,70 @@ from jaxdml.mining.positives import nearest_positives as nearest_positives
 from jaxdml.mining.positives import random_positive as random_positive
 from jaxdml.types import MiningFn
 
-MINERS: dict[str, MiningFn] = {
-  fn.__name__: fn
-  for fn in (
-    all_positives,
-    nearest_positive,
-    nearest_positives,
-    hardest_positive,
-    random_positive,
-    all_negatives,
-    hardest_negative,
-    hardest_negatives,
-    semihard_negative,
-    random_negative,
-    distance_weighted_negative,
-    multi_similarity_filter,
-    expand_positives,
-  )
+
+class Maker(NamedTuple):
+  """A function that makes a miner of options, as `MINERS` lists it.
+
+  Attributes:
+    make: (**options) -> MiningFn.
+    options: their names.
+    needed: those of them that have no default.
+  """
+
+  make: Callable[..., MiningFn]
+  options: tuple[str, ...]
+  needed: tuple[str, ...] = ()
+
+
+MINERS: dict[str, MiningFn | Maker] = {
+  "all_positives": all_positives,
+  "nearest_positive": nearest_positive,
+  "nearest_positives": Maker(nearest_positives, ("k",), ("k",)),
+  "hardest_positive": hardest_positive,
+  "random_positive": random_positive,
+  "all_negatives": all_negatives,
+  "hardest_negative": hardest_negative,
+  "hardest_negatives": Maker(hardest_negatives, ("k",), ("k",)),
+  "semihard_negative": semihard_negative,
+  "random_negative": random_negative,
+  "distance_weighted_negative": Maker(
+    distance_weighted_negative, ("dim", "cutoff", "max_distance"), ("dim",)
+  ),
+  "multi_similarity_filter": Maker(multi_similarity_filter, ("epsilon",)),
+  "expand_positives": Maker(expand_positives, ("max_positives",)),
 }
+"""Name -> miner, or its `Maker`, for `create` and configs; miners of one's own may be added."""
 
-__all__ = ["MINERS", "chain", "create", "switch", *MINERS]
+__all__ = [
+  "MINERS",
+  "Maker",
+  "Miner",
+  "all_negatives",
+  "all_positives",
+  "chain",
+  "create",
+  "distance_weighted_negative",
+  "expand_positives",
+  "hardest_negative",
+  "hardest_negatives",
+  "hardest_positive",
+  "keep",
+  "multi_similarity_filter",
+  "nearest_positive",
+  "nearest_positives",
+  "random_negative",
+  "random_positive",
+  "semihard_negative",
+  "switch",
+]
 
 
-def create(names: str, **options: Any) -> MiningFn:
-  """The chain of miners named in `names`, joined by "+".
+def __dir__() -> list[str]:
+  return __all__
+
+
+def create(names: str, **options: Any) -> Miner:
+  """Returns the chain of miners named in `names`, joined by "+".
 
   Args:
     names: such as "nearest_positive+semihard_negative".
@@ -63,14 +104,15 @@ def create(names: str, **options: Any) -> MiningFn:
   for name in names.split("+"):
     if name not in MINERS:
       raise ValueError(f"unknown miner {name!r} in {names!r}; valid names: {', '.join(MINERS)}")
-    _, *parameters = inspect.signature(MINERS[name]).parameters.values()  # the first: pairs
-    valid = {parameter.name for parameter in parameters}
-    own = {k: v for k, v in options.items() if k in valid}
-    needed = [p.name for p in parameters if p.default is p.empty and p.name not in own]
-    if needed:
-      raise ValueError(f"miner {name!r} needs the options {needed}")
+    entry = MINERS[name]
+    if not isinstance(entry, Maker):
+      fns.append(entry)
+      continue
+    own = {key: value for key, value in options.items() if key in entry.options}
+    if missing := [option for option in entry.needed if option not in own]:
+      raise ValueError(f"miner {name!r} needs the options {missing}")
     taken |= set(own)
-    fns.append(functools.partial(MINERS[name], **own) if own else MINERS[name])
+    fns.append(entry.make(**own))
   if unknown := sorted(set(options) - taken):
     raise ValueError(f"none of the miners in {names!r} takes the options {unknown}")
   return chain(*fns)

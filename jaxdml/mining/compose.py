@@ -1,69 +1,112 @@
-"""Building miners from miners."""
+"""Miners made of miners, and those that weigh positives against negatives."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
-from jaxdml.mining.select import keep
+from jaxdml.mining._miner import Miner, keep
 from jaxdml.types import Array, MiningFn, Pairs
 
-__all__ = ["chain", "expand_positives", "switch"]
+__all__ = ["chain", "expand_positives", "multi_similarity_filter", "switch"]
 
 
-def chain(*mining_fns: MiningFn) -> MiningFn:
-  """Applies miners from left to right, each seeing what the one before kept.
+def chain(*mining_fns: MiningFn) -> Miner:
+  """Makes a miner that applies others from left to right, each seeing what the one before kept.
 
   >>> from jaxdml import mining
-  >>> eps_semihard = chain(mining.nearest_positive, mining.semihard_negative)
+  >>> chain(mining.nearest_positive, mining.semihard_negative)
+  mining.nearest_positive+semihard_negative
   """
+  steps, names, positives, negatives, rows = [], [], None, None, 1
+  for fn in mining_fns:
+    if isinstance(fn, Miner):
+      steps += fn.steps
+      names.append(fn.name)
+      # A miner of negatives leaves the positives that came in, and states nothing of them.
+      positives = positives if fn.positives is None else fn.positives
+      negatives = negatives if fn.negatives is None else fn.negatives
+      rows = None if rows is None or fn.rows is None else rows * fn.rows
+    else:
+      # A plain function may have changed any mask: named columns are no longer to be trusted.
+      steps.append(_unnamed(fn))
+      names.append(getattr(fn, "__name__", "a function"))
+      positives = negatives = None
+  return Miner(*steps, name="+".join(names), positives=positives, negatives=negatives, rows=rows)
 
-  def mine(pairs: Pairs, /) -> Pairs:
-    for fn in mining_fns:
-      pairs = fn(pairs)
-    return pairs
 
-  return mine
+def _unnamed(fn: MiningFn) -> MiningFn:
+  """The miner with nothing said of columns."""
+  return lambda pairs: fn(pairs)._replace(positive_columns=None, negative_columns=None)
 
 
-def switch(index: Array | int, *mining_fns: MiningFn) -> MiningFn:
-  """The miner at `index`, which may be traced: another choice compiles nothing.
+def switch(index: Array | int, *mining_fns: MiningFn) -> Miner:
+  """Makes the miner at `index`, which may be traced: another choice compiles nothing.
 
   lax.switch wants the same structure of every branch, while miners differ in which columns they
-  name (`Pairs.positive_at`). Behind this one nobody knows them: a constant choice is faster.
+  name (`Pairs.positive_columns`). Behind this one none are named: a constant choice is faster.
 
   >>> from jaxdml import mining
   >>> harder_later = lambda step: switch(
   ...   step // 1000, mining.random_negative, mining.semihard_negative, mining.hardest_negative
   ... )
   """
-  unnamed = lambda fn: lambda pairs: fn(pairs)._replace(positive_at=None, negative_at=None)
-
-  def mine(pairs: Pairs, /) -> Pairs:
-    return jax.lax.switch(index, [unnamed(fn) for fn in mining_fns], pairs)
-
-  return mine
+  branches = [_unnamed(fn) for fn in mining_fns]
+  return Miner(lambda pairs: jax.lax.switch(index, branches, pairs), name="switch")
 
 
-def expand_positives(pairs: Pairs, /, *, max_positives: int | None = None) -> Pairs:
-  """Gives every (anchor, positive) pair a row of its own, with all the anchor's negatives.
+def multi_similarity_filter(*, epsilon: float = 0.1) -> Miner:
+  """Makes a miner of pairs that are informative beside the row's hardest pair of the other kind.
 
-  So that a negative miner behind it picks a negative for each pair, as FaceNet's semihard does.
+  Negatives nearer than the farthest positive + epsilon, positives farther than the nearest negative
+  - epsilon (Wang et al., arXiv 1904.06627, eq. 4 and 5, whose similarity is minus the distance).
+  A row without positives keeps no negatives, and one without negatives no positives.
 
   Args:
-    pairs: [r, m] rows.
-    max_positives: rows made of each row: its first `max_positives` positives in column order (bind
-      it with functools.partial; K - 1 suffices for P x K batches). None makes m of each: memory
-      O(r m^2), so bound it or use `block_size`.
+    epsilon: slack, in units of the distance.
 
-  Returns:
-    Pairs of r * max_positives rows; rows beyond the last positive are empty.
+  >>> positive = jnp.array([[True, True, False, False]])
+  >>> pairs = Pairs(jnp.array([[0.1, 0.5, 0.55, 0.7]]), positive, ~positive, jnp.array([0]))
+  >>> mined = multi_similarity_filter()(pairs)
+  >>> print(mined.positive, mined.negative)
+  [[False  True False False]] [[False False  True False]]
+  """
+
+  def mine(pairs: Pairs, /) -> Pairs:
+    d = pairs.distances
+    bound = lambda mask, empty: jnp.where(mask, d, empty)
+    farthest = jnp.max(bound(pairs.positive, -jnp.inf), axis=1, keepdims=True, initial=-jnp.inf)
+    nearest = jnp.min(bound(pairs.negative, jnp.inf), axis=1, keepdims=True, initial=jnp.inf)
+    return pairs._replace(
+      positive=pairs.positive & (d > nearest - epsilon),
+      negative=pairs.negative & (d < farthest + epsilon),
+    )
+
+  return Miner(mine, name=f"multi_similarity_filter(epsilon={epsilon})")
+
+
+def expand_positives(*, max_positives: int | None = None) -> Miner:
+  """Makes a miner that gives every (anchor, positive) pair a row with all the anchor's negatives.
+
+  So that a negative miner behind it picks a negative for each pair, as FaceNet's semihard does.
+  The rows beyond an anchor's last positive are empty.
+
+  Args:
+    max_positives: rows made of each row: its first `max_positives` positives in column order (K - 1
+      suffices for P x K batches). None makes m of each: memory O(r m^2), so bound it or use
+      `block_size`.
 
   Raises:
     ValueError: `max_positives` below 1.
   """
   if max_positives is not None and max_positives < 1:
     raise ValueError(f"max_positives must be at least 1, or None for all; got {max_positives}")
+  mine = lambda pairs: _expanded(pairs, max_positives)
+  name = f"expand_positives(max_positives={max_positives})"
+  return Miner(mine, name=name, positives=1, rows=max_positives)
+
+
+def _expanded(pairs: Pairs, max_positives: int | None) -> Pairs:
   m = pairs.distances.shape[1]
   k = m if max_positives is None else min(max_positives, m)
   rank = jnp.cumsum(pairs.positive, axis=1) - 1

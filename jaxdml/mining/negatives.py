@@ -1,12 +1,20 @@
-"""Which negatives a row keeps. Ties go to the lowest column."""
+"""Miners of negatives. Ties go to the lowest column."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
-from jaxdml.mining.keys import row_keys
-from jaxdml.mining.select import first_max, first_min, keep, largest_where, smallest
+from jaxdml.mining._miner import (
+  Miner,
+  check_k,
+  first_max,
+  first_min,
+  keep,
+  miner,
+  row_keys,
+  smallest,
+)
 from jaxdml.types import Pairs
 
 __all__ = [
@@ -19,29 +27,33 @@ __all__ = [
 ]
 
 
+@miner()
 def all_negatives(pairs: Pairs, /) -> Pairs:
   """Keeps every pair: the identity, for configs that name a miner."""
   return pairs
 
 
+@miner(negatives=1)
 def hardest_negative(pairs: Pairs, /) -> Pairs:
   """Keeps the nearest negative of each row (batch hard: Hermans et al., arXiv 1703.07737)."""
   return keep(pairs, negatives=first_min(pairs.distances, pairs.negative))
 
 
-def hardest_negatives(pairs: Pairs, /, *, k: int) -> Pairs:
-  """Keeps the k nearest negatives of each row.
+def hardest_negatives(*, k: int) -> Miner:
+  """Makes a miner of the k nearest negatives.
 
   Args:
-    pairs: rows.
-    k: how many; rows with fewer keep all. Bind it with functools.partial.
+    k: negatives of a row; rows with fewer keep all.
 
-  Returns:
-    pairs with at most k negatives a row.
+  Raises:
+    ValueError: for a k below 1.
   """
-  return keep(pairs, negatives=smallest(pairs.distances, pairs.negative, k))
+  check_k(k)
+  mine = lambda pairs: keep(pairs, negatives=smallest(pairs.distances, pairs.negative, k))
+  return Miner(mine, name=f"hardest_negatives(k={k})", negatives=k)
 
 
+@miner(negatives=1)
 def random_negative(pairs: Pairs, /) -> Pairs:
   """Keeps one negative of each row, uniformly at random. Needs the loss's `key`."""
   keys = row_keys(pairs, "random_negative")
@@ -49,16 +61,17 @@ def random_negative(pairs: Pairs, /) -> Pairs:
   return keep(pairs, negatives=first_max(score, pairs.negative))
 
 
+@miner(negatives=1)
 def semihard_negative(pairs: Pairs, /) -> Pairs:
   """Keeps the nearest negative farther than the positive (FaceNet, arXiv 1503.03832).
 
   n = argmin_{n: d(a, n) > d(a, p)} d(a, n), with p the row's farthest positive; combine it with
-  `nearest_positive`, or with `expand_positives` for the paper's one row a pair.
+  `nearest_positive`, or with `expand_positives()` for the paper's one row a pair.
   Fallback: where no negative is farther than p, the farthest negative is taken, the one closest to
   being semihard; pytorch-metric-learning drops the row. A row without a positive keeps no negative.
   """
   d, m = pairs.distances, pairs.distances.shape[1]
-  farthest = largest_where(d, pairs.positive, pairs.columns()[0])[:, None]
+  farthest = jnp.max(jnp.where(pairs.positive, d, -jnp.inf), axis=1, initial=-jnp.inf)[:, None]
   negative = pairs.negative & (farthest > -jnp.inf)
   semihard = first_min(d, negative & (d > farthest))
   # Hardly ever needed once training is under way, so only looked for where a row lacks one.
@@ -71,34 +84,38 @@ def semihard_negative(pairs: Pairs, /) -> Pairs:
 
 
 def distance_weighted_negative(
-  pairs: Pairs, /, *, dim: int, cutoff: float = 0.5, max_distance: float = 1.4
-) -> Pairs:
-  """Draws one negative with probability inverse to the density of its distance (Wu et al. 2017).
+  *, dim: int, cutoff: float = 0.5, max_distance: float = 1.4
+) -> Miner:
+  """Makes a miner that draws one negative by the inverse density of its distance (Wu et al. 2017).
 
   On the unit sphere in R^dim, distances have density
   q(d) ~ d^(dim-2) (1 - d^2/4)^((dim-3)/2); P(n) ~ 1/q(max(d(a, n), cutoff)) (arXiv 1706.07567),
   in log space, so it does not overflow in high dimension. Negatives farther than `max_distance`
-  are drawn only where a row has none nearer, then uniformly.
+  are drawn only where a row has none nearer, then uniformly. It expects normalised euclidean
+  distances and needs the loss's `key`.
 
   Args:
-    pairs: rows with normalised euclidean distances. Needs the loss's `key`.
-    dim: the embedding's dimension; bind it with functools.partial.
+    dim: the embedding's dimension.
     cutoff: distances below it count as this distance.
     max_distance: beyond it the weight would explode; in (cutoff, 2).
 
-  Returns:
-    pairs with one negative a row.
+  Raises:
+    ValueError: for bounds that are not 0 < cutoff < max_distance < 2.
   """
   if not 0.0 < cutoff < max_distance < 2.0:
     raise ValueError(
       f"need 0 < cutoff < max_distance < 2; got cutoff={cutoff}, max_distance={max_distance}"
     )
-  keys = row_keys(pairs, "distance_weighted_negative")
-  d = jnp.clip(pairs.distances, cutoff, max_distance)
-  log_q = (dim - 2.0) * jnp.log(d) + 0.5 * (dim - 3.0) * jnp.log1p(-0.25 * d * d)
-  near = pairs.negative & (pairs.distances < max_distance)
-  has_near = jnp.any(near, axis=1, keepdims=True)
-  candidates = jnp.where(has_near, near, pairs.negative)
-  logits = jnp.where(has_near, -log_q, 0.0)
-  noise = jax.vmap(lambda k: jax.random.gumbel(k, pairs.distances.shape[1:]))(keys)
-  return keep(pairs, negatives=first_max(logits + noise, candidates))
+
+  def mine(pairs: Pairs, /) -> Pairs:
+    keys = row_keys(pairs, "distance_weighted_negative")
+    d = jnp.clip(pairs.distances, cutoff, max_distance)
+    log_q = (dim - 2.0) * jnp.log(d) + 0.5 * (dim - 3.0) * jnp.log1p(-0.25 * d * d)
+    near = pairs.negative & (pairs.distances < max_distance)
+    has_near = jnp.any(near, axis=1, keepdims=True)
+    candidates = jnp.where(has_near, near, pairs.negative)
+    logits = jnp.where(has_near, -log_q, 0.0)
+    noise = jax.vmap(lambda k: jax.random.gumbel(k, pairs.distances.shape[1:]))(keys)
+    return keep(pairs, negatives=first_max(logits + noise, candidates))
+
+  return Miner(mine, name=f"distance_weighted_negative(dim={dim})", negatives=1)

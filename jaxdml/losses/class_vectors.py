@@ -8,22 +8,18 @@ arc cosine has an infinite slope where an embedding meets its class vector. The 
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdml import distances
 from jaxdml.losses import reducers
-from jaxdml.losses.numerics import row_sum, sine
-from jaxdml.losses.pairs import RowFn
-from jaxdml.losses.parametric import (
-  PROXIES,
-  Parameter,
-  class_vectors,
-  cross_entropy_rows,
-  parametric_loss,
-)
-from jaxdml.types import Array, Rows
+from jaxdml.losses._class_rows import PROXIES, class_vectors, cross_entropy_rows, from_class_rows
+from jaxdml.losses._numerics import sine
+from jaxdml.losses._record import Loss, Parameter
+from jaxdml.losses._rows import row_sum
+from jaxdml.types import Array, DistanceFn, PyTree, ReduceFn, Rows, Shared
 
 __all__ = [
   "arcface_loss",
@@ -41,11 +37,21 @@ def _init_sub_centers(
   return {"centers": class_vectors(key, num_classes, sub_centers, dim)}
 
 
-_SUB_CENTERS = Parameter("centers", ("num_classes", "sub_centers", "dim"), _init_sub_centers)
+_SUB_CENTERS = Parameter(
+  "centers", ("num_classes", "sub_centers", "dim"), _init_sub_centers, ("sub_centers",)
+)
 
 
-@parametric_loss(parameter=PROXIES, distance_fn=distances.cosine, reduce_fn=reducers.mean)
-def normalized_softmax_loss(temperature: float = 0.05) -> RowFn:
+def normalized_softmax_loss(
+  embeddings: Array,
+  labels: Array,
+  *,
+  params: PyTree,
+  temperature: float = 0.05,
+  distance_fn: DistanceFn = distances.cosine,
+  reduce_fn: ReduceFn = reducers.mean,
+  **shared: Unpack[Shared],
+) -> Array:
   """Normalised softmax: cross-entropy over the cosines to one vector a class.
 
   -log(exp(s_y / T) / sum_z exp(s_z / T)) with s = 1 - distance (Zhai and Wu, arXiv 1811.12649).
@@ -69,11 +75,30 @@ def normalized_softmax_loss(temperature: float = 0.05) -> RowFn:
     target = row_sum(logits, pairs.positive)
     return cross_entropy_rows(logits, target, pairs.positive, pairs.negative)
 
-  return row_fn
+  return from_class_rows(
+    row_fn,
+    "normalized_softmax",
+    PROXIES,
+    embeddings,
+    labels,
+    params,
+    distance_fn=distance_fn,
+    reduce_fn=reduce_fn,
+    **shared,
+  )
 
 
-@parametric_loss(parameter=PROXIES, distance_fn=distances.cosine, reduce_fn=reducers.mean)
-def cosface_loss(margin: float = 0.35, scale: float = 64.0) -> RowFn:
+def cosface_loss(
+  embeddings: Array,
+  labels: Array,
+  *,
+  params: PyTree,
+  margin: float = 0.35,
+  scale: float = 64.0,
+  distance_fn: DistanceFn = distances.cosine,
+  reduce_fn: ReduceFn = reducers.mean,
+  **shared: Unpack[Shared],
+) -> Array:
   """CosFace: normalised softmax with the true class's cosine lowered by a margin.
 
   -log(exp(s (c_y - m)) / (exp(s (c_y - m)) + sum_{z != y} exp(s c_z))) with c = 1 - distance
@@ -93,7 +118,17 @@ def cosface_loss(margin: float = 0.35, scale: float = 64.0) -> RowFn:
     target = scale * (row_sum(cosine, pairs.positive) - margin)
     return cross_entropy_rows(scale * cosine, target, pairs.positive, pairs.negative)
 
-  return row_fn
+  return from_class_rows(
+    row_fn,
+    "cosface",
+    PROXIES,
+    embeddings,
+    labels,
+    params,
+    distance_fn=distance_fn,
+    reduce_fn=reduce_fn,
+    **shared,
+  )
 
 
 def _add_angle(cosine: Array, margin: Array | float) -> Array:
@@ -112,8 +147,17 @@ def _arcface_rows(cosine, positive, negative, margin, scale) -> Rows:
   return cross_entropy_rows(scale * cosine, target, positive, negative)
 
 
-@parametric_loss(parameter=PROXIES, distance_fn=distances.cosine, reduce_fn=reducers.mean)
-def arcface_loss(margin: float = 0.5, scale: float = 64.0) -> RowFn:
+def arcface_loss(
+  embeddings: Array,
+  labels: Array,
+  *,
+  params: PyTree,
+  margin: float = 0.5,
+  scale: float = 64.0,
+  distance_fn: DistanceFn = distances.cosine,
+  reduce_fn: ReduceFn = reducers.mean,
+  **shared: Unpack[Shared],
+) -> Array:
   """ArcFace: normalised softmax with a margin added to the true class's angle.
 
   -log(exp(s cos(t_y + m)) / (exp(s cos(t_y + m)) + sum_{z != y} exp(s cos t_z))), cos t = 1 -
@@ -138,11 +182,30 @@ def arcface_loss(margin: float = 0.5, scale: float = 64.0) -> RowFn:
     del inputs
     return _arcface_rows(1.0 - pairs.distances, pairs.positive, pairs.negative, margin, scale)
 
-  return row_fn
+  return from_class_rows(
+    row_fn,
+    "arcface",
+    PROXIES,
+    embeddings,
+    labels,
+    params,
+    distance_fn=distance_fn,
+    reduce_fn=reduce_fn,
+    **shared,
+  )
 
 
-@parametric_loss(parameter=_SUB_CENTERS, distance_fn=distances.cosine, reduce_fn=reducers.mean)
-def sub_center_arcface_loss(margin: float = 0.5, scale: float = 64.0) -> RowFn:
+def sub_center_arcface_loss(
+  embeddings: Array,
+  labels: Array,
+  *,
+  params: PyTree,
+  margin: float = 0.5,
+  scale: float = 64.0,
+  distance_fn: DistanceFn = distances.cosine,
+  reduce_fn: ReduceFn = reducers.mean,
+  **shared: Unpack[Shared],
+) -> Array:
   """Sub-centre ArcFace: ArcFace on the cosine to the nearest of several centres a class.
 
   The cosine to a class is the largest over its `sub_centers`, an option of `init`, 3 by default
@@ -165,7 +228,17 @@ def sub_center_arcface_loss(margin: float = 0.5, scale: float = 64.0) -> RowFn:
     positive, negative = (jnp.any(mask, axis=1) for mask in (pairs.positive, pairs.negative))
     return _arcface_rows(nearest, positive, negative, margin, scale)
 
-  return row_fn
+  return from_class_rows(
+    row_fn,
+    "sub_center_arcface",
+    _SUB_CENTERS,
+    embeddings,
+    labels,
+    params,
+    distance_fn=distance_fn,
+    reduce_fn=reduce_fn,
+    **shared,
+  )
 
 
 def _multiply_angle(cosine: Array, times: int) -> Array:
@@ -185,8 +258,17 @@ def _multiply_angle(cosine: Array, times: int) -> Array:
   return sign * polynomial - 2.0 * k + (cosine - inside)
 
 
-@parametric_loss(parameter=PROXIES, distance_fn=distances.cosine, reduce_fn=reducers.mean)
-def sphereface_loss(margin: int = 4, scale: float = 1.0) -> RowFn:
+def sphereface_loss(
+  embeddings: Array,
+  labels: Array,
+  *,
+  params: PyTree,
+  margin: int = 4,
+  scale: float = 1.0,
+  distance_fn: DistanceFn = distances.cosine,
+  reduce_fn: ReduceFn = reducers.mean,
+  **shared: Unpack[Shared],
+) -> Array:
   """SphereFace (A-Softmax): the true class's angle is multiplied by an integer margin.
 
   -log(exp(r psi(t_y)) / (exp(r psi(t_y)) + sum_{z != y} exp(r cos t_z))) with r = scale ||x||,
@@ -220,4 +302,49 @@ def sphereface_loss(margin: int = 4, scale: float = 1.0) -> RowFn:
     target = radius * _multiply_angle(row_sum(cosine, pairs.positive), int(margin))
     return cross_entropy_rows(radius[:, None] * cosine, target, pairs.positive, pairs.negative)
 
-  return row_fn
+  return from_class_rows(
+    row_fn,
+    "sphereface",
+    PROXIES,
+    embeddings,
+    labels,
+    params,
+    distance_fn=distance_fn,
+    reduce_fn=reduce_fn,
+    **shared,
+  )
+
+
+RECORDS = (
+  Loss(
+    "normalized_softmax",
+    normalized_softmax_loss,
+    ("temperature",),
+    distances.cosine,
+    reducers.mean,
+    parameter=PROXIES,
+  ),
+  Loss(
+    "cosface", cosface_loss, ("margin", "scale"), distances.cosine, reducers.mean, parameter=PROXIES
+  ),
+  Loss(
+    "arcface", arcface_loss, ("margin", "scale"), distances.cosine, reducers.mean, parameter=PROXIES
+  ),
+  Loss(
+    "sub_center_arcface",
+    sub_center_arcface_loss,
+    ("margin", "scale"),
+    distances.cosine,
+    reducers.mean,
+    parameter=_SUB_CENTERS,
+  ),
+  Loss(
+    "sphereface",
+    sphereface_loss,
+    ("margin", "scale"),
+    distances.cosine,
+    reducers.mean,
+    parameter=PROXIES,
+  ),
+)
+"""Facts of the losses here, for the registry."""

@@ -1,58 +1,32 @@
-"""Losses with parameters: class vectors (proxies, centers, weights) that learn with the network.
+"""Losses against class vectors (proxies, centres, weights) that learn with the network.
 
-The vectors are the references of the one engine in core.py, so masks, mining, blocks and reduction
-are those of every loss. The parameters are a plain pytree; the optimizer that holds the network's
-parameters holds them too.
+The vectors are the references of the one engine, so masks, mining, blocks and reduction are those
+of every loss. The parameters are a plain pytree; the optimizer that holds the network's parameters
+holds them too.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxdml.losses.checks import check_arrays
-from jaxdml.losses.core import signature_of, tuple_loss
-from jaxdml.losses.numerics import log_sum_exp, softplus
-from jaxdml.losses.pairs import Inputs, RowFn
+from jaxdml._arguments import check_arrays
+from jaxdml.losses._engine import from_rows
+from jaxdml.losses._numerics import log_sum_exp, softplus
+from jaxdml.losses._record import Parameter
+from jaxdml.losses._rows import Inputs, RowFn
 from jaxdml.types import Array, DistanceFn, MiningFn, Pairs, PyTree, ReduceFn, Refs, Rows
 
 __all__ = [
   "PROXIES",
-  "Parameter",
-  "Penalized",
   "check_examples",
   "class_vectors",
   "cross_entropy_rows",
-  "mapped_axis",
+  "from_class_rows",
   "out_of_range",
-  "parametric_loss",
 ]
-
-
-class Parameter(NamedTuple):
-  """What a loss learns: the array params[name] of the given axes, and how to make it.
-
-  Attributes:
-    name: its key in `params`.
-    axes: names of its axes, "num_classes" first and "dim" last; one between them holds the vectors
-      of a class.
-    init: (key, num_classes, dim, **options) -> params.
-  """
-
-  name: str
-  axes: tuple[str, ...]
-  init: Callable[..., dict[str, Array]]
-
-
-class Penalized(NamedTuple):
-  """A row_fn and a penalty: vectors -> scalar that is added once to the reduced loss."""
-
-  row_fn: RowFn
-  penalty: Callable[[Array], Array]
 
 
 def class_vectors(key: Array, *shape: int) -> Array:
@@ -75,7 +49,7 @@ PROXIES = Parameter("proxies", ("num_classes", "dim"), _init_proxies)
 """One vector a class."""
 
 
-def _read(parameter: Parameter, params: PyTree, dim: int, loss_name: str) -> Array:
+def _read(parameter: Parameter, params: PyTree, dim: int, loss: str) -> Array:
   """The vectors in `params`, or one ValueError that says what is wrong."""
   name, axes = parameter.name, [*parameter.axes[:-1], str(dim)]
   if isinstance(params, Mapping) and set(params) == {name}:
@@ -91,7 +65,7 @@ def _read(parameter: Parameter, params: PyTree, dim: int, loss_name: str) -> Arr
   options = "".join(f", {axis}=..." for axis in parameter.axes[1:-1])
   raise ValueError(
     f"params must be {{{name!r}: floating point [{', '.join(axes)}]}}; got {came}. Make them with "
-    f"{loss_name}.init(key, num_classes, {dim}{options})"
+    f"losses.init({loss!r}, key, num_classes, {dim}{options})"
   )
 
 
@@ -102,28 +76,24 @@ def check_examples(
   weights: Array | None,
   params: PyTree,
   parameter: Parameter,
-  loss_name: str,
+  loss: str,
 ) -> tuple[Array, Array, Array | None, Array | None, Array]:
-  """The arguments as arrays, refused if they do not fit, and the vectors in `params`."""
+  """Returns the arguments as arrays, refused if they do not fit, and the vectors in `params`.
+
+  `loss` is its name in the registry, for the message that says how to make them.
+  """
   embeddings, labels, _, _, where, weights = check_arrays(
     embeddings, labels, None, None, where, weights
   )
   if not jnp.issubdtype(labels.dtype, jnp.integer):
     raise TypeError(f"labels must be integers from 0 to num_classes - 1; got {labels.dtype}")
-  vectors = _read(parameter, params, embeddings.shape[1], loss_name)
+  vectors = _read(parameter, params, embeddings.shape[1], loss)
   return embeddings, labels, where, weights, vectors
 
 
 def out_of_range(labels: Array, num_classes: int) -> Array:
   """Labels that have no class vector; unsigned ones are never negative."""
   return (labels < 0) | (labels >= num_classes)
-
-
-def mapped_axis(reduce_fn: ReduceFn, axis_name: str | None) -> str | None:
-  """The axis to reduce over, also where it is only bound to the reducer."""
-  if axis_name is None and isinstance(reduce_fn, functools.partial):
-    return reduce_fn.keywords.get("axis_name")
-  return axis_name
 
 
 def cross_entropy_rows(logits: Array, target: Array, positive: Array, negative: Array) -> Rows:
@@ -186,73 +156,67 @@ def _with_penalty(value: PyTree, penalty: Array, axis_name: str | None) -> PyTre
   return jax.tree.map(lambda v: v + penalty.astype(v.dtype) if v.ndim == 0 else v, value)
 
 
-def parametric_loss(
-  *, parameter: Parameter, distance_fn: DistanceFn, reduce_fn: ReduceFn
-) -> Callable:
-  """Decorator: from `hyperparameters -> row_fn` to a loss with `params`, and its `init`.
-
-  The row_fn is that of `tuple_loss` with anchors against class vectors: where a class has several,
-  `pairs.distances`, `pairs.positive` and `pairs.negative` are [r, per class, num_classes]. It may
-  come in a `Penalized`. The loss has no `refs` and `ids`; labels index the class vectors, and one
-  out of range makes the loss NaN.
+def from_class_rows(
+  row_fn: RowFn,
+  loss: str,
+  parameter: Parameter,
+  embeddings: Array,
+  labels: Array,
+  params: PyTree,
+  *,
+  distance_fn: DistanceFn,
+  reduce_fn: ReduceFn,
+  penalty_fn: Callable[[Array], Array] | None = None,
+  where: Array | None = None,
+  weights: Array | None = None,
+  mining_fn: MiningFn | None = None,
+  key: Array | None = None,
+  block_size: int | None = None,
+  axis_name: str | None = None,
+) -> Array:
+  """Returns the loss of anchors against class vectors; labels index these.
 
   Args:
+    row_fn: as in `from_rows`; where a class has several vectors, `pairs.distances`,
+      `pairs.positive` and `pairs.negative` are [r, per class, num_classes].
+    loss: its name in the registry, for messages.
     parameter: what is learnt.
-    distance_fn: the loss's default distance, of embeddings to class vectors.
-    reduce_fn: the loss's default reducer.
+    embeddings: [n, d].
+    labels: [n] int; one out of range makes the loss NaN.
+    params: {parameter.name: vectors}.
+    distance_fn: of embeddings to class vectors.
+    reduce_fn: from rows to the value.
+    penalty_fn: vectors -> scalar that is added once to the reduced loss.
+    where: as all that follows explained in docs/conventions.md.
+    weights: [n].
+    mining_fn: narrows the class vectors that an anchor sees.
+    key: for random miners.
+    block_size: anchors at a time.
+    axis_name: mapped axis to reduce over.
   """
-  default_distance, default_reduce = distance_fn, reduce_fn
-  engine = tuple_loss(distance_fn=distance_fn, reduce_fn=reduce_fn, whole_rows=True)
-  engine = engine(lambda row_fn: row_fn)
-
-  def decorate(make_row_fn: Callable[..., RowFn | Penalized]) -> Callable[..., Array]:
-    @functools.wraps(make_row_fn)
-    def loss(
-      embeddings: Array,
-      labels: Array,
-      *,
-      params: PyTree,
-      where: Array | None = None,
-      weights: Array | None = None,
-      distance_fn: DistanceFn = default_distance,
-      mining_fn: MiningFn | None = None,
-      key: Array | None = None,
-      reduce_fn: ReduceFn = default_reduce,
-      block_size: int | None = None,
-      axis_name: str | None = None,
-      **hyperparameters,
-    ) -> Array:
-      embeddings, labels, where, weights, vectors = check_examples(
-        embeddings, labels, where, weights, params, parameter, make_row_fn.__name__
-      )
-      made = make_row_fn(**hyperparameters)
-      row_fn, penalty = made if isinstance(made, Penalized) else (made, None)
-      axis_name = mapped_axis(reduce_fn, axis_name)
-      ids = None
-      if axis_name is not None:  # a random miner draws by slot of the global batch
-        n = embeddings.shape[0]
-        ids = jax.lax.axis_index(axis_name) * n + jnp.arange(n, dtype=jnp.int32)
-      value = engine(
-        embeddings,
-        labels,
-        row_fn=_by_class(row_fn, vectors, where),
-        refs=Refs(*_flat(vectors)),
-        ids=ids,
-        where=where,
-        weights=weights,
-        distance_fn=distance_fn,
-        mining_fn=mining_fn,
-        key=key,
-        reduce_fn=reduce_fn,
-        block_size=block_size,
-        axis_name=axis_name,
-      )
-      if penalty is None:
-        return value
-      return _with_penalty(value, penalty(vectors), axis_name)
-
-    loss.__signature__ = signature_of(loss, make_row_fn, leading=3)
-    loss.init = parameter.init
-    return loss
-
-  return decorate
+  embeddings, labels, where, weights, vectors = check_examples(
+    embeddings, labels, where, weights, params, parameter, loss
+  )
+  ids = None
+  if axis_name is not None:  # a random miner draws by slot of the global batch
+    n = embeddings.shape[0]
+    ids = jax.lax.axis_index(axis_name) * n + jnp.arange(n, dtype=jnp.int32)
+  value = from_rows(
+    _by_class(row_fn, vectors, where),
+    embeddings,
+    labels,
+    refs=Refs(*_flat(vectors)),
+    ids=ids,
+    where=where,
+    weights=weights,
+    distance_fn=distance_fn,
+    mining_fn=mining_fn,
+    key=key,
+    reduce_fn=reduce_fn,
+    block_size=block_size,
+    axis_name=axis_name,
+    whole_rows=True,
+  )
+  if penalty_fn is None:
+    return value
+  return _with_penalty(value, penalty_fn(vectors), axis_name)

@@ -1,4 +1,4 @@
-"""Anchors against references: shapes checked, distances and masks made, pairs mined."""
+"""Pairs and rows: anchors against references under masks, mined, and summed row by row."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxdml.distances import private_distances
-from jaxdml.losses.numerics import row_counts_of_two
+from jaxdml.mining._miner import Miner
 from jaxdml.types import Array, DistanceFn, MiningFn, Pairs, PyTree, Refs, Rows
 
 __all__ = [
-  "Elements",
   "Inputs",
   "RowFn",
   "TwoPass",
@@ -21,6 +20,8 @@ __all__ = [
   "make_pairs",
   "masked_pairs",
   "mine",
+  "row_count",
+  "row_sum",
 ]
 
 
@@ -44,7 +45,7 @@ class Inputs(NamedTuple):
   stats: PyTree = None
 
 
-RowFn = Callable[[Pairs, Inputs], "Rows | Elements"]
+RowFn = Callable[[Pairs, Inputs], Rows]
 
 
 class TwoPass(NamedTuple):
@@ -61,35 +62,14 @@ class TwoPass(NamedTuple):
   row_fn: RowFn
 
 
-class Elements(NamedTuple):
-  """Rows that are plain sums over pairs, in terms that share no pair.
+def row_sum(values: Array, mask: Array) -> Array:
+  """Sum of the masked values of each row, [r]."""
+  return jnp.sum(jnp.where(mask, values, 0.0), axis=1)
 
-  The engine then scales the pairs before it sums them, once for all terms.
 
-  Attributes:
-    values: [r, m], of the pairs in a mask; active means above zero.
-    terms: one mask [r, m] for each term.
-  """
-
-  values: Array
-  terms: tuple[Array, ...]
-
-  def rows(self) -> Rows:
-    """[r, t]."""
-    columns = [element_rows(self.values, mask) for mask in self.terms]
-    rows = jax.tree.map(lambda *terms: jnp.stack(terms, axis=1), *columns)
-    if len(self.terms) != 2:
-      return rows
-    first, second = (mask & (self.values > 0) for mask in self.terms)
-    active = row_counts_of_two(first, second, rows.active.dtype)
-    return rows._replace(active=jnp.stack(active, axis=1))
-
-  def total(self, factor: Array) -> Array:
-    """sum_rt factor[r, t] total[r, t]."""
-    each = jnp.zeros_like(self.values)
-    for t, mask in enumerate(self.terms):
-      each = jnp.where(mask, factor[:, t, None] * self.values, each)
-    return jnp.sum(jnp.sum(each, axis=1))
+def row_count(mask: Array, dtype) -> Array:
+  """Number of entries of each row that the mask keeps, [r]."""
+  return jnp.sum(mask, axis=1, dtype=dtype)
 
 
 def element_rows(values: Array, mask: Array) -> Rows:
@@ -129,6 +109,8 @@ def make_pairs(
     distances = distance_fn(embeddings, refs.embeddings)
   else:
     distances = private_distances(distance_fn, embeddings, refs.embeddings)
+  if anchor is None:
+    anchor = jnp.arange(embeddings.shape[0], dtype=jnp.int32)
   return masked_pairs(distances, labels, refs, ids, where, keys, anchor)
 
 
@@ -141,32 +123,43 @@ def masked_pairs(distances, labels, refs: Refs, ids, where, keys, anchor) -> Pai
       f"distance_fn must return {list(shape)} for x [{shape[0]}, d] and y [{shape[1]}, d]; "
       f"got {came}"
     )
-  expand = lambda a: a[None, :] if a.ndim == 1 else a
-  same = labels[:, None] == expand(refs.labels)
-  usable = jnp.ones_like(same) if where is None else jnp.broadcast_to(where[:, None], same.shape)
+  # Fields of shared references are [m], of private ones [n, m]: both compare with [n, 1].
+  positive = labels[:, None] == refs.labels
+  negative = ~positive
+  if where is not None:
+    positive, negative = positive & where[:, None], negative & where[:, None]
   if refs.where is not None:
-    usable = usable & expand(refs.where)
+    positive, negative = positive & refs.where, negative & refs.where
   if refs.ids is not None:
-    usable = usable & (ids[:, None] != expand(refs.ids))
-  if anchor is None:
-    anchor = jnp.arange(distances.shape[0], dtype=jnp.int32)
-  return Pairs(distances, same & usable, ~same & usable, anchor, keys)
+    others = ids[:, None] != refs.ids
+    positive, negative = positive & others, negative & others
+  return Pairs(distances, positive, negative, anchor, keys)
 
 
 def mine(pairs: Pairs, mining_fn: MiningFn | None) -> Pairs:
-  """Mined pairs: the miner sees distances without gradient, the result carries the real ones."""
+  """Mined pairs: the miner sees distances without gradient, the result carries the real ones.
+
+  Raises:
+    TypeError: the miner returns no `Pairs`.
+    ValueError: it loses rows or columns.
+  """
   if mining_fn is None:
     return pairs
   mined = mining_fn(pairs._replace(distances=jax.lax.stop_gradient(pairs.distances)))
   if not isinstance(mined, Pairs):
     raise TypeError(f"mining_fn must return jaxdml.types.Pairs; got {type(mined).__name__}")
   rows, (least, columns) = mined.positive.shape[0], pairs.positive.shape
-  masks = {"positive": mined.positive.shape, "negative": mined.negative.shape}
-  if rows < least or set(masks.values()) != {(rows, columns)} or mined.anchor.shape != (rows,):
+  shapes = (mined.positive.shape, mined.negative.shape, mined.anchor.shape)
+  if rows < least or shapes != ((rows, columns), (rows, columns), (rows,)):
+    masks = {"positive": shapes[0], "negative": shapes[1]}
     raise ValueError(
       f"mining_fn must return the {least} rows that it is given, or more, and say in `anchor` "
-      f"whose each is: masks [r, {columns}], anchor [r]; got {masks}, anchor {mined.anchor.shape}"
+      f"whose each is: masks [r, {columns}], anchor [r]; got {masks}, anchor {shapes[2]}"
     )
-  if mined.positive.shape[0] == pairs.positive.shape[0]:
-    return mined._replace(distances=pairs.distances)
-  return mined._replace(distances=pairs.distances[mined.anchor - pairs.anchor[0]])
+  distances = pairs.distances
+  if rows != least:
+    distances = distances[mined.anchor - pairs.anchor[0]]
+  if isinstance(mining_fn, Miner):
+    return mined._replace(distances=distances)
+  # A function that says nothing may have changed the masks behind a miner that named columns.
+  return mined._replace(distances=distances, positive_columns=None, negative_columns=None)

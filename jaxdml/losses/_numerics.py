@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxdml.distances import safe_sqrt
+from jaxdml.distances import Distance, safe_sqrt
+from jaxdml.losses._rows import row_sum
 from jaxdml.types import Array, DistanceFn
 
 __all__ = [
@@ -19,44 +20,9 @@ __all__ = [
   "log1p_sum_exp",
   "log_sum_exp",
   "log_sum_exp_pair",
-  "row_count",
-  "row_counts_of_two",
-  "row_sum",
   "sine",
   "softplus",
 ]
-
-_MOST = 4095
-
-
-def row_sum(values: Array, mask: Array) -> Array:
-  """Sum of the masked values of each row, [r]."""
-  return jnp.sum(jnp.where(mask, values, 0.0), axis=1)
-
-
-def row_count(mask: Array, dtype) -> Array:
-  """How many entries of each row the mask keeps, [r]."""
-  return jnp.sum(mask, axis=1, dtype=dtype)
-
-
-def row_counts_of_two(first: Array, second: Array, dtype) -> tuple[Array, Array]:
-  """row_count of two masks that share no entry, in one sum: the first counts in thousands.
-
-  >>> import jax.numpy as jnp
-  >>> row_counts_of_two(jnp.array([[True, False]]), jnp.array([[False, True]]), jnp.float32)
-  (Array([1.], dtype=float32), Array([1.], dtype=float32))
-  """
-  # _MOST + 1 times a count of at most _MOST, and another: whole numbers that float32 holds exactly.
-  values = jnp.where(first, _MOST + 1.0, jnp.where(second, 1.0, 0.0)).astype(dtype)
-  rows, m = values.shape
-  size = max((d for d in range(1, min(m, _MOST) + 1) if m % d == 0), default=1)
-  if size < min(m, 64):
-    values = jnp.pad(values, ((0, 0), (0, -m % _MOST)))
-    size = _MOST
-  packed = jnp.sum(values.reshape(rows, -1, size), axis=2)
-  thousands = jnp.floor(packed / (_MOST + 1.0))
-  total = lambda x: jnp.sum(x, axis=1)
-  return total(thousands), total(packed - (_MOST + 1.0) * thousands)
 
 
 def _top(x: Array, mask: Array) -> Array:
@@ -94,14 +60,14 @@ def exponents_fit(
   exponents: Callable[[float], Sequence[float]],
   *parameters: Array | float,
 ) -> bool:
-  """Whether exp of a row's exponents, and millions of them, keep their digits in float32.
+  """Tells whether exp of a row's exponents, and millions of them, keep their digits in float32.
 
   Args:
     distance_fn: False if its distances have no bounds.
     exponents: of a distance; monotonic, so that those of the two bounds are the extremes.
     parameters: what `exponents` depends on; False if one is traced and so not known yet.
   """
-  bounds = getattr(distance_fn, "bounds", None)
+  bounds = distance_fn.bounds if isinstance(distance_fn, Distance) else None
   if bounds is None or not all(isinstance(p, (int, float)) for p in parameters):
     return False
   ends = [end for bound in bounds for end in exponents(bound)]

@@ -1,0 +1,348 @@
+"""Loops that keep memory small: anchors a block at a time, positives one at a time.
+
+Their gradients are written by hand (`jax.custom_vjp`), so that nothing is stored and, for sums over
+blocks, nothing is computed twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+from jaxdml.losses import reducers
+from jaxdml.types import Array, PyTree
+
+__all__ = [
+  "Blocks",
+  "Sizes",
+  "by_platform",
+  "default_sizes",
+  "map_blocks",
+  "reduce_blocks",
+  "split",
+  "sum_blocks",
+  "sum_over_positives",
+]
+
+# Distances held at a time: what a CPU's cache holds several times, or keeps an accelerator busy.
+_CPU_ELEMENTS, _ACCELERATOR_ELEMENTS = 2**20, 2**26
+# On a CPU, anchors that make a matrix product worth while; the more references, whose gradient each
+# block adds to, the more anchors at a time, for up to 16 times as many distances.
+_CPU_ROWS, _CPU_MOST_ROWS, _COLUMNS_PER_ROW = 128, 512, 64
+
+
+class Sizes(NamedTuple):
+  """Anchors of a block where a program runs on a CPU, and where it runs on anything else."""
+
+  cpu: int
+  other: int
+
+
+def default_sizes(n: int, elements_per_anchor: int) -> Sizes:
+  """Anchors at a time, so that their distances fit a CPU's cache or a part of a GPU's memory.
+
+  Args:
+    n: anchors in all.
+    elements_per_anchor: distances that one anchor needs after mining (m, or m times its rows).
+
+  Returns:
+    n itself while everything fits.
+  """
+  rows = min(max(_CPU_ROWS, elements_per_anchor // _COLUMNS_PER_ROW), _CPU_MOST_ROWS)
+  least = min(rows, 16 * _CPU_ELEMENTS // elements_per_anchor)
+  return Sizes(
+    _default_size(n, elements_per_anchor, _CPU_ELEMENTS, least),
+    _default_size(n, elements_per_anchor, _ACCELERATOR_ELEMENTS, 1),
+  )
+
+
+def _default_size(n: int, elements_per_anchor: int, budget: int, least: int) -> int:
+  if n * elements_per_anchor <= budget:
+    return n
+  most = max(budget // elements_per_anchor, least, 8)
+  if most >= n:
+    return n
+  power = 1 << (most.bit_length() - 1)  # matrix products like round sizes
+  return power if n >= 4 * power else -(-n // -(-n // most))
+
+
+def by_platform(fn: Callable[..., PyTree], sizes: Sizes, *operands: PyTree) -> PyTree:
+  """fn(size, *operands) with the size of the platform that the program is lowered for.
+
+  The host's own backend says nothing about that: a step for a TPU may be compiled on a CPU machine.
+  Do not differentiate through it, as both programs would leave what they store.
+  """
+  if sizes.cpu == sizes.other:
+    return fn(sizes.cpu, *operands)
+  of_size = lambda size: lambda *operands: fn(size, *operands)
+  return jax.lax.platform_dependent(*operands, cpu=of_size(sizes.cpu), default=of_size(sizes.other))
+
+
+def split(tree: PyTree, n: int, block_size: int) -> tuple[PyTree, Array]:
+  """Arrays [n, ...] as [blocks, block_size, ...], and which rows are real.
+
+  Padding repeats the last row, so that nothing new can overflow.
+  """
+  blocks = -(-n // block_size)
+  pad = blocks * block_size - n
+
+  def cut(a):
+    a = jnp.concatenate([a, jnp.repeat(a[-1:], pad, axis=0)]) if pad else a
+    return a.reshape(blocks, block_size, *a.shape[1:])
+
+  return jax.tree.map(cut, tree), (jnp.arange(blocks * block_size) < n).reshape(blocks, block_size)
+
+
+class Blocks(NamedTuple):
+  """Rows to be taken a block at a time.
+
+  Attributes:
+    rows: pytree of arrays [n, ...]; integers, booleans and keys get no gradient.
+    cut: (rows, size) -> pytree of [blocks, size, ...]; closes over no traced array.
+    sizes: of a block.
+  """
+
+  rows: PyTree
+  cut: Callable[[PyTree, int], PyTree]
+  sizes: Sizes
+
+  @classmethod
+  def of(cls, cut: PyTree) -> Blocks:
+    """Rows that are cut already, alike on every platform."""
+    return cls(cut, lambda rows, size: rows, Sizes(1, 1))
+
+
+def map_blocks(fn: Callable[[PyTree], PyTree], blocks: Blocks) -> PyTree:
+  """fn of each block, stacked; the gradient computes each block again instead of storing it.
+
+  What it stores depends on the size, so that is the smaller one on every platform.
+  """
+  cut = blocks.cut(blocks.rows, min(blocks.sizes))
+  return jax.lax.map(jax.checkpoint(fn, prevent_cse=False), cut)
+
+
+def _hoist(fn: Callable, *examples: PyTree) -> tuple[Callable, list[Array]]:
+  """(call, captured): call(captured, *args) is fn(*args) that closes over nothing.
+
+  `jax.custom_vjp` must see every array that may need a gradient as an argument. Unlike
+  jax.closure_convert this hoists integers, booleans and keys too: a backward pass traced later
+  (inside scan or checkpoint) could not reach them.
+  """
+  closed, shape = jax.make_jaxpr(fn, return_shape=True)(*examples)
+  treedef = jax.tree.structure(shape)
+
+  def call(captured: list[Array], *args: PyTree) -> PyTree:
+    run = core.jaxpr_as_fun(core.ClosedJaxpr(closed.jaxpr, captured))
+    return jax.tree.unflatten(treedef, run(*jax.tree.leaves(args)))
+
+  return call, closed.consts
+
+
+def _partition(tree: PyTree) -> tuple[list[Array], list[Array], Callable[[Any, Any], PyTree]]:
+  """(leaves with gradients, the others, a function that puts both together again)."""
+  leaves, treedef = jax.tree.flatten(tree)
+  is_float = [jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in leaves]
+
+  def merge(floats, others) -> PyTree:
+    floats, others = iter(floats), iter(others)
+    return jax.tree.unflatten(treedef, [next(floats) if f else next(others) for f in is_float])
+
+  floats = [x for x, f in zip(leaves, is_float, strict=True) if f]
+  return floats, [x for x, f in zip(leaves, is_float, strict=True) if not f], merge
+
+
+def _zeros(shapes: PyTree) -> PyTree:
+  return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+
+
+def sum_blocks(
+  fn: Callable[[PyTree, PyTree], tuple[Array, PyTree]], blocks: Blocks, shared: PyTree
+) -> tuple[Array, PyTree]:
+  """Sums fn(block, shared) -> (scalar, aux) over the blocks.
+
+  When it is differentiated, each block's gradient is taken while the block is at hand and only
+  scaled later, so nothing is stored and nothing computed twice. That is right because the sum's
+  gradient is one number times the gradients of the blocks. The aux are summed too, without
+  gradient. Reverse mode only.
+
+  Args:
+    fn: may close over traced arrays; floats among them get their gradients as well.
+    blocks: the rows.
+    shared: pytree that every block reads.
+  """
+  first = lambda rows, size: jax.tree.map(lambda x: x[0], blocks.cut(rows, size))
+  calls, captured = {}, {}
+  for size in dict.fromkeys(blocks.sizes):
+    example = jax.eval_shape(lambda rows, size=size: first(rows, size), blocks.rows)
+    calls[size], captured[size] = _hoist(fn, example, shared)
+  rows, row_others, merge_rows = _partition(blocks.rows)
+  same, same_others, merge_same = _partition((shared, captured))
+
+  def cut_at(size, rows, row_others):
+    """Floats of the blocks, their other leaves, and the function that puts both together again."""
+    return _partition(blocks.cut(merge_rows(rows, row_others), size))
+
+  def of_block(size, merge, cut, others, same, same_others):
+    shared, captured = merge_same(same, same_others)
+    return calls[size](captured[size], merge(cut, others), shared)
+
+  def start_of(step, cut, others):
+    first = lambda cut, others: step(*jax.tree.map(lambda x: x[0], (cut, others)))
+    return _zeros(jax.eval_shape(first, cut, others))
+
+  def values(size, rows, same, row_others, same_others):
+    cut, others, merge = cut_at(size, rows, row_others)
+    step = lambda cut, others: of_block(size, merge, cut, others, same, same_others)
+    add = lambda total, block: (jax.tree.map(jnp.add, total, step(*block)), None)
+    return jax.lax.scan(add, start_of(step, cut, others), (cut, others))[0]
+
+  def values_and_gradients(size, rows, same, row_others, same_others):
+    cut, others, merge = cut_at(size, rows, row_others)
+    pull_rows = jax.vjp(lambda rows: cut_at(size, rows, row_others)[0], rows)[1]
+
+    def body(carry, block):
+      (total, bars), (cut, others) = carry, block
+      of_floats = lambda cut, same: of_block(size, merge, cut, others, same, same_others)
+      value, pull, aux = jax.vjp(of_floats, cut, same, has_aux=True)
+      cut_bar, bar = pull(jnp.ones_like(value))
+      bars = [a + b.astype(a.dtype) for a, b in zip(bars, bar, strict=True)]
+      return (jax.tree.map(jnp.add, total, (value, aux)), bars), cut_bar
+
+    step = lambda cut, others: of_block(size, merge, cut, others, same, same_others)
+    # Summed in float32 or more; they go back in their owners' dtype.
+    wide = [jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)) for x in same]
+    start = (start_of(step, cut, others), wide)
+    (result, bars), cut_bars = jax.lax.scan(body, start, (cut, others))
+    return result, pull_rows(cut_bars)[0], bars
+
+  @jax.custom_vjp
+  def total(rows, same, row_others, same_others):
+    return by_platform(values, blocks.sizes, rows, same, row_others, same_others)
+
+  def forward(rows, same, row_others, same_others):
+    operands = (rows, same, row_others, same_others)
+    result, row_bars, bars = by_platform(values_and_gradients, blocks.sizes, *operands)
+    return result, (row_bars, bars, [jnp.zeros((), x.dtype) for x in same])
+
+  def backward(residuals, cotangents):
+    row_bars, bars, dtypes = residuals
+    scale = cotangents[0]
+    bars = [(scale * b).astype(like.dtype) for b, like in zip(bars, dtypes, strict=True)]
+    return [(scale * b).astype(b.dtype) for b in row_bars], bars, None, None
+
+  total.defvjp(forward, backward)
+  return total(rows, same, row_others, same_others)
+
+
+def reduce_blocks(
+  sums: Callable[[PyTree, PyTree], tuple[Array, Array | None]],
+  reduce_fn: reducers.Linear,
+  blocks: Blocks,
+  shared: PyTree,
+  axis_name: str | None,
+  poison: Array | float = 0.0,
+) -> Array:
+  """The reduced loss through memory once; twice where several terms have denominators.
+
+  Args:
+    sums: (block, shared) -> `reduce_fn.sums` of the block's rows.
+    reduce_fn: finishes the sums.
+    blocks: the rows.
+    shared: what every block reads.
+    axis_name: the mapped axis.
+    poison: added to the numerator.
+  """
+  first = lambda rows: jax.tree.map(lambda a: a[0], blocks.cut(rows, blocks.sizes.cpu))
+  numerator, denominator = jax.eval_shape(lambda rows: sums(first(rows), shared), blocks.rows)
+  poison = jnp.asarray(poison, numerator.dtype)
+  if denominator is None or numerator.shape[0] == 1:
+    one = lambda block, shared: (lambda v, c: (jnp.sum(v), c))(*sums(block, shared))
+    value, count = sum_blocks(one, blocks, shared)
+    value = value[None] if denominator is not None else value
+    return reduce_fn.finish(value + poison, count, axis_name)
+
+  # Each term has a denominator of its own, which must be known before the terms can be added up.
+  def counts(size, rows, shared):
+    of_blocks = jax.lax.map(lambda block: sums(block, shared)[1], blocks.cut(rows, size))
+    return jnp.sum(of_blocks, axis=0)
+
+  fixed = jax.lax.stop_gradient((blocks.rows, shared))
+  count = by_platform(counts, blocks.sizes, *fixed)
+  if axis_name is not None:
+    count = jax.lax.psum(count, axis_name)
+  share = jax.lax.stop_gradient(jnp.where(count > 0, 1.0 / jnp.where(count > 0, count, 1.0), 0.0))
+  scaled = lambda block, shared: (jnp.sum(share * sums(block, shared)[0]), ())
+  value, _ = sum_blocks(scaled, blocks, shared)
+  return reducers.global_sum(value + poison, axis_name)
+
+
+def _after(positive: Array, column: Array) -> Array:
+  """[r] the first positive of each row beyond `column` [r]; m where there is none."""
+  columns = jnp.arange(positive.shape[1], dtype=jnp.int32)[None, :]
+  beyond = positive & (columns > column[:, None])
+  return jnp.min(jnp.where(beyond, columns, positive.shape[1]), axis=1, initial=positive.shape[1])
+
+
+def _loop(step: Callable, start: PyTree, positive: Array, count: Array) -> PyTree:
+  """Adds up step(column, valid) of the first to the count-th positive of each row."""
+  end = positive.shape[1]
+
+  def body(_, carry):
+    column, result = carry
+    column = _after(positive, column)
+    added = step(jnp.minimum(column, end - 1), column < end)
+    return column, jax.tree.map(jnp.add, result, added)
+
+  first = jnp.full(positive.shape[0], -1, jnp.int32)
+  return jax.lax.fori_loop(0, count, body, (first, start))[1]
+
+
+def sum_over_positives(fn: Callable[..., PyTree], positive: Array, *operands: PyTree) -> PyTree:
+  """sum_k fn(column of each row's k-th positive [r], where there is one [r], *operands).
+
+  Memory is that of one call of fn however many positives there are, and time that of as many calls
+  as the richest row has positives. How many depends on the data, which reverse mode cannot trace:
+  the gradient makes the calls again. Reverse mode only.
+
+  Args:
+    fn: returns a pytree of arrays; must give 0 for rows without a k-th positive. May close over
+      traced arrays.
+    positive: [r, m] bool.
+    *operands: pytrees of arrays; the floats get gradients.
+  """
+  rows = positive.shape[0]
+  example = (jnp.zeros(rows, jnp.int32), jnp.zeros(rows, bool))
+  call, captured = _hoist(fn, *example, *operands)
+  floats, others, merge = _partition((captured, operands))
+
+  def of_positive(column, valid, floats, others):
+    captured, operands = merge(floats, others)
+    return call(captured, column, valid, *operands)
+
+  like = jax.eval_shape(of_positive, *example, floats, others)
+
+  @jax.custom_vjp
+  def total(positive, floats, others):
+    return forward(positive, floats, others)[0]
+
+  def forward(positive, floats, others):
+    count = jnp.max(jnp.sum(positive, axis=1, dtype=jnp.int32), initial=0)
+    step = lambda column, valid: of_positive(column, valid, floats, others)
+    # The zeros are made here: as traced constants they would be captured ones.
+    return _loop(step, _zeros(like), positive, count), (positive, floats, others, count)
+
+  def backward(residuals, cotangents):
+    positive, floats, others, count = residuals
+
+    def step(column, valid):
+      pull = jax.vjp(lambda floats: of_positive(column, valid, floats, others), floats)[1]
+      return pull(cotangents)[0]
+
+    return None, _loop(step, jax.tree.map(jnp.zeros_like, floats), positive, count), None
+
+  total.defvjp(forward, backward)
+  return total(positive, floats, others)

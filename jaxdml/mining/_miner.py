@@ -1,0 +1,158 @@
+"""Miners, with what they state of themselves, and the choices of columns that they are made of."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxdml.types import Array, MiningFn, Pairs
+
+__all__ = [
+  "Miner",
+  "check_k",
+  "first_max",
+  "first_min",
+  "keep",
+  "miner",
+  "row_keys",
+  "smallest",
+]
+
+
+class Miner:
+  """A miner that states what it leaves, so that losses can plan before they trace it.
+
+  A plain function of `Pairs` is a miner too: it states nothing, and losses expect all partners.
+
+  Attributes:
+    steps: functions of Pairs, applied one after the other.
+    name: for messages.
+    positives: positives it leaves a row at most, with their columns named; None: as many as come.
+    negatives: the same of negatives.
+    rows: rows that it makes of each; None: as many as there are references.
+  """
+
+  def __init__(
+    self,
+    *steps: MiningFn,
+    name: str,
+    positives: int | None = None,
+    negatives: int | None = None,
+    rows: int | None = 1,
+    doc: str | None = None,
+  ):
+    self.steps, self.name = steps, name
+    self.positives, self.negatives, self.rows = positives, negatives, rows
+    self.__doc__ = doc  # so that help(mining.nearest_positive) shows the rule
+
+  def __repr__(self) -> str:
+    return f"mining.{self.name}"
+
+  def __call__(self, pairs: Pairs, /) -> Pairs:
+    """Returns the mined pairs."""
+    for step in self.steps:
+      pairs = step(pairs)
+    return pairs
+
+
+def miner(
+  *, positives: int | None = None, negatives: int | None = None
+) -> Callable[[MiningFn], Miner]:
+  """Decorator: makes a `Miner` of a function that keeps its rows; see `Miner`."""
+  return lambda fn: Miner(
+    fn, name=fn.__name__, positives=positives, negatives=negatives, doc=fn.__doc__
+  )
+
+
+def keep(pairs: Pairs, *, positives: Array | None = None, negatives: Array | None = None) -> Pairs:
+  """The pairs with the positives, or negatives, at these columns [r] or [r, k] alone.
+
+  m stands for no column. The columns must be within the mask.
+  """
+  if positives is not None:
+    columns, mask = _at(positives, pairs.positive)
+    pairs = pairs._replace(positive=mask, positive_columns=columns)
+  if negatives is not None:
+    columns, mask = _at(negatives, pairs.negative)
+    pairs = pairs._replace(negative=mask, negative_columns=columns)
+  return pairs
+
+
+def _at(columns: Array, mask: Array) -> tuple[Array, Array]:
+  """Columns as [r, k], and the mask that is True there alone."""
+  columns = columns[:, None] if columns.ndim == 1 else columns
+  every = jnp.arange(mask.shape[1], dtype=columns.dtype)
+  return columns, jnp.any(every[None, :, None] == columns[:, None, :], axis=2)
+
+
+def first_min(values: Array, mask: Array) -> Array:
+  """Column [r] of the smallest masked value, the lowest on ties; m where the mask is empty.
+
+  Plain minima instead of one argmin, whose paired reduction is several times slower on a CPU: of
+  each stretch of columns, of those, and within the stretch that has the smallest.
+  """
+  rows, m = values.shape
+  # An infinite value is a value: only what is masked out is beyond all.
+  values = jnp.where(mask, jnp.minimum(values, jnp.finfo(values.dtype).max), jnp.inf)
+  size = _stretch(m)
+  if size is None:
+    return _first(values)
+  stretches = values.reshape(rows, m // size, size)
+  which = _first(jnp.min(stretches, axis=2))
+  some = which < m // size
+  at = jnp.where(some, which, 0)
+  within = jnp.take_along_axis(stretches, at[:, None, None], axis=1)[:, 0]
+  return jnp.where(some, at * size + _first(within), m)
+
+
+def first_max(values: Array, mask: Array) -> Array:
+  """Column [r] of the largest masked value, the lowest on ties; m where the mask is empty."""
+  return first_min(-values, mask)
+
+
+def _first(values: Array) -> Array:
+  """[r] column of the smallest value; how many columns there are where all are infinite."""
+  m = values.shape[1]
+  lowest = jnp.min(values, axis=1, keepdims=True)
+  tied = (values <= lowest) & (values < jnp.inf)
+  return jnp.min(jnp.where(tied, jnp.arange(m, dtype=jnp.int32), m), axis=1, initial=m)
+
+
+def _stretch(m: int) -> int | None:
+  """A divisor of m near 1.4 times its root; None if m is small or has no such divisor."""
+  target, best = (2.0 * m) ** 0.5, None
+  for d in range(max(int(target / 4), 1), int(target * 4) + 1) if m >= 64 else ():
+    if m % d == 0 and (best is None or abs(d - target) < abs(best - target)):
+      best = d
+  return best
+
+
+def smallest(values: Array, mask: Array, k: int) -> Array:
+  """Columns [r, k] of the k smallest masked values; m where there are fewer.
+
+  Ties go to the lowest columns.
+  """
+  m = values.shape[1]
+  _, columns = jax.lax.top_k(jnp.where(mask, -values, -jnp.inf), min(k, m))
+  return jnp.where(jnp.take_along_axis(mask, columns, axis=1), columns, m)
+
+
+def check_k(k: int) -> None:
+  """Refuses a number of partners below 1."""
+  if k < 1:
+    raise ValueError(f"k must be at least 1; got {k}")
+
+
+def row_keys(pairs: Pairs, name: str) -> Array:
+  """Keys [r] for the miner called `name`, so that two miners in a chain draw independently.
+
+  Raises:
+    ValueError: if the loss was called without `key`.
+  """
+  if pairs.keys is None:
+    raise ValueError(f"mining with {name} is random: pass key=jax.random.key(...) to the loss")
+  salt = zlib.crc32(name.encode()) & 0x7FFFFFFF
+  return jax.vmap(lambda k: jax.random.fold_in(k, salt))(pairs.keys)

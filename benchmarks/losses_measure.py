@@ -120,7 +120,7 @@ def of_jaxdml(name: str, batch: int) -> dict:
     if name == "npair":  # the peer takes one pair of images a class
       a, p = x[::PER_CLASS], x[1::PER_CLASS]
       return losses.npair_loss(a, y[::PER_CLASS], refs=Refs(p, y[1::PER_CLASS]))
-    return losses.LOSSES[name](x, y, mining_fn=mine, **options)
+    return losses.LOSSES[name].fn(x, y, mining_fn=mine, **options)
 
   step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
   start = time.perf_counter()

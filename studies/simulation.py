@@ -171,7 +171,7 @@ def simulate(
     ValueError: an unknown loss, arm or model, a noise that is no probability, no seeds or steps.
   """
   for name, value, valid in (
-    ("loss", loss, losses.TUPLE_LOSSES), ("arm", arm, ARMS), ("model", model, MODELS),
+    ("loss", loss, losses.LOSSES), ("arm", arm, ARMS), ("model", model, MODELS),
   ):  # fmt: skip
     if value not in valid:
       raise ValueError(f"{name}: expected one of {', '.join(valid)}; got {value!r}")

@@ -13,7 +13,7 @@ import numpy as np
 from jaxdml import hdml
 from jaxdml.distances import safe_sqrt
 from jaxdml.hdml.tuples import private_tuples
-from jaxdml.losses.pairs import make_pairs, mine
+from jaxdml.losses._rows import make_pairs, mine
 from jaxdml.training import setup as setup_lib
 from jaxdml.training import steps
 from jaxdml.training.evaluator import Evaluator
@@ -99,7 +99,7 @@ def inspector(parts: steps.Parts, state: steps.TrainState, key: Array) -> Callab
       anchors, anchor_labels, ids, refs = metric.layout(z, labels, ids=batch["index"])
       return loss_fn(
         anchors, anchor_labels, refs=refs, ids=ids, mining_fn=metric.mining_fn, key=key,
-        distance_fn=metric.distance_fn,
+        distance_fn=metric.distance_fn, reduce_fn=metric.reduce_fn,
       )  # fmt: skip
 
     def of_tuples(z: Array, lam: Array, generated: bool) -> tuple[Array, Any]:
@@ -111,7 +111,13 @@ def inspector(parts: steps.Parts, state: steps.TrainState, key: Array) -> Callab
       refs = Refs(made.pulled, tuples.labels, tuples.positive | tuples.negative)
       if generated:
         anchors, refs = made.anchors, made.refs
-      value = loss_fn(anchors, anchor_labels, refs=refs, distance_fn=metric.distance_fn)
+      value = loss_fn(
+        anchors,
+        anchor_labels,
+        refs=refs,
+        distance_fn=metric.distance_fn,
+        reduce_fn=metric.reduce_fn,
+      )
       return value, made if generated else None
 
     metrics, gradients = {}, {}

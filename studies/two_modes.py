@@ -22,7 +22,6 @@ and the margin loss, with boundary b,
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -51,7 +50,7 @@ class _Group(NamedTuple):
 
 
 def _default(loss: str, name: str) -> float:
-  return inspect.signature(losses.LOSSES[loss]).parameters[name].default
+  return losses.LOSSES[loss].fn.__kwdefaults__[name]
 
 
 def _pair_terms(loss: str) -> tuple[Callable, Callable]:

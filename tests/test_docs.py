@@ -11,6 +11,7 @@ import pytest
 from jaxdml import distances, losses, mining
 from jaxdml.training import config as config_lib
 from jaxdml.training import steps
+from tests.losses import names as loss_names
 
 TEXT = (pathlib.Path(__file__).resolve().parent.parent / "docs" / "losses.md").read_text()
 SHARED = set(inspect.signature(losses.arcface_loss).parameters) - {"margin", "scale"} | set(
@@ -35,8 +36,8 @@ ROWS = {row[0].strip("`"): row for head in ("Losses of embeddings and labels",
 
 
 def test_every_loss_has_one_row_in_its_table():
-  assert sorted(names(table("Losses of embeddings and labels"))) == sorted(losses.TUPLE_LOSSES)
-  assert sorted(names(table("Losses with parameters"))) == sorted(losses.PARAMETRIC_LOSSES)
+  assert sorted(names(table("Losses of embeddings and labels"))) == sorted(loss_names.TUPLE)
+  assert sorted(names(table("Losses with parameters"))) == sorted(loss_names.PARAMETRIC)
 
 
 def _defaults(parameters):
@@ -48,7 +49,7 @@ def _defaults(parameters):
 
 @pytest.mark.parametrize("name", losses.LOSSES)
 def test_defaults_and_sources_are_those_of_the_code(name):
-  loss, row = losses.LOSSES[name], ROWS[name]
+  loss, row = losses.LOSSES[name].fn, ROWS[name]
   parameters = inspect.signature(loss).parameters
   own = ", ".join(_defaults(parameters))
   used = [parameters[key].default.__name__ for key in ("distance_fn", "reduce_fn")]
@@ -56,7 +57,7 @@ def test_defaults_and_sources_are_those_of_the_code(name):
   assert all(row), "an empty cell"
   for arxiv in re.findall(r"\[([\d.]+)\]", row[2]):
     assert arxiv in loss.__doc__
-  assert ("parameters" in row[4]) == (name in losses.PARAMETRIC_LOSSES)
+  assert ("parameters" in row[4]) == (name in loss_names.PARAMETRIC)
 
 
 def test_every_miner_is_listed_with_its_options():

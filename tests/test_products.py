@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdml import _products as products
+from jaxdml import distances as products
 
 
 @pytest.mark.parametrize("with_rows", [False, True])

@@ -66,6 +66,7 @@ LOSSES: dict[str, Loss] = {
 
 __all__ = [
   "LOSSES",
+  "SHARED",
   "Inputs",
   "Loss",
   "Parameter",
@@ -107,10 +108,10 @@ __all__ = [
 ]
 
 SHARED = (
-  "refs", "ids", "where", "weights", "distance_fn", "mining_fn", "key", "reduce_fn", "block_size",
-  "axis_name",
+  "params", "refs", "ids", "where", "weights", "distance_fn", "mining_fn", "key", "reduce_fn",
+  "block_size", "axis_name",
 )  # fmt: skip
-"""Arguments that losses share, which `create` binds too."""
+"""Arguments that losses share; the others are a loss's own hyperparameters."""
 
 
 def __dir__() -> list[str]:
@@ -132,7 +133,8 @@ def create(name: str, **options: Any) -> Callable[..., jax.Array]:
   >>> loss = create("margin", margin=0.1)
   """
   loss = _known(name)
-  shared = [x for x in SHARED if loss.parameter is None or x not in ("refs", "ids")]
+  left_out = ("params",) if loss.parameter is None else ("params", "refs", "ids")
+  shared = [x for x in SHARED if x not in left_out]
   valid = [*loss.options, *shared]
   if unknown := sorted(set(options) - set(valid)):
     raise ValueError(f"loss {name!r} has no option {unknown}; valid options: {', '.join(valid)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 
 import jax
 from ml_collections import ConfigDict
@@ -41,7 +40,7 @@ def distance_of(config: ConfigDict) -> DistanceFn:
   loss = config.loss
   if loss.distance:
     return distances.create(loss.distance, **loss.distance_options)
-  return inspect.signature(losses.LOSSES[loss.name]).parameters["distance_fn"].default
+  return losses.LOSSES[loss.name].distance_fn
 
 
 def _check_distance(config: ConfigDict) -> None:
@@ -77,7 +76,8 @@ def _check_distance(config: ConfigDict) -> None:
       "config.loss.distance: the histogram loss takes distances of at most 2: cosine (or none "
       f"named) or normalized_euclidean; got {loss.distance}"
     )
-  bounded = getattr(distance_fn, "bounds", None) is not None or config.embedding.unit_norm
+  bounds = distance_fn.bounds if isinstance(distance_fn, distances.Distance) else None
+  bounded = bounds is not None or config.embedding.unit_norm
   if loss.name == "fast_ap" and not bounded and "max_distance" not in loss.options:
     raise ConfigError(
       f"config.loss.options.max_distance: {loss.distance} has no largest distance; name one, for "
@@ -93,7 +93,7 @@ def _check_parameters(config: ConfigDict) -> None:
     jax.eval_shape(make)
   except (ValueError, TypeError) as error:
     raise ConfigError(f"config.loss.init_options: {error}") from error
-  if loss.name not in losses.PARAMETRIC_LOSSES:
+  if losses.LOSSES[loss.name].parameter is None:
     return
   if loss.layout != "all_pairs":
     raise ConfigError(
@@ -117,7 +117,7 @@ def _check_memory(config: ConfigDict) -> None:
     )
   if config.hdml.enabled:
     raise ConfigError("config.memory.size: HDML works on the batch alone; disable one of the two")
-  if loss.name in losses.PARAMETRIC_LOSSES:
+  if losses.LOSSES[loss.name].parameter is not None:
     raise ConfigError(
       f"config.memory.size: {loss.name} compares examples with its parameters, not with each other"
     )

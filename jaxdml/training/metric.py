@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -28,26 +27,19 @@ def _mining_fn(config: ConfigDict) -> MiningFn | None:
   return mining.create("+".join(names), **options) if names else None
 
 
-def _loss(config: ConfigDict, axis_name: str | None):
-  """(loss with options and reducer bound, its distance)."""
+def _loss(config: ConfigDict) -> Callable[..., Array]:
+  """The loss with its options bound."""
   loss = losses.create(config.loss.name, **config.loss.options)
-  defaults = inspect.signature(losses.LOSSES[config.loss.name]).parameters
-  named = config.loss.reducer
-  reduce_fn = reducers.create(named) if named else defaults["reduce_fn"].default
-  bound = functools.partial(
-    loss,
-    reduce_fn=reduce_fn,
-    axis_name=axis_name,
-    block_size=config.loss.block_size or None,
-  )
-  return bound, distance_of(config)
+  return functools.partial(loss, block_size=config.loss.block_size or None)
 
 
 class MetricLoss:
   """What a checked config says of the loss.
 
   Attributes:
-    distance_fn: what miner and loss compare by.
+    distance_fn: the distance of miner and loss.
+    reduce_fn: the loss's reducer.
+    additive: the loss is a sum over anchors, as HDML likes to know.
     mining_fn: the chain of miners, or None.
     layout: how a batch splits into anchors and references.
   """
@@ -56,8 +48,10 @@ class MetricLoss:
     self, config: ConfigDict, num_classes: int, steps_per_epoch: int, axis_name: str | None
   ):
     self._config, self._num_classes, self._axis_name = config, num_classes, axis_name
-    self._loss_fn, self.distance_fn = _loss(config, axis_name)
-    self._parametric = config.loss.name in losses.PARAMETRIC_LOSSES
+    facts, named = losses.LOSSES[config.loss.name], config.loss.reducer
+    self._loss_fn, self.distance_fn = _loss(config), distance_of(config)
+    self.reduce_fn = reducers.create(named) if named else facts.reduce_fn
+    self.additive, self._parametric = facts.additive, facts.parameter is not None
     self._warmup = duration(config.memory.warmup, steps_per_epoch, "memory.warmup")
     self.mining_fn = _mining_fn(config)
     self.layout = refs.create(config.loss.layout)
@@ -95,7 +89,12 @@ class MetricLoss:
     """
     labels, axis_name = batch["label"], self._axis_name
     loss = functools.partial(
-      self.bind(params), mining_fn=self.mining_fn, key=key, distance_fn=self.distance_fn
+      self.bind(params),
+      mining_fn=self.mining_fn,
+      key=key,
+      distance_fn=self.distance_fn,
+      reduce_fn=self.reduce_fn,
+      axis_name=axis_name,
     )
     if self._parametric:
       return loss(z, labels), memory

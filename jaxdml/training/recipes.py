@@ -7,7 +7,6 @@ EPS nor HDML unless they are named too. Without a loss the names refine the conf
 from __future__ import annotations
 
 import difflib
-import inspect
 
 from ml_collections import ConfigDict
 
@@ -36,8 +35,8 @@ _RECIPES = {
   "multi_similarity": "the same as multisimilarity",
 }
 RECIPES = _RECIPES | {
-  name: f"{inspect.getdoc(fn).splitlines()[0].removesuffix('.')}; by the loss's defaults"
-  for name, fn in losses.LOSSES.items()
+  name: f"{loss.fn.__doc__.splitlines()[0].removesuffix('.')}; by the loss's defaults"
+  for name, loss in losses.LOSSES.items()
   if name not in _RECIPES
 }
 """What `apply` takes, each with a sentence."""
@@ -85,7 +84,7 @@ def apply(config: ConfigDict, names: str) -> ConfigDict:
   row an anchor, so `triplet,hdml` and `margin,hdml` take one positive of each anchor, at random;
   `triplet,random` is what to compare them with.
 
-  Losses with parameters (`losses.PARAMETRIC_LOSSES`) have no tuples: `config.check` refuses `hdml`.
+  Losses with parameters (`losses.Loss.parameter`) have no tuples: `config.check` refuses `hdml`.
 
   Args:
     config: with every key of jaxdml/training/defaults.py, its sampler and batch already set.

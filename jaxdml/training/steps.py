@@ -213,6 +213,8 @@ def build(
       state.hdml,
       loss_fn=metric.bind(params),
       distance_fn=metric.distance_fn,
+      reduce_fn=metric.reduce_fn,
+      additive=metric.additive,
       layout=metric.layout,
       config=hdml_config,
       mining_fn=metric.mining_fn,

@@ -9,7 +9,6 @@ import pytest
 
 from jaxdml import distances, hdml, losses, mining, models, refs
 from jaxdml.hdml import folded
-from jaxdml.losses import reducers
 from jaxdml.models.blocks import batch_statistics
 from jaxdml.training import hdml_layers, parallel
 from tests.hdml import tiny
@@ -91,15 +90,16 @@ def build(name, *, fold, dtype, axis_name=None):
     )
     variables = {"params": params["embedding"], "batch_stats": stats.get("embedding", {})}
     z = embedding.apply(variables, y, train=True)
-    loss_fn = functools.partial(
-      losses.LOSSES[case["loss"]], axis_name=axis_name, **case.get("options", {})
-    )
+    loss = losses.LOSSES[case["loss"]]
+    loss_fn = functools.partial(loss.fn, **case.get("options", {}))
     miner = case.get("miner")
     window = lambda mean: hdml.Window(*(jnp.asarray(v, y.dtype) for v in (mean, 0)), jnp.int32(0))
     return hdml.objective(
       networks, params, y, z, labels, hdml.HdmlState(window(1.3), window(0.8)),
       loss_fn=loss_fn,
       distance_fn=case.get("distance", distances.squared_euclidean),
+      reduce_fn=case.get("reduce", loss.reduce_fn),
+      additive=loss.additive,
       layout=refs.create(case["layout"]),
       config=hdml.HdmlConfig(**tiny.DIALS, **case["config"]),
       mining_fn=mining.create(miner) if miner else None,
@@ -153,13 +153,11 @@ def test_networks_that_do_not_fold():
 
 
 def test_losses_that_are_sums_over_anchors():
-  mean = functools.partial(reducers.mean_elements, axis_name="i")
-  bound = functools.partial(losses.triplet_loss, margin=1.0, reduce_fn=mean)
-  assert folded.additive(bound) == (reducers.mean_elements, "i")
-  assert folded.additive(functools.partial(losses.npair_loss)) == (reducers.mean, None)
-  assert folded.additive(functools.partial(losses.npair_loss, reduce_fn=reducers.none)) is None
-  assert folded.additive(losses.lifted_structure_loss) is None  # reads the batch twice
-  assert folded.additive(lambda *a, **kw: 0.0) is None
+  """Two losses read the batch twice; all others are sums, whatever hyperparameters they have."""
+  assert sorted(name for name, loss in losses.LOSSES.items() if not loss.additive) == [
+    "histogram",
+    "lifted_structure",
+  ]
 
 
 @pytest.mark.slow

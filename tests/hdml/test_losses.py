@@ -1,7 +1,5 @@
 """HDML around every tuple loss: main losses, layouts and EPS against the reference; all finite."""
 
-import inspect
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +7,7 @@ import pytest
 
 from jaxdml import hdml, losses, refs
 from tests.hdml import complex_step, reference, tiny
+from tests.losses import names
 
 AVERAGES = (1.3, 0.2)  # mostly synthetics
 
@@ -71,13 +70,15 @@ def test_main_losses_are_the_reference(layout, miners):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(losses.TUPLE_LOSSES) - set(tiny.LOSSES)))
+@pytest.mark.parametrize("name", sorted(set(names.TUPLE) - set(tiny.LOSSES)))
 def test_any_tuple_loss_takes_synthetic_tuples(name):
   """With EPS, nothing generated: unpulled, J_syn is J_m; pulled, its gradient is finite."""
   loss_fn = losses.create(name)
   arguments = tiny.bound(tiny.CASES["slots_eps"]._replace(slots=None)) | {
     "loss_fn": loss_fn,
-    "distance_fn": inspect.signature(loss_fn).parameters["distance_fn"].default,
+    "distance_fn": losses.LOSSES[name].distance_fn,
+    "reduce_fn": losses.LOSSES[name].reduce_fn,
+    "additive": losses.LOSSES[name].additive,
   }
   labels, z = jnp.array(tiny.ALL), np.random.default_rng(0).normal(size=(9, tiny.Z))
   identity = lambda p, x: (x, None)

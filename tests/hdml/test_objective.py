@@ -71,7 +71,7 @@ def test_value_components_and_gradients_are_the_reference(name):
 def test_miner_that_makes_rows_is_refused():
   """HDML pulls one anchor's negatives once; a row for each positive has no place for its pull."""
   case = tiny.CASES["slots_eps"]
-  arguments = tiny.bound(case) | {"mining_fn": mining.expand_positives}
+  arguments = tiny.bound(case) | {"mining_fn": mining.expand_positives()}
   run = lambda y, z: hdml.objective(
     tiny.networks(case, y), tiny.params(), y, z, jnp.array(case.labels), tiny.state(1, 1),
     **arguments,

@@ -23,13 +23,12 @@ QUICK = {"xla_backend_optimization_level": 0}
 if jax.__version_info__ < (0, 11):
   QUICK["xla_cpu_use_fusion_emitters"] = False  # a third of the time to compile; gone since
 
-TRIPLET = functools.partial(losses.triplet_loss, reduce_fn=reducers.sum)
 LOSSES = {
-  "npair": (losses.npair_loss, distances.dot),
-  "triplet": (TRIPLET, distances.squared_euclidean),
-  "contrastive": (losses.contrastive_loss, distances.normalized_euclidean),
-  "margin": (losses.margin_loss, distances.normalized_euclidean),
-  "multi_similarity": (losses.multi_similarity_loss, distances.cosine),
+  "npair": (losses.npair_loss, distances.dot, reducers.mean),
+  "triplet": (losses.triplet_loss, distances.squared_euclidean, reducers.sum),
+  "contrastive": (losses.contrastive_loss, distances.normalized_euclidean, reducers.mean_nonzero),
+  "margin": (losses.margin_loss, distances.normalized_euclidean, reducers.mean_nonzero),
+  "multi_similarity": (losses.multi_similarity_loss, distances.cosine, reducers.mean),
 }
 
 
@@ -151,10 +150,12 @@ def networks(case, y):
 
 def bound(case, *, axis_name=None, window=2, **dials):
   """The objective's keyword arguments for a case."""
-  loss_fn, distance_fn = LOSSES[case.loss]
+  loss_fn, distance_fn, reduce_fn = LOSSES[case.loss]
   config = hdml.HdmlConfig(window=window, slots=case.slots, **{**case.choices, **dials})
   return {
-    "loss_fn": functools.partial(loss_fn, axis_name=axis_name, **case.loss_options),
+    "loss_fn": functools.partial(loss_fn, **case.loss_options),
+    "reduce_fn": reduce_fn,
+    "additive": True,
     "distance_fn": distance_fn,
     "layout": refs.create(case.layout),
     "config": config,

@@ -206,7 +206,7 @@ def program(loss: str, group: str = "one_row", defaults: bool = False):
 
   def value(x, b, miner, distance):
     traces.append(1)
-    return losses.LOSSES[loss](
+    return losses.LOSSES[loss].fn(
       x,
       b["y"],
       **arguments(b),

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from jaxdml import losses, mining
-from jaxdml.losses import blocks, numerics, reducers
-from jaxdml.losses.pairs import Elements
+from jaxdml.losses import _blocks as blocks
+from jaxdml.losses import _numerics as numerics
+from jaxdml.losses import reducers
 from tests.losses.table import CASES, GROUPS, LOSSES, N, arguments, batch, compiled
 
 LINEAR = ("mean", "mean_elements", "mean_nonzero", "sum")
@@ -30,7 +31,7 @@ def close(actual, expected):
 def loss_of(name, x, weights, b, **options):
   """The loss with its own distance and reducer, unless given others."""
   rest = arguments(b) | {"weights": weights}
-  return losses.LOSSES[name](x, b["y"], **rest, **(LOSSES[name] | options))
+  return losses.LOSSES[name].fn(x, b["y"], **rest, **(LOSSES[name] | options))
 
 
 def value_and_gradients(name, b, **options):
@@ -226,6 +227,6 @@ def test_two_counts_in_one_sum_are_exact(columns):
 @pytest.mark.parametrize("loss", ["contrastive", "margin"])
 def test_products_of_matrices_are_not_computed_again(loss):
   """Forward, and backward for both sides; with two denominators once more, to find those."""
-  of = lambda x: losses.LOSSES[loss](x, BATCH["y"], block_size=N // 2)
+  of = lambda x: losses.LOSSES[loss].fn(x, BATCH["y"], block_size=N // 2)
   text = jax.jit(jax.value_and_grad(of)).lower(BATCH["x"]).as_text()
   assert text.count("stablehlo.dot_general") == {"contrastive": 4, "margin": 3}[loss]

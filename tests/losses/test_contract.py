@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxdml import losses, mining
-from tests.losses import reference
+from tests.losses import names, reference
 from tests.losses.table import (
   CASES,
   CLASSES,
@@ -52,7 +52,7 @@ def _expected(loss, group, cell, b, **options):
 
 
 def test_the_table_has_every_loss_and_miner():
-  assert sorted(LOSSES) == sorted(losses.TUPLE_LOSSES) == sorted(reference.LOSSES)
+  assert sorted(LOSSES) == sorted(names.TUPLE) == sorted(reference.LOSSES)
   assert len(cells("one_row")) == 9 * 9 and len(cells("more_rows")) == 3 * 9
 
 
@@ -170,7 +170,7 @@ def _plain(loss, **options):
   """As a user would call it: the loss's own distance and reducer, nothing switched."""
 
   def value(x, b):
-    return losses.LOSSES[loss](x, b["y"], **arguments(b), **options, **LOSSES[loss])
+    return losses.LOSSES[loss].fn(x, b["y"], **arguments(b), **options, **LOSSES[loss])
 
   return lambda b: jax.value_and_grad(value)(b["x"], b)
 
@@ -196,7 +196,7 @@ def test_vmap_is_a_loop(loss):
 def test_jit_is_eager(loss):
   """Plain arrays, nothing but the loss inside jit, options static."""
   x, y = batch(seed=23)["x"], batch()["y"]
-  fn = losses.LOSSES[loss]
+  fn = losses.LOSSES[loss].fn
   options = {"mining_fn": mining.nearest_positive, **LOSSES[loss]}
   expected = fn(x, y, **options)
   static = jax.jit(fn, static_argnames=("mining_fn", *sorted({"bins"} & set(LOSSES[loss]))))

@@ -79,7 +79,7 @@ def test_batch_of_one(loss):
   x, y = jnp.ones((1, D)), jnp.zeros(1, int)
   miners = (None, GROUPS["more_rows"]["pairs_semihard"].fn, mining.create("hardest_negatives", k=2))
   losses_of = [
-    lambda x, m=m: jax.value_and_grad(lambda x: losses.LOSSES[loss](x, y, mining_fn=m))(x)
+    lambda x, m=m: jax.value_and_grad(lambda x: losses.LOSSES[loss].fn(x, y, mining_fn=m))(x)
     for m in miners
   ]
   for value, gradient in compiled(lambda x: [fn(x) for fn in losses_of])(x):

@@ -10,6 +10,7 @@ import pytest
 from jaxdml import distances, losses, mining
 from jaxdml.losses import reducers
 from jaxdml.types import Refs
+from tests.losses import names
 
 X, Y = jnp.ones((4, 2)), jnp.arange(4) // 2
 LOSS = losses.triplet_loss
@@ -246,9 +247,9 @@ def test_the_options_that_create_lists_are_the_losses_arguments():
   assert loss(X, Y) == losses.margin_loss(X, Y, margin=0.3, beta=0.9)
 
 
-@pytest.mark.parametrize("name", losses.TUPLE_LOSSES)
+@pytest.mark.parametrize("name", names.TUPLE)
 def test_created_jits_and_needs_two_arrays_only(name):
-  assert losses.create(name) and jnp.isfinite(jax.jit(losses.LOSSES[name])(X, Y))
+  assert losses.create(name) and jnp.isfinite(jax.jit(losses.LOSSES[name].fn)(X, Y))
 
 
 @pytest.mark.parametrize("name", losses.LOSSES)

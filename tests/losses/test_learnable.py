@@ -40,7 +40,7 @@ def test_hyperparameters_are_learnable(name, argument):
   with jax.enable_x64(True):
     x, y = np.random.default_rng(1).normal(size=(8, 3)), np.arange(8) // 2
     of = lambda size: jax.value_and_grad(
-      lambda v: losses.LOSSES[name](x, y, block_size=size, **{argument: v})
+      lambda v: losses.LOSSES[name].fn(x, y, block_size=size, **{argument: v})
     )
     loss, h = compiled(lambda v: (of(None)(v), of(3)(v))), 1e-6
     at = 3.1 if name == "fast_ap" else 0.8  # a distance that some of the pairs exceed

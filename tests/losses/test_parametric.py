@@ -269,7 +269,7 @@ def test_jit_is_eager_as_called_by_a_user(name):
 def test_expanded_rows_and_random_miners(name, x64):
   """Miners that make more rows of an anchor, and random ones: the same in blocks as whole."""
   b = batch(name, seed=29)
-  miner = mining.chain(mining.expand_positives, mining.random_negative)
+  miner = mining.chain(mining.expand_positives(), mining.random_negative)
   value = lambda x, size: LOSS[name](
     x, b["y"], params=b["params"], mining_fn=miner, key=jax.random.key(3), block_size=size,
     reduce_fn=reducers.sum, **OPTIONS[name],

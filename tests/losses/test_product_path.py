@@ -43,7 +43,7 @@ def test_equals_the_plain_function(distance, loss):
   def value_and_gradients(distance_fn, refs, block_size):
     def value(x, embeddings):
       given = refs if refs is None else refs._replace(embeddings=embeddings)
-      return losses.LOSSES[loss](
+      return losses.LOSSES[loss].fn(
         x, b["y"], refs=given, distance_fn=distance_fn, block_size=block_size, **LOSSES[loss]
       )
 

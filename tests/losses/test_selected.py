@@ -10,6 +10,7 @@ import pytest
 from jaxdml import distances, losses, mining
 from jaxdml.losses import selected
 from jaxdml.types import Pairs, Refs
+from tests.losses import names
 from tests.losses.table import (
   DEGENERATE,
   LOSSES,
@@ -39,7 +40,7 @@ def program(loss, defaults=False, miners=tuple(MINERS), hows=("named", "blocks",
   picks = []
 
   def value(x, weights, b, miner, **options):
-    return losses.LOSSES[loss](
+    return losses.LOSSES[loss].fn(
       x,
       b["y"],
       **arguments(b) | {"weights": weights},
@@ -152,14 +153,14 @@ def test_references_of_their_own_get_gradients():
   assert np.any(actual)
 
 
-@pytest.mark.parametrize("loss", losses.PARAMETRIC_LOSSES)
+@pytest.mark.parametrize("loss", names.PARAMETRIC)
 def test_losses_with_class_vectors(loss):
   """They know a class by its column, and see all of them."""
   x, y = jnp.asarray(batch()["x"], jnp.float32), jnp.asarray(batch()["y"])
   params = losses.init(loss, jax.random.key(1), 12, x.shape[1])
 
   of = lambda mine: jax.value_and_grad(
-    lambda x, params: losses.LOSSES[loss](x, y, params=params, mining_fn=mine), argnums=(0, 1)
+    lambda x, params: losses.LOSSES[loss].fn(x, y, params=params, mining_fn=mine), argnums=(0, 1)
   )
   mine = MINERS["eps_semihard"]
   named, masks = compiled(lambda *a: (of(mine)(*a), of(mining.switch(0, mine))(*a)))(x, params)
@@ -189,7 +190,7 @@ def test_few_partners_are_worth_copying_and_many_are_not():
   def pairs(k):
     columns = jnp.zeros((16, k), jnp.int32)
     blank = Pairs(jnp.zeros((16, 16)), jnp.zeros((16, 16), bool), jnp.zeros((16, 16), bool), None)
-    return mining.select.keep(blank, positives=columns, negatives=columns)
+    return mining.keep(blank, positives=columns, negatives=columns)
 
   assert selected.few(pairs(1)) and selected.few(pairs(2))
   assert not selected.few(pairs(3))  # 6 copies of 16 embeddings

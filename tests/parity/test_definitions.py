@@ -74,7 +74,7 @@ def test_generalized_lifted_structure_keeps_anchors_without_positives_or_negativ
 
 def test_multi_similarity_counts_anchors_that_its_miner_emptied():
   options = {"alpha": 2.0, "beta": 10.0, "base": 0.4}
-  mine = functools.partial(mining.multi_similarity_filter, epsilon=-0.3)
+  mine = mining.multi_similarity_filter(epsilon=-0.3)
   program = helpers.Program(
     lambda x, y: losses.multi_similarity_loss(x, y, mining_fn=mine, **options)
   )

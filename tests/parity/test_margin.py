@@ -68,7 +68,7 @@ TRIPLETS = tuple(layout for layout in LAYOUTS if layout != "one_class")
 
 @pytest.mark.parametrize("nu", [0.0, 0.1])
 def test_margin_with_one_triplet_a_pair(nu):
-  mine = mining.chain(mining.expand_positives, mining.hardest_negative)
+  mine = mining.chain(mining.expand_positives(), mining.hardest_negative)
   ours = helpers.Program(
     lambda x, y, beta: losses.margin_loss(x, y, margin=0.3, beta=beta, nu=nu, mining_fn=mine),
     argnums=(0, 2),

@@ -108,7 +108,7 @@ def test_semihard_falls_back_where_theirs_drops_the_anchor(positive):
 @pytest.mark.parametrize("epsilon", [0.1, -0.2])
 def test_multi_similarity_filter(epsilon):
   """Theirs looks at similarities: 1 minus our cosine distance."""
-  mine = functools.partial(mining.multi_similarity_filter, epsilon=epsilon)
+  mine = mining.multi_similarity_filter(epsilon=epsilon)
   program = kept(mine, distances.cosine)
   miner = their_miners.MultiSimilarityMiner(epsilon=epsilon)
   dropped = 0
@@ -133,7 +133,7 @@ def test_triplet_margin_miner_keeps_the_active_triplets():
 
 # Easy positive sampling: the nearest positive, with all negatives or one.
 
-ONE_ROW_A_POSITIVE = functools.partial(mining.expand_positives, max_positives=1)
+ONE_ROW_A_POSITIVE = mining.expand_positives(max_positives=1)
 
 
 def their_triplet(margin=2.0):

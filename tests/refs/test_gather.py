@@ -32,7 +32,7 @@ def local_step(name, options, encoder, images, labels, where, weights, key):
   def loss(encoder):
     x = images @ encoder
     ids = refs.gather_ids(len(x), "batch")
-    return losses.LOSSES[name](
+    return losses.LOSSES[name].fn(
       x, labels, **LOSSES_OPTIONS[name], **options, ids=ids, where=where, weights=weights, key=key,
       refs=refs.gather(x, labels, "batch", ids=ids, where=where),
     )  # fmt: skip
@@ -43,7 +43,7 @@ def local_step(name, options, encoder, images, labels, where, weights, key):
 
 def single_device(name, mining_fn, encoder, images, labels, where, weights, key):
   def loss(encoder):
-    return losses.LOSSES[name](
+    return losses.LOSSES[name].fn(
       images @ encoder, labels, **LOSSES_OPTIONS[name], where=where, weights=weights,
       mining_fn=mining_fn, key=key,
     )  # fmt: skip

@@ -10,6 +10,7 @@ import pytest
 from jaxdml import losses, mining, refs
 from jaxdml.refs import memory
 from jaxdml.types import Refs
+from tests.losses import names
 from tests.losses.table import compiled
 
 N, SIZE, D, CLASSES = 128, 100_000, 8, 20_000
@@ -43,7 +44,7 @@ def filled(size, dim, batches):
 def both_ways(name, miners, x, y, queue, kept, kept_labels, miner):
   """(value, gradient) with the memory, and of one big batch with the gradient stopped on it."""
   mine = mining.switch(miner, *(MINERS[m] for m in miners))
-  loss = functools.partial(losses.LOSSES[name], mining_fn=mine)
+  loss = functools.partial(losses.LOSSES[name].fn, mining_fn=mine)
 
   def with_memory(x):
     anchors, labels, ids, given = refs.create("all_pairs")(x, y)
@@ -59,7 +60,7 @@ def both_ways(name, miners, x, y, queue, kept, kept_labels, miner):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", losses.TUPLE_LOSSES)
+@pytest.mark.parametrize("name", names.TUPLE)
 def test_a_memory_of_100_000_is_one_big_batch(name):
   queue, kept, kept_labels = filled(SIZE, D, 800)
   assert queue.filled == SIZE and queue.cursor > 0
@@ -82,7 +83,7 @@ def test_a_memory_of_100_000_is_one_big_batch(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", losses.TUPLE_LOSSES)
+@pytest.mark.parametrize("name", names.TUPLE)
 def test_memory_slots_are_anchors_of_weight_zero(name):
   """Every example of one big batch an anchor, those of the memory with weight 0."""
   size, n = 24, 8
@@ -91,7 +92,7 @@ def test_memory_slots_are_anchors_of_weight_zero(name):
   y, kept_labels = np.arange(n, dtype=np.int32) // 2, rng.integers(0, 6, size).astype(np.int32)
   queue = memory.enqueue(memory.init(size, 4), kept, kept_labels)
   weights = np.float32([1.0] * n + [0.0] * size)
-  loss = functools.partial(losses.LOSSES[name], mining_fn=mining.nearest_positive)
+  loss = functools.partial(losses.LOSSES[name].fn, mining_fn=mining.nearest_positive)
 
   def with_memory(x):
     anchors, labels, ids, given = refs.create("all_pairs")(x, y)

@@ -23,7 +23,7 @@ def program(name, **options):
   mine = mining.nearest_positive
 
   def loss(x, rx, ry, where, ids):
-    fn = losses.LOSSES[name]
+    fn = losses.LOSSES[name].fn
     given = Refs(rx, ry, where, ids)
     return fn(x, Y, refs=given, ids=IDS, mining_fn=mine, **LOSSES[name], **options)
 

@@ -7,6 +7,7 @@ import pytest
 from jaxdml import distances, losses
 from jaxdml.training import config as config_lib
 from jaxdml.training import metric, parallel, steps
+from tests.losses import names
 from tests.training.helpers import fake_batch, tiny_config
 
 CLASSES = 20
@@ -35,7 +36,7 @@ def test_every_loss_trains_by_name(name):
   after, metrics = jax.eval_shape(program.step, state, fake_batch(0))
   same = lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype)
   assert jax.tree.all(jax.tree.map(same, after, state)) and metrics["loss"].shape == ()
-  assert ("loss" in state.params) == (name in losses.PARAMETRIC_LOSSES)
+  assert ("loss" in state.params) == (name in names.PARAMETRIC)
   for leaf in jax.tree.leaves(state.params.get("loss", {})):
     assert (leaf.shape[0], leaf.shape[-1]) == (CLASSES, config.embedding.dim)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import jax
 from ml_collections import ConfigDict
 

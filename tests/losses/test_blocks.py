@@ -9,7 +9,6 @@ import pytest
 
 from jaxdml import losses, mining
 from jaxdml.losses import _blocks as blocks
-from jaxdml.losses import _numerics as numerics
 from jaxdml.losses import reducers
 from tests.losses.table import CASES, GROUPS, LOSSES, N, arguments, batch, compiled
 
@@ -196,32 +195,6 @@ def test_split_pads_with_the_last_row():
   cut, real = blocks.split({"a": jnp.array([[1], [2], [3], [4], [5]])}, 5, 3)
   np.testing.assert_array_equal(cut["a"][..., 0], [[1, 2, 3], [4, 5, 5]])
   np.testing.assert_array_equal(real, [[True, True, True], [True, True, False]])
-
-
-def test_elements_are_rows_and_weighted_sums_of_them():
-  rng = np.random.default_rng(0)
-  values = np.maximum(rng.normal(size=(5, 9)), 0.0)
-  first = rng.random((5, 9)) < 0.4
-  second = ~first & (rng.random((5, 9)) < 0.5)
-  elements = Elements(jnp.asarray(values), (jnp.asarray(first), jnp.asarray(second)))
-  rows = elements.rows()
-  for t, mask in enumerate((first, second)):
-    np.testing.assert_allclose(rows.total[:, t], np.sum(values * mask, axis=1), rtol=1e-6)
-    np.testing.assert_array_equal(rows.elements[:, t], np.sum(mask, axis=1))
-    np.testing.assert_array_equal(rows.active[:, t], np.sum(mask & (values > 0), axis=1))
-  factor = jnp.asarray(rng.random((5, 2)))
-  np.testing.assert_allclose(elements.total(factor), jnp.sum(factor * rows.total), rtol=1e-6)
-
-
-@pytest.mark.parametrize("columns", [1, 2, 4095, 4096, 4099, 8191, 12286])
-def test_two_counts_in_one_sum_are_exact(columns):
-  """Also where all of a stretch is one mask, and where no divisor is at hand (primes)."""
-  rng = np.random.default_rng(columns)
-  first = rng.random((4, columns)) < np.array([[0.0], [1.0], [0.5], [0.001]])
-  second = ~first & (rng.random((4, columns)) < 0.9)
-  counts = numerics.row_counts_of_two(jnp.asarray(first), jnp.asarray(second), jnp.float32)
-  for actual, mask in zip(counts, (first, second), strict=True):
-    np.testing.assert_array_equal(actual, np.sum(mask, axis=1))
 
 
 @pytest.mark.parametrize("loss", ["contrastive", "margin"])

@@ -8,7 +8,7 @@ from jaxdml import losses
 from jaxdml.training import config as config_lib
 from jaxdml.training import defaults, recipes, steps
 from jaxdml.training.metric import MetricLoss
-from tests.losses import names
+from tests.losses import names as loss_names
 from tests.training.helpers import fake_batch, tiny_config
 
 SEMIHARD, WEIGHTED = "semihard_negative", "distance_weighted_negative"
@@ -74,7 +74,7 @@ def test_every_loss_may_be_named(name):
   assert jax.eval_shape(program.step, state, fake_batch(0))[1]["loss"].shape == ()
   config_lib.check(recipes.apply(tiny_config(), f"{name},eps"), 8)
   config = recipes.apply(tiny_config(), f"{name},hdml")
-  if name in names.TUPLE:
+  if name in loss_names.TUPLE:
     config_lib.check(config, 8)
   else:
     with pytest.raises(config_lib.ConfigError, match=f"{name} has no tuples that HDML could"):

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdml import distances, mining
-from jaxdml.losses import margin_softmax, proxy, reducers
+from jaxdml import distances, losses, mining
+from jaxdml.losses import class_vectors, proxy, reducers
 from tests.losses import reference
 from tests.losses.table import compiled
 
@@ -30,14 +30,14 @@ TABLE = {
     proxy.soft_triple_loss, {"la": 4.0, "gamma": 0.4, "margin": 0.1, "tau": 0.3}, "cosine", "gamma",
   ),
   "normalized_softmax": (
-    margin_softmax.normalized_softmax_loss, {"temperature": 0.4}, "cosine", "temperature",
+    class_vectors.normalized_softmax_loss, {"temperature": 0.4}, "cosine", "temperature",
   ),
-  "cosface": (margin_softmax.cosface_loss, {"margin": 0.2, "scale": 3.0}, "cosine", "margin"),
-  "arcface": (margin_softmax.arcface_loss, {"margin": 0.6, "scale": 3.0}, "cosine", "margin"),
+  "cosface": (class_vectors.cosface_loss, {"margin": 0.2, "scale": 3.0}, "cosine", "margin"),
+  "arcface": (class_vectors.arcface_loss, {"margin": 0.6, "scale": 3.0}, "cosine", "margin"),
   "sub_center_arcface": (
-    margin_softmax.sub_center_arcface_loss, {"margin": 0.6, "scale": 3.0}, "cosine", "scale",
+    class_vectors.sub_center_arcface_loss, {"margin": 0.6, "scale": 3.0}, "cosine", "scale",
   ),
-  "sphereface": (margin_softmax.sphereface_loss, {"margin": 3, "scale": 1.5}, "cosine", "scale"),
+  "sphereface": (class_vectors.sphereface_loss, {"margin": 3, "scale": 1.5}, "cosine", "scale"),
 }  # fmt: skip
 LOSS = {name: row[0] for name, row in TABLE.items()}
 OPTIONS = {name: row[1] for name, row in TABLE.items()}
@@ -54,8 +54,8 @@ REDUCERS = ("mean", "mean_elements", "mean_nonzero", "none", "sum")
 
 def init(name: str, seed: int = 0, classes: int = CLASSES, dim: int = D):
   option = PER_CLASS_OPTION.get(name)
-  return LOSS[name].init(
-    jax.random.key(seed), classes, dim, **({option: PER_CLASS} if option else {})
+  return losses.init(
+    name, jax.random.key(seed), classes, dim, **({option: PER_CLASS} if option else {})
   )
 
 

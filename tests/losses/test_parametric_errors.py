@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdml import losses
 from tests.losses.proxy_table import LOSS, OPTIONS, PER_CLASS_OPTION
 
 every_loss = pytest.mark.parametrize("name", LOSS)
@@ -14,19 +15,19 @@ every_loss = pytest.mark.parametrize("name", LOSS)
 
 @every_loss
 def test_init(name):
-  loss, option = LOSS[name], PER_CLASS_OPTION.get(name)
-  params = loss.init(jax.random.key(0), 7, 64)
+  option = PER_CLASS_OPTION.get(name)
+  params = losses.init(name, jax.random.key(0), 7, 64)
   ((key, array),) = params.items()
   assert array.dtype == jnp.float32
   default = {"soft_triple": 10, "sub_center_arcface": 3}
   shape = (7, default[name], 64) if option else (7, 64)
   assert (key, array.shape) == ("centers" if option else "proxies", shape)
   np.testing.assert_allclose(np.linalg.norm(array, axis=-1), 1.0, atol=0.35)
-  assert np.any(array != loss.init(jax.random.key(1), 7, 64)[key])
+  assert np.any(array != losses.init(name, jax.random.key(1), 7, 64)[key])
   if option:
-    assert loss.init(jax.random.key(0), 2, 4, **{option: 5})[key].shape == (2, 5, 4)
+    assert losses.init(name, jax.random.key(0), 2, 4, **{option: 5})[key].shape == (2, 5, 4)
   with pytest.raises(ValueError, match="must be at least 1; got"):
-    loss.init(jax.random.key(0), 0, 64)
+    losses.init(name, jax.random.key(0), 0, 64)
 
 
 @every_loss
@@ -45,11 +46,12 @@ X, Y = np.ones((4, 3), np.float32), np.arange(4) // 2
 
 
 def _refused(name):
-  loss, option = LOSS[name], PER_CLASS_OPTION.get(name)
+  loss = LOSS[name]
+  option = PER_CLASS_OPTION.get(name)
   key, shape = ("centers", (5, 2)) if option else ("proxies", (5,))
   axes = rf"\[num_classes, {option}, 3\]" if option else r"\[num_classes, 3\]"
   expected = rf"^params must be {{'{key}': floating point {axes}}}; got "
-  made = rf"Make them with {name}_loss.init\(key, num_classes, 3"
+  made = rf"Make them with losses.init\('{name}', key, num_classes, 3"
   good = {key: np.zeros((*shape, 3), np.float32)}
   wrong = {
     "another dimension": (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdml import distances, losses, mining
-from jaxdml.losses import selected
+from jaxdml.losses import _engine as selected
 from jaxdml.types import Pairs, Refs
 from tests.losses import names
 from tests.losses.table import (
@@ -56,7 +56,7 @@ def program(loss, defaults=False, miners=tuple(MINERS), hows=("named", "blocks",
       picks.append(args)
       return original(*args)
 
-    original, selected.pick = selected.pick, pick
+    original, selected._chosen = selected._chosen, pick
     try:
       results = {}
       for name in miners:
@@ -68,7 +68,7 @@ def program(loss, defaults=False, miners=tuple(MINERS), hows=("named", "blocks",
           results[name, how] = gradient(b["x"], b["weights"])
       return results
     finally:
-      selected.pick = original
+      selected._chosen = original
 
   return compiled(all_ways), picks
 

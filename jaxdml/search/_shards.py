@@ -1,0 +1,239 @@
+"""The files of a store: Parquet shards with path, label and embedding, and two of JSON.
+
+`embeddings.json` is written first and names the model and the images; a shard appears whole or not
+at all; `finished.json` says that all are there, and which images could not be read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+from jaxdml import _files
+from jaxdml._version import __version__
+from jaxdml.search.errors import SearchError
+
+__all__ = ["FINISHED", "SETTINGS", "SHARD_SIZE", "Writer", "metadata", "read", "settings", "shard"]
+
+SETTINGS, FINISHED = "embeddings.json", "finished.json"
+SHARD_SIZE = 8192
+"""Images a shard, by default."""
+
+_FORMAT = 1
+
+
+def shard(folder: pathlib.Path, number: int, count: int) -> pathlib.Path:
+  """Returns the path of a shard."""
+  return folder / f"shard-{number:05d}-of-{count:05d}.parquet"
+
+
+def settings(folder: pathlib.Path) -> dict[str, Any]:
+  """Reads the origin of the embeddings: "model", "source", "images", "shards", "shard_size".
+
+  Raises:
+    SearchError: the folder is none of embeddings.
+  """
+  path = folder / SETTINGS
+  if not path.is_file():
+    said = f"holds no embeddings: there is no {SETTINGS} in it"
+    if not folder.is_dir():
+      said = "is a file" if folder.exists() else "does not exist"
+    raise SearchError(f"{folder} {said}; expected the --out of jaxdml embed")
+  try:
+    found = json.loads(path.read_text())
+    known = found["format"] == _FORMAT
+    fields = found["model"]["dimension"], found["model"]["fingerprint"], found["source"]
+    known = known and None not in fields and found["shards"] == int(found["shards"])
+  except (KeyError, TypeError, ValueError) as error:
+    raise SearchError(
+      f"{path} is damaged ({type(error).__name__}: {error}); embed into another folder"
+    ) from error
+  if not known:
+    raise SearchError(f"{path} is of another version of jaxdml; embed into another folder")
+  return found
+
+
+def metadata(path: pathlib.Path) -> tuple[dict[str, Any], int]:
+  """Reads a shard's metadata, "model" and "skipped" (images left out), and counts its embeddings.
+
+  Raises:
+    SearchError: it is damaged.
+  """
+  try:
+    found = parquet.read_metadata(path)
+    return json.loads(found.metadata[b"jaxdml"]), found.num_rows
+  except (KeyError, OSError, TypeError, ValueError, pa.ArrowException) as error:
+    raise _damaged(path, error) from error
+
+
+def read(path: pathlib.Path, model: Mapping[str, Any]) -> pa.Table:
+  """Reads path, label and embedding of a shard that has to be of this model.
+
+  Raises:
+    SearchError: it is damaged, or of another model.
+  """
+  made_by = metadata(path)[0]["model"]
+  for name in ("fingerprint", "dimension"):
+    if made_by[name] != model[name]:
+      raise SearchError(
+        f"{path} is of another model: its {name} is {made_by[name]}, that of {SETTINGS} "
+        f"{model[name]}; remove it and give the command of jaxdml embed again"
+      )
+  try:
+    columns = ["path", "label", "embedding"]
+    table = parquet.read_table(path, columns=columns, page_checksum_verification=True)
+    if table.schema.field("embedding").type.list_size != model["dimension"]:
+      raise ValueError(f"its embeddings are {table.schema.field('embedding').type}")
+    return table
+  except (AttributeError, KeyError, OSError, ValueError, pa.ArrowException) as error:
+    raise _damaged(path, error) from error
+
+
+def _damaged(path: pathlib.Path, error: Exception) -> SearchError:
+  reason = str(error).strip().split("\n")[0][:200]
+  return SearchError(
+    f"{path} is damaged ({reason}); remove it and give the command of jaxdml embed "
+    "again: it makes the missing shard"
+  )
+
+
+class Writer:
+  """Writes the shards of a store that are missing; several hosts may share the folder.
+
+  Args:
+    out: the folder, made if needed.
+    model: what made the embeddings: at least `dimension`, and `fingerprint`, which tells models
+      apart.
+    source: the images' `settings()`.
+    total: how many images.
+    shard_size: images a shard.
+
+  Raises:
+    SearchError: the folder holds something else, or another model's or other images' embeddings.
+  """
+
+  def __init__(
+    self,
+    out: str | os.PathLike[str],
+    *,
+    model: Mapping[str, Any],
+    source: Mapping[str, Any],
+    total: int,
+    shard_size: int,
+  ):
+    if shard_size < 1:
+      raise ValueError(f"shard_size: expected at least 1 image a shard, got {shard_size}")
+    self.out = pathlib.Path(out).expanduser()
+    self.count = -(-total // shard_size)
+    self._settings = {
+      "format": _FORMAT,
+      "jaxdml": __version__,
+      "model": dict(model),
+      "source": dict(source),
+      "images": total,
+      "shard_size": shard_size,
+      "shards": self.count,
+    }
+    # Looked at once: of several hosts another may be about to write the settings.
+    there = {path.name for path in self.out.iterdir()} if self.out.is_dir() else set()
+    if SETTINGS in there:
+      _check_same(self.out, settings(self.out), self._settings)
+      return
+    if any(not name.startswith(".") for name in there) or self.out.is_file():
+      raise SearchError(
+        f"{self.out} is no folder of embeddings and not empty; give a new folder for them"
+      )
+    _files.write_json(self.out / SETTINGS, self._settings)
+
+  def missing(self) -> list[int]:
+    """Returns the numbers of the shards that are not there yet."""
+    return [i for i in range(self.count) if not self._path(i).is_file()]
+
+  def rows(self, number: int) -> range:
+    """Returns the images of a shard, by number; those that cannot be read are not in it."""
+    size = self._settings["shard_size"]
+    return range(number * size, min((number + 1) * size, self._settings["images"]))
+
+  def skipped(self) -> list[list[str]]:
+    """Returns [file, reason] of the images that the shards that are there leave out."""
+    there = [self._path(i) for i in range(self.count)]
+    return [entry for path in there if path.is_file() for entry in metadata(path)[0]["skipped"]]
+
+  def write(
+    self,
+    number: int,
+    embeddings: np.ndarray,
+    columns: Mapping[str, Sequence[Any] | np.ndarray],
+    skipped: Sequence[Sequence[str]] = (),
+  ) -> None:
+    """Writes one shard.
+
+    Args:
+      number: which.
+      embeddings: [n, d].
+      columns: "path", "label" (text or None) and others, [n].
+      skipped: (file, reason) of the images that it leaves out.
+
+    Raises:
+      ValueError: embeddings of another dimension, or not finite.
+    """
+    embeddings = np.ascontiguousarray(embeddings, np.float32)
+    dimension = self._settings["model"]["dimension"]
+    if embeddings.ndim != 2 or embeddings.shape[1] != dimension:
+      raise ValueError(f"embeddings: expected [n, {dimension}], got shape {embeddings.shape}")
+    if not np.isfinite(embeddings).all():
+      raise ValueError("embeddings: expected finite values, got NaN or infinity: has the model "
+                       "diverged?")  # fmt: skip
+    text = {"path": pa.string(), "label": pa.string()}
+    arrays = {name: pa.array(values, text.get(name)) for name, values in columns.items()}
+    flat = pa.array(embeddings.reshape(-1))
+    arrays["embedding"] = pa.FixedSizeListArray.from_arrays(flat, dimension)
+    model = {**self._settings["model"], "jaxdml": __version__}
+    said = {"jaxdml": json.dumps({"model": model, "skipped": list(skipped)})}
+    table = pa.table(arrays).replace_schema_metadata(said)
+    with _files.replacing(self._path(number)) as temporary:
+      parquet.write_table(table, temporary, write_page_checksum=True)
+
+  def finish(self) -> bool:
+    """Marks the folder as finished if every shard is there, and says whether it is."""
+    if self.missing():
+      return False
+    rows = sum(metadata(self._path(i))[1] for i in range(self.count))
+    _files.write_json(self.out / FINISHED, {"embedded": rows, "skipped": self.skipped()})
+    # Runs that were killed while they wrote a shard leave these.
+    for left in self.out.glob(".shard-*.tmp"):
+      left.unlink(missing_ok=True)
+    return True
+
+  def _path(self, number: int) -> pathlib.Path:
+    return shard(self.out, number, self.count)
+
+
+def _check_same(folder: pathlib.Path, there: dict[str, Any], ours: dict[str, Any]) -> None:
+  """Refuses to go on with a store that another command began."""
+  different = None
+  names = ("fingerprint", "dimension")
+  if any(there["model"][name] != ours["model"][name] for name in names):
+    one, other = (
+      f"{m['fingerprint']} of {m.get('workdir')}, {m['dimension']} dimensions"
+      for m in (there["model"], ours["model"])
+    )
+    different = f"embeddings of another model: {one}; yours is {other}"
+  elif there["source"] != ours["source"]:
+    changed = [
+      f"{name} {there['source'].get(name)!r} then, {value!r} now"
+      for name, value in ours["source"].items()
+      if there["source"].get(name) != value
+    ]
+    different = f"embeddings of other images, or these have changed since: {'; '.join(changed)}"
+  elif there["shard_size"] != ours["shard_size"]:
+    different = f"shards of {there['shard_size']} images; yours would have {ours['shard_size']}"
+  if different:
+    raise SearchError(f"{folder} holds {different}. Give another --out, or remove that folder")

@@ -105,7 +105,8 @@ def embed_source(
     ImageDecodeError: more images cannot be read than `bad` allows.
     WorkerError: a process that decodes died.
   """
-  bad = bad or data.BadImages(source, data.images.MAX_BAD_IMAGES)
+  if bad is None:
+    bad = data.BadImages(source, data.images.MAX_BAD_IMAGES)
   batches = data.eval_batches(source, model.preprocessing, batch_size, num_workers, bad)
   bar = tqdm(total=len(source), desc=f"embed {source.name}", unit="image", disable=None)
   done = 0
@@ -116,7 +117,8 @@ def embed_source(
         done = min(done + batch_size, len(source))
         yield done, batch["index"][good], embedded[good]
         bar.update(done - bar.n)
-    except data.ImageDecodeError as error:  # Here the share is an argument, not a key of a config.
+    except data.ImageDecodeError as error:
+      # Here the share is an argument, not a key of a config.
       said = str(error).replace("data.max_bad_images", "max_bad_images")
       raise data.ImageDecodeError(said) from error
 
@@ -297,3 +299,7 @@ class DatasetImages:
   def _names(self, rows: np.ndarray) -> list[str]:
     names, values = self.dataset.label_names(self.label), self.dataset.column(self.label)[rows]
     return [names[v] if names and 0 <= v < len(names) else str(v) for v in values.tolist()]
+
+
+def _label(parts: Sequence[str]) -> str | None:
+  return picture_files.clean_name(parts[0]) if len(parts) > 1 else None

@@ -87,9 +87,7 @@ class Store:
       paths += table.column("path").to_pylist()
       labels += table.column("label").to_pylist()
     skipped = tuple(tuple(entry) for header, _ in headers for entry in header["skipped"])
-    return cls(
-      folder, embeddings, tuple(paths), tuple(labels), model, settings["source"], skipped
-    )
+    return cls(folder, embeddings, tuple(paths), tuple(labels), model, settings["source"], skipped)
 
   def image(self, row: int) -> bytes:
     """Returns the encoded image of a row, from where it was when it was embedded.
@@ -247,7 +245,8 @@ def write_store(
 
   >>> import tempfile
   >>> with tempfile.TemporaryDirectory() as tmp:
-  ...   store = write_store(f"{tmp}/store", [[1.0, 0.0], [0.0, 2.0]], ["a.png", "b.png"], ["a", None])
+  ...   vectors, paths = [[1.0, 0.0], [0.0, 2.0]], ["a.png", "b.png"]
+  ...   store = write_store(f"{tmp}/store", vectors, paths, ["a", None])
   >>> store.embeddings.shape, store.paths, store.labels
   ((2, 2), ('a.png', 'b.png'), ('a', None))
   """

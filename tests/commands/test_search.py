@@ -14,6 +14,7 @@ from jaxdml import data, evaluation, search
 from jaxdml.commands import embed, evaluate
 from jaxdml.commands import search as retrieve
 from jaxdml.inference import model
+from jaxdml.inference.embed import embed_images
 from jaxdml.training import restore
 from jaxdml.training.config import ConfigError
 from tests.search.helpers import make_workdir, png, write_images
@@ -244,7 +245,7 @@ def test_evaluate(workdir, data_dir, tmp_path, capsys):
   # The model's row is measured, not read; it equals the metrics of its embeddings.
   metrics = result["metrics"]["trained model"]
   trained, test = model.load(workdir), data.load("digits", "test", data_dir=data_dir)
-  x = search.embed_files(trained, test.read(range(len(test))))
+  x = embed_images(trained, test.read(range(len(test))))
   expected = evaluation.retrieval_metrics(x, test.column("label"), ks=(1, 2, 4, 8))
   for name in ("recall@1", "recall@8", "map@r"):
     assert metrics[name] == pytest.approx(expected[name], abs=2e-3)

@@ -12,6 +12,8 @@ from jaxdml.training import workdir as workdir_lib
 from tests.training.test_loop import digits_config
 
 SIDE, DIMENSION = 8, 5
+PATHS = ["cat/1.png", "cat/deep/er/2.JPG", "dog/3.png", "dog/4.png", "loose.png", "sea/5.png",
+         "sea/6.png", "tree/7.png", "tree/8.png", "tree/9.png"]  # fmt: skip
 
 
 class FakeModel:

@@ -6,13 +6,14 @@ import re
 import pytest
 
 from jaxdml import search
-from jaxdml.commands import embed, evaluate
+from jaxdml.commands import embed as embed_command
+from jaxdml.commands import evaluate
 from jaxdml.commands import search as retrieve
-from jaxdml.inference import model
+from jaxdml.inference import embed, model
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "retrieval.md").read_text(encoding="utf-8")
-COMMANDS = {"embed": embed, "evaluate": evaluate, "retrieve": retrieve}
+COMMANDS = {"embed": embed_command, "evaluate": evaluate, "search": retrieve}
 
 
 def test_python_runs():
@@ -22,9 +23,9 @@ def test_python_runs():
   assert names["found"].indices.shape == (3, 5)
   whole, serving = re.findall(r"```py\n(.*?)```", TEXT, flags=re.DOTALL)
   compile(whole + serving, "retrieval.md", "exec")
-  used = re.findall(r"\b(search|model)\.(\w+)", TEXT.split("## From Python")[1])
+  used = re.findall(r"\b(search|model|embed)\.(\w+)", TEXT.split("## From Python")[1])
   assert len(used) > 8
-  modules = {"search": search, "model": model}
+  modules = {"search": search, "model": model, "embed": embed}
   assert [name for name in used if not hasattr(modules[name[0]], name[1])] == []
 
 
@@ -33,7 +34,7 @@ def test_flags_exist(name, capsys):
   with pytest.raises(SystemExit):
     COMMANDS[name].main(["--help"])
   known = set(re.findall(r"--\w+", capsys.readouterr().out))
-  lines = re.findall(rf"^python -m jaxdml\.{name} (.*)$", TEXT, flags=re.MULTILINE)
+  lines = re.findall(rf"^jaxdml {name} (.*)$", TEXT, flags=re.MULTILINE)
   assert lines
   for line in lines:
     assert set(re.findall(r"--\w+", line)) <= known

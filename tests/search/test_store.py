@@ -17,7 +17,9 @@ MODEL = {"fingerprint": "f00", "workdir": "runs/x", "step": 9, "normalized": Fal
 
 @pytest.fixture
 def folder(tmp_path):
-  search.write(tmp_path / "store", ROWS, PATHS, LABELS, model=MODEL, root="photos", shard_size=3)
+  search.write_store(
+    tmp_path / "store", ROWS, PATHS, LABELS, model=MODEL, root="photos", shard_size=3
+  )
   return tmp_path / "store"
 
 
@@ -75,14 +77,14 @@ def test_not_marked_as_finished(folder):
 
 def test_a_shard_of_another_model(folder, tmp_path):
   other = {**MODEL, "fingerprint": "bad"}
-  search.write(tmp_path / "other", ROWS, PATHS, LABELS, model=other, shard_size=3)
+  search.write_store(tmp_path / "other", ROWS, PATHS, LABELS, model=other, shard_size=3)
   shard(folder, 1).write_bytes(shard(tmp_path / "other", 1).read_bytes())
   with pytest.raises(search.SearchError, match="of another model: its fingerprint is bad, that of"):
     search.Store.open(folder)
 
 
 def test_a_shard_of_another_dimension(folder, tmp_path):
-  search.write(tmp_path / "other", ROWS[:, :2], PATHS, LABELS, model=MODEL, shard_size=3)
+  search.write_store(tmp_path / "other", ROWS[:, :2], PATHS, LABELS, model=MODEL, shard_size=3)
   shard(folder, 1).write_bytes(shard(tmp_path / "other", 1).read_bytes())
   with pytest.raises(search.SearchError, match="its dimension is 2, that of "):
     search.Store.open(folder)
@@ -117,7 +119,7 @@ def test_no_store(tmp_path):
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
   (tmp_path / "thesis.tex").write_text("all of it")
   with pytest.raises(search.SearchError, match="no folder of embeddings and not empty"):
-    search.write(tmp_path, ROWS, PATHS)
+    search.write_store(tmp_path, ROWS, PATHS)
   assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
@@ -133,4 +135,4 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 )
 def test_refused_arrays(tmp_path, arguments, message):
   with pytest.raises(ValueError, match=re.escape(message)):
-    search.write(tmp_path / "store", *arguments)
+    search.write_store(tmp_path / "store", *arguments)

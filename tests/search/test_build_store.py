@@ -1,19 +1,16 @@
-"""Folders and data sets become stores; what was killed goes on; what is unreadable is named."""
+"""Folders and data sets become stores; a killed one goes on; unreadable images are named."""
 
 import json
-import os
 
 import numpy as np
 import pytest
-from PIL import Image
 from pyarrow import parquet
 
 from jaxdml import data, search
-from tests.search.helpers import FakeModel, png, write_images
+from jaxdml.inference import embed
+from tests.search.helpers import PATHS, FakeModel, png, write_images
 from tests.training.conftest import data_dir as data_dir
 
-PATHS = ["cat/1.png", "cat/deep/er/2.JPG", "dog/3.png", "dog/4.png", "loose.png", "sea/5.png",
-         "sea/6.png", "tree/7.png", "tree/8.png", "tree/9.png"]  # fmt: skip
 LABELS = ("cat", "cat", "dog", "dog", None, "sea", "sea", "tree", "tree", "tree")
 
 
@@ -22,19 +19,19 @@ def photos(tmp_path):
   return write_images(tmp_path / "photos", PATHS)
 
 
-def embed(photos, out, model=None, **options):
+def build(photos, out, model=None, **options):
   options = {"shard_size": 4, "batch_size": 3, **options}
-  return search.embed_images(model or FakeModel(), search.FolderImages.open(photos), out, **options)
+  return search.build_store(model or FakeModel(), embed.FolderImages.open(photos), out, **options)
 
 
 def reference(photos, paths=PATHS):
-  return search.embed_files(FakeModel(), [(photos / path).read_bytes() for path in paths])
+  return embed.embed_images(FakeModel(), [(photos / path).read_bytes() for path in paths])
 
 
 @pytest.mark.parametrize(("shard_size", "batch_size"), [(4, 3), (3, 4), (100, 100), (1, 1), (2, 9)])
 def test_a_folder(photos, tmp_path, shard_size, batch_size):
   out = tmp_path / "new" / "out"
-  summary = embed(photos, out, shard_size=shard_size, batch_size=batch_size)
+  summary = build(photos, out, shard_size=shard_size, batch_size=batch_size)
   assert summary == (-(-10 // shard_size), -(-10 // shard_size), True, [])
   store = search.Store.open(out)
   assert store.paths == tuple(PATHS) and store.labels == LABELS
@@ -44,40 +41,9 @@ def test_a_folder(photos, tmp_path, shard_size, batch_size):
   assert store.model["fingerprint"] == "abc" and store.model["step"] == 3
 
 
-def test_what_counts_as_an_image(photos):
-  for name in ("notes.txt", ".hidden.png", ".git/x.png", "@eaDir/x.png", "folder.png/10.png"):
-    write_images(photos, [name])
-  os.symlink(photos, photos / "cat" / "circle")
-  os.symlink(photos / "cat" / "1.png", photos / "link.png")
-  os.symlink(photos / "gone.png", photos / "dangling.png")
-  found = search.FolderImages.open(photos)
-  assert sorted(found.paths) == sorted([*PATHS, "folder.png/10.png", "link.png", "dangling.png"])
-
-
-@pytest.mark.parametrize("name", [b"cat/\xe9.png", b"caf\xe9/1.png"])
-def test_names_that_are_not_utf8(photos, name):
-  renamed = os.path.join(os.fsencode(photos), name)
-  try:
-    os.makedirs(os.path.dirname(renamed), exist_ok=True)
-    os.rename(photos / "cat" / "1.png", renamed)
-  except OSError:
-    pytest.skip("this file system takes UTF-8 names only")
-  with pytest.raises(search.SearchError, match="is not UTF-8: rename it") as told:
-    search.FolderImages.open(photos)
-  assert repr(next(part for part in name.split(b"/") if b"\xe9" in part)) in str(told.value)
-
-
-def test_split_folders_are_no_labels(tmp_path):
-  write_images(tmp_path, ["train/cat/1.png", "Test/dog/2.png", "test/3.png"])
-  found = search.FolderImages.open(tmp_path)
-  assert dict(zip(found.paths, found.labels, strict=True)) == {
-    "train/cat/1.png": "cat", "Test/dog/2.png": "dog", "test/3.png": None,
-  }  # fmt: skip
-
-
 def test_killed_it_goes_on(photos, tmp_path):
   with pytest.raises(KeyboardInterrupt):
-    embed(photos, tmp_path / "out", FakeModel(fails_after=2))
+    build(photos, tmp_path / "out", FakeModel(fails_after=2))
   # Six images were embedded: one shard of four is whole.
   names = lambda: sorted(p.name for p in (tmp_path / "out").iterdir())
   assert names() == ["embeddings.json", "shard-00000-of-00003.parquet"]
@@ -87,7 +53,7 @@ def test_killed_it_goes_on(photos, tmp_path):
   left = tmp_path / "out" / ".shard-00001-of-00003.parquet.host.1.tmp"  # Killed while it wrote.
   left.write_bytes(b"half a shard")
   again = FakeModel()
-  assert embed(photos, tmp_path / "out", again) == (3, 2, True, [])
+  assert build(photos, tmp_path / "out", again) == (3, 2, True, [])
   assert again.batches == 2  # The six images of two shards, in batches of three.
   assert (tmp_path / "out" / "shard-00000-of-00003.parquet").read_bytes() == first
   np.testing.assert_allclose(
@@ -95,27 +61,27 @@ def test_killed_it_goes_on(photos, tmp_path):
   )
   assert not left.exists()
   idle = FakeModel()
-  assert embed(photos, tmp_path / "out", idle) == (3, 0, True, [])
+  assert build(photos, tmp_path / "out", idle) == (3, 0, True, [])
   assert idle.batches == 0
 
 
 def test_a_removed_shard_is_made_again(photos, tmp_path):
-  embed(photos, tmp_path / "out")
+  build(photos, tmp_path / "out")
   (tmp_path / "out" / "shard-00001-of-00003.parquet").write_bytes(b"PAR1")
   with pytest.raises(search.SearchError, match=r"shard-00001-of-00003\.parquet is damaged"):
-    embed(photos, tmp_path / "out")
+    build(photos, tmp_path / "out")
   (tmp_path / "out" / "shard-00001-of-00003.parquet").unlink()
-  assert embed(photos, tmp_path / "out").written == 1
+  assert build(photos, tmp_path / "out").written == 1
   assert search.Store.open(tmp_path / "out").paths == tuple(PATHS)
 
 
 def test_each_host_writes_its_own(photos, tmp_path):
   out = tmp_path / "out"
-  assert embed(photos, out, process_index=1, process_count=2) == (3, 1, False, [])
+  assert build(photos, out, process_index=1, process_count=2) == (3, 1, False, [])
   assert [path.name for path in out.glob("shard*")] == ["shard-00001-of-00003.parquet"]
   with pytest.raises(search.SearchError, match="not finished: 1 of 3"):
     search.Store.open(out)
-  assert embed(photos, out, process_index=0, process_count=2) == (3, 2, True, [])
+  assert build(photos, out, process_index=0, process_count=2) == (3, 2, True, [])
   assert search.Store.open(out).paths == tuple(PATHS)
 
 
@@ -128,27 +94,27 @@ def test_each_host_writes_its_own(photos, tmp_path):
   ],
 )
 def test_another_model_or_setting_is_refused(photos, tmp_path, model, options, message):
-  embed(photos, tmp_path / "out")
+  build(photos, tmp_path / "out")
   with pytest.raises(search.SearchError, match=message):
-    embed(photos, tmp_path / "out", model, **options)
+    build(photos, tmp_path / "out", model, **options)
 
 
 def test_other_images_are_refused(photos, tmp_path):
-  embed(photos, tmp_path / "out")
+  build(photos, tmp_path / "out")
   other = write_images(tmp_path / "other", ["1.png"])
   with pytest.raises(search.SearchError, match=r"other images.*images 10 then, 1 now"):
-    embed(other, tmp_path / "out")
+    build(other, tmp_path / "out")
   (photos / "cat" / "1.png").write_bytes(png(77, side=9))
   with pytest.raises(search.SearchError, match="these have changed since: listing"):
-    embed(photos, tmp_path / "out")
+    build(photos, tmp_path / "out")
 
 
 def test_unreadable_images_are_named(photos, tmp_path, capsys):
   (photos / "dog" / "3.png").write_text("no image")
   (photos / "tree" / "9.png").write_bytes(b"")
-  with pytest.raises(search.SearchError, match=r"1 of 10 images .* max_bad_images=0.01"):
-    embed(photos, tmp_path / "out")
-  summary = embed(photos, tmp_path / "out", max_bad_images=0.2)
+  with pytest.raises(data.ImageDecodeError, match=r"1 of 10 images .* max_bad_images=0.01"):
+    build(photos, tmp_path / "out")
+  summary = build(photos, tmp_path / "out", max_bad_images=0.2)
   named = [str((photos / name).resolve()) for name in ("dog/3.png", "tree/9.png")]
   assert [file for file, _ in summary.skipped] == named
   assert "not an image in one of" in summary.skipped[0][1]
@@ -167,49 +133,37 @@ def test_the_share_counts_what_was_skipped_before(photos, tmp_path):
   (photos / "cat" / "1.png").write_text("no image")
   (photos / "tree" / "9.png").write_text("no image")
   with pytest.raises(KeyboardInterrupt):
-    embed(photos, tmp_path / "out", FakeModel(fails_after=2), max_bad_images=0.1)
-  with pytest.raises(search.SearchError, match="2 of 10 images cannot be decoded"):
-    embed(photos, tmp_path / "out", max_bad_images=0.1)
+    build(photos, tmp_path / "out", FakeModel(fails_after=2), max_bad_images=0.1)
+  with pytest.raises(data.ImageDecodeError, match="2 of 10 images cannot be decoded"):
+    build(photos, tmp_path / "out", max_bad_images=0.1)
 
 
 def test_nothing_readable(tmp_path):
   (tmp_path / "photos").mkdir()
   (tmp_path / "photos" / "a.png").write_text("no image")
-  with pytest.raises(search.SearchError, match="1 of 1 images cannot be decoded"):
-    embed(tmp_path / "photos", tmp_path / "out", max_bad_images=0.9)
-
-
-def test_no_images(tmp_path):
-  with pytest.raises(search.SearchError, match="holds no image, at any depth"):
-    search.FolderImages.open(tmp_path)
-  with pytest.raises(search.SearchError, match="gone does not exist; expected a folder"):
-    search.FolderImages.open(tmp_path / "gone")
-  (tmp_path / "x.png").write_bytes(png(0))
-  with pytest.raises(search.SearchError, match=r"x\.png is a file; expected a folder"):
-    search.FolderImages.open(tmp_path / "x.png")
+  with pytest.raises(data.ImageDecodeError, match="1 of 1 images cannot be decoded"):
+    build(tmp_path / "photos", tmp_path / "out", max_bad_images=0.9)
 
 
 def test_a_model_that_diverged(photos, tmp_path):
   model = FakeModel()
   model.embed_batch = lambda images: np.full((len(images), 5), np.nan, np.float32)
   with pytest.raises(ValueError, match="NaN or infinity: has the model diverged"):
-    embed(photos, tmp_path / "out", model)
-  with pytest.raises(search.SearchError, match="gives NaN"):
-    search.embed_files(model, [png(0)])
+    build(photos, tmp_path / "out", model)
 
 
 def test_a_data_set(data_dir, tmp_path):
-  source = search.DatasetImages.open("digits", "test", label="parity", data_dir=data_dir)
+  source = embed.DatasetImages.open("digits", "test", label="parity", data_dir=data_dir)
   whole = source.dataset
-  few = search.DatasetImages(whole.select(np.arange(100, 130)), "parity", data_dir)
-  search.embed_images(FakeModel(), few, tmp_path / "out", shard_size=20, batch_size=16)
+  few = embed.DatasetImages(whole.select(np.arange(100, 130)), "parity", data_dir)
+  search.build_store(FakeModel(), few, tmp_path / "out", shard_size=20, batch_size=16)
   store = search.Store.open(tmp_path / "out")
   assert store.paths[7] == "digits/test/7" and store.file(7) is None
   names = whole.label_names("parity")
   values = whole.column("parity")[100:130]
   assert store.labels == tuple(names[v] if names else str(v) for v in values)
   np.testing.assert_allclose(
-    store.embeddings, search.embed_files(FakeModel(), few.read(range(30))), rtol=1e-6
+    store.embeddings, embed.embed_images(FakeModel(), few.read(range(30))), rtol=1e-6
   )
   assert store.image(7) == whole.read([7])[0]
   table = parquet.read_table(tmp_path / "out" / "shard-00001-of-00002.parquet")
@@ -217,9 +171,9 @@ def test_a_data_set(data_dir, tmp_path):
   assert table.column("index").to_pylist() == list(range(20, 30))
   assert table.column("label_label").to_pylist() == whole.column("label")[120:130].tolist()
   with pytest.raises(ValueError, match="no label column 'species'"):
-    search.DatasetImages.open("digits", "test", label="species", data_dir=data_dir)
+    embed.DatasetImages.open("digits", "test", label="species", data_dir=data_dir)
   with pytest.raises(data.DatasetNotPreparedError):
-    search.DatasetImages.open("cub200_2011", "test", data_dir=data_dir)
+    embed.DatasetImages.open("cub200_2011", "test", data_dir=data_dir)
 
 
 class Damaged(data.Dataset):
@@ -234,22 +188,10 @@ class Damaged(data.Dataset):
 def test_an_unreadable_record_is_named_by_its_number(data_dir, tmp_path):
   whole = data.load("digits", "test", data_dir=data_dir)
   few = Damaged(**whole.__getstate__()).select(np.arange(100, 130))
-  source = search.DatasetImages(few, "label", data_dir)
-  summary = search.embed_images(
+  source = embed.DatasetImages(few, "label", data_dir)
+  summary = search.build_store(
     FakeModel(), source, tmp_path / "out", shard_size=20, max_bad_images=0.1, process_index=1,
     process_count=2,
   )  # fmt: skip
   ((name, reason),) = summary.skipped
   assert name == "digits/test/25" and "not an image" in reason
-
-
-def test_a_few_images_as_they_are_at_hand(photos):
-  path = photos / PATHS[0]
-  given = [path, str(path), path.read_bytes(), Image.open(path), np.asarray(Image.open(path))]
-  embedded = search.embed_files(FakeModel(), given, batch_size=2)
-  np.testing.assert_array_equal(embedded, reference(photos, PATHS[:1]).repeat(5, axis=0))
-  assert search.embed_files(FakeModel(), []).shape == (0, FakeModel().dimension)
-  with pytest.raises(TypeError, match=r"files\[1\]: expected a path"):
-    search.embed_files(FakeModel(), [path, None])
-  with pytest.raises(TypeError, match="expected a list of images, got one str"):
-    search.embed_files(FakeModel(), str(path))

@@ -88,14 +88,20 @@ def of_training_step(name: str, batch: int, size: int, dtype: str) -> dict:
   import jax
   import numpy as np
 
-  from jaxdml.training import defaults, parallel, steps
+  from jaxdml import training
+  from jaxdml.training import parallel
+  from jaxdml.training import program as program_lib
 
-  config = defaults.get_config()
+  config = training.default_config()
   config.data.preprocess, config.data.channels, config.data.image_size = "standard", 3, size
   config.encoder.name, config.encoder.dtype = name, dtype
   config.loss.name = "margin"
-  program = steps.build(
-    config, num_classes=batch, total_steps=1000, steps_per_epoch=100, axis_name=parallel.AXIS
+  program = program_lib.build(
+    training.resolve(config),
+    num_classes=batch,
+    total_steps=1000,
+    steps_per_epoch=100,
+    axis_name=parallel.AXIS,
   )
   state = parallel.replicate(jax.jit(program.init)(jax.random.key(0)))
   rng = np.random.default_rng(0)

@@ -15,21 +15,24 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from jaxdml import training
 from jaxdml.inference import export, model
 from jaxdml.models import registry
-from jaxdml.training import defaults, embedder, hdml_variants
+from jaxdml.training import networks as networks_lib
+from jaxdml.training.trained import fingerprint
 
 SIZES = {"convnet": 32, "dinov2_s14": 56}  # pixels; the others 64
 
 
 def untrained(name: str) -> model.TrainedModel:
   """A model of random weights."""
-  config = defaults.get_config()
+  config = training.default_config()
   config.encoder.name = name
   config.data.image_size = SIZES.get(name, 64)
   if name != "convnet":
     config.data.channels, config.data.preprocess = 3, "standard"
-  networks = embedder.build(hdml_variants.resolve(config))
+  config = training.resolve(config)
+  networks = networks_lib.build(config)
   keys = dict(zip(("encoder", "embedding"), jax.random.split(jax.random.key(0)), strict=True))
   parts = jax.tree.map(np.asarray, jax.jit(networks.init)(keys))
   variables = {
@@ -41,7 +44,7 @@ def untrained(name: str) -> model.TrainedModel:
     config=config,
     step=0,
     dimension=config.embedding.dim,
-    fingerprint=model.fingerprint(config, variables),
+    fingerprint=fingerprint(config, variables),
     variables=variables,
     embed=networks.embed,
   )

@@ -45,7 +45,7 @@ def measure(args: argparse.Namespace) -> None:
   import jax.numpy as jnp
 
   from jaxdml import losses, models
-  from jaxdml.training.chunks import encode_in_chunks
+  from jaxdml.training.networks import encode_in_chunks
 
   encoder = models.create(args.encoder, frozen_bn=True)
   rng = np.random.default_rng(0)

@@ -25,9 +25,9 @@ import jax.numpy as jnp
 import machine
 import numpy as np
 
-from jaxdml import hdml, models
-from jaxdml.training import config as config_lib
-from jaxdml.training import defaults, parallel, steps
+from jaxdml import hdml, models, training
+from jaxdml.training import defaults, parallel
+from jaxdml.training import program as program_lib
 
 
 def parse() -> argparse.Namespace:
@@ -60,9 +60,8 @@ def make_step(args: argparse.Namespace, hdml: bool):
   config.encoder.dtype = args.dtype
   config.loss.layout = "npair"
   config.hdml.enabled = hdml
-  config_lib.check(config, jax.device_count())
-  program = steps.build(
-    config,
+  program = program_lib.build(
+    training.resolve(config, jax.device_count()),
     num_classes=args.classes,
     total_steps=100,
     steps_per_epoch=100,
@@ -99,7 +98,7 @@ def after_encoder(classes: int, eps: bool | None = None, fold: bool = True):
     config.mining.positive = "nearest_positive" if eps else "all_positives"
     config.hdml.slots = 16
   parts_of = {"num_classes": classes, "total_steps": 100, "steps_per_epoch": 100}
-  program = steps.build(config, **parts_of)
+  program = program_lib.build(training.resolve(config), **parts_of)
   parts, shapes = program.parts, jax.eval_shape(program.init, jax.random.key(0))
   rng = np.random.default_rng(0)
   normal = lambda a, scale=0.03: jnp.asarray(scale * rng.normal(size=a.shape), jnp.float32)

@@ -79,14 +79,15 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--seed", type=int, default=0, help="draws the tuples (0)")
   args = parser.parse_args(argv)
   # After parsing, so that --help does not wait for JAX.
+  from jaxdml import training
   from jaxdml.data import DatasetNotPreparedError, ImageDecodeError
-  from jaxdml.training import checkpoints, restore
+  from jaxdml.training import checkpoints
   from jaxdml.training import config as config_lib
   from studies import dials_figure, synthetics
 
   out = pathlib.Path(args.out)
   try:
-    run = restore.restore(args.workdir, data_dir=args.data_dir)
+    run = training.restore(args.workdir, data_dir=args.data_dir)
     synthetics.check(run)
     over_training = curves(args.workdir)
     measured = synthetics.measure(run, batches=args.batches, seed=args.seed)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from jaxdml.training.restore import Restored
+from jaxdml.training.runs import Restored
 from studies.synthetics import KINDS, Measured
 
 __all__ = ["draw", "neighbours"]

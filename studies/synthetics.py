@@ -14,10 +14,10 @@ from jaxdml import hdml
 from jaxdml.distances import safe_sqrt
 from jaxdml.hdml.tuples import private_tuples
 from jaxdml.losses._rows import make_pairs, mine
+from jaxdml.training import program as program_lib
 from jaxdml.training import setup as setup_lib
-from jaxdml.training import steps
 from jaxdml.training.evaluator import Evaluator
-from jaxdml.training.restore import Restored
+from jaxdml.training.runs import Restored
 from jaxdml.types import Array, Batch, Refs
 
 __all__ = ["KINDS", "Measured", "check", "inspector", "measure", "nearest"]
@@ -66,7 +66,9 @@ def _to_anchor(anchors: Array, partners: Array) -> Array:
   return safe_sqrt(jnp.sum(jnp.square(partners - anchors[:, None]), axis=-1))
 
 
-def inspector(parts: steps.Parts, state: steps.TrainState, key: Array) -> Callable[[Batch], Any]:
+def inspector(
+  parts: program_lib.Parts, state: program_lib.TrainState, key: Array
+) -> Callable[[Batch], Any]:
   """batch -> (metrics, arrays): one training batch looked into, by the state's own schedule.
 
   Losses and gradients with respect to z are those of the real batch ("real", J_m) and of the tuples
@@ -226,7 +228,7 @@ def measure(run: Restored, *, batches: int = 4, tuples: int = 2000, seed: int = 
   for name, count in (("batches", batches), ("tuples", tuples)):
     if count < 1:
       raise ValueError(f"{name}: expected at least 1; got {count}")
-  program = steps.build(
+  program = program_lib.build(
     config,
     num_classes=len(train.classes(config.data.label)),
     total_steps=run.setup.total_steps,

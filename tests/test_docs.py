@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxdml import distances, losses, mining
-from jaxdml.training import config as config_lib
-from jaxdml.training import steps
+from jaxdml import distances, losses, mining, training
+from jaxdml.training import program as program_lib
 from tests.losses import names as loss_names
 
 TEXT = (pathlib.Path(__file__).resolve().parent.parent / "docs" / "losses.md").read_text()
@@ -84,8 +83,9 @@ def test_its_code_runs(monkeypatch):
   # The last one names a loss and a miner of its own: its config trains.
   assert names["value"] > 0 and jnp.any(names["gradient"] != 0)
   config = names["get_config"]()
-  config_lib.check(config, 1)
-  program = steps.build(config, num_classes=3, total_steps=5, steps_per_epoch=5)
+  program = program_lib.build(
+    training.resolve(config, 1), num_classes=3, total_steps=5, steps_per_epoch=5
+  )
   size, side = config.data.batch_size, config.data.image_size
   batch = {
     "image": jax.ShapeDtypeStruct((size, side, side, config.data.channels), "uint8"),

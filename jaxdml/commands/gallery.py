@@ -182,12 +182,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--seed", type=int, default=0, help="draws the queries (0)")
   args = parser.parse_args(argv)
   # After parsing, so that --help does not wait for JAX.
-  from jaxdml.training import checkpoints, restore
+  from jaxdml import training
+  from jaxdml.training import checkpoints
   from jaxdml.training import config as config_lib
 
   try:
     picture.check_suffix("--out", args.out)
-    run = restore.restore(args.workdir, data_dir=args.data_dir)
+    run = training.restore(args.workdir, data_dir=args.data_dir)
     figure = of_run(run, queries=args.queries, k=args.k, seed=args.seed)
     out = pathlib.Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -204,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def of_run(run: Any, *, queries: int | None = None, k: int | None = None, seed: int = 0) -> Figure:
-  """The gallery of a `training.restore.Restored` run: raw pixels, untrained and trained model.
+  """The gallery of a `training.Restored` run: raw pixels, untrained and trained model.
 
   Args:
     run: the run.

@@ -36,13 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"error: --out: expected a name that ends in .html; got {args.out}", file=sys.stderr)
     return 2
   # After parsing, so that --help does not wait for JAX.
+  from jaxdml import training
   from jaxdml.data import DatasetNotPreparedError, ImageDecodeError
   from jaxdml.report import run as run_lib
-  from jaxdml.training import checkpoints, restore
+  from jaxdml.training import checkpoints
   from jaxdml.training import config as config_lib
 
   try:
-    run = restore.restore(args.workdir, data_dir=args.data_dir)
+    run = training.restore(args.workdir, data_dir=args.data_dir)
     page = run_lib.of_run(
       run,
       workdir=args.workdir,

@@ -45,10 +45,12 @@ def look(config: ConfigDict, batches: int) -> Figure:
     ImageDecodeError: too many images cannot be decoded.
     WorkerError: a process that prepares batches died.
   """
-  config_lib.check(config, jax.device_count())
   config = config.copy_and_resolve_references()
-  config.data.num_workers = 0  # The batches are the same, and workers take long to start for a few.
-  train = setup.prepare(config).train
+  # The batches are the same without workers, which take long to start for a few, and without the
+  # weights, which need not be there to see pictures.
+  config.data.num_workers, config.encoder.init = 0, ""
+  config = setup.resolve(config, jax.device_count())
+  train = setup.load_splits(config).train
   draw = setup.sampler(config, train)
   normalize = data.preprocess.from_config(config.data, train=True).normalize
   name = functools.partial(_name, config, train)

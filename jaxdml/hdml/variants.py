@@ -1,7 +1,7 @@
 """Where HDML's paper and its authors' code part ways, as data (arXiv 1903.05503).
 
 Each `Point` is a config key with its value in each variant. `VARIANTS` is the same as a table; the
-trainer fills in what a config leaves open (`jaxdml.training.hdml_variants`), and docs/methods.md
+trainer fills in what a config leaves open (`jaxdml.training.config.fill_in`), and docs/methods.md
 shows it.
 
 Three habits of the release are left out: a loss that is NaN counts as 0 there (here it stops the

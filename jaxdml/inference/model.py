@@ -5,30 +5,28 @@ Needs the workdir and nothing else, neither the data set nor its directory.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from jaxdml.data import encoding
 from jaxdml.data import preprocess as preprocess_lib
-from jaxdml.training import checkpoints, defaults, embedder, hdml_variants, parallel
+from jaxdml.training import checkpoints, parallel
 from jaxdml.training import config as config_lib
+from jaxdml.training import trained as trained_lib
 from jaxdml.types import PyTree
 
 CARD, STABLEHLO = "model_card.json", "model.stablehlo"
 """Files of an exported model, which `export.export` writes and `load` reads."""
 
-__all__ = ["CARD", "STABLEHLO", "TrainedModel", "fingerprint", "load", "open_best", "read_config"]
+__all__ = ["CARD", "STABLEHLO", "TrainedModel", "load"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,7 +45,7 @@ class TrainedModel:
   """
 
   workdir: pathlib.Path
-  config: ConfigDict
+  config: config_lib.Config
   step: int
   dimension: int
   fingerprint: str
@@ -158,24 +156,15 @@ def load(workdir: str | os.PathLike[str], *, data_dir: str | None = None) -> Tra
   workdir = pathlib.Path(workdir)
   if (workdir / CARD).is_file() and not (workdir / "config.json").exists():
     return _load_exported(workdir, data_dir)
-  config = read_config(workdir, data_dir)
-  try:
-    networks = embedder.build(hdml_variants.resolve(config))
-    abstract = networks.abstract()
-  except (TypeError, ValueError) as error:
-    raise config_lib.ConfigError(
-      f"{workdir / 'config.json'} is no config of this version: {error}"
-    ) from error
-  with open_best(workdir) as manager:
-    step, variables = manager.restore_part("best", abstract)
+  trained = trained_lib.read(workdir, data_dir)
   return TrainedModel(
     workdir=workdir,
-    config=config,
-    step=step,
-    dimension=config.embedding.dim,
-    fingerprint=fingerprint(config, variables),
-    variables=variables,
-    embed=networks.embed,
+    config=trained.config,
+    step=trained.step,
+    dimension=trained.config.embedding.dim,
+    fingerprint=trained.fingerprint,
+    variables=trained.variables,
+    embed=trained.embedder.embed,
   )
 
 
@@ -188,14 +177,14 @@ def _load_exported(folder: pathlib.Path, data_dir: str | None) -> TrainedModel:
     )
   try:
     card = json.loads((folder / CARD).read_text())
-    config = overlay(card["config"])
+    config = config_lib.read(card["config"])
     step, dimension, digits = (card[key] for key in ("step", "dimension", "fingerprint"))
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise config_lib.ConfigError(
-      f"{folder / CARD} is no model card of this version: {_first_line(error)}"
+      f"{folder / CARD} is no model card of this version: {str(error).strip().splitlines()[0]}"
     ) from error
   if data_dir is not None:
-    config.data.data_dir = data_dir
+    config = config_lib.replace(config, {"data.data_dir": data_dir})
   try:
     exported = jax.export.deserialize(bytearray(path.read_bytes()))
   except Exception as error:  # Of flatbuffers, struct, MLIR: there is no common type.
@@ -219,91 +208,3 @@ def _load_exported(folder: pathlib.Path, data_dir: str | None) -> TrainedModel:
     variables={},
     embed=embed,
   )
-
-
-def fingerprint(config: ConfigDict, variables: PyTree) -> str:
-  """16 hexadecimal digits of a SHA-256 over what decides an embedding, the same on every machine.
-
-  That is: each parameter and statistic by name, shape, dtype and value, and the config's keys on
-  the network and its evaluation preprocessing. What only training looks at is left out.
-
-  Args:
-    config: the run's.
-    variables: nested dicts of arrays.
-  """
-  keys = {
-    "data": ("preprocess", "normalize", "image_size", "channels"),
-    "encoder": ("name", "dtype", "options"),
-    "embedding": ("dim", "norm", "unit_norm"),
-  }
-  chosen = {f"{part}.{k}": config.to_dict()[part][k] for part, names in keys.items() for k in names}
-  digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode())
-  leaves = {jax.tree_util.keystr(path): x for path, x in jax.tree.leaves_with_path(variables)}
-  for name, leaf in sorted(leaves.items()):
-    array = np.ascontiguousarray(leaf)
-    array = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    digest.update(f"{name} {array.shape} {array.dtype.name} ".encode())
-    digest.update(array.tobytes())
-  return digest.hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def open_best(workdir: pathlib.Path) -> Iterator[checkpoints.Checkpoints]:
-  """The checkpoints of a run to read the best of.
-
-  Raises:
-    CheckpointError: there is none.
-  """
-  if not any((workdir / "checkpoints" / "best").glob("[0-9]*")):
-    raise checkpoints.CheckpointError(
-      f"{workdir} holds no checkpoint: its run was stopped before the first evaluation; "
-      "give its command again"
-    )
-  manager = checkpoints.Checkpoints(workdir, read_only=True)
-  try:
-    yield manager
-  finally:
-    manager.close()
-
-
-def read_config(workdir: pathlib.Path, data_dir: str | None = None) -> ConfigDict:
-  """The run's config.json over the defaults, so that keys younger than the run have a value.
-
-  Args:
-    workdir: of the run.
-    data_dir: replaces `data.data_dir`, if given.
-
-  Raises:
-    CheckpointError: there is no config.json.
-    ConfigError: it is damaged or has keys that this version does not know.
-  """
-  path = workdir / "config.json"
-  if not path.is_file():
-    raise checkpoints.CheckpointError(
-      f"{workdir} holds no run: there is no config.json in it; expected the --workdir of "
-      "python -m jaxdml.main"
-    )
-  try:
-    config = overlay(json.loads(path.read_text()))
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
-    raise config_lib.ConfigError(
-      f"{path} is no config of this version: {_first_line(error)}"
-    ) from error
-  if data_dir is not None:
-    config.data.data_dir = data_dir
-  return config
-
-
-def overlay(values: dict[str, Any]) -> ConfigDict:
-  """The defaults with `values` over them; unknown keys and other types raise."""
-  config = defaults.get_config().lock()
-  for section in config.values():
-    for key in ("options", "init_options"):
-      if isinstance(section, ConfigDict) and key in section:
-        section[key].unlock()
-  config.update(values)
-  return config
-
-
-def _first_line(error: Exception) -> str:
-  return str(error).strip().split("\n")[0]

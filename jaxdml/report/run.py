@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 import jaxdml
-from jaxdml import _files, data, evaluation
+from jaxdml import _files, data, evaluation, training
 from jaxdml.report import page
 from jaxdml.report.history import curves, read_history
-from jaxdml.training import defaults, hdml_variants, machine
+from jaxdml.training import defaults, machine
 from jaxdml.training.config import flatten
-from jaxdml.training.restore import Restored
+from jaxdml.training.runs import Restored
 
 __all__ = ["of_run", "write"]
 
@@ -37,7 +37,7 @@ def of_run(
   """The page of a run, finished or stopped: see `build`.
 
   Args:
-    run: of `training.restore.restore`.
+    run: of `training.restore`.
     workdir: of the run.
     embedded: the split it is measured on, embedded by its best checkpoint, if that is there.
     queries: lines of each gallery.
@@ -144,7 +144,7 @@ def _settings(config: Any) -> list[page.Setting]:
   """Every key; the defaults are those of the run's HDML variant."""
   default = defaults.get_config()
   default.hdml.variant = config.hdml.variant
-  default = _flat(hdml_variants.resolve(default))
+  default = _flat(training.resolve(default))
   return [page.Setting(key, value, default.get(key)) for key, value in _flat(config).items()]
 
 

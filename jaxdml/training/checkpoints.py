@@ -16,12 +16,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from jaxdml.errors import JaxdmlError
 from jaxdml.types import PyTree
 
-__all__ = ["CheckpointError", "Checkpoints"]
+__all__ = ["CheckpointError", "Checkpoints", "open_best"]
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(JaxdmlError, RuntimeError):
   """A checkpoint that cannot be read or written; the message names it and says what to do."""
 
 
@@ -174,6 +175,25 @@ class Checkpoints:
     with self._writing(), contextlib.ExitStack() as stack:
       for manager in self._managers.values():
         stack.callback(manager.close)
+
+
+@contextlib.contextmanager
+def open_best(workdir: pathlib.Path) -> Iterator[Checkpoints]:
+  """The checkpoints of a run to read the best of.
+
+  Raises:
+    CheckpointError: there is none.
+  """
+  if not any((workdir / "checkpoints" / "best").glob("[0-9]*")):
+    raise CheckpointError(
+      f"{workdir} holds no checkpoint: its run was stopped before the first evaluation; "
+      "give its command again"
+    )
+  manager = Checkpoints(workdir, read_only=True)
+  try:
+    yield manager
+  finally:
+    manager.close()
 
 
 def _reason(error: Exception) -> str:

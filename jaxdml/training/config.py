@@ -1,261 +1,144 @@
-"""Checking a config before anything is built."""
+"""A run's config: `Config`, what becomes of the ConfigDict that users write, and its durations.
+
+Users write a ConfigDict with the keys of jaxdml/training/defaults.py. `training.resolve` makes a
+`Config` of it, once; everything after that takes a `Config` and finds every key set.
+"""
 
 from __future__ import annotations
 
-import jax
-from ml_collections import ConfigDict
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
 
-from jaxdml import distances, hdml, losses, mining, refs
-from jaxdml.data import cache, preprocess, sampling
-from jaxdml.losses import reducers
-from jaxdml.models import registry
-from jaxdml.models.autoencoder import EMBEDDING_NORMS
-from jaxdml.training import values
-from jaxdml.training.values import ConfigError as ConfigError
-from jaxdml.training.values import duration as duration
-from jaxdml.types import DistanceFn
+from ml_collections import ConfigDict, FrozenConfigDict
 
-__all__ = ["ConfigError", "check", "distance_of", "duration", "flatten"]
+from jaxdml import hdml
+from jaxdml.errors import JaxdmlError
+from jaxdml.training import defaults
 
-_METRICS = ("map@r", "r_precision", "nmi", "ami", "f1")
-_GROUP = {"all_pairs": 1, "npair": 2, "triplet": 3}
+__all__ = [
+  "Config", "ConfigError", "duration", "fill_in", "flatten", "kept", "overlay", "read", "replace",
+]  # fmt: skip
 
 
-def _check_options(config: ConfigDict) -> None:
-  """Options are what is the loss's or the encoder's own, not what training gives them."""
-  loss, encoder = config.loss, config.encoder
-  for key, options, given in (
-    ("loss.options", loss.options, losses.SHARED),
-    ("encoder.options", encoder.options, ("axis_name", "dtype", "frozen_bn")),
-  ):
-    if wrong := sorted(set(options) & set(given)):
-      raise ConfigError(
-        f"config.{key}: {', '.join(wrong)} is set by training, from keys of its own"
-      )
+class ConfigError(JaxdmlError, ValueError):
+  """A config that cannot run; the message names the key and what it takes."""
 
 
-def distance_of(config: ConfigDict) -> DistanceFn:
-  """The distance that a config names, or else its loss's own."""
-  loss = config.loss
-  if loss.distance:
-    return distances.create(loss.distance, **loss.distance_options)
-  return losses.LOSSES[loss.name].distance_fn
+class Config(FrozenConfigDict):
+  """A resolved config: every key of jaxdml/training/defaults.py, set, checked and immutable.
+
+  `training.resolve` makes one of a ConfigDict; `read` of what a workdir keeps of it.
+  """
 
 
-def _check_distance(config: ConfigDict) -> None:
-  """What names and options make; and what takes distances of unit vectors gets them."""
-  loss, mined = config.loss, config.mining
-  if loss.distance_options and not loss.distance:
-    raise ConfigError(
-      f"config.loss.distance_options={dict(loss.distance_options)}: name the distance, too, in "
-      "config.loss.distance"
-    )
-  names, options = f"{mined.positive}+{mined.negative}", dict(mined.options)
-  weighted = "distance_weighted_negative" in names.split("+")
-  if weighted:
-    options.setdefault("dim", config.embedding.dim)
-  try:
-    losses.create(loss.name, **loss.options)
-    distance_fn = distance_of(config)
-    reducers.create(loss.reducer or "mean")
-    mining.create(names, **options)
-    registry.create(config.encoder.name, **config.encoder.options)
-  except (ValueError, TypeError) as error:
-    raise ConfigError(f"config: {error}") from error
-  on_sphere = distance_fn is distances.normalized_euclidean or (
-    distance_fn is distances.euclidean and config.embedding.unit_norm
-  )
-  if weighted and not on_sphere:
-    raise ConfigError(
-      "config.mining.negative: distance_weighted_negative knows how often distances of unit "
-      "vectors occur; it needs config.loss.distance=normalized_euclidean"
-    )
-  if loss.name == "histogram" and not (on_sphere or distance_fn is distances.cosine):
-    raise ConfigError(
-      "config.loss.distance: the histogram loss takes distances of at most 2: cosine (or none "
-      f"named) or normalized_euclidean; got {loss.distance}"
-    )
-  bounds = distance_fn.bounds if isinstance(distance_fn, distances.Distance) else None
-  bounded = bounds is not None or config.embedding.unit_norm
-  if loss.name == "fast_ap" and not bounded and "max_distance" not in loss.options:
-    raise ConfigError(
-      f"config.loss.options.max_distance: {loss.distance} has no largest distance; name one, for "
-      "fast_ap tells none apart beyond it (4 by default)"
-    )
-
-
-def _check_parameters(config: ConfigDict) -> None:
-  """Losses with parameters compare anchors with those, and with nothing else."""
-  loss = config.loss
-  make = lambda: losses.init(loss.name, jax.random.key(0), 2, 2, **loss.init_options)
-  try:
-    jax.eval_shape(make)
-  except (ValueError, TypeError) as error:
-    raise ConfigError(f"config.loss.init_options: {error}") from error
-  if losses.LOSSES[loss.name].parameter is None:
-    return
-  if loss.layout != "all_pairs":
-    raise ConfigError(
-      f"config.loss.layout: {loss.name} compares each example with its parameters: all_pairs; "
-      f"got {loss.layout}"
-    )
-  if config.hdml.enabled:
-    raise ConfigError(f"config.hdml.enabled: {loss.name} has no tuples that HDML could synthesise")
-
-
-def _check_memory(config: ConfigDict) -> None:
-  """A cross-batch memory extends references that all anchors share."""
-  memory, loss = config.memory, config.loss
-  duration(memory.warmup, 1, "memory.warmup")
-  if not memory.size:
-    return
-  if loss.layout == "triplet":
-    raise ConfigError(
-      "config.memory.size: the triplet layout gives each anchor references of its own; a memory "
-      "needs loss.layout=all_pairs or npair"
-    )
-  if config.hdml.enabled:
-    raise ConfigError("config.memory.size: HDML works on the batch alone; disable one of the two")
-  if losses.LOSSES[loss.name].parameter is not None:
-    raise ConfigError(
-      f"config.memory.size: {loss.name} compares examples with its parameters, not with each other"
-    )
-
-
-def _check_hdml(config: ConfigDict) -> None:
-  """HDML's choices; what is open (None) its variant decides."""
-  section = config.hdml
-  for name, valid in (
-    ("variant", tuple(hdml.VARIANTS)),
-    ("synthetic_members", hdml.MEMBERS),
-    ("detach", hdml.DETACH),
-    ("synthetic_bn", ("own", "real")),
-    ("running_bn", ("real", "both")),
-  ):
-    if section[name] is not None:
-      values.one_of(f"hdml.{name}", section[name], valid)
-  duration(section.warmup, 1, "hdml.warmup")
-  if section.window is not None and duration(section.window, 1, "hdml.window") < 1:
-    raise ConfigError(f"config.hdml.window: expected at least 1 step; got {section.window!r}")
-  if config.embedding.norm != "batch" and section.synthetic_bn == "real":
-    raise ConfigError(
-      "config.hdml.synthetic_bn: real needs the BatchNorm of embedding.norm=batch; got "
-      f"embedding.norm={config.embedding.norm}"
-    )
-
-
-def _check_data(config: ConfigDict) -> None:
-  """Sampler, preprocessing, and the shares of the data that are held out or may be damaged."""
-  data, evaluation = config.data, config.eval
-  values.one_of("data.sampler", data.sampler, sampling.NAMES)
-  try:
-    preprocess.from_config(data, train=True)
-    cache.Decoder(data.cache).check()
-  except ValueError as error:
-    raise ConfigError(f"config.{error}") from error
-  if data.sampler == "hierarchical":
-    values.positive(config, "data.coarse_per_batch")
-    if not data.coarse_label:
-      raise ConfigError(
-        "config.data.coarse_label: data.sampler=hierarchical needs the column with the group of "
-        "each class; got ''"
-      )
-  if not 0.0 <= data.max_bad_images < 1.0:
-    raise ConfigError(
-      f"config.data.max_bad_images: expected a share in [0, 1); got {data.max_bad_images}"
-    )
-  if not 0.0 <= evaluation.validation_fraction < 1.0:
-    raise ConfigError(
-      "config.eval.validation_fraction: expected a share in [0, 1); "
-      f"got {evaluation.validation_fraction}"
-    )
-  if evaluation.folds < 0 or evaluation.folds == 1:
-    raise ConfigError(
-      f"config.eval.folds: expected 0 (no cross-validation) or at least 2; got {evaluation.folds}"
-    )
-  if not 0 <= evaluation.fold < max(evaluation.folds, 1):
-    raise ConfigError(
-      f"config.eval.fold: expected 0..{max(evaluation.folds, 1) - 1}, a part of "
-      f"eval.folds={evaluation.folds}; got {evaluation.fold}"
-    )
-  if not evaluation.test and not (evaluation.folds or evaluation.validation_fraction):
-    raise ConfigError(
-      "config.eval.test: False leaves the validation part to measure on, and there is none; set "
-      "eval.validation_fraction or eval.folds"
-    )
-  if evaluation.folds and evaluation.validation_fraction:
-    raise ConfigError(
-      "config.eval.validation_fraction: eval.folds holds out classes already; set one of them to 0"
-    )
-
-
-def check(config: ConfigDict, device_count: int) -> None:
-  """Refuses a config whose values cannot work together.
-
-  Args:
-    config: with every key of jaxdml/training/defaults.py.
-    device_count: devices over all hosts.
+def read(values: Mapping[str, Any]) -> Config:
+  """The config of a run from its JSON; keys younger than the run have their default.
 
   Raises:
-    ConfigError: naming the key, what it takes and what came.
+    AttributeError, KeyError, TypeError, ValueError: keys or types that this version does not know.
   """
-  data, loss = config.data, config.loss
-  values.check_ranges(config)
-  _check_data(config)
-  values.one_of("encoder.name", config.encoder.name, list(registry.ENCODERS))
-  values.one_of("embedding.norm", config.embedding.norm, EMBEDDING_NORMS)
-  values.one_of("encoder.dtype", config.encoder.dtype, ("float32", "bfloat16"))
-  values.one_of("loss.name", loss.name, list(losses.LOSSES))
-  values.one_of("loss.layout", loss.layout, list(refs.LAYOUTS))
-  values.one_of("loss.learnable_beta", loss.learnable_beta, ("none", "scalar", "per_class"))
-  recalls = [f"recall@{k}" for k in config.eval.ks]
-  values.one_of("eval.select_by", config.eval.select_by, ("last", *recalls, *_METRICS))
-  if config.eval.select_by in ("nmi", "ami", "f1") and not config.eval.clustering:
-    raise ConfigError(
-      f"config.eval.clustering: eval.select_by={config.eval.select_by} takes clustering; "
-      "set this to True, or select by retrieval: map@r, r_precision, recall@K"
-    )
-  values.one_of("optimizer.schedule", config.optimizer.schedule, ("constant", "cosine", "step"))
-  _check_hdml(config)
-  _check_options(config)
-  _check_distance(config)
-  if loss.reducer == "none":
-    raise ConfigError("config.loss.reducer: training needs one number; none gives one an anchor")
-  if loss.learnable_beta != "none" and loss.name != "margin":
-    raise ConfigError("config.loss.learnable_beta: only the margin loss has a beta")
-  _check_parameters(config)
-  _check_memory(config)
-  if loss.layout != "all_pairs" and data.sampler != loss.layout:
-    raise ConfigError(
-      f"config.loss.layout={loss.layout} reads batches in the order of data.sampler={loss.layout}; "
-      f"got data.sampler={data.sampler}"
-    )
-  if data.batch_size % device_count:
-    raise ConfigError(
-      f"config.data.batch_size: {data.batch_size} is not divisible by the {device_count} devices"
-    )
-  group = _GROUP[loss.layout]
-  if (data.batch_size // device_count) % group:
-    raise ConfigError(
-      f"config.data.batch_size: each of the {device_count} devices needs a multiple of {group} for "
-      f"loss.layout={loss.layout}; got {data.batch_size} in all"
-    )
-  chunk = config.encoder.chunk_size
-  if chunk < 0 or (chunk and (data.batch_size // device_count) % chunk):
-    raise ConfigError(
-      "config.encoder.chunk_size: expected 0 (all at once) or a divisor of the "
-      f"{data.batch_size // device_count} images of each device; got {chunk}"
-    )
-  if "expand_positives" in config.mining.negative + config.mining.positive and config.hdml.enabled:
-    raise ConfigError("config.mining: HDML needs one row an anchor; drop expand_positives")
+  return Config(fill_in(overlay(values)))
 
 
-def flatten(tree: dict, prefix: str = "") -> dict:
-  """{"section.key": value} of a config as nested dicts."""
+def replace(config: Config, changes: Mapping[str, Any]) -> Config:
+  """The config with `changes`, {"section.key": value}."""
+  changed = ConfigDict(config)
+  changed.update_from_flattened_dict(changes)
+  return Config(changed)
+
+
+def overlay(values: Mapping[str, Any]) -> ConfigDict:
+  """The defaults with `values` over them; unknown keys and other types raise."""
+  config = defaults.get_config().lock()
+  for section in config.values():
+    for key in ("options", "init_options"):
+      if isinstance(section, ConfigDict) and key in section:
+        section[key].unlock()
+  config.update(values)
+  return config
+
+
+def duration(value: str, steps_per_epoch: int, key: str) -> int:
+  """Steps in "300 steps" or "1.5 epochs" (rounded up).
+
+  Raises:
+    ConfigError: for anything else, naming `key`.
+
+  >>> duration("2 epochs", 50, "train.duration")
+  100
+  """
+  match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(steps?|epochs?)\s*", str(value))
+  if not match:
+    raise ConfigError(f'config.{key}: expected "N steps" or "N epochs"; got {value!r}')
+  number, unit = float(match[1]), match[2]
+  return math.ceil(number * (steps_per_epoch if unit.startswith("epoch") else 1))
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """{"section.key": value} of a config, or of one as nested dicts."""
   flat = {}
   for key, value in tree.items():
-    if isinstance(value, dict):
+    if isinstance(value, Mapping | ConfigDict):
       flat.update(flatten(value, f"{prefix}{key}."))
     else:
       flat[prefix + key] = value
   return flat
+
+
+def fill_in(config: ConfigDict) -> ConfigDict:
+  """A copy with the values of `hdml.variant` wherever the config sets none itself.
+
+  Explicit values win. The table is `jaxdml.hdml.VARIANTS`; it reaches beyond config.hdml (weight
+  decay, N-pair's L2 term), also where HDML is disabled: the plain arm of a comparison differs by
+  `hdml.enabled` alone.
+
+  Raises:
+    ConfigError: unknown variant.
+
+  >>> config = defaults.get_config()
+  >>> config.hdml.variant, config.hdml.soft_weight = "paper", 2.0
+  >>> filled = fill_in(config)
+  >>> filled.hdml.window, filled.hdml.soft_weight
+  ('1 epochs', 2.0)
+  """
+  variant = config.hdml.variant
+  if variant not in hdml.VARIANTS:
+    raise ConfigError(
+      f"config.hdml.variant: expected one of {', '.join(hdml.VARIANTS)}; got {variant!r}"
+    )
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    for key, value in hdml.VARIANTS[variant].items():
+      place = _open(config, key)
+      if place is not None:
+        section, name = place
+        section[name] = _of_layout(config, value)
+  return config
+
+
+def kept(config: ConfigDict) -> dict[str, tuple[object, object]]:
+  """{key: (the config's value, the variant's)} where the config sets another one, and keeps it."""
+  flat, table = flatten(config), hdml.VARIANTS[config.hdml.variant]
+  there = {key: (flat.get(key), _of_layout(config, value)) for key, value in table.items()}
+  return {k: (ours, its) for k, (ours, its) in there.items() if ours not in (None, its)}
+
+
+def _open(config: ConfigDict, key: str) -> tuple[ConfigDict, str] | None:
+  """(section, name) of a key that the config leaves open; None if it is set or does not apply."""
+  *sections, name = key.split(".")
+  section = config
+  for part in sections:
+    section = section[part]
+  if key == "loss.options.l2_over":
+    return (section, name) if config.loss.name == "npair" and name not in section else None
+  return (section, name) if section[name] is None else None
+
+
+def _of_layout(config: ConfigDict, value: object) -> object:
+  """An entry of `hdml.VARIANTS` for the layout of a config."""
+  if not isinstance(value, Mapping):
+    return value
+  # An unknown layout is refused by the checks that follow, in words.
+  return value.get(config.loss.layout, value["all_pairs"])

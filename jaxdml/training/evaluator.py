@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from jaxdml import data, evaluation
 from jaxdml.training import parallel
-from jaxdml.training.steps import TrainState
+from jaxdml.training.program import TrainState
 from jaxdml.types import Array
 
 __all__ = ["Evaluator"]

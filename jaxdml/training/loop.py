@@ -14,12 +14,11 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jaxdml import _files, data, evaluation, models
-from jaxdml.training import checkpoints, hdml_variants, parallel, restore, setup, weights, writers
+from jaxdml.training import checkpoints, encoder_init, metrics_log, parallel, runs, setup
 from jaxdml.training import config as config_lib
 from jaxdml.training import workdir as workdir_lib
 from jaxdml.training.evaluator import Evaluator
-from jaxdml.training.interrupt import Interrupt
-from jaxdml.training.starving import Starving
+from jaxdml.training.monitors import Interrupt, Starving
 
 __all__ = ["NonFiniteError", "train_and_evaluate"]
 
@@ -38,12 +37,10 @@ class _Run:
   """One run: what is built once, and the steps of its life."""
 
   def __init__(self, config: ConfigDict, workdir: pathlib.Path):
-    config = hdml_variants.resolve(config)
-    config_lib.check(config, jax.device_count())
-    config = weights.resolve(config)
+    config = setup.resolve(config, jax.device_count())
     self.config, self.workdir = config, workdir
     if config.hdml.enabled and config.hdml.variant != "default":
-      for key, (ours, its) in hdml_variants.kept(config).items():
+      for key, (ours, its) in config_lib.kept(config).items():
         _say(f"{key}={ours}, as the config sets it; hdml.variant={config.hdml.variant}: {its}")
     self.setup = setup.prepare(config)
     self.total = self.setup.total_steps
@@ -69,7 +66,7 @@ class _Run:
     """The state to go on from, on the host, and what the loop remembers."""
     if self.checkpoints.latest_step() is None:
       if self.config.encoder.init:
-        _say(weights.describe(self.config))
+        _say(encoder_init.describe(self.config))
       return self.setup.initial_state(), {"best": None, "best_step": None, "floors": {}}
     state, memory = self.checkpoints.restore("last", self.setup.abstract_state())
     _say(f"resuming from step {int(state.step)} of {self.total} in {self.workdir}")
@@ -78,7 +75,7 @@ class _Run:
       memory.update(best=None, best_step=None)
     return state, memory
 
-  def evaluate(self, state, memory: dict[str, Any], writer: writers.MetricsWriter) -> None:
+  def evaluate(self, state, memory: dict[str, Any], writer: metrics_log.MetricsWriter) -> None:
     """Scores the selection split; keeps the checkpoint if it is the best so far."""
     metrics = self.selection.model(state)
     step, metric = int(state.step), self.config.eval.select_by
@@ -115,7 +112,7 @@ class _Run:
       f"{models.count_parameters(state.params)} parameters, "
       f"{len(devices)} x {devices[0].device_kind}"
     )
-    with writers.MetricsWriter(self.workdir, start) as writer:
+    with metrics_log.MetricsWriter(self.workdir, start) as writer:
       if memory["best"] is None:  # A new run, or one whose best checkpoint is lost.
         if not memory["floors"]:
           self.floors(state, memory)
@@ -130,7 +127,7 @@ class _Run:
       self.checkpoints.wait()
     return self.results(memory) if finished else None
 
-  def _steps_from(self, state, memory: dict[str, Any], writer: writers.MetricsWriter) -> bool:
+  def _steps_from(self, state, memory: dict[str, Any], writer: metrics_log.MetricsWriter) -> bool:
     """Trains from `state` to the end; False if SIGTERM came first. Saves in any case."""
     log_every, save_every = self.setup.steps("log_every"), self.setup.steps("checkpoint_every")
     evaluate_every = self.setup.steps("evaluate_every")
@@ -252,7 +249,7 @@ class _Run:
 
   def report(self, state, memory: dict[str, Any], embedded: evaluation.Embedded) -> None:
     """Writes workdir/report.html; the results are safe on disk, whatever becomes of it."""
-    run = restore.Restored(self.setup, state, memory, self.test)
+    run = runs.Restored(self.setup, state, memory, self.test)
     try:
       # Here, as it reads finished runs: training needs nothing of it.
       from jaxdml import report

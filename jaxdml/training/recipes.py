@@ -84,7 +84,8 @@ def apply(config: ConfigDict, names: str) -> ConfigDict:
   row an anchor, so `triplet,hdml` and `margin,hdml` take one positive of each anchor, at random;
   `triplet,random` is what to compare them with.
 
-  Losses with parameters (`losses.Loss.parameter`) have no tuples: `config.check` refuses `hdml`.
+  Losses with parameters (`losses.Loss.parameter`) have no tuples, and `training.resolve` refuses
+  `hdml` with them.
 
   Args:
     config: with every key of jaxdml/training/defaults.py, its sampler and batch already set.

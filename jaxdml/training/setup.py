@@ -5,16 +5,49 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from jaxdml import data
+from jaxdml.training import checks, encoder_init, parallel
 from jaxdml.training import config as config_lib
-from jaxdml.training import parallel, steps, weights
+from jaxdml.training import program as program_lib
+from jaxdml.training.config import Config
 
-__all__ = ["Setup", "prepare", "sampler", "trace", "train_batches"]
+__all__ = [
+  "Setup",
+  "Splits",
+  "load_splits",
+  "prepare",
+  "resolve",
+  "sampler",
+  "trace",
+  "train_batches",
+]
+
+
+def resolve(config: ConfigDict, device_count: int | None = None) -> Config:
+  """Returns the resolved config of what a user wrote.
+
+  What it leaves open is filled in: HDML's choices by `hdml.variant`, and `data.normalize` by the
+  weights of `encoder.init`. Resolving a resolved config changes nothing.
+
+  Args:
+    config: with every key of jaxdml/training/defaults.py.
+    device_count: devices over all hosts, whose batches must be whole; by default not looked at.
+
+  Raises:
+    ConfigError: values that mean nothing or cannot work together; weights that do not fit.
+  """
+  config = config_lib.fill_in(ConfigDict(config))
+  checks.check(config, device_count)
+  if config.encoder.init:
+    wanted = encoder_init.wanted_normalize(config)
+    config.data.normalize = config.data.normalize or wanted
+  return Config(config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,20 +64,20 @@ class Setup:
     program: its init, step and embed, per device.
   """
 
-  config: ConfigDict
+  config: Config
   train: data.Dataset
   validation: data.Dataset | None
   measured: data.Dataset
   steps_per_epoch: int
   total_steps: int
-  program: steps.Program
+  program: program_lib.Program
 
   @property
   def splits(self) -> dict[str, data.Dataset]:
     """What the run is made of, by name."""
     return {"train": self.train, "test" if self.config.eval.test else "validation": self.measured}
 
-  def initial_state(self) -> steps.TrainState:
+  def initial_state(self) -> program_lib.TrainState:
     """The state before training, on the host: random, the encoder as `encoder.init` says.
 
     Raises:
@@ -52,9 +85,9 @@ class Setup:
     """
     key = jax.random.key(self.config.seed)
     state = jax.tree.map(np.asarray, jax.jit(self.program.init)(key))
-    return weights.put(self.config, state) if self.config.encoder.init else state
+    return encoder_init.put(self.config, state) if self.config.encoder.init else state
 
-  def abstract_state(self) -> steps.TrainState:
+  def abstract_state(self) -> program_lib.TrainState:
     """Shapes and dtypes of the state."""
     return jax.eval_shape(self.program.init, jax.random.key(self.config.seed))
 
@@ -67,7 +100,7 @@ class Setup:
     return _steps(self.config, key, self.steps_per_epoch)
 
 
-def _steps(config: ConfigDict, key: str, steps_per_epoch: int) -> int:
+def _steps(config: Config, key: str, steps_per_epoch: int) -> int:
   value = config_lib.duration(config.train[key], steps_per_epoch, f"train.{key}")
   if value < 1:
     raise config_lib.ConfigError(f"config.train.{key}: expected at least 1 step; got {value}")
@@ -87,8 +120,22 @@ def _building() -> Iterator[None]:
     ) from error
 
 
-def prepare(config: ConfigDict) -> Setup:
-  """Loads the data and builds the program of a config.
+class Splits(NamedTuple):
+  """The images of a run.
+
+  Attributes:
+    train: training images.
+    validation: class-disjoint part of the training classes held out, or None.
+    measured: what results are of: the test split, or the validation part with eval.test=False.
+  """
+
+  train: data.Dataset
+  validation: data.Dataset | None
+  measured: data.Dataset
+
+
+def load_splits(config: ConfigDict) -> Splits:
+  """Loads the data of a config.
 
   Raises:
     ConfigError: the config does not fit the data set (its name, its label columns, its classes).
@@ -108,21 +155,31 @@ def prepare(config: ConfigDict) -> Setup:
     elif config.eval.validation_fraction:
       fraction = config.eval.validation_fraction
       train, validation = data.validation_split(train, label, fraction, config.seed)
-    classes = train.classes(label)
+    train.classes(label)
   except ValueError as error:
     raise config_lib.ConfigError(f"config.data: {error}") from error
-  steps_per_epoch = -(-len(train) // config.data.batch_size)
+  return Splits(train, validation, validation if test is None else test)
+
+
+def prepare(config: Config) -> Setup:
+  """Loads the data and builds the program of a config.
+
+  Raises:
+    ConfigError: the config does not fit the data set, or no program can be built of it.
+    DatasetNotPreparedError: the data set is not there.
+  """
+  splits = load_splits(config)
+  steps_per_epoch = -(-len(splits.train) // config.data.batch_size)
   total_steps = _steps(config, "duration", steps_per_epoch)
   with _building():
-    program = steps.build(
+    program = program_lib.build(
       config,
-      num_classes=len(classes),
+      num_classes=len(splits.train.classes(config.data.label)),
       total_steps=total_steps,
       steps_per_epoch=steps_per_epoch,
       axis_name=parallel.AXIS,
     )
-  measured = validation if test is None else test
-  return Setup(config, train, validation, measured, steps_per_epoch, total_steps, program)
+  return Setup(config, *splits, steps_per_epoch, total_steps, program)
 
 
 def _test(config: ConfigDict, directory: str | None) -> data.Dataset:

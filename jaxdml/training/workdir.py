@@ -10,14 +10,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from jaxdml import _files
 from jaxdml.data import Dataset
+from jaxdml.training import config as config_lib
 from jaxdml.training import defaults
-from jaxdml.training.config import ConfigError, flatten
+from jaxdml.training.checkpoints import CheckpointError
+from jaxdml.training.config import Config, ConfigError, flatten
 
-__all__ = ["alone", "changed_data", "check", "check_data"]
+__all__ = ["alone", "changed_data", "check", "check_data", "read_config"]
 
 _DATA = "data.json"
 # What may differ between the run that made a workdir and the one that resumes it: nothing here
@@ -34,7 +35,7 @@ OPERATIONAL = (
 )
 
 
-def check(config: ConfigDict, workdir: pathlib.Path) -> None:
+def check(config: Config, workdir: pathlib.Path) -> None:
   """Writes config.json into a new workdir; in an old one, refuses a config that differs.
 
   Raises:
@@ -73,6 +74,30 @@ def check(config: ConfigDict, workdir: pathlib.Path) -> None:
       + "\n".join(differing)
       + "\nchoose another --workdir, or give the same config to resume"
     )
+
+
+def read_config(workdir: pathlib.Path, data_dir: str | None = None) -> Config:
+  """The run's config.json over the defaults, so that keys younger than the run have a value.
+
+  Args:
+    workdir: of the run.
+    data_dir: replaces `data.data_dir`, if given.
+
+  Raises:
+    CheckpointError: there is no config.json.
+    ConfigError: it is damaged or has keys that this version does not know.
+  """
+  path = workdir / "config.json"
+  if not path.is_file():
+    raise CheckpointError(
+      f"{workdir} holds no run: there is no config.json in it; expected the --workdir of "
+      "python -m jaxdml.main"
+    )
+  try:
+    config = config_lib.read(json.loads(path.read_text()))
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise ConfigError(f"{path} is no config of this version: {_first_line(error)}") from error
+  return config if data_dir is None else config_lib.replace(config, {"data.data_dir": data_dir})
 
 
 def check_data(workdir: pathlib.Path, splits: Mapping[str, Dataset], label: str) -> None:
@@ -143,3 +168,7 @@ def alone(workdir: pathlib.Path) -> Iterator[None]:
     except OSError:  # no locks: some network file systems
       pass
     yield
+
+
+def _first_line(error: Exception) -> str:
+  return str(error).strip().split("\n")[0]

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdml import training
 from jaxdml.hdml import HdmlState, Window
-from jaxdml.training import loop, restore, steps
+from jaxdml.training import loop
 from studies import dials, synthetics
 from tests.training.conftest import data_dir as data_dir
-from tests.training.helpers import fake_batch, tiny_config
+from tests.training.helpers import build_program, fake_batch, tiny_config
 from tests.training.test_loop import digits_config
 
 
@@ -22,7 +23,7 @@ def window(mean):
 def look(**overrides):
   """(program, state, batch, what the inspector finds, its arrays)."""
   config = tiny_config(**{"hdml.enabled": True, "hdml.weighted_average": False, **overrides})
-  program = steps.build(config, num_classes=20, total_steps=8, steps_per_epoch=4)
+  program = build_program(config, total_steps=8, steps_per_epoch=4)
   state = jax.jit(program.init)(jax.random.key(0))
   state = state._replace(hdml=HdmlState(window(0.7), window(30.0)))
   batch = {name: jnp.asarray(x) for name, x in fake_batch(0).items()}
@@ -125,7 +126,7 @@ def test_command(data_dir, tmp_path, capsys):
     assert shares[2] == 0.0  # there are two classes
   for name in ("dials.png", "neighbours.png"):
     assert (out / name).read_bytes().startswith(b"\x89PNG")
-  run = restore.restore(tmp_path / "run")
+  run = training.restore(tmp_path / "run")
   with pytest.raises(ValueError, match="batches: expected at least 1; got 0"):
     synthetics.measure(run, batches=0)
   run.setup.config.hdml.enabled = False

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from jaxdml import evaluation
+from jaxdml import evaluation, training
 from jaxdml.commands import gallery
 from jaxdml.report import queries
-from jaxdml.training import checkpoints, hdml_variants, loop, restore
+from jaxdml.training import checkpoints, loop
 from tests.training.conftest import data_dir as data_dir
 from tests.training.test_loop import digits_config
 
@@ -91,7 +91,7 @@ def test_the_command_names_the_flag(monkeypatch, tmp_path, capsys):
   labels = np.repeat([0, 1], [4, 3])
   setup = SimpleNamespace(config=digits_config(str(tmp_path)))
   run = SimpleNamespace(labels=labels, setup=setup)
-  monkeypatch.setattr(restore, "restore", lambda *_, **__: run)
+  monkeypatch.setattr(training, "restore", lambda *_, **__: run)
   flags = [f"--workdir={tmp_path}", f"--out={tmp_path / 'x.png'}"]
   for flag, least in (("--k=9", "--k: expected 1 to 3"), ("--queries=3", "--queries: expected 1 ")):
     assert gallery.main([*flags, flag]) == 2
@@ -105,9 +105,9 @@ def test_restored_run_embeds_as_the_run_did(data_dir, tmp_path):
   # As if another process were saving: looking must leave it alone.
   saving = tmp_path / "run" / "checkpoints" / "best" / "9.orbax-checkpoint-tmp"
   saving.mkdir()
-  run = restore.restore(tmp_path / "run")
+  run = training.restore(tmp_path / "run")
   assert saving.exists()
-  resolved = hdml_variants.resolve(config)
+  resolved = training.resolve(config)
   assert json.loads(run.setup.config.to_json()) == json.loads(resolved.to_json())
   assert not run.disjoint
   assert run.embed().shape == (896, 8)
@@ -126,4 +126,4 @@ def test_command_without_a_run(tmp_path, capsys):
   assert "holds no run: there is no config.json" in capsys.readouterr().err
   (tmp_path / "config.json").write_text("{}")
   with pytest.raises(checkpoints.CheckpointError, match="holds no checkpoint"):
-    restore.restore(tmp_path)
+    training.restore(tmp_path)

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from absl import logging
 
-from jaxdml import data, evaluation, search
+from jaxdml import data, evaluation, search, training
 from jaxdml.commands import embed, evaluate
 from jaxdml.commands import search as retrieve
 from jaxdml.inference import model
 from jaxdml.inference.embed import embed_images
-from jaxdml.training import restore
 from jaxdml.training.config import ConfigError
 from tests.search.helpers import make_workdir, png, write_images
 from tests.training.conftest import data_dir as data_dir
@@ -289,7 +288,7 @@ def test_data_made_anew_have_no_old_floors(workdir, capsys):
     changed = "test split 800 images of 10 classes then, 896 images of"
     assert changed in printed.err and "raw pixels" not in printed.out
     with pytest.raises(ConfigError, match=changed):
-      restore.restore(workdir)
+      training.restore(workdir)
   finally:
     path.unlink()
 

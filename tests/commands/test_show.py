@@ -137,7 +137,7 @@ def test_look_shows_what_training_gets(config, monkeypatch):
   assert asked == [0] and config.data.num_workers == 1
   config.data.num_workers = 0
   blocks, title, note = drawn[0]
-  train = setup.prepare(config).train
+  train = setup.load_splits(config).train
   with setup.train_batches(config, train, setup.sampler(config, train), start=0, stop=2) as source:
     batches = list(source)
   assert title.startswith("digits train by label") and note == "digits, 32 px, seed 0"

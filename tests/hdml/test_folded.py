@@ -10,7 +10,7 @@ import pytest
 from jaxdml import distances, hdml, losses, mining, models, refs
 from jaxdml.hdml import folded
 from jaxdml.models.blocks import batch_statistics
-from jaxdml.training import hdml_layers, parallel
+from jaxdml.training import networks, parallel
 from tests.hdml import tiny
 
 CLASSES = 5
@@ -82,7 +82,7 @@ def build(name, *, fold, dtype, axis_name=None):
       x, updates = generator.apply(variables, z, train=True, mutable=["batch_stats"])
       return x, updates["batch_stats"]
 
-    layers = lambda p: hdml_layers.read_layers(
+    layers = lambda p: networks.read_layers(
       embedding, generator, p, stats["generator"], moving, given
     )
     networks = hdml.Networks(
@@ -146,10 +146,10 @@ def test_folded_is_the_general_synthesis(name, monkeypatch):
 
 def test_networks_that_do_not_fold():
   embedding, generator = models.Embedding(3), models.Generator(5)
-  assert hdml_layers.foldable(embedding, generator)
+  assert networks.foldable(embedding, generator)
   for changes in ({"norm": "layer"}, {"frozen_bn": True}, {"dtype": jnp.bfloat16}):
-    assert not hdml_layers.foldable(models.Embedding(3, **changes), generator), changes
-  assert not hdml_layers.foldable(embedding, models.Generator(5, dtype=jnp.bfloat16))
+    assert not networks.foldable(models.Embedding(3, **changes), generator), changes
+  assert not networks.foldable(embedding, models.Generator(5, dtype=jnp.bfloat16))
 
 
 def test_losses_that_are_sums_over_anchors():

@@ -1,6 +1,6 @@
 """Ten training steps of the real program, in float64, are those of a NumPy program beside it.
 
-The whole of `jaxdml.training.steps`: modules, objective, one Adam with its three groups, decay in
+The whole of `jaxdml.training.program`: modules, objective, one Adam with its three groups, decay in
 the loss or decoupled, BatchNorm's running statistics, HDML's windows. Only the encoder is a tiny
 tanh layer.
 """
@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdml import models
-from jaxdml.training import defaults, hdml_variants, steps
+from jaxdml import models, training
+from jaxdml.training import defaults
+from jaxdml.training import program as program_lib
 from tests.hdml import complex_step, modules, reference, tiny
 from tests.hdml.test_objective import OBJECTIVE
 
@@ -53,6 +54,7 @@ def make_config(variant, loss, eps):
   config.embedding.dim = tiny.Z
   config.loss.name = loss
   config.loss.layout = "all_pairs" if eps else loss
+  config.data.sampler = "pk" if eps else loss
   config.loss.options = tiny.OPTIONS[loss]
   if loss == "triplet":
     config.loss.distance, config.loss.reducer = "squared_euclidean", "sum"
@@ -137,10 +139,10 @@ def test_ten_steps_are_the_reference(variant, loss, eps, synthetic_bn, warmup):
     case = case._replace(synthetic_bn=synthetic_bn)
   in_loss = variant == "code"
   keep, running_bn = (0.99, "both") if in_loss else (0.9, "real")
-  resolved = hdml_variants.resolve(config)
+  resolved = training.resolve(config)
   assert (resolved.embedding.bn_momentum, resolved.hdml.running_bn) == (keep, running_bn)
-  program = steps.build(
-    config, num_classes=tiny.CLASSES, total_steps=STEPS, steps_per_epoch=STEPS_PER_EPOCH
+  program = program_lib.build(
+    resolved, num_classes=tiny.CLASSES, total_steps=STEPS, steps_per_epoch=STEPS_PER_EPOCH
   )
   state = program.init(jax.random.key(0))
   params = tiny.params()

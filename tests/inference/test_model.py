@@ -6,16 +6,19 @@ import shutil
 import numpy as np
 import pytest
 
+from jaxdml import training
 from jaxdml.inference import model
-from jaxdml.training import checkpoints, defaults, restore, setup
+from jaxdml.training import checkpoints, defaults, setup
 from jaxdml.training import workdir as workdir_lib
 from jaxdml.training.config import ConfigError
+from jaxdml.training.trained import fingerprint
 from tests.training.conftest import data_dir as data_dir
 from tests.training.test_loop import digits_config
 
 
 def write_run(workdir, run_config):
   """A workdir as training leaves it, with the state before the first step as the best of step 3."""
+  run_config = training.resolve(run_config)
   prepared = setup.prepare(run_config)
   workdir_lib.check(run_config, workdir)
   manager = checkpoints.Checkpoints(workdir, keep=1)
@@ -49,7 +52,7 @@ def edit(path, section, **values):
 
 
 def test_embeds_as_the_run_does_without_its_data_set(workdir, moved, monkeypatch, tmp_path):
-  run = restore.restore(workdir)
+  run = training.restore(workdir)
   encoded, expected = run.setup.measured.read(np.arange(13)), run.embed()[:13]
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "nowhere"))
   trained = model.load(moved)
@@ -69,10 +72,10 @@ def test_pictures_are_kept_only_where_their_directory_is(workdir, tmp_path):
   path, pictures = tmp_path / "run", tmp_path / "encoding"
   shutil.copytree(workdir, path)
   edit(path, "data", cache=str(pictures))
-  expected = restore.restore(path).images(np.arange(2))
+  expected = training.restore(path).images(np.arange(2))
   assert not pictures.exists()
   pictures.mkdir()
-  np.testing.assert_array_equal(restore.restore(path).images(np.arange(2)), expected)
+  np.testing.assert_array_equal(training.restore(path).images(np.arange(2)), expected)
   assert sum(file.is_file() for file in pictures.rglob("*")) == 2
 
 
@@ -92,7 +95,7 @@ def test_fingerprint_is_the_same_everywhere_and_of_what_matters():
   def of(tree, **overrides):
     changed = defaults.get_config()
     changed.update_from_flattened_dict(overrides)
-    return model.fingerprint(changed, tree)
+    return fingerprint(changed, tree)
 
   one = of(variables)
   # Of another process on another machine: embeddings already stored are those of this model.

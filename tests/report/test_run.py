@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
-from jaxdml import report
+from jaxdml import report, training
 from jaxdml.commands import report as command
-from jaxdml.training import checkpoints, loop, restore
+from jaxdml.training import checkpoints, loop
 from tests.training.conftest import data_dir as data_dir
 from tests.training.test_loop import digits_config
 
@@ -53,7 +53,7 @@ def test_the_command_reports_a_stopped_run(workdir, tmp_path, capsys):
 def test_a_report_that_fails_costs_one_line(workdir, tmp_path, capsys, monkeypatch):
   again = tmp_path / "again"
   shutil.copytree(workdir, again)
-  run = restore.restore(again)
+  run = training.restore(again)
 
   def fail(*args, **kwargs):
     raise OSError("no space\nleft")
@@ -79,6 +79,6 @@ def test_command_without_a_run(tmp_path, capsys):
   assert command.main([f"--workdir={tmp_path}", "--out=x.HTM"]) == 2
   assert "holds no run" in capsys.readouterr().err
   with pytest.raises(checkpoints.CheckpointError):
-    restore.restore(tmp_path)
+    training.restore(tmp_path)
   with pytest.raises(AttributeError, match="nothing"):
     _ = report.nothing

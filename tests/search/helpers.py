@@ -6,8 +6,10 @@ import cv2
 import jax
 import numpy as np
 
+from jaxdml import training
 from jaxdml.data import preprocess
-from jaxdml.training import checkpoints, hdml_variants, steps
+from jaxdml.training import checkpoints
+from jaxdml.training import program as program_lib
 from jaxdml.training import workdir as workdir_lib
 from tests.training.test_loop import digits_config
 
@@ -51,9 +53,9 @@ def write_images(root, paths):
 
 def make_workdir(workdir, data_dir, seed=0, **overrides):
   """A workdir as training leaves it, with random parameters: nothing is compiled."""
-  config = hdml_variants.resolve(digits_config(data_dir, **overrides))
+  config = training.resolve(digits_config(data_dir, **overrides))
   workdir_lib.check(config, workdir)
-  program = steps.build(config, num_classes=2, total_steps=8, steps_per_epoch=29)
+  program = program_lib.build(config, num_classes=2, total_steps=8, steps_per_epoch=29)
   rng = np.random.default_rng(seed)
 
   def fill(path, leaf):

@@ -2,7 +2,9 @@
 
 import numpy as np
 
+from jaxdml import training
 from jaxdml.training import defaults
+from jaxdml.training import program as program_lib
 
 
 def tiny_config(**overrides):
@@ -34,3 +36,14 @@ def fake_batch(step, batch_size=32, classes=20, size=16):
   index = 2 * label + np.tile(np.array([0, 1], np.int32), batch_size // 2)
   image = np.clip(127.5 + 50 * image, 0, 255).astype(np.uint8)
   return {"image": image, "label": label, "index": index}
+
+
+def build_program(config, *, num_classes=20, total_steps=2, steps_per_epoch=2, axis_name=None):
+  """The program of a config that a test has written."""
+  return program_lib.build(
+    training.resolve(config),
+    num_classes=num_classes,
+    total_steps=total_steps,
+    steps_per_epoch=steps_per_epoch,
+    axis_name=axis_name,
+  )

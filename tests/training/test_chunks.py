@@ -7,9 +7,9 @@ import pytest
 
 from jaxdml import losses, mining
 from jaxdml.models import registry
-from jaxdml.training import parallel, steps
-from jaxdml.training.chunks import encode_in_chunks
-from tests.training.helpers import fake_batch, tiny_config
+from jaxdml.training import parallel
+from jaxdml.training.networks import encode_in_chunks
+from tests.training.helpers import build_program, fake_batch, tiny_config
 
 SIZE = 1024
 OPTIONS = {"encoder.frozen_bn": True, "loss.name": "multi_similarity"}
@@ -60,7 +60,9 @@ def test_training_steps_are_the_same(mapped):
   def trained(chunk_size):
     config = tiny_config(**OPTIONS, **{"encoder.chunk_size": chunk_size})
     axis = parallel.AXIS if mapped else None
-    program = steps.build(config, num_classes=20, total_steps=2, steps_per_epoch=2, axis_name=axis)
+    program = build_program(
+      config, num_classes=20, total_steps=2, steps_per_epoch=2, axis_name=axis
+    )
     state = jax.jit(program.init)(jax.random.key(0))
     if not mapped:
       step_fn = jax.jit(program.step)

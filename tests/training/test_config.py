@@ -2,6 +2,7 @@
 
 import pytest
 
+from jaxdml import training
 from jaxdml.training import config as config_lib
 from tests.training.helpers import tiny_config
 
@@ -41,7 +42,7 @@ REFUSED = {
 def test_refuses(key):
   value, message = REFUSED[key]
   with pytest.raises(config_lib.ConfigError, match="config") as caught:
-    config_lib.check(tiny_config(**{key: value}), 8)
+    training.resolve(tiny_config(**{key: value}), 8)
   assert message in str(caught.value)
 
 
@@ -49,22 +50,22 @@ def test_refuses_unknown_options_and_listing_the_valid_ones():
   config = tiny_config()
   config.loss.options = {"margine": 0.1}
   with pytest.raises(config_lib.ConfigError, match=r"no option \['margine'\]; valid options: l2"):
-    config_lib.check(config, 1)
+    training.resolve(config, 1)
   config = tiny_config(**{"loss.distance": "hyperbolic"})
   config.loss.distance_options = {"curve": 1.0}
   with pytest.raises(config_lib.ConfigError, match="valid options: curvature, clip_radius"):
-    config_lib.check(config, 1)
+    training.resolve(config, 1)
   config = tiny_config(**{"mining.positive": "easy"})
   with pytest.raises(config_lib.ConfigError, match="unknown miner 'easy'"):
-    config_lib.check(config, 1)
+    training.resolve(config, 1)
   config = tiny_config()
   config.loss.distance_options = {"curvature": 0.5}
   with pytest.raises(config_lib.ConfigError, match=r"name the distance, too, in config\.loss"):
-    config_lib.check(config, 1)
+    training.resolve(config, 1)
   config = tiny_config()
   config.encoder.options = {"width": 3}
   with pytest.raises(config_lib.ConfigError, match="widths"):
-    config_lib.check(config, 1)
+    training.resolve(config, 1)
 
 
 def test_refuses_keys_that_do_not_fit_together():
@@ -87,7 +88,7 @@ def test_refuses_keys_that_do_not_fit_together():
     ),
   ):
     with pytest.raises(config_lib.ConfigError) as caught:
-      config_lib.check(tiny_config(**keys), 8)
+      training.resolve(tiny_config(**keys), 8)
     assert message in str(caught.value)
 
 
@@ -116,14 +117,15 @@ WEIGHTED = {"mining.negative": "distance_weighted_negative"}
 )
 def test_what_takes_distances_of_unit_vectors_gets_them(keys, fits):
   if fits:
-    return config_lib.check(tiny_config(**keys), 8)
+    training.resolve(tiny_config(**keys), 8)
+    return
   with pytest.raises(config_lib.ConfigError, match=r"normalized_euclidean|max_distance"):
-    config_lib.check(tiny_config(**keys), 8)
+    training.resolve(tiny_config(**keys), 8)
 
 
 def test_accepts_the_default():
-  config_lib.check(tiny_config(), 8)
-  config_lib.check(tiny_config(**{"eval.clustering": False}), 8)
+  training.resolve(tiny_config(), 8)
+  training.resolve(tiny_config(**{"eval.clustering": False}), 8)
 
 
 @pytest.mark.parametrize(
@@ -148,4 +150,4 @@ def test_refuses_options_that_training_sets(key):
     with pytest.raises(
       config_lib.ConfigError, match=rf"config\.{key}: {option} is set by training"
     ):
-      config_lib.check(config, 1)
+      training.resolve(config, 1)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxdml.training import parallel, steps
-from tests.training.helpers import fake_batch, tiny_config
+from jaxdml.training import parallel
+from tests.training.helpers import build_program, fake_batch, tiny_config
 
 HDML_NPAIR = {
   "data.sampler": "npair",
@@ -38,7 +38,9 @@ CASES = {
 
 
 def _build(config, axis_name):
-  return steps.build(config, num_classes=20, total_steps=5, steps_per_epoch=5, axis_name=axis_name)
+  return build_program(
+    config, num_classes=20, total_steps=5, steps_per_epoch=5, axis_name=axis_name
+  )
 
 
 def _config(case):

@@ -4,15 +4,14 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdml.training import steps
 from jaxdml.training.config import ConfigError
-from tests.training.helpers import fake_batch, tiny_config
+from tests.training.helpers import build_program, fake_batch, tiny_config
 
 
 def moved(num_steps=1, **overrides):
   """Largest change of each stage's parameters over some steps: (encoder's, embedding's)."""
   config = tiny_config(**{"optimizer.learning_rate": 0.01, **overrides})
-  program = steps.build(config, num_classes=20, total_steps=9, steps_per_epoch=2)
+  program = build_program(config, num_classes=20, total_steps=9, steps_per_epoch=2)
   start = state = jax.jit(program.init)(jax.random.key(0))
   step = jax.jit(program.step)
   for number in range(num_steps):
@@ -39,7 +38,7 @@ def test_frozen_stages_never_change_and_cost_no_gradient():
 
   def norm(**overrides):
     config = tiny_config(**overrides)
-    program = steps.build(config, num_classes=20, total_steps=9, steps_per_epoch=2)
+    program = build_program(config, num_classes=20, total_steps=9, steps_per_epoch=2)
     state = jax.jit(program.init)(jax.random.key(0))
     return jax.jit(program.step)(state, fake_batch(0))[1]["grad_norm"]
 
@@ -56,7 +55,7 @@ def test_the_encoder_waits():
 def test_heads_by_config():
   for options in ({"embedding.norm": "layer"}, {"embedding.unit_norm": True}):
     config = tiny_config(**options)
-    program = steps.build(config, num_classes=20, total_steps=9, steps_per_epoch=2)
+    program = build_program(config, num_classes=20, total_steps=9, steps_per_epoch=2)
     state = jax.jit(program.init)(jax.random.key(0))
     batch = fake_batch(0)
     z = jax.jit(program.embed)(

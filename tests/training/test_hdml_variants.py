@@ -6,10 +6,10 @@ import pathlib
 
 import pytest
 
-from jaxdml import hdml, losses
+from jaxdml import hdml, losses, training
 from jaxdml.training import config as config_lib
-from jaxdml.training import defaults, hdml_variants, steps, workdir
-from tests.training.helpers import tiny_config
+from jaxdml.training import defaults, workdir
+from tests.training.helpers import build_program, tiny_config
 
 
 def values(config):
@@ -35,12 +35,11 @@ def test_a_variant_sets_every_key_of_the_table(variant, layout):
   config = defaults.get_config()
   assert not any(values(config).values()), "open until it is resolved"
   config.hdml.variant, config.loss.layout = variant, layout
-  resolved = hdml_variants.resolve(config.lock())
+  config.data.sampler = "pk" if layout == "all_pairs" else layout
+  resolved = training.resolve(config.lock())
   assert values(resolved) == expected(variant, layout)
-  if layout == "all_pairs":
-    config_lib.check(resolved, 1)
   assert values(config) != values(resolved), "a copy"
-  again = hdml_variants.resolve(resolved)
+  again = training.resolve(resolved)
   assert again.to_json() == resolved.to_json()
 
 
@@ -57,18 +56,18 @@ def test_what_a_config_sets_itself_wins():
     "optimizer.weight_decay_in_loss": True,
     "loss.options.l2_over": "references",
   }
-  assert values(hdml_variants.resolve(config)) == want
+  assert values(training.resolve(config)) == want
 
 
 def test_another_loss_gets_no_option_of_npair():
   config = defaults.get_config()
   config.loss.name = "margin"
-  assert dict(hdml_variants.resolve(config).loss.options) == {}
+  assert dict(training.resolve(config).loss.options) == {}
 
 
 def test_unknown_variant_lists_the_valid_ones():
   message = "config.hdml.variant: expected one of default, paper, code; got 'tf1'"
-  for refuse in (hdml_variants.resolve, lambda config: config_lib.check(config, 8)):
+  for refuse in (training.resolve, lambda config: training.resolve(config, 8)):
     with pytest.raises(config_lib.ConfigError, match=message):
       refuse(tiny_config(**{"hdml.variant": "tf1"}))
 
@@ -87,14 +86,14 @@ def test_unknown_variant_lists_the_valid_ones():
 )
 def test_refuses(key, value, message):
   with pytest.raises(config_lib.ConfigError) as caught:
-    config_lib.check(tiny_config(**{f"hdml.{key}": value}), 8)
+    training.resolve(tiny_config(**{f"hdml.{key}": value}), 8)
   assert message in str(caught.value)
 
 
 def test_real_statistics_need_a_batch_norm():
   config = tiny_config(**{"hdml.synthetic_bn": "real", "embedding.norm": "layer"})
   with pytest.raises(config_lib.ConfigError, match="real needs the BatchNorm of embedding"):
-    config_lib.check(config, 8)
+    training.resolve(config, 8)
 
 
 def test_the_dials_default_to_the_default_variant():
@@ -112,12 +111,12 @@ def test_the_dials_default_to_the_default_variant():
 def test_windows_are_resolved_to_steps(variant, window):
   config = defaults.get_config()
   config.hdml.enabled, config.hdml.variant = True, variant
-  program = steps.build(config, num_classes=3, total_steps=5, steps_per_epoch=9)
+  program = build_program(config, num_classes=3, total_steps=5, steps_per_epoch=9)
   assert program.parts.hdml.window == window
 
 
 def test_the_workdir_records_what_was_used(tmp_path):
-  resolved = hdml_variants.resolve(tiny_config(**{"hdml.variant": "code"}))
+  resolved = training.resolve(tiny_config(**{"hdml.variant": "code"}))
   workdir.check(resolved, tmp_path)
   kept = json.loads((pathlib.Path(tmp_path) / "config.json").read_text())
   assert kept["hdml"]["running_bn"] == "both" and kept["hdml"]["window"] == "2 steps"
@@ -125,10 +124,10 @@ def test_the_workdir_records_what_was_used(tmp_path):
 
 def test_what_a_config_sets_beside_its_variant_is_told():
   config = tiny_config(**{"hdml.variant": "paper", "hdml.window": None})
-  assert hdml_variants.kept(hdml_variants.resolve(config)) == {
+  assert config_lib.kept(training.resolve(config)) == {
     "hdml.reconstruction_weight": (0.5, 1.0),
     "hdml.sum_reconstruction": (False, True),
   }
   untouched = defaults.get_config()
   untouched.hdml.variant = "code"
-  assert not hdml_variants.kept(hdml_variants.resolve(untouched))
+  assert not config_lib.kept(training.resolve(untouched))

@@ -5,12 +5,11 @@ import numpy as np
 import pytest
 
 from jaxdml.data import normalize
-from jaxdml.training import steps
-from tests.training.helpers import fake_batch, tiny_config
+from tests.training.helpers import build_program, fake_batch, tiny_config
 
 
 def _program(**overrides):
-  return steps.build(tiny_config(**overrides), num_classes=20, total_steps=5, steps_per_epoch=5)
+  return build_program(tiny_config(**overrides), num_classes=20, total_steps=5, steps_per_epoch=5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

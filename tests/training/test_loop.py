@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from jaxdml import data
-from jaxdml.training import checkpoints, loop, parallel, starving, steps
+from jaxdml.training import checkpoints, loop, monitors, parallel
 from jaxdml.training.config import ConfigError
-from tests.training.helpers import tiny_config
+from tests.training.helpers import build_program, tiny_config
 
 
 def digits_config(data_dir, **overrides):
@@ -39,7 +39,7 @@ def digits_config(data_dir, **overrides):
 
 
 def final_state(workdir, config):
-  program = steps.build(config, num_classes=2, total_steps=8, steps_per_epoch=29)
+  program = build_program(config, num_classes=2, total_steps=8, steps_per_epoch=29)
   abstract = jax.eval_shape(program.init, jax.random.key(0))
   manager = checkpoints.Checkpoints(pathlib.Path(workdir), keep=2)
   state, memory = manager.restore("last", abstract)
@@ -115,7 +115,7 @@ def test_a_run_that_waits_for_images_says_so_once(data_dir, tmp_path, monkeypatc
   lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
   waits = {line["step"]: line["data_wait"] for line in lines if "data_wait" in line}
   assert waits.keys() == {2, 4, 6, 8}
-  assert all(starving.TOO_LONG < waits[step] <= 1 for step in (4, 6, 8))
+  assert all(monitors.TOO_LONG < waits[step] <= 1 for step in (4, 6, 8))
   assert capsys.readouterr().err.count("the devices waited for images") == 1
 
 

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdml.training import checkpoints, loop, parallel, steps
+from jaxdml import training
+from jaxdml.training import checkpoints, loop, parallel
 from jaxdml.training import config as config_lib
-from tests.training.helpers import fake_batch, tiny_config
+from tests.training.helpers import build_program, fake_batch, tiny_config
 from tests.training.test_loop import assert_bitwise, digits_config, final_state
 
 SIZE = 80
@@ -22,7 +23,9 @@ XBM = {
 
 
 def build(config, axis_name=None):
-  return steps.build(config, num_classes=20, total_steps=4, steps_per_epoch=2, axis_name=axis_name)
+  return build_program(
+    config, num_classes=20, total_steps=4, steps_per_epoch=2, axis_name=axis_name
+  )
 
 
 def run(config, batches):
@@ -152,10 +155,10 @@ REFUSED = {
 def test_refuses(case):
   overrides, message = REFUSED[case]
   with pytest.raises(config_lib.ConfigError) as caught:
-    config_lib.check(tiny_config(**{**XBM, **overrides}), 8)
+    training.resolve(tiny_config(**{**XBM, **overrides}), 8)
   assert message in str(caught.value)
 
 
 def test_accepts_a_memory_with_both_layouts():
-  config_lib.check(tiny_config(**XBM), 8)
-  config_lib.check(tiny_config(**XBM, **{"loss.layout": "npair", "data.sampler": "npair"}), 8)
+  training.resolve(tiny_config(**XBM), 8)
+  training.resolve(tiny_config(**XBM, **{"loss.layout": "npair", "data.sampler": "npair"}), 8)

@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdml import distances, losses
+from jaxdml import distances, losses, training
+from jaxdml.training import checks, parallel
 from jaxdml.training import config as config_lib
-from jaxdml.training import metric, parallel, steps
 from tests.losses import names
-from tests.training.helpers import fake_batch, tiny_config
+from tests.training.helpers import build_program, fake_batch, tiny_config
 
 CLASSES = 20
 SOFT_TRIPLE = {"loss.name": "soft_triple", "optimizer.loss_learning_rate": 0.05}
@@ -22,7 +22,7 @@ def configured(overrides, **init_options):
 
 
 def build(config, axis_name=None):
-  return steps.build(
+  return build_program(
     config, num_classes=CLASSES, total_steps=2, steps_per_epoch=2, axis_name=axis_name
   )
 
@@ -30,7 +30,7 @@ def build(config, axis_name=None):
 @pytest.mark.parametrize("name", losses.LOSSES)
 def test_every_loss_trains_by_name(name):
   config = tiny_config(**{"loss.name": name})
-  config_lib.check(config, 8)
+  training.resolve(config, 8)
   program = build(config)
   state = jax.eval_shape(program.init, jax.random.key(0))
   after, metrics = jax.eval_shape(program.step, state, fake_batch(0))
@@ -92,7 +92,7 @@ def test_the_distance_takes_its_options():
   def between(curvature):
     config = tiny_config(**{"loss.name": "contrastive", "loss.distance": "hyperbolic"})
     config.loss.distance_options = {"curvature": curvature}
-    return metric._loss(config, None)[1](x, x)[0, 1]
+    return checks.distance_of(config)(x, x)[0, 1]
 
   x = np.eye(2, dtype=np.float32)
   assert between(0.1) == distances.hyperbolic(curvature=0.1)(x, x)[0, 1] != between(1.0)
@@ -118,7 +118,7 @@ def test_refuses(case):
   overrides, init_options, message = REFUSED[case]
   config = configured({"loss.name": "proxy_anchor", **overrides}, **init_options)
   with pytest.raises(config_lib.ConfigError) as caught:
-    config_lib.check(config, 8)
+    training.resolve(config, 8)
   assert message in str(caught.value)
 
 
@@ -132,11 +132,11 @@ def test_miners_of_several_pairs_take_their_options():
   )
   with config.unlocked():
     config.mining.options.update({"k": 2, "epsilon": 0.2})
-  config_lib.check(config, 8)
+  training.resolve(config, 8)
   program = build(config)
   _, metrics = jax.jit(program.step)(jax.jit(program.init)(jax.random.key(0)), fake_batch(0))
   assert np.isfinite(metrics["loss"]) and metrics["loss"] > 0
   with config.unlocked():
     config.mining.options.update({"cutoff": 0.5})
   with pytest.raises(config_lib.ConfigError, match=r"takes the options \['cutoff'\]"):
-    config_lib.check(config, 8)
+    training.resolve(config, 8)

@@ -4,12 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdml import losses
+from jaxdml import losses, training
 from jaxdml.training import config as config_lib
-from jaxdml.training import defaults, recipes, steps
-from jaxdml.training.metric import MetricLoss
+from jaxdml.training import defaults, recipes
+from jaxdml.training.metric_loss import MetricLoss
 from tests.losses import names as loss_names
-from tests.training.helpers import fake_batch, tiny_config
+from tests.training.helpers import build_program, fake_batch, tiny_config
 
 SEMIHARD, WEIGHTED = "semihard_negative", "distance_weighted_negative"
 TUNED = ("npair", "triplet", "margin", "multi_similarity", "contrastive")
@@ -47,13 +47,13 @@ def test_all_pairs(names):
   assert config.loss.reducer == ("mean_elements" if mined else "")
   if "expand" in config.mining.negative:
     assert config.mining.options.to_dict() == {"max_positives": 3}
-  config_lib.check(config, 8)
+  training.resolve(config, 8)
 
 
 def test_every_sentence_has_its_name():
   assert set(recipes.LOSSES) < set(recipes.RECIPES)
   for name, sentence in recipes.RECIPES.items():
-    config_lib.check(recipes.apply(tiny_config(), name), 1)
+    training.resolve(recipes.apply(tiny_config(), name), 1)
     assert sentence
   assert set(losses.LOSSES) < set(recipes.RECIPES)
   same = [recipes.apply(tiny_config(), name) for name in ("multisimilarity", "multi_similarity")]
@@ -68,17 +68,17 @@ def test_every_loss_may_be_named(name):
   assert config.mining.positive == "all_positives"
   if name not in TUNED:
     assert (config.loss.reducer, config.mining.negative) == ("", "all_negatives")
-  config_lib.check(config, 8)
-  program = steps.build(config, num_classes=20, total_steps=2, steps_per_epoch=2)
+  training.resolve(config, 8)
+  program = build_program(config, num_classes=20, total_steps=2, steps_per_epoch=2)
   state = jax.eval_shape(program.init, jax.random.key(0))
   assert jax.eval_shape(program.step, state, fake_batch(0))[1]["loss"].shape == ()
-  config_lib.check(recipes.apply(tiny_config(), f"{name},eps"), 8)
+  training.resolve(recipes.apply(tiny_config(), f"{name},eps"), 8)
   config = recipes.apply(tiny_config(), f"{name},hdml")
   if name in loss_names.TUPLE:
-    config_lib.check(config, 8)
+    training.resolve(config, 8)
   else:
     with pytest.raises(config_lib.ConfigError, match=f"{name} has no tuples that HDML could"):
-      config_lib.check(config, 8)
+      training.resolve(config, 8)
 
 
 def test_a_loss_starts_afresh():
@@ -121,21 +121,21 @@ def test_batches_of_hdml(sampler):
   assert (config.data.sampler, config.loss.layout) == ("npair", "npair")
   assert (config.data.images_per_class, config.data.batch_size) == (2, 128)
   assert (config.hdml.alpha, config.hdml.slots) == (90.0, 0)
-  config_lib.check(config, 8)
+  training.resolve(config, 8)
   config = make("triplet,hdml")
   assert (config.data.sampler, config.loss.layout) == ("triplet", "triplet")
   assert config.data.batch_size == 120
   assert (config.loss.distance, config.loss.reducer) == ("squared_euclidean", "sum")
   assert config.loss.options.to_dict() == {"margin": 1.0}
   assert (config.hdml.alpha, config.hdml.slots) == (90.0, 0)
-  config_lib.check(config, 8)
+  training.resolve(config, 8)
   for names, slots in (("npair,eps,hdml", 16), ("triplet,eps,hdml", 2), ("margin,hdml", 2)):
     config = make(names)
     assert (config.data.sampler, config.data.images_per_class) == ("pk", 4)
     assert config.loss.layout == "all_pairs"
     assert config.hdml.slots == slots
     assert config.hdml.alpha <= 1.0
-    config_lib.check(config, 8)
+    training.resolve(config, 8)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_refuses(names, message):
 def test_a_program_can_be_built():
   """HDML around a loss with a parameter, a random miner and EPS; shapes are kept."""
   config = recipes.apply(tiny_config(), "margin,eps,hdml")
-  program = steps.build(config, num_classes=20, total_steps=2, steps_per_epoch=2)
+  program = build_program(config, num_classes=20, total_steps=2, steps_per_epoch=2)
   state = jax.eval_shape(program.init, jax.random.key(0))
   after, metrics = jax.eval_shape(program.step, state, fake_batch(0))
   shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
@@ -171,7 +171,7 @@ def test_hdml_trains_the_margins_beta():
   """Random negatives and a learned boundary inside HDML: every group of parameters moves."""
   config = recipes.apply(tiny_config(**{"hdml.initial_average": 0.1}), "margin,hdml")
   config.data.batch_size = 16
-  program = steps.build(config, num_classes=20, total_steps=2, steps_per_epoch=2)
+  program = build_program(config, num_classes=20, total_steps=2, steps_per_epoch=2)
   state = jax.jit(program.init)(jax.random.key(0))
   after, metrics = jax.jit(program.step)(state, fake_batch(0, 16))
   assert bool(metrics["finite"])

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from jaxdml import data
+from jaxdml import data, training
 from jaxdml.training import setup
-from jaxdml.training.config import ConfigError
+from jaxdml.training.config import ConfigError, replace
 from tests.training.helpers import tiny_config
 
 
 def _config(data_dir, **keys):
   keys = {"data.dataset": "digits", "data.preprocess": "digits", "data.data_dir": data_dir, **keys}
-  return tiny_config(**keys)
+  return training.resolve(tiny_config(**keys))
 
 
 def test_a_fold_validates_and_the_others_train(data_dir):
@@ -36,8 +36,7 @@ def test_a_data_set_without_test_split_trains(data_dir, monkeypatch):
   config = _config(data_dir, **{"eval.validation_fraction": 0.3})
   with pytest.raises(ConfigError, match=r"it has train\. eval\.test=False measures"):
     setup.prepare(config)
-  config.eval.test = False
-  run = setup.prepare(config)
+  run = setup.prepare(replace(config, {"eval.test": False}))
   assert run.measured is run.validation and run.splits == {
     "train": run.train, "validation": run.validation
   }  # fmt: skip
@@ -56,9 +55,8 @@ def test_a_batch_of_two_groups(data_dir):
   parity = train.column("parity")[batch]
   assert (parity[:8] == parity[0]).all() and (parity[8:] == 1 - parity[0]).all()
   assert len(np.unique(train.column("label")[batch])) == 8
-  config.data.coarse_label = "shape"
   with pytest.raises(ConfigError, match="no label column 'shape'"):
-    setup.sampler(config, train)
+    setup.sampler(replace(config, {"data.coarse_label": "shape"}), train)
 
 
 def test_training_keeps_pictures_where_the_config_says(data_dir, tmp_path):

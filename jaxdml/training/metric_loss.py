@@ -7,18 +7,18 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from jaxdml import losses, mining, refs
 from jaxdml.losses import reducers
 from jaxdml.refs import memory as memory_lib
-from jaxdml.training.config import ConfigError, distance_of, duration
+from jaxdml.training.checks import distance_of
+from jaxdml.training.config import Config, ConfigError, duration
 from jaxdml.types import Array, Batch, MiningFn, PyTree
 
 __all__ = ["MetricLoss"]
 
 
-def _mining_fn(config: ConfigDict) -> MiningFn | None:
+def _mining_fn(config: Config) -> MiningFn | None:
   names = f"{config.mining.positive}+{config.mining.negative}".split("+")
   names = [name for name in names if name not in ("all_positives", "all_negatives")]
   options = dict(config.mining.options)
@@ -27,7 +27,7 @@ def _mining_fn(config: ConfigDict) -> MiningFn | None:
   return mining.create("+".join(names), **options) if names else None
 
 
-def _loss(config: ConfigDict) -> Callable[..., Array]:
+def _loss(config: Config) -> Callable[..., Array]:
   """The loss with its options bound."""
   loss = losses.create(config.loss.name, **config.loss.options)
   return functools.partial(loss, block_size=config.loss.block_size or None)
@@ -44,9 +44,7 @@ class MetricLoss:
     layout: how a batch splits into anchors and references.
   """
 
-  def __init__(
-    self, config: ConfigDict, num_classes: int, steps_per_epoch: int, axis_name: str | None
-  ):
+  def __init__(self, config: Config, num_classes: int, steps_per_epoch: int, axis_name: str | None):
     self._config, self._num_classes, self._axis_name = config, num_classes, axis_name
     facts, named = losses.LOSSES[config.loss.name], config.loss.reducer
     self._loss_fn, self.distance_fn = _loss(config), distance_of(config)

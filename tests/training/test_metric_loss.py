@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdml.training import hdml_variants, steps
+from jaxdml import training
 from jaxdml.training.config import ConfigError
-from jaxdml.training.metric import MetricLoss
-from tests.training.helpers import fake_batch, tiny_config
+from jaxdml.training.metric_loss import MetricLoss
+from tests.training.helpers import build_program, fake_batch, tiny_config
 
 # Two classes of two images, each in four slots of the batch, next to its own second augmentation.
 RECORDS = np.repeat(np.arange(4), 2)
@@ -23,7 +23,7 @@ def embeddings():
 
 def metric_of(**overrides):
   config = tiny_config(**{"loss.name": "contrastive", **overrides})
-  return MetricLoss(hdml_variants.resolve(config), 2, 1, None)
+  return MetricLoss(training.resolve(config), 2, 1, None)
 
 
 @pytest.mark.parametrize("size", [0, 64])
@@ -47,7 +47,7 @@ def test_the_easy_positive_is_another_image(size):
 
 @pytest.mark.parametrize("layout", ["npair", "triplet"])
 def test_an_anchor_beside_itself_has_no_positive(layout):
-  metric = metric_of(**{"loss.layout": layout, "mining.positive": "all_positives"})
+  metric = metric_of(**{"loss.layout": layout, "data.sampler": layout})
   group = {"npair": 2, "triplet": 3}[layout]
   z = embeddings()[: 2 * group]
   labels = jnp.asarray({2: [0, 0, 1, 1], 3: [0, 0, 1, 1, 1, 0]}[group])
@@ -67,7 +67,7 @@ def test_an_anchor_beside_itself_has_no_positive(layout):
 @pytest.mark.slow
 def test_hdml_learns_from_other_images_alone():
   config = tiny_config(**{"hdml.enabled": True, "hdml.slots": 2})
-  program = steps.build(config, num_classes=20, total_steps=2, steps_per_epoch=2)
+  program = build_program(config, num_classes=20, total_steps=2, steps_per_epoch=2)
   state, step = program.init(jax.random.key(0)), jax.jit(program.step)
   batch = fake_batch(0)
   assert step(state, batch)[1]["loss/real"] > 0

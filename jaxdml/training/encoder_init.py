@@ -14,12 +14,13 @@ from jaxdml import models, pretrained
 from jaxdml.data import preprocess
 from jaxdml.data.normalize import NAMES, Normalize
 from jaxdml.data.normalize import create as create_normalize
-from jaxdml.inference import model
+from jaxdml.training import trained
 from jaxdml.training.checkpoints import CheckpointError
-from jaxdml.training.config import ConfigError
-from jaxdml.training.steps import TrainState
+from jaxdml.training.config import Config, ConfigError
+from jaxdml.training.program import TrainState
+from jaxdml.training.workdir import read_config
 
-__all__ = ["describe", "normalize_text", "put", "resolve"]
+__all__ = ["describe", "normalize_text", "put", "wanted_normalize"]
 
 IMAGENET = "imagenet"
 
@@ -34,10 +35,10 @@ def _run(config: ConfigDict) -> pathlib.Path | None:
   return path if (path / "config.json").is_file() and (path / "checkpoints").is_dir() else None
 
 
-def _of_run(config: ConfigDict, run: pathlib.Path) -> ConfigDict:
+def _of_run(config: ConfigDict, run: pathlib.Path) -> Config:
   """The config of the run in `encoder.init`, whose encoder is that of `config`."""
   try:
-    theirs = model.read_config(run)
+    theirs = read_config(run)
   except (CheckpointError, ConfigError) as error:
     raise _error(error) from error
   as_json = lambda value: json.loads(json.dumps(value))
@@ -51,9 +52,9 @@ def _of_run(config: ConfigDict, run: pathlib.Path) -> ConfigDict:
   return theirs
 
 
-def _read_run(run: pathlib.Path) -> model.TrainedModel:
+def _read_run(run: pathlib.Path) -> trained.Trained:
   try:
-    return model.load(run)
+    return trained.read(run)
   except (CheckpointError, ConfigError) as error:
     raise _error(error) from error
 
@@ -99,27 +100,20 @@ def normalize_text(card: pretrained.Card) -> str:
   return ours.text()
 
 
-def resolve(config: ConfigDict) -> ConfigDict:
-  """The config with `data.normalize` filled in from the weights of `encoder.init`, if it is "".
+def wanted_normalize(config: ConfigDict) -> str:
+  """The `data.normalize` that the weights of `encoder.init` want; refuses those that do not fit.
 
   Raises:
     ConfigError: the weights are not there, are another encoder's, or take other channels.
   """
-  if not config.encoder.init:
-    return config
   if run := _run(config):
     wanted = _wanted(_of_run(config, run))
     _read_run(run)  # Refused now, not after the data are read.
-  else:
-    wanted = _wanted_by_card(config)
-  if config.data.normalize:
-    return config
-  config = config.copy_and_resolve_references()
-  config.data.normalize = wanted
-  return config
+    return wanted
+  return _wanted_by_card(config)
 
 
-def _wanted(theirs: ConfigDict) -> str:
+def _wanted(theirs: Config) -> str:
   """`data.normalize` of another run."""
   return theirs.data.normalize or preprocess.NORMALIZE[theirs.data.preprocess]
 
@@ -133,16 +127,16 @@ def _wanted_by_card(config: ConfigDict) -> str:
   return normalize_text(card)
 
 
-def describe(config: ConfigDict) -> str:
+def describe(config: Config) -> str:
   """One line on a resolved config's weights and pixels.
 
   Raises:
     ConfigError: as `resolve`.
   """
   if run := _run(config):
-    theirs, trained = _of_run(config, run), _read_run(run)
+    theirs, best = _of_run(config, run), _read_run(run)
     wanted, size = _wanted(theirs), theirs.data.image_size
-    source = f"the run in {run}, step {trained.step} (fingerprint {trained.fingerprint})"
+    source = f"the run in {run}, step {best.step} (fingerprint {best.fingerprint})"
   else:
     card = _card(config)
     wanted, size = normalize_text(card), card.preprocessing.image_size
@@ -155,7 +149,7 @@ def describe(config: ConfigDict) -> str:
   )
 
 
-def put(config: ConfigDict, state: TrainState) -> TrainState:
+def put(config: Config, state: TrainState) -> TrainState:
   """The state before training with the encoder of `encoder.init`.
 
   What published weights lack (GeM's exponent) stays as it is.

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from jaxdml.training import values
-from jaxdml.training.values import ConfigError
+from jaxdml import training
+from jaxdml.training.config import ConfigError, duration
 from tests.training.helpers import tiny_config
 
 REFUSED = {
@@ -35,7 +35,7 @@ REFUSED = {
 @pytest.mark.parametrize("key", REFUSED)
 def test_refuses_what_means_nothing(key):
   with pytest.raises(ConfigError) as caught:
-    values.check_ranges(tiny_config(**{key: REFUSED[key]}))
+    training.resolve(tiny_config(**{key: REFUSED[key]}))
   assert str(caught.value).startswith(f"config.{key}: expected ")
   assert str(REFUSED[key]) in str(caught.value)
 
@@ -45,18 +45,18 @@ def test_refuses_no_recall_at_all_and_fractions():
     config = tiny_config()
     config.eval = {**config.eval.to_dict(), "ks": ks}
     with pytest.raises(ConfigError, match=r"config\.eval\.ks: expected whole numbers"):
-      values.check_ranges(config)
+      training.resolve(config)
 
 
 def test_takes_the_ends_of_each_range():
-  values.check_ranges(tiny_config())
+  training.resolve(tiny_config())
   ends = {"seed": 2**32 - 1, "memory.size": 2**31 - 1, "optimizer.clip_norm": 0.0}
-  values.check_ranges(tiny_config(**ends, **{"embedding.bn_momentum": 0.0, "eval.ks": (1,)}))
+  training.resolve(tiny_config(**ends, **{"embedding.bn_momentum": 0.0, "eval.ks": (1,)}))
 
 
 def test_durations():
-  assert values.duration("1.5 epochs", 3, "train.duration") == 5
-  assert values.duration(" 7 steps", 3, "train.duration") == 7
+  assert duration("1.5 epochs", 3, "train.duration") == 5
+  assert duration(" 7 steps", 3, "train.duration") == 7
   for wrong in ("7", "-1 steps", "steps", ""):
     with pytest.raises(ConfigError, match=r"config\.train\.duration: expected \"N steps\""):
-      values.duration(wrong, 3, "train.duration")
+      duration(wrong, 3, "train.duration")

@@ -8,15 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from ml_collections import ConfigDict
 
 from jaxdml import hdml, models
 from jaxdml.models.blocks import batch_statistics
-from jaxdml.training import embedder as embedder_lib
-from jaxdml.training import finetune, hdml_layers, hdml_variants, optimizers
-from jaxdml.training.chunks import encode_in_chunks
-from jaxdml.training.config import duration
-from jaxdml.training.metric import MetricLoss
+from jaxdml.training import networks as networks_lib
+from jaxdml.training import optimizers
+from jaxdml.training.config import Config, duration
+from jaxdml.training.metric_loss import MetricLoss
 from jaxdml.types import Array, Batch, PyTree
 
 __all__ = ["Parts", "Program", "TrainState", "build"]
@@ -76,25 +74,28 @@ class Program(NamedTuple):
 
 
 def build(
-  config: ConfigDict,
+  config: Config,
   *,
   num_classes: int,
   total_steps: int,
   steps_per_epoch: int,
   axis_name: str | None = None,
 ) -> Program:
-  """Builds the program of a checked config.
+  """Builds the program of a resolved config.
 
   Args:
-    config: with every key of jaxdml/training/defaults.py; what it leaves open `hdml.variant` sets.
+    config: of `training.resolve`.
     num_classes: training classes; labels are 0..num_classes-1.
     total_steps: for the schedules.
     steps_per_epoch: for durations in epochs.
     axis_name: mapped axis over which the batch is gathered, BatchNorm synchronised and gradients
       summed; None for one device alone.
   """
-  config = hdml_variants.resolve(config)
-  embedder = embedder_lib.build(config, axis_name)
+  if not isinstance(config, Config):
+    raise TypeError(
+      f"config: expected a Config, as training.resolve makes it; got {type(config).__name__}"
+    )
+  embedder = networks_lib.build(config, axis_name)
   encoder, embedding, normalize = embedder.encoder, embedder.embedding, embedder.normalize
   generator = models.Generator(
     encoder.feature_dim, hidden=config.hdml.generator_hidden, axis_name=axis_name
@@ -107,7 +108,7 @@ def build(
   fields["window"] = duration(config.hdml.window, steps_per_epoch, "hdml.window")
   hdml_config = hdml.HdmlConfig(**fields)
   hdml_warmup = duration(config.hdml.warmup, steps_per_epoch, "hdml.warmup")
-  factor_fn = finetune.encoder_factors(config, encoder)
+  factor_fn = optimizers.encoder_factors(config, encoder)
   optimizer = optimizers.create(config, total_steps, steps_per_epoch, factor_fn)
   schedule = optimizers.learning_rate(config, total_steps, steps_per_epoch)
 
@@ -168,13 +169,13 @@ def build(
       moving = stats.get("embedding") if config.hdml.running_bn == "both" else None
       given = batch_statistics(y, axis_name) if config.hdml.synthetic_bn == "real" else None
       running = state.batch_stats["generator"]
-      return hdml_layers.read_layers(embedding, generator, params, running, moving, given)
+      return networks_lib.read_layers(embedding, generator, params, running, moving, given)
 
     return hdml.Networks(
       embed=embed_synthetic,
       generate=generate,
       classify=lambda params, y: head.apply({"params": params}, y),
-      layers=layers if hdml_layers.foldable(embedding, generator) else None,
+      layers=layers if networks_lib.foldable(embedding, generator) else None,
     )
 
   def forward(params, state: TrainState, batch: Batch):
@@ -182,7 +183,9 @@ def build(
       variables = variables_of(state, params, "encoder")
       return encoder.apply(variables, normalize(images), train=True, mutable=["batch_stats"])
 
-    y, encoder_updates = encode_in_chunks(encode, batch["image"], config.encoder.chunk_size)
+    y, encoder_updates = networks_lib.encode_in_chunks(
+      encode, batch["image"], config.encoder.chunk_size
+    )
     z, embedding_updates = embedding.apply(
       variables_of(state, params, "embedding"), y, train=True, mutable=["batch_stats"]
     )
@@ -191,7 +194,7 @@ def build(
     return y, z, {**state.batch_stats, **stats}
 
   def objective(params, state: TrainState, batch: Batch, key: Array):
-    params = {**params, "encoder": finetune.stop_frozen(params["encoder"], factor_fn)}
+    params = {**params, "encoder": optimizers.stop_frozen(params["encoder"], factor_fn)}
     y, z, stats = forward(params, state, batch)
     regularizer = 0.0
     if config.optimizer.weight_decay and config.optimizer.weight_decay_in_loss:

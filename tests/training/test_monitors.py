@@ -1,10 +1,14 @@
-"""Time that the devices wait for images, with steps and batches of known length."""
+"""Signals while a run trains, and time that devices wait for images, of known length."""
 
+import signal
 import threading
 import time
 
+import pytest
+
 from jaxdml.data import workers
-from jaxdml.training import starving
+from jaxdml.training import monitors
+from jaxdml.training.monitors import Interrupt
 
 
 class Output:
@@ -32,7 +36,7 @@ def _end(measured, output, error=None):
 
 
 def test_only_what_follows_the_end_of_a_step_counts():
-  with starving.Starving() as measured:
+  with monitors.Starving() as measured:
     measured.arrived()  # the first batch: no step before it
     output = Output()
     measured.started(output)
@@ -47,7 +51,7 @@ def test_only_what_follows_the_end_of_a_step_counts():
 
 
 def test_steps_add_up():
-  with starving.Starving() as measured:
+  with monitors.Starving() as measured:
     for _ in range(2):
       output = Output()
       measured.started(output)
@@ -58,7 +62,7 @@ def test_steps_add_up():
 
 
 def test_pauses_do_not_count():
-  with starving.Starving() as measured:
+  with monitors.Starving() as measured:
     output = Output()
     measured.started(output)
     _end(measured, output)
@@ -68,7 +72,7 @@ def test_pauses_do_not_count():
 
 
 def test_a_step_that_fails_is_for_others_to_tell():
-  with starving.Starving() as measured:
+  with monitors.Starving() as measured:
     output = Output()
     measured.started(output)
     _end(measured, output, RuntimeError("device lost"))
@@ -79,7 +83,7 @@ def test_a_step_that_fails_is_for_others_to_tell():
 def test_leaving_does_not_wait_for_a_step():
   output = Output()
   since = time.perf_counter()
-  with starving.Starving() as measured:
+  with monitors.Starving() as measured:
     measured.started(output)
   assert time.perf_counter() - since < 5
   output.arrive()
@@ -87,15 +91,36 @@ def test_leaving_does_not_wait_for_a_step():
 
 def test_advice_is_given_once_and_names_what_to_change(monkeypatch):
   monkeypatch.setattr(workers, "cores", lambda: 4)
-  with starving.Starving() as measured:
-    assert measured.advice(starving.TOO_LONG, 3, "") is None
+  with monitors.Starving() as measured:
+    assert measured.advice(monitors.TOO_LONG, 3, "") is None
     text = measured.advice(0.5, 3, "")
     for part in ("50 %", "data.num_workers (3;", "data.cache", "docs/data.md"):
       assert part in text
     assert measured.advice(0.9, 3, "") is None
-  with starving.Starving() as measured:
+  with monitors.Starving() as measured:
     assert "data.cache" not in measured.advice(0.5, 3, "encoding")
-  with starving.Starving() as measured:  # No more workers than cores are started.
+  with monitors.Starving() as measured:  # No more workers than cores are started.
     assert "num_workers" not in measured.advice(0.5, 4, "")
-  with starving.Starving() as measured:
+  with monitors.Starving() as measured:
     assert "time: prepare smaller photos (" in measured.advice(0.5, 8, "encoding")
+
+
+def test_the_first_is_a_flag_and_a_second_ctrl_c_ends_at_once():
+  before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+  with pytest.raises(KeyboardInterrupt), Interrupt() as interrupt:
+    assert interrupt.requested is None
+    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGTERM)
+    assert interrupt.requested == "SIGINT"
+    signal.raise_signal(signal.SIGINT)
+  assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_where_ctrl_c_is_ignored_it_stays_so():
+  previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+  try:
+    with Interrupt() as interrupt:
+      signal.raise_signal(signal.SIGINT)
+      assert interrupt.requested is None
+  finally:
+    signal.signal(signal.SIGINT, previous)

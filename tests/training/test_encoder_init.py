@@ -8,13 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdml import models, pretrained
+from jaxdml import models, pretrained, training
 from jaxdml.commands import convert
 from jaxdml.data import normalize
 from jaxdml.models import registry
 from jaxdml.models.resnet import BasicBlock, ResNet
 from jaxdml.pretrained import names, resnet
-from jaxdml.training import loop, restore, setup, weights
+from jaxdml.training import encoder_init, loop, setup
 from jaxdml.training.config import ConfigError
 from tests.inference.test_model import write_run
 from tests.pretrained.published import published
@@ -26,7 +26,7 @@ TINY = functools.partial(ResNet, stage_sizes=(1, 1), block=BasicBlock, width=4)
 
 @pytest.fixture(scope="module", autouse=True)
 def _tiny_encoder():
-  """An encoder "tiny" that trains in no time, with published weights."""
+  """An encoder "tiny" that trains in no time, with published encoder_init."""
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(registry.ENCODERS, "tiny", TINY)
     rename = functools.partial(resnet.rename, "tiny")
@@ -58,21 +58,21 @@ def config_of(directory, **keys):
 
 def test_the_cards_normalisation_fills_in_for_none(converted):
   config = config_of(converted)
-  resolved = weights.resolve(config)
+  resolved = training.resolve(config)
   assert config.data.normalize == "", "the caller's config stays as it is"
   assert resolved.data.normalize == "bgr mean 104 117 128 std 1 1 1"
   pixels = np.uint8([[10, 20, 30]])
   found = normalize.create(resolved.data.normalize, 3)(pixels)
   np.testing.assert_array_equal(found, [[30 - 104, 20 - 117, 10 - 128]])
-  line = weights.describe(resolved)
+  line = encoder_init.describe(resolved)
   assert "tiny starts from t.npz" in line and "pixels: bgr mean 104 117 128 std 1 1 1;" in line
   assert "trained at 224 px, here 32" in line
 
 
 def test_a_normalisation_of_ones_own_is_kept_and_said(converted):
   config = config_of(converted, **{"data.normalize": "imagenet"})
-  assert weights.resolve(config) is config
-  assert "pixels: imagenet, though they want bgr mean 104 117 128" in weights.describe(config)
+  assert training.resolve(config).data.normalize == "imagenet"
+  assert "pixels: imagenet, though they want bgr mean 104 117 128" in encoder_init.describe(config)
 
 
 def test_named_normalisations_are_recognised():
@@ -82,7 +82,7 @@ def test_named_normalisations_are_recognised():
   ):  # fmt: skip
     family = names.FAMILIES[arch]
     card = pretrained.Card(arch, "", "", "", 0, family.preprocessing)
-    assert weights.normalize_text(card) == name
+    assert encoder_init.normalize_text(card) == name
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_named_normalisations_are_recognised():
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(converted, keys, match):
   with pytest.raises(ConfigError, match=match):
-    weights.resolve(config_of(converted, **keys))
+    training.resolve(config_of(converted, **keys))
 
 
 @pytest.mark.slow
@@ -125,7 +125,7 @@ def test_a_run_starts_from_the_weights_resumes_and_is_restored(
   saved = json.loads((tmp_path / "run" / "config.json").read_text())
   assert saved["data"]["normalize"] == "bgr mean 104 117 128 std 1 1 1"
 
-  state = restore.restore(tmp_path / "run").untrained
+  state = training.restore(tmp_path / "run").untrained
   params, stats, _ = pretrained.load(converted, models.create("tiny"))
   found = dict(state.params["encoder"])
   assert found.pop("pool") == {"p": 3.0}
@@ -139,25 +139,30 @@ def test_a_run_starts_from_the_encoder_of_another(data_dir, tmp_path):
   first = digits_config(data_dir, **{"seed": 5, "data.normalize": "unit"})
   theirs = write_run(tmp_path / "first", first)
   config = digits_config(data_dir, **{"encoder.init": str(tmp_path / "first"), "embedding.dim": 4})
-  resolved = weights.resolve(config)
+  resolved = training.resolve(config)
   assert resolved.data.normalize == "unit" and config.data.normalize == ""
-  line = weights.describe(resolved)
+  line = encoder_init.describe(resolved)
   assert f"convnet starts from the run in {tmp_path / 'first'}, step 3 (finger" in line
   assert "; pixels: unit; trained at 16 px, here 16" in line
-  fresh, state = (setup.prepare(c).initial_state() for c in (digits_config(data_dir), resolved))
+  plain = training.resolve(digits_config(data_dir))
+  fresh, state = (setup.prepare(c).initial_state() for c in (plain, resolved))
   equal = lambda a, b: all(map(np.array_equal, *map(jax.tree.leaves, (a, b))))
   assert equal(state.params["encoder"], theirs.params["encoder"])
   assert not equal(fresh.params["encoder"], theirs.params["encoder"])
   assert state.params["embedding"].keys() == theirs.params["embedding"].keys()
 
-  for key, value, match in (
-    ("encoder.options", {"widths": (4, 4), "grid": 2}, r"config\.encoder\.options: expected .*8\]"),
-    ("encoder.name", "resnet18", r"config\.encoder\.name: expected 'convnet', as in the run of"),
-    ("data.channels", 3, r"config\.data\.channels: expected 1"),
+  widths = {"widths": (4, 4), "grid": 2}
+  for keys, match in (
+    ({"encoder.options": widths}, r"config\.encoder\.options: expected .*8\]"),
+    (
+      {"encoder.name": "resnet18", "encoder.options": {}},
+      r"config\.encoder\.name: expected 'convnet', as in the run of",
+    ),
+    ({"data.channels": 3}, r"config\.data\.channels: expected 1"),
   ):
-    other = digits_config(data_dir, **{"encoder.init": str(tmp_path / "first"), key: value})
+    other = digits_config(data_dir, **{"encoder.init": str(tmp_path / "first"), **keys})
     with pytest.raises(ConfigError, match=match):
-      weights.resolve(other)
+      training.resolve(other)
   shutil.rmtree(tmp_path / "first" / "checkpoints" / "best")
   with pytest.raises(ConfigError, match=r"config\.encoder\.init: .* holds no checkpoint"):
-    weights.resolve(config)
+    training.resolve(config)

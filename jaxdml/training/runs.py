@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from jaxdml import data, evaluation
-from jaxdml.inference import model
 from jaxdml.training import workdir as workdir_lib
-from jaxdml.training.config import ConfigError
+from jaxdml.training.checkpoints import open_best
+from jaxdml.training.config import ConfigError, replace
 from jaxdml.training.evaluator import Evaluator
+from jaxdml.training.program import TrainState
 from jaxdml.training.setup import Setup, prepare
-from jaxdml.training.steps import TrainState
 
 __all__ = ["Restored", "restore"]
 
@@ -108,13 +108,14 @@ def restore(workdir: str | os.PathLike[str], *, data_dir: str | None = None) -> 
     DatasetNotPreparedError: the data set is not there.
   """
   workdir = pathlib.Path(workdir)
-  config = model.read_config(workdir, data_dir)
+  config = workdir_lib.read_config(workdir, data_dir)
   if not pathlib.Path(config.data.cache).expanduser().is_dir():
-    config.data.cache = ""  # On another machine; there it is not for us to make.
+    # On another machine; there it is not for us to make.
+    config = replace(config, {"data.cache": ""})
   run = prepare(config)
   if changed := workdir_lib.changed_data(workdir, run.splits, config.data.label):
     raise ConfigError(f"{changed}; jaxdml evaluate measures the model as they are")
-  with model.open_best(workdir) as manager:
+  with open_best(workdir) as manager:
     state, memory = manager.restore("best", run.abstract_state())
   evaluator = Evaluator(config, run.measured, run.program.embed)
   return Restored(run, state, memory, evaluator)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxdml.training.writers import MetricsWriter
+from jaxdml.training.metrics_log import MetricsWriter
 
 
 def write(workdir, start, *steps):

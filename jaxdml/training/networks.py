@@ -1,0 +1,189 @@
+"""The networks of a config: encoder and embedding, batches encoded in chunks, layers for HDML.
+
+What is left when training is over is an `Embedder`: from uint8 images to embeddings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdml import models
+from jaxdml.data import preprocess
+from jaxdml.data.normalize import Normalize
+from jaxdml.hdml.layers import Dense, Layers, Norm
+from jaxdml.models import Embedding, Generator
+from jaxdml.training.config import Config
+from jaxdml.types import Array, PyTree
+
+__all__ = ["Embedder", "build", "encode_in_chunks", "foldable", "read_layers"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Embedder:
+  """The two networks that images pass through, and what comes before them.
+
+  Attributes:
+    encoder: images to features.
+    embedding: features to embeddings.
+    normalize: 8-bit pixels to what the encoder takes.
+    image_shape: [h, w, c] of an image.
+  """
+
+  encoder: Any
+  embedding: models.Embedding
+  normalize: Normalize
+  image_shape: tuple[int, int, int]
+
+  def init(self, keys: dict[str, Array]) -> dict[str, PyTree]:
+    """Returns the variables before training of "encoder" and "embedding", each by its key."""
+    inputs = {
+      "encoder": jnp.zeros((1, *self.image_shape)),
+      "embedding": jnp.zeros((1, self.encoder.feature_dim)),
+    }
+    return {
+      name: getattr(self, name).init(keys[name], x, train=False) for name, x in inputs.items()
+    }
+
+  def abstract(self) -> dict[str, PyTree]:
+    """Returns {"params", "batch_stats"}, each a dict by network, as shapes and dtypes."""
+    key = jax.random.key(0)
+    variables = jax.eval_shape(lambda: self.init({"encoder": key, "embedding": key}))
+    return {
+      kind: {name: v[kind] for name, v in variables.items() if kind in v}
+      for kind in ("params", "batch_stats")
+    }
+
+  def embed(self, variables: PyTree, images: Array) -> Array:
+    """Returns embeddings [b, d] float32 of images [b, h, w, c], uint8 or floats of the same range.
+
+    Args:
+      variables: {"params", "batch_stats"}, each a dict by network.
+      images: of `image_shape`, RGB or grey.
+    """
+    pick = lambda name: {kind: tree[name] for kind, tree in variables.items() if name in tree}
+    y = self.encoder.apply(pick("encoder"), self.normalize(images), train=False)
+    return self.embedding.apply(pick("embedding"), y, train=False)
+
+
+def build(config: Config, axis_name: str | None = None) -> Embedder:
+  """The networks of a config.
+
+  Args:
+    config: of `training.resolve`.
+    axis_name: mapped axis over which BatchNorm is synchronised in training.
+
+  Raises:
+    ValueError: unknown names or options.
+  """
+  encoder = models.create(
+    config.encoder.name,
+    axis_name=axis_name,
+    frozen_bn=config.encoder.frozen_bn,
+    dtype=jnp.dtype(config.encoder.dtype),
+    **config.encoder.options,
+  )
+  embedding = models.Embedding(
+    config.embedding.dim,
+    axis_name=axis_name,
+    norm=config.embedding.norm,
+    unit_norm=config.embedding.unit_norm,
+    kernel_scale=config.embedding.kernel_scale,
+    momentum=config.embedding.bn_momentum,
+  )
+  pixels = preprocess.from_config(config.data, train=False)
+  return Embedder(encoder, embedding, pixels.normalize, pixels.shape)
+
+
+def encode_in_chunks(
+  encode: Callable[[Array], tuple[Array, PyTree]], images: Array, chunk_size: int
+) -> tuple[Array, PyTree]:
+  """Encodes `chunk_size` images at a time; the backward pass encodes each chunk again.
+
+  Only the features of the whole batch are kept, so a loss over all of them (every pair, every
+  mined triplet) costs the activations of one chunk, and the gradient is that of the whole batch:
+  GradCache (Gao et al., arXiv 2101.06983), here as a scan of rematerialised chunks.
+
+  Where the encoder's BatchNorm uses the statistics of what it sees, it sees a chunk: only with
+  frozen BatchNorm, or none, is the result independent of `chunk_size`. A chunk takes every
+  (n / chunk_size)-th image, so that it holds as many classes as it can.
+
+  On a CPU, XLA takes about fifty times as long for the kernel gradient of a convolution inside a
+  loop (jax 0.10 and 0.12): there, use chunks with encoders made of matrix products (convnet, ViT).
+
+  Args:
+    encode: images [c, ...] -> (features [c, d], updates of the running statistics).
+    images: [n, ...], n a multiple of `chunk_size`.
+    chunk_size: c; 0 or n encodes all at once.
+
+  Returns:
+    Features [n, d] in the order of the images, and the updates averaged over the chunks.
+  """
+  total = images.shape[0]
+  if chunk_size in (0, total):
+    return encode(images)
+  shape = (chunk_size, total // chunk_size)
+  chunks = images.reshape(*shape, *images.shape[1:]).swapaxes(0, 1)
+
+  # Inside a scan XLA cannot merge the second encoding with the first.
+  again = jax.checkpoint(encode, prevent_cse=False)
+  features, updates = jax.lax.map(again, chunks)
+  features = features.swapaxes(0, 1).reshape(total, *features.shape[2:])
+  return features, jax.tree.map(lambda x: x.mean(0), updates)
+
+
+def foldable(embedding: Embedding, generator: Generator) -> bool:
+  """Whether `read_layers` describes these modules: affine but for the ReLU, at least float32."""
+  precise = all(jnp.finfo(module.dtype).bits >= 32 for module in (embedding, generator))
+  return precise and embedding.norm in ("batch", "none") and not embedding.frozen_bn
+
+
+def read_layers(
+  embedding: Embedding,
+  generator: Generator,
+  params: dict[str, PyTree],
+  generator_stats: PyTree,
+  embedding_stats: PyTree = None,
+  given: tuple[Array, Array] | None = None,
+) -> Layers:
+  """The modules' parameters by the roles they play.
+
+  Args:
+    embedding: see `foldable`.
+    generator: see `foldable`.
+    params: {"embedding", "generator", "head"}.
+    generator_stats: its running statistics.
+    embedding_stats: running statistics that synthetic features move; None: they move none.
+    given: mean and variance that the embedding normalises synthetic features by; None: theirs.
+  """
+  of_generator, of_embedding = params["generator"], params["embedding"]
+  feature_norm = None
+  if embedding.norm == "batch":
+    feature_norm = _norm(embedding, of_embedding["bn"], embedding_stats, given)
+  return Layers(
+    first=_dense(of_generator["fc1"]),
+    norm=_norm(generator, of_generator["bn"], generator_stats, None),
+    second=_dense(of_generator["fc2"]),
+    feature_norm=feature_norm,
+    last=_dense(of_embedding["fc"]),
+    head=_dense(params["head"]["fc"]),
+    unit_norm=embedding.unit_norm,
+  )
+
+
+def _dense(params: PyTree) -> Dense:
+  return Dense(params["kernel"], params["bias"])
+
+
+def _norm(module: Embedding | Generator, params: PyTree, stats: PyTree, given) -> Norm:
+  def moved(mean: Array, var: Array) -> PyTree:
+    batch = jax.lax.stop_gradient({"bn": {"mean": mean, "var": var}})
+    keep = module.momentum
+    return jax.tree.map(lambda running, now: keep * running + (1 - keep) * now, stats, batch)
+
+  has_stats = stats is not None
+  return Norm(params["scale"], params["bias"], module.epsilon, moved if has_stats else None, given)

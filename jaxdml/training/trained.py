@@ -1,0 +1,90 @@
+"""The networks that a run has trained so far, without its data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxdml.training import networks
+from jaxdml.training.checkpoints import open_best
+from jaxdml.training.config import Config, ConfigError
+from jaxdml.training.workdir import read_config
+from jaxdml.types import PyTree
+
+__all__ = ["Trained", "fingerprint", "read"]
+
+
+class Trained(NamedTuple):
+  """What a run's best checkpoint holds of the two networks that embed.
+
+  Attributes:
+    config: the run's.
+    step: of the checkpoint.
+    variables: {"params", "batch_stats"}, each a dict by network, on the host.
+    embedder: the networks.
+  """
+
+  config: Config
+  step: int
+  variables: PyTree
+  embedder: networks.Embedder
+
+  @property
+  def fingerprint(self) -> str:
+    """The `fingerprint` of the model."""
+    return fingerprint(self.config, self.variables)
+
+
+def read(workdir: str | os.PathLike[str], data_dir: str | None = None) -> Trained:
+  """Reads the best model of a run, which may still be training: nothing is written.
+
+  Args:
+    workdir: of the run, finished or stopped.
+    data_dir: replaces the config's, for a caller that goes on to load a data set.
+
+  Raises:
+    CheckpointError: no run there, no checkpoint yet, or one that cannot be read.
+    ConfigError: its config.json is damaged or has keys that this version does not know.
+  """
+  workdir = pathlib.Path(workdir)
+  config = read_config(workdir, data_dir)
+  try:
+    embedder = networks.build(config)
+    abstract = embedder.abstract()
+  except (TypeError, ValueError) as error:
+    raise ConfigError(f"{workdir / 'config.json'} is no config of this version: {error}") from error
+  with open_best(workdir) as manager:
+    step, variables = manager.restore_part("best", abstract)
+  return Trained(config, step, variables, embedder)
+
+
+def fingerprint(config: Config, variables: PyTree) -> str:
+  """16 hexadecimal digits of a SHA-256 over what decides an embedding, the same on every machine.
+
+  That is: each parameter and statistic by name, shape, dtype and value, and the config's keys on
+  the network and its evaluation preprocessing. What only training looks at is left out.
+
+  Args:
+    config: the run's.
+    variables: nested dicts of arrays.
+  """
+  keys = {
+    "data": ("preprocess", "normalize", "image_size", "channels"),
+    "encoder": ("name", "dtype", "options"),
+    "embedding": ("dim", "norm", "unit_norm"),
+  }
+  chosen = {f"{part}.{k}": config.to_dict()[part][k] for part, names in keys.items() for k in names}
+  digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode())
+  leaves = {jax.tree_util.keystr(path): x for path, x in jax.tree.leaves_with_path(variables)}
+  for name, leaf in sorted(leaves.items()):
+    array = np.ascontiguousarray(leaf)
+    array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    digest.update(f"{name} {array.shape} {array.dtype.name} ".encode())
+    digest.update(array.tobytes())
+  return digest.hexdigest()[:16]

@@ -36,7 +36,7 @@ import page
 import tensorflow_datasets as tfds
 from sklearn.datasets import load_sample_images
 
-from jaxdml.prepare import records
+from jaxdml.prepare import source, writing
 
 CLASSES, EACH = input_measure.CLASSES, input_measure.EACH
 LARGE, LARGE_IMAGES, LARGE_SIZE, MAX_SIDE = 64, 256, (4032, 3024), 640
@@ -69,7 +69,7 @@ class Source:
       }
     )
     self.items = [
-      records.Item("train", f"{i}.jpg", {"label": i % classes}) for i in range(len(encoded))
+      source.Item("train", f"{i}.jpg", {"label": i % classes}) for i in range(len(encoded))
     ]
 
   def read(self, start: int) -> Iterator[bytes]:
@@ -190,19 +190,19 @@ def main() -> None:
   with tempfile.TemporaryDirectory() as folder:
     root = pathlib.Path(folder)
     encoded = photos(CLASSES * EACH, (640, 480))
-    records.write(Source("image_folder/bench", encoded, CLASSES), root)
+    writing.write(Source("image_folder/bench", encoded, CLASSES), root)
     write(root, "files", encoded, CLASSES)
     measured = rates(root, NAMES, args.rounds, args.images, pause=2)
     telephone = photos(LARGE, LARGE_SIZE)
     large = Source("image_folder/large", telephone, LARGE // 4)
-    records.write(large, root)
+    writing.write(large, root)
     large.name = "image_folder/reduced"
-    records.write(large, root, max_side=MAX_SIDE)
+    writing.write(large, root, max_side=MAX_SIDE)
     write(root, "large", telephone, LARGE // 4)
     rounds = max(args.rounds // 5, 1)
     measured_large = rates(root, LARGE_NAMES, rounds, LARGE_IMAGES, pause=5)
     tiny = cv2.imencode(".png", np.full((4, 4, 3), 7, np.uint8))[1].tobytes()
-    records.write(Source("image_folder/products", [tiny] * PRODUCTS, PRODUCT_CLASSES), root)
+    writing.write(Source("image_folder/products", [tiny] * PRODUCTS, PRODUCT_CLASSES), root)
     started = [json.loads(spawn("start", root).communicate()[0]) for _ in range(3)]
   images, classes, seconds, megabytes = sorted(started, key=lambda run: run[2])[1]
   kilobytes = [sum(map(len, files)) / len(files) / 1000 for files in (encoded, telephone)]

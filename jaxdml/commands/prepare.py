@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxdml.data import storage
+from jaxdml.data import records
 from jaxdml.data.bundled import BUNDLED as BUNDLED
 from jaxdml.data.bundled import build as build
 from jaxdml.data.bundled import default_data_dir as default_data_dir
@@ -22,9 +22,10 @@ from jaxdml.prepare import (
   cub200_2011,
   image_folder,
   inshop,
-  records,
   stanford_online_products,
+  writing,
 )
+from jaxdml.prepare.source import PrepareError, Source
 
 OFFICIAL = {
   module.NAME: module for module in (cars196, cub200_2011, stanford_online_products, inshop)
@@ -96,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     help="write larger pictures as JPEGs whose longer side has so many pixels; two to three times "
     "data.image_size is enough, and training reads them many times faster (default: as they are)",
   )
-  for name in sorted(BUNDLED):
+  for name in BUNDLED:
     _command(names, name, "A bundled data set, drawn here.")
   return parser
 
@@ -133,14 +134,14 @@ def prepare(args: argparse.Namespace) -> Path:
   """Prepares the data set that the command line asks for; returns its directory.
 
   Raises:
-    records.PrepareError: the message says what is wrong and what to do.
+    PrepareError: the message says what is wrong and what to do.
   """
   data_dir = Path(args.data_dir or default_data_dir()).expanduser()
   if args.name in BUNDLED:
     return build(args.name, data_dir)
   source_dir, max_side = args.source.expanduser(), None
   if args.name == "image_folder":
-    source: records.Source = image_folder.source(
+    source: Source = image_folder.source(
       source_dir,
       args.config,
       manifest=args.manifest,
@@ -149,17 +150,17 @@ def prepare(args: argparse.Namespace) -> Path:
       drop_copies=args.drop_copies,
     )
     max_side = args.max_side
-    directory = records.target(source.name, source.version, data_dir)
-    if storage.is_prepared(directory) and not args.overwrite:
+    directory = writing.target(source.name, source.version, data_dir)
+    if records.is_prepared(directory) and not args.overwrite:
       _check_current(source, directory, max_side)
       return _already(directory)
   else:
     module = OFFICIAL[args.name]
-    directory = records.target(module.NAME, module.VERSION, data_dir)
-    if storage.is_prepared(directory) and not args.overwrite:
+    directory = writing.target(module.NAME, module.VERSION, data_dir)
+    if records.is_prepared(directory) and not args.overwrite:
       return _already(directory)
     source = module.source(source_dir, allow_partial=args.allow_partial)
-  directory = records.write(
+  directory = writing.write(
     source, data_dir, max_bad=args.max_bad, max_side=max_side, overwrite=args.overwrite
   )
   if args.name == "image_folder":
@@ -167,9 +168,9 @@ def prepare(args: argparse.Namespace) -> Path:
   return directory
 
 
-def _check_current(source: records.Source, directory: Path, max_side: int | None) -> None:
-  if not records.is_current(source, directory, max_side):
-    raise records.PrepareError(
+def _check_current(source: Source, directory: Path, max_side: int | None) -> None:
+  if not writing.is_current(source, directory, max_side):
+    raise PrepareError(
       f"{source.name} is already prepared, from OTHER photos or options, and was left as it is in "
       f"{directory}; --overwrite makes it anew, another --name keeps both"
     )
@@ -185,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = _parser().parse_args(argv)
   try:
     print(prepare(args))
-  except (records.PrepareError, OSError) as error:  # OSError: a file of the source or a lock.
+  except (PrepareError, OSError) as error:  # OSError: a file of the source or a lock.
     print(f"error: {error}", file=sys.stderr)
     return 2
   except KeyboardInterrupt:

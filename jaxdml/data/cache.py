@@ -23,8 +23,14 @@ import PIL
 from tqdm import tqdm
 
 from jaxdml import _files
-from jaxdml.data import heif
-from jaxdml.data.decode import Header, decode_probed, probe, reduction_for
+from jaxdml.data.decode import (
+  Header,
+  decode_probed,
+  heif_version,
+  is_heif,
+  probe,
+  reduction_for,
+)  # fmt: skip
 
 __all__ = ["Decoder"]
 
@@ -93,7 +99,7 @@ class Decoder:
 
   def _path(self, encoded: bytes, channels: int, reduction: int) -> str:
     name = hashlib.sha256(encoded).hexdigest()
-    versions = f"{_VERSIONS}-heif-{heif.version()}" if heif.is_heif(encoded) else _VERSIONS
+    versions = f"{_VERSIONS}-heif-{heif_version()}" if is_heif(encoded) else _VERSIONS
     folder = os.path.join(os.path.expanduser(self.directory), versions, name[:2])
     return os.path.join(folder, f"{name[2:34]}-{channels}-{reduction}")
 

@@ -1,4 +1,4 @@
-"""Which public data sets there are, how they are divided, and what to do if one is not there."""
+"""Public data sets by name, and advice for a name that cannot be loaded."""
 
 from __future__ import annotations
 
@@ -7,49 +7,48 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxdml.errors import JaxdmlError
 
-class DatasetNotPreparedError(Exception):
+__all__ = [
+  "IMAGE_FOLDER", "PUBLIC", "DatasetNotPreparedError", "Rule", "how_to_convert", "how_to_prepare",
+  "what_there_is",
+]  # fmt: skip
+
+
+class DatasetNotPreparedError(JaxdmlError):
   """The data set is not on this machine; the message says where it was sought and what makes it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  """How a public data set is divided so that no test class is seen in training.
+  """Division of a public data set, by which no test class is seen in training.
+
+  It is for the layouts that TFDS makes; what `jaxdml prepare` writes is divided already.
 
   Attributes:
     label: the feature with the fine label.
     train_classes: labels below this train, the rest test, over all splits joined; None where the
       splits have no class in common.
-    archives: the files it is made from.
     by_tfds: only TFDS makes it under this name; instead of it, this data set can be prepared.
   """
 
-  label: str
-  train_classes: int | None
-  archives: str
+  label: str = "label"
+  train_classes: int | None = None
   by_tfds: str | None = None
 
 
 PUBLIC: dict[str, Rule] = {
-  "cars196": Rule(
-    label="label",
-    train_classes=98,
-    archives="car_ims.tgz and cars_annos.mat, or cars_train.tgz, cars_test.tgz, car_devkit.tgz and "
-    "cars_test_annos_withlabels.mat",
-  ),
-  "cub200_2011": Rule(label="label", train_classes=100, archives="CUB_200_2011.tgz"),
-  "caltech_birds2011": Rule(
-    label="label",
-    train_classes=100,
-    archives="CUB_200_2011.tgz and segmentations.tgz",
-    by_tfds="cub200_2011",
-  ),
-  "stanford_online_products": Rule(
-    label="class_id", train_classes=None, archives="Stanford_Online_Products.zip"
-  ),
-  "inshop": Rule(label="label", train_classes=None, archives="img.zip and list_eval_partition.txt"),
+  "cars196": Rule(train_classes=98),
+  "cub200_2011": Rule(train_classes=100),
+  "caltech_birds2011": Rule(train_classes=100, by_tfds="cub200_2011"),
+  "stanford_online_products": Rule(label="class_id"),
+  "inshop": Rule(),
 }
-"""Public data sets and the class-disjoint split that papers use."""
+"""Public data sets and the class-disjoint split that papers use.
+
+`load` takes any other one too that `jaxdml prepare` has made; a name that is here is known, and
+answered with advice, before it is prepared.
+"""
 
 IMAGE_FOLDER = "image_folder/"
 """Names of people's own photos begin with it."""
@@ -64,7 +63,7 @@ def _prepare(name: str, root: Path, source: str) -> str:
 
 
 def what_there_is(name: str, prepared: Sequence[str], others: Sequence[str] = ()) -> str:
-  """Says what is prepared, and which name is the nearest to one that cannot be loaded.
+  """Lists what is prepared, and names the nearest to one that cannot be loaded.
 
   Args:
     name: as given to `load`.
@@ -86,7 +85,7 @@ def what_there_is(name: str, prepared: Sequence[str], others: Sequence[str] = ()
 
 
 def how_to_prepare(name: str, root: Path, prepared: Sequence[str] = ()) -> str:
-  """Returns what to tell someone who asked for a data set that is not in `root`.
+  """Returns the message for someone who asked for a data set that is not in `root`.
 
   Args:
     name: as given to `load`.
@@ -104,14 +103,14 @@ def how_to_prepare(name: str, root: Path, prepared: Sequence[str] = ()) -> str:
   rule = PUBLIC.get(tfds_name)
   if rule is not None and rule.by_tfds is None:
     return (
-      f"{text}To prepare it, put {rule.archives} into a directory (as downloaded or extracted) and "
-      f"run, without network or TensorFlow: {_prepare(tfds_name, root, 'THAT_DIRECTORY')}"
+      f"{text}To prepare it, put its archives into a directory, as downloaded or extracted (jaxdml "
+      f"prepare {tfds_name} --help names them, and where people have them from), and run, without "
+      f"network or TensorFlow: {_prepare(tfds_name, root, 'THAT_DIRECTORY')}"
     )
   if rule is not None:
-    other = PUBLIC[rule.by_tfds]
     text += (
-      f"This is TFDS's own layout of {rule.by_tfds}, which needs {other.archives} alone: load "
-      f"that, after {_prepare(rule.by_tfds, root, 'DIRECTORY_WITH_IT')} . Or: "
+      f"This is TFDS's own layout of {rule.by_tfds}, which needs fewer archives: load that, after "
+      f"{_prepare(rule.by_tfds, root, 'DIRECTORY_WITH_THEM')} . Or: "
     )
   return (
     f"{text}To prepare it, run on any machine with TensorFlow (pip install tensorflow "
@@ -121,7 +120,7 @@ def how_to_prepare(name: str, root: Path, prepared: Sequence[str] = ()) -> str:
 
 
 def how_to_convert(name: str, directory: Path, formats: str) -> str:
-  """Returns what to tell someone whose data set has no random access.
+  """Returns the message for someone whose data set has no random access.
 
   Args:
     name: as given to `load`.

@@ -1,7 +1,8 @@
 """Data sets for metric learning: labels in memory, encoded images by random access.
 
-`load` knows the bundled data sets, which it builds on first use, the public ones with their
-class-disjoint splits, and, as `tfds:NAME`, whatever TFDS has prepared as array_record.
+`load` knows the bundled data sets, which it builds on first use, what `jaxdml prepare` has written,
+the public ones with their class-disjoint splits, and, as `tfds:NAME`, whatever TFDS has prepared as
+array_record.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxdml.data import bundled, catalog, storage
+from jaxdml.data import bundled, catalog, records
 from jaxdml.data.catalog import PUBLIC as PUBLIC
 from jaxdml.data.catalog import DatasetNotPreparedError as DatasetNotPreparedError
 
@@ -69,7 +70,7 @@ class Dataset:
 
   @functools.cached_property
   def _source(self) -> Any:
-    return storage.open_records(self.directory, self.tfds_split)
+    return records.open_records(self.directory, self.tfds_split)
 
   def column(self, label: str) -> np.ndarray:
     """Returns the label column, int32 [n].
@@ -111,11 +112,11 @@ class Dataset:
         f"record index outside 0..{len(self) - 1} of data set {self.name!r}, split {self.split!r}: "
         f"got {indices.min()}..{indices.max()}"
       )
-    return storage.read_bytes(self._source, self.rows[indices], self.image)
+    return records.read_bytes(self._source, self.rows[indices], self.image)
 
   def path(self, index: int) -> str | None:
     """Returns the file that a record was made from (its feature `path`), or None."""
-    return storage.read_text(self._source, self.rows[index], "path")
+    return records.read_text(self._source, self.rows[index], "path")
 
   def describe(self, index: int) -> str:
     """Returns where a record comes from, for messages: its file and its place in the data set."""
@@ -135,8 +136,8 @@ class Dataset:
 
 
 def names() -> list[str]:
-  """Returns what `load` accepts, apart from `image_folder/NAME` and `tfds:NAME`."""
-  return [*sorted(bundled.BUNDLED), *sorted(PUBLIC)]
+  """Returns the names that `load` knows, apart from `image_folder/NAME` and `tfds:NAME`."""
+  return [*bundled.BUNDLED, *sorted(PUBLIC)]
 
 
 def load(name: str, split: str, *, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
@@ -146,8 +147,8 @@ def load(name: str, split: str, *, data_dir: str | os.PathLike[str] | None = Non
   the column `GALLERY`.
 
   Args:
-    name: one of `names()`; `image_folder/NAME` for people's own photos; `tfds:NAME`
-      (`tfds:NAME/CONFIG`) for a data set prepared by TFDS.
+    name: one of `names()` or any that `jaxdml prepare` has made; `image_folder/NAME` for people's
+      own photos; `tfds:NAME` (`tfds:NAME/CONFIG`) for a data set prepared by TFDS.
     split: "train" or "test"; for image folders and `tfds:NAME` one of their splits, or some joined
       by "+".
     data_dir: TFDS data directory; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
@@ -160,12 +161,13 @@ def load(name: str, split: str, *, data_dir: str | os.PathLike[str] | None = Non
   tfds_name = name.removeprefix("tfds:")
   if name in bundled.BUNDLED:
     directory: Path | None = bundled.build(name, root)
-  elif name in PUBLIC or (_has_own_splits(name) and tfds_name):
-    directory = storage.find_version(root, tfds_name)
+  elif name in PUBLIC or (_has_own_splits(name) and tfds_name) or _made_here(name, root):
+    directory = records.find_version(root, tfds_name)
   else:
     raise ValueError(
-      f"unknown data set {name!r}; valid names are {', '.join(names())}, image_folder/NAME for "
-      "your own photos, and tfds:NAME for any data set that TFDS has prepared as array_record. "
+      f"unknown data set {name!r}; valid names are {', '.join(names())}, any other that jaxdml "
+      "prepare has made, image_folder/NAME for your own photos, and tfds:NAME for any data set "
+      "that TFDS has prepared as array_record. "
       f"Data directory: {root}. {catalog.what_there_is(name, _prepared(root), names())}"
     )
   if directory is None:
@@ -179,10 +181,18 @@ def load(name: str, split: str, *, data_dir: str | os.PathLike[str] | None = Non
 
 
 def _prepared(root: Path) -> list[str]:
-  """What `load` takes and finds in a data directory."""
+  """Returns what `load` takes and finds in a data directory."""
   known = names()
-  own = lambda name: name in known or name.startswith(catalog.IMAGE_FOLDER)
-  return [name if own(name) else f"tfds:{name}" for name in storage.prepared(root)]
+  own = lambda name: (
+    name in known or name.startswith(catalog.IMAGE_FOLDER) or _made_here(name, root)
+  )
+  return [name if own(name) else f"tfds:{name}" for name in records.prepared(root)]
+
+
+def _made_here(name: str, root: Path) -> bool:
+  """Tells whether `jaxdml prepare` made a data set of this name: its splits share no class then."""
+  directory = records.find_version(root, name)
+  return directory is not None and (directory / records.SOURCE_FILE).is_file()
 
 
 def _has_own_splits(name: str) -> bool:
@@ -206,7 +216,7 @@ def _parts(name: str, split: str, by_split: Mapping[str, Any]) -> list[str]:
 def _divide(name: str, split: str, info: tfds.core.DatasetInfo, directory: Path) -> Dataset:
   """Applies the data set's split rule to its label columns."""
   rule = PUBLIC.get(name)
-  by_split = storage.read_labels(directory, info)
+  by_split = records.read_labels(directory, info)
   parts = _parts(name, split, by_split)
   chosen = {p: np.arange(info.splits[p].num_examples) for p in parts if p in by_split}
   if rule is not None and rule.train_classes is not None:
@@ -239,8 +249,8 @@ def _divide(name: str, split: str, info: tfds.core.DatasetInfo, directory: Path)
     directory=os.fspath(directory),
     tfds_split="+".join(chosen),
     rows=rows,
-    image=storage.image_feature(info),
-    names=storage.label_features(info),
+    image=records.image_feature(info),
+    names=records.label_features(info),
     digest=_digest({part: info.splits[part].num_bytes for part in chosen}, rows, labels),
   )
 

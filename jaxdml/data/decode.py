@@ -5,21 +5,28 @@ OpenCV decodes JPEG and opaque PNG, Pillow every other kind. Both decode on the 
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 import zlib
+from importlib import metadata
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from jaxdml.data import heif
+from jaxdml.errors import JaxdmlError
 
-__all__ = ["FORMATS", "MAX_BYTES", "MAX_PIXELS", "Header", "ImageDecodeError", "decode", "probe"]
+__all__ = [
+  "FORMATS", "MAX_BYTES", "MAX_PIXELS", "Header", "ImageDecodeError", "decode", "decode_probed",
+  "heif_version", "is_heif", "probe", "reduction_for",
+]  # fmt: skip
 
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""What can be decoded, HEIF with pillow-heif. Pillow knows more, some of which start programs."""
+"""The formats that are decoded, HEIF, as iPhones write it (.heic), with the package pillow-heif.
+
+Pillow knows more, some of which start programs."""
 
 MAX_PIXELS = 178_956_970
 """Larger images are refused before they are decoded: 512 MiB as RGB, Pillow's own limit."""
@@ -29,6 +36,12 @@ MAX_BYTES = 2**29
 
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _ORIENTATION = 0x0112  # the EXIF tag
+# HEVC's brands of HEIF and the general ones. AVIF, which Pillow reads itself, names its own beside
+# the latter.
+_HEIF_BRANDS = frozenset(
+  (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+)
+_AVIF_BRANDS = frozenset((b"avif", b"avis"))
 _PNG = b"\x89PNG\r\n\x1a\n"
 _ALONE = frozenset(bytes([m]) for m in (0x00, 0x01, *range(0xD0, 0xD9)))  # JPEG, without a length
 _FRAMES = frozenset(bytes([m]) for m in range(0xC0, 0xD0) if m not in (0xC4, 0xC8, 0xCC))
@@ -42,12 +55,12 @@ _REDUCED = {
 }
 
 
-class ImageDecodeError(ValueError):
+class ImageDecodeError(JaxdmlError, ValueError):
   """The bytes are no image, a damaged one or one that is too large; the message says which."""
 
 
 class Header(NamedTuple):
-  """What an image file says of itself.
+  """Facts that an image file states of itself.
 
   Attributes:
     format: one of `FORMATS`.
@@ -145,7 +158,7 @@ def decode_probed(
 
 
 def reduction_for(header: Header, min_size: tuple[float, float] | None) -> int:
-  """By how much `decode` divides the sides: 1, 2, 4 or 8.
+  """Returns the number by which `decode` divides the sides: 1, 2, 4 or 8.
 
   >>> reduction_for(Header("JPEG", 480, 640, True), (224, 298.7))
   2
@@ -154,6 +167,40 @@ def reduction_for(header: Header, min_size: tuple[float, float] | None) -> int:
     return 1
   smallest = min(header.height / max(min_size[0], 1), header.width / max(min_size[1], 1))
   return max(r for r in _REDUCED if r <= max(smallest, 1))
+
+
+def is_heif(encoded: bytes) -> bool:
+  """Says whether a file begins as a HEIF picture (ISO/IEC 23008-12, the box `ftyp`).
+
+  >>> is_heif(bytes([0, 0, 0, 20]) + b"ftypheic" + bytes(4) + b"mif1")
+  True
+  >>> is_heif(bytes([0, 0, 0, 20]) + b"ftypmif1" + bytes(4) + b"avif")
+  False
+  """
+  if encoded[4:8] != b"ftyp" or encoded[8:12] not in _HEIF_BRANDS:
+    return False
+  end = min(int.from_bytes(encoded[:4], "big"), len(encoded))
+  return not any(encoded[place : place + 4] in _AVIF_BRANDS for place in range(16, end - 3, 4))
+
+
+@functools.cache
+def heif_version() -> str:
+  """Returns the version of the package that decodes HEIF."""
+  return metadata.version("pillow-heif")
+
+
+@functools.cache
+def _reads_heif() -> bool:
+  """Teaches Pillow the format; False where pillow-heif is not installed."""
+  try:
+    import pillow_heif
+  except ModuleNotFoundError:
+    return False
+  # One thread: the pipeline's workers are as many as there are cores.
+  pillow_heif.register_heif_opener(
+    thumbnails=False, depth_images=False, aux_images=False, decode_threads=1
+  )
+  return True
 
 
 def _error(encoded: bytes, what: str) -> ImageDecodeError:
@@ -271,9 +318,10 @@ def _probe_png(encoded: bytes) -> Header:
 
 def _probe_other(encoded: bytes) -> Header:
   formats = [name for name in FORMATS if name != "HEIF"]  # Pillow refuses names it does not know.
-  if heif.is_heif(encoded):
-    if not heif.available():
-      raise _error(encoded, f"a HEIF picture (.heic), which {heif.HOW_TO_READ}")
+  if is_heif(encoded):
+    if not _reads_heif():
+      needed = "needs the package pillow-heif: pip install pillow-heif"
+      raise _error(encoded, f"a HEIF picture (.heic), which {needed}")
     formats = ["HEIF"]
   try:
     with Image.open(io.BytesIO(encoded), formats=formats) as image:

@@ -61,7 +61,7 @@ class Normalize:
     return images[..., ::-1] if self.bgr else images
 
   def text(self) -> str:
-    """What `create` makes this from, for 3 channels of scale 1.
+    """Returns the text that `create` makes this from, for 3 channels of scale 1.
 
     >>> create("caffe", 3).text()
     'bgr mean 104 117 123 std 1 1 1'

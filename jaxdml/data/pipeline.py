@@ -7,13 +7,15 @@ each slot draws from its own generator, keyed by (seed, step, slot).
 from __future__ import annotations
 
 import functools
+import sys
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from jaxdml.data import workers
 from jaxdml.data.datasets import Dataset
-from jaxdml.data.images import BadImages, Images, PreprocessFn, SlotRngs
+from jaxdml.data.loading import BadImages, Images, PreprocessFn, SlotRngs
 from jaxdml.data.sampling import Sampler
 from jaxdml.data.workers import Batches
 
@@ -45,7 +47,6 @@ class _TrainStep:
       "image": loaded.image,
       "label": self._labels[wanted],
       "index": loaded.index,
-      "id": self._slots,
       "replaced": ~loaded.good,
       _BAD: tuple(loaded.reasons.items()),
     }
@@ -93,6 +94,8 @@ def train_batches(
 ) -> Batches:
   """Iterates over the training batches of steps `start_step`, `start_step + 1`, ...
 
+  Classes that the sampler leaves out are named on stderr, once, with their number.
+
   The stream is bitwise the same for any `num_workers`, and continues where it stopped if
   `start_step` is the number of steps done. Close it, or use it as a context manager.
 
@@ -114,13 +117,13 @@ def train_batches(
     shard_index: this host, of `shard_count`; it gets its contiguous part of the global batch.
     shard_count: number of hosts.
     bad_images: counts those that cannot be decoded; by default a new one, which stops the iteration
-      at more than `images.MAX_BAD_IMAGES` of the data set.
+      at more than `loading.MAX_BAD_IMAGES` of the data set.
 
   Returns:
     Dicts of `image` uint8 [n, h, w, c]; `label` int32 [n] in 0..c-1, the place of the class in
-    `dataset.classes(label)`; `index` int32 [n], the record in `dataset` that is shown; `id` int32
-    [n], the slot in the global batch; `replaced` bool [n], the record stands in for one that cannot
-    be decoded. n is the sampler's batch size / shard_count.
+    `dataset.classes(label)`; `index` int32 [n], the record in `dataset` that is shown; `replaced`
+    bool [n], the record stands in for one that cannot be decoded. n is the sampler's batch size /
+    shard_count.
 
   Raises:
     ValueError: the arguments do not fit together.
@@ -142,6 +145,8 @@ def train_batches(
     raise ValueError(f"shard_index must be in 0..{shard_count - 1}, got {shard_index}")
   if start_step < 0:
     raise ValueError(f"start_step must be at least 0, got {start_step}")
+  if sampler.left_out and not shard_index:
+    tqdm.write(f"never drawn in training on {dataset.name!r}: {sampler.left_out}", file=sys.stderr)
   images = Images(dataset, preprocess_fn, labels)
   step_fn = _TrainStep(images, sampler, labels, seed, shard_index, shard_count)
   stop = _ENDLESS if num_steps is None else start_step + num_steps

@@ -1,12 +1,12 @@
-"""Which records make up a batch: pure functions (seed, step) -> record indices.
+"""Batch samplers: pure functions of (seed, step) that give the indices of the records of a batch.
 
 Nothing is carried from step to step, so a run resumes anywhere from the step number alone, and
 every host computes the same global batch. A step costs O(batch), whatever the size of the data.
 
 A class of one image cannot give a positive pair: every sampler but "uniform" leaves it out and
-counts it (`dropped_classes`). A class with fewer than K images repeats them as evenly as possible,
-each floor or ceil of K / size times; losses know such repetitions by the record's index and never
-pair an image with itself.
+says so (`left_out`). A class with fewer than K images repeats them as evenly as possible, each
+floor or ceil of K / size times; losses know such repetitions by the record's index and never pair
+an image with itself.
 """
 
 from __future__ import annotations
@@ -15,25 +15,32 @@ from typing import Protocol
 
 import numpy as np
 
-from jaxdml.data import draws
+__all__ = [
+  "NAMES", "ClassBalanced", "Hierarchical", "Sampler", "Triplets", "Uniform", "create",
+]  # fmt: skip
+
+NAMES = ("hierarchical", "npair", "pk", "triplet", "uniform")
+"""The samplers that `create` knows."""
+
+_STREAM = 0x5A3F1C  # Keeps the sampler's random numbers apart from those of the augmentation.
 
 
 class Sampler(Protocol):
-  """What `create` returns.
+  """A function step -> record indices, as `create` returns it.
 
   Attributes:
     batch_size: records in a global batch.
     num_records: length of the labels it was made from.
     group: records that belong together (2 for pairs, 3 for triplets); parts of a batch for hosts
       and devices must hold whole groups.
-    dropped_classes: classes of one image, which cannot give a positive pair and are left out as
-      anchors.
+    left_out: a sentence on the classes and groups that it never draws, with their numbers; "" where
+      it draws all.
   """
 
   batch_size: int
   num_records: int
   group: int
-  dropped_classes: int
+  left_out: str
 
   def __call__(self, step: int) -> np.ndarray:
     """Returns the record indices of a step's global batch, int64 [batch_size]."""
@@ -41,36 +48,32 @@ class Sampler(Protocol):
 
 
 class ClassBalanced:
-  """P classes x K images: K consecutive records of each of P different classes.
+  """P classes x K images: K consecutive records each of P different classes.
 
-  A class with fewer than K images repeats them as evenly as possible. With K = 2 this is the N-pair
-  batch a0, p0, a1, p1, ..., whose contiguous parts of even length hold whole pairs.
+  With K = 2 this is the N-pair batch a0, p0, a1, p1, ..., whose contiguous parts of even length
+  hold whole pairs.
   """
+
+  group = 1
 
   def __init__(
     self, labels: np.ndarray, batch_size: int, images_per_class: int, seed: int, label: str
   ):
-    if images_per_class < 2:
-      raise ValueError(
-        f"data.images_per_class must be at least 2, to have a positive pair, got {images_per_class}"
-      )
+    _check_images_per_class(images_per_class)
     if batch_size % images_per_class:
       raise ValueError(
         f"data.batch_size ({batch_size}) must be a multiple of data.images_per_class "
         f"({images_per_class})"
       )
-    self.batch_size = batch_size
-    self.num_records = len(labels)
-    self.group = 1
-    self._per_class = images_per_class
-    self._seed = seed
-    self._classes = draws.Classes(labels, label, batch_size // images_per_class)
-    self.dropped_classes = self._classes.dropped
+    self.batch_size, self.num_records = batch_size, len(labels)
+    self._per_class, self._seed = images_per_class, seed
+    self._classes = _Classes(labels, label, batch_size // images_per_class)
+    self.left_out = self._classes.left_out
 
   def __call__(self, step: int) -> np.ndarray:
     """Returns the record indices of a step, int64 [batch_size]."""
-    rng = draws.rng_at(self._seed, step)
-    chosen = draws.distinct(rng, len(self._classes), self.batch_size // self._per_class)
+    rng = _rng_at(self._seed, step)
+    chosen = _distinct(rng, len(self._classes), self.batch_size // self._per_class)
     return np.concatenate([self._classes.draw(rng, c, self._per_class) for c in chosen])
 
 
@@ -81,21 +84,21 @@ class Triplets:
   is an image of a class other than the anchor's, classes being equally likely.
   """
 
+  group = 3
+
   def __init__(self, labels: np.ndarray, batch_size: int, seed: int, label: str):
     if batch_size % 3:
       raise ValueError(f"data.batch_size ({batch_size}) must be a multiple of 3 for triplets")
-    self.batch_size = batch_size
-    self.num_records = len(labels)
-    self.group = 3
+    self.batch_size, self.num_records = batch_size, len(labels)
     self._seed = seed
-    self._classes = draws.Classes(labels, label, 2)
-    self.dropped_classes = self._classes.dropped
+    self._classes = _Classes(labels, label, 2)
+    self.left_out = self._classes.left_out
 
   def __call__(self, step: int) -> np.ndarray:
     """Returns the record indices of a step, int64 [batch_size]."""
-    rng = draws.rng_at(self._seed, step)
+    rng = _rng_at(self._seed, step)
     triplets, total = self.batch_size // 3, len(self._classes)
-    anchors = np.resize(draws.distinct(rng, total, min(triplets, total)), triplets)
+    anchors = np.resize(_distinct(rng, total, min(triplets, total)), triplets)
     others = (anchors + rng.integers(1, total, size=triplets)) % total
     parts = []
     for anchor, other in zip(anchors, others, strict=True):
@@ -106,21 +109,20 @@ class Triplets:
 class Uniform:
   """Different records, each equally likely, whatever their class; positives are not guaranteed."""
 
-  dropped_classes = 0
+  group = 1
+  left_out = ""
 
   def __init__(self, labels: np.ndarray, batch_size: int, seed: int):
     if batch_size > len(labels):
       raise ValueError(
         f"data.batch_size ({batch_size}) is more than the {len(labels)} records of the data set"
       )
-    self.batch_size = batch_size
-    self.num_records = len(labels)
-    self.group = 1
+    self.batch_size, self.num_records = batch_size, len(labels)
     self._seed = seed
 
   def __call__(self, step: int) -> np.ndarray:
     """Returns the record indices of a step, int64 [batch_size]."""
-    return draws.distinct(draws.rng_at(self._seed, step), self.num_records, self.batch_size)
+    return _distinct(_rng_at(self._seed, step), self.num_records, self.batch_size)
 
 
 class Hierarchical:
@@ -128,8 +130,10 @@ class Hierarchical:
 
   All classes of a group are neighbours in the batch, K consecutive records each. Groups are drawn
   without replacement, then classes within each group. A group with fewer than P/N classes of two
-  images is left out (`dropped_groups`).
+  images is left out.
   """
+
+  group = 1
 
   def __init__(
     self,
@@ -142,20 +146,16 @@ class Hierarchical:
     label: str,
     coarse_label: str,
   ):
-    if images_per_class < 2:
-      raise ValueError(
-        f"data.images_per_class must be at least 2, to have a positive pair, got {images_per_class}"
-      )
+    _check_images_per_class(images_per_class)
     if groups < 1 or batch_size % (groups * images_per_class):
       raise ValueError(
         f"data.batch_size ({batch_size}) must be a multiple of data.coarse_per_batch ({groups}) "
         f"times data.images_per_class ({images_per_class})"
       )
-    self.batch_size, self.num_records, self.group = batch_size, len(labels), 1
+    self.batch_size, self.num_records = batch_size, len(labels)
     self._seed, self._per_class, self._groups = seed, images_per_class, groups
     self._per_group = batch_size // (groups * images_per_class)
-    self._classes = draws.Classes(labels, label, groups * self._per_group)
-    self.dropped_classes = self._classes.dropped
+    self._classes = _Classes(labels, label, groups * self._per_group)
     # The group of a class is that of its first record; then no record may differ from its class.
     of_class = coarse[self._classes.order[self._classes.starts]]
     place = np.searchsorted(self._classes.values, labels).clip(max=len(of_class) - 1)
@@ -170,7 +170,6 @@ class Hierarchical:
     _, counts = np.unique(of_class, return_counts=True)
     kept = np.flatnonzero(counts >= self._per_group)
     self._starts, self._counts = (np.cumsum(counts) - counts)[kept], counts[kept]
-    self.dropped_groups = len(counts) - len(kept)
     if len(kept) < groups:
       raise ValueError(
         f"data.coarse_label={coarse_label} has {len(kept)} groups with at least {self._per_group} "
@@ -178,27 +177,23 @@ class Hierarchical:
         f"data.coarse_per_batch={groups} of them: lower data.batch_size, raise "
         "data.images_per_class, or change data.coarse_per_batch"
       )
+    said = [self._classes.left_out] if self._classes.left_out else []
+    if len(kept) < len(counts):
+      said.append(
+        f"{len(counts) - len(kept)} of the {len(counts)} groups of {coarse_label!r} have fewer "
+        f"than {self._per_group} classes of two images"
+      )
+    self.left_out = "; ".join(said)
 
   def __call__(self, step: int) -> np.ndarray:
     """Returns the record indices of a step, int64 [batch_size]."""
-    rng = draws.rng_at(self._seed, step)
+    rng = _rng_at(self._seed, step)
     parts = []
-    for group in draws.distinct(rng, len(self._counts), self._groups):
-      places = draws.distinct(rng, int(self._counts[group]), self._per_group)
+    for group in _distinct(rng, len(self._counts), self._groups):
+      places = _distinct(rng, int(self._counts[group]), self._per_group)
       chosen = self._order[self._starts[group] + places]
       parts += [self._classes.draw(rng, which, self._per_class) for which in chosen]
     return np.concatenate(parts)
-
-
-NAMES = ("hierarchical", "npair", "pk", "triplet", "uniform")
-"""The samplers that `create` knows."""
-
-
-def _integers(name: str, values: np.ndarray) -> np.ndarray:
-  values = np.asarray(values)
-  if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
-    raise ValueError(f"{name} must be integers [n], got {values.dtype} {list(values.shape)}")
-  return values
 
 
 def create(
@@ -264,3 +259,76 @@ def create(
       labels, coarse, batch_size, images_per_class, coarse_per_batch, seed, label, coarse_label
     )
   raise ValueError(f"unknown sampler {name!r}; valid names are {', '.join(NAMES)}")
+
+
+def _integers(name: str, values: np.ndarray) -> np.ndarray:
+  values = np.asarray(values)
+  if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
+    raise ValueError(f"{name} must be integers [n], got {values.dtype} {list(values.shape)}")
+  return values
+
+
+def _check_images_per_class(count: int) -> None:
+  if count < 2:
+    raise ValueError(
+      f"data.images_per_class must be at least 2, to have a positive pair, got {count}"
+    )
+
+
+def _rng_at(seed: int, step: int) -> np.random.Generator:
+  """Returns the random numbers of a step, whatever was drawn before it."""
+  if step < 0:
+    raise ValueError(f"step must be at least 0, got {step}")
+  key = np.array([seed & (2**64 - 1), _STREAM], np.uint64)
+  return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, step, 0]))
+
+
+def _distinct(rng: np.random.Generator, total: int, count: int) -> np.ndarray:
+  """Draws `count` different numbers below `total` in random order, in O(count) for small counts."""
+  if total <= 4 * count:
+    return rng.permutation(total)[:count]
+  # Rejection: at most a quarter of the numbers is ever taken, so few draws are repeated.
+  chosen: dict[int, None] = {}
+  while len(chosen) < count:
+    for value in rng.integers(total, size=count - len(chosen)).tolist():
+      chosen.setdefault(value)
+  return np.fromiter(chosen, np.int64, count)
+
+
+class _Classes:
+  """The records of each class that has at least two, in one array with offsets (CSR)."""
+
+  def __init__(self, labels: np.ndarray, label: str, needed: int):
+    values, dense = np.unique(labels, return_inverse=True)
+    counts = np.bincount(dense, minlength=len(values))
+    kept = np.flatnonzero(counts >= 2)
+    self.order = np.argsort(dense, kind="stable").astype(np.int64)
+    starts = np.cumsum(counts) - counts
+    self.values, self.starts, self.counts = values[kept], starts[kept], counts[kept]
+    single = len(values) - len(kept)
+    self.left_out = (
+      f"{single} of the {len(values)} classes of {label!r} have one image, which cannot give a "
+      "positive pair"
+      if single
+      else ""
+    )
+    if len(kept) < needed:
+      raise ValueError(
+        f"label column {label!r} has {len(kept)} classes with at least 2 images "
+        f"({single} more have one image and cannot give a positive pair), and a batch needs "
+        f"{needed} classes: lower data.batch_size, raise data.images_per_class, or train on a "
+        "coarser label"
+      )
+
+  def __len__(self) -> int:
+    return len(self.counts)
+
+  def draw(self, rng: np.random.Generator, which: int, count: int) -> np.ndarray:
+    """Draws `count` records of a class; all differ unless the class is smaller."""
+    size = int(self.counts[which])
+    if size >= count:
+      places = _distinct(rng, size, count)
+    else:
+      # Cyclically over one permutation: each image comes floor or ceil of count/size times.
+      places = np.resize(rng.permutation(size), count)
+    return self.order[self.starts[which] + places]

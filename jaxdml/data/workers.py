@@ -20,6 +20,8 @@ import grain.python as grain
 import numpy as np
 from absl import flags
 
+from jaxdml.errors import JaxdmlError
+
 _AHEAD = 4
 _WORKER_AHEAD = 2
 _GRACE = 10.0  # seconds that a worker outlives SIGTERM
@@ -28,8 +30,10 @@ _in_worker = False
 _told = False
 
 
-class WorkerError(RuntimeError):
+class WorkerError(JaxdmlError, RuntimeError):
   """A process that prepares batches died."""
+
+  exit_status = 1
 
 
 def cores() -> int:
@@ -40,7 +44,7 @@ def cores() -> int:
 
 
 def _capped(num_workers: int) -> int:
-  """At most a worker a core, said once: each takes seconds of a core to start, and memory.
+  """Allows a worker a core at most, said once: each takes seconds of a core to start, and memory.
 
   The batches are the same for any number, so a config may name one for larger machines.
   """

@@ -55,7 +55,7 @@ def embed_images(model: Model, images: Sequence[Any], batch_size: int = 64) -> n
   Args:
     model: a trained model.
     images: each a path, the bytes of a file, a PIL image or uint8 [h, w, 3], RGB, as
-      `data.encoding.encoded` takes them.
+      `data.picture_files.encoded` takes them.
     batch_size: images a batch, on all devices of this host.
 
   Raises:
@@ -70,7 +70,7 @@ def embed_images(model: Model, images: Sequence[Any], batch_size: int = 64) -> n
   parts = [np.zeros((0, model.dimension), np.float32)]
   for start in range(0, len(images), batch_size):
     batch = [
-      model.preprocessing(data.encoding.encoded(images[i], f"images[{i}]"), rng)
+      model.preprocessing(data.picture_files.encoded(images[i], f"images[{i}]"), rng)
       for i in range(start, min(start + batch_size, len(images)))
     ]
     parts.append(model.embed_batch(np.stack(batch)))
@@ -106,7 +106,7 @@ def embed_source(
     WorkerError: a process that decodes died.
   """
   if bad is None:
-    bad = data.BadImages(source, data.images.MAX_BAD_IMAGES)
+    bad = data.BadImages(source, data.MAX_BAD_IMAGES)
   batches = data.eval_batches(source, model.preprocessing, batch_size, num_workers, bad)
   bar = tqdm(total=len(source), desc=f"embed {source.name}", unit="image", disable=None)
   done = 0

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdml.data import encoding
+from jaxdml.data import picture_files
 from jaxdml.data import preprocess as preprocess_lib
 from jaxdml.training import checkpoints, parallel
 from jaxdml.training import config as config_lib
@@ -79,7 +79,7 @@ class TrainedModel:
 
     Args:
       image: a path or a file's bytes, of one of `data.decode.FORMATS`; a PIL image; or uint8
-        [h, w, 3], RGB, as `data.encoding.encoded` takes them.
+        [h, w, 3], RGB, as `data.picture_files.encoded` takes them.
 
     Returns:
       uint8 of `image_shape`, RGB or grey; the network normalises it.
@@ -90,7 +90,7 @@ class TrainedModel:
       OSError: the path cannot be read.
     """
     # Nothing is drawn.
-    return self.preprocessing(encoding.encoded(image), np.random.default_rng(0))
+    return self.preprocessing(picture_files.encoded(image), np.random.default_rng(0))
 
   def embed_batch(self, images: np.ndarray) -> np.ndarray:
     """Embeds images on all devices of this host.

@@ -23,7 +23,7 @@ from typing import IO, Protocol
 
 from tqdm import tqdm
 
-from jaxdml.prepare.shards import PrepareError
+from jaxdml.prepare.source import PrepareError
 
 MAX_MEMBER_BYTES = 512 * 2**20
 """No photo and no list of the data sets is as large; a member that says so is refused."""

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from jaxdml.prepare import official, official_files
 from jaxdml.prepare.official import Count, Row
-from jaxdml.prepare.shards import PrepareError
+from jaxdml.prepare.source import PrepareError
 
 NAME = "cars196"
 VERSION = "3.0.0"  # TFDS's own, with the official splits, is 2.x.

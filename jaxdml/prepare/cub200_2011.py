@@ -7,9 +7,10 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from jaxdml._text import few
 from jaxdml.prepare import official, official_files
 from jaxdml.prepare.official import Count, Row
-from jaxdml.prepare.shards import PrepareError
+from jaxdml.prepare.source import PrepareError
 
 NAME = "cub200_2011"
 VERSION = "1.0.0"
@@ -59,7 +60,7 @@ def source(
   if unlabelled:
     raise PrepareError(
       f"image_class_labels.txt in {path} has no label for {len(unlabelled)} images: "
-      f"{official_files.few(unlabelled)}"
+      f"{few(unlabelled)}"
     )
   rows = []
   for number, file in images.items():

@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from jaxdml.data import picture_files
 from jaxdml.prepare import copies, photos
 from jaxdml.prepare.photos import ImageFolderError, Photo
-from jaxdml.prepare.records import Item
+from jaxdml.prepare.source import Item
 
 VERSION = "1.0.0"
 
@@ -27,7 +27,7 @@ _COLUMNS = ("label", "coarse", "fine")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageFolder:
-  """A folder of photos as a `records.Source`; `source` makes it.
+  """A folder of photos as a `source.Source`; `source` makes it.
 
   Attributes:
     root: the folder that the items' paths are relative to.

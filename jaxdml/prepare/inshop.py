@@ -7,9 +7,10 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from jaxdml._text import few
 from jaxdml.prepare import official, official_files
 from jaxdml.prepare.official import Count, Row
-from jaxdml.prepare.shards import PrepareError
+from jaxdml.prepare.source import PrepareError
 
 NAME = "inshop"
 VERSION = "1.0.0"
@@ -112,7 +113,7 @@ def _read_list(path: Path) -> list[tuple[str, str, str]]:
   of_split = {split: {item for _, item, s in table if s == split} for split in EXPECTED}
   shared = sorted(of_split["train"] & (of_split["query"] | of_split["gallery"]))
   if shared:
-    raise PrepareError(f"{path} has items in training and in test: {official_files.few(shared)}")
+    raise PrepareError(f"{path} has items in training and in test: {few(shared)}")
   return table
 
 

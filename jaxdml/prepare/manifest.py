@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxdml.data.picture_files import SPLITS, clean_name
-from jaxdml.prepare.shards import PrepareError
+from jaxdml.prepare.source import PrepareError
 
 REQUIRED = ("path", "label")
 OPTIONAL = ("coarse", "fine", "split")
 SUFFIXES = (".csv", ".jsonl", ".ndjson", ".tsv")
-"""How the name of a manifest ends: CSV with a header line, or one JSON object a line."""
+"""Ends of the name of a manifest: CSV with a header line, or one JSON object a line."""
 
 _SHOWN = 5
 _DELIMITERS = ",;\t"
@@ -69,7 +69,7 @@ class Problems:
 
 
 def name_problem(name: str) -> str | None:
-  """Says what keeps a cleaned class name from being stored, or None."""
+  """Returns what keeps a cleaned class name from being stored, or None."""
   if not name:
     return "is empty"
   if _UNPRINTABLE.search(name):
@@ -138,7 +138,7 @@ def _text(path: Path) -> str:
 
 
 def _value_problem(column: str, value: str, count: int) -> str | None:
-  """Says what is wrong with a value that every line should have."""
+  """Returns what is wrong with a value that every line should have."""
   if not value:
     if column in REQUIRED:
       return f"the {column} is missing"

@@ -1,4 +1,4 @@
-"""What the four public data sets share: checking against annotations, reading in order."""
+"""Public data sets from their archives: comparing with the annotations, reading in order."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
+from jaxdml._text import few
 from jaxdml.prepare.archives import Files, check_name
-from jaxdml.prepare.official_files import IMAGES, Part, few
-from jaxdml.prepare.records import Item
-from jaxdml.prepare.shards import PrepareError
+from jaxdml.prepare.official_files import IMAGES, Part
+from jaxdml.prepare.source import Item, PrepareError
 
 
 class Count(NamedTuple):
-  """How many images, of how many classes, a split has."""
+  """Images and classes of a split, by number."""
 
   images: int
   classes: int
@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OfficialSource:
-  """A `records.Source` over some archives and folders."""
+  """A `source.Source` over some archives and folders."""
 
   name: str
   version: str
@@ -82,7 +82,7 @@ def assemble(
   """Compares annotations, files and published counts, and returns the source if all agree.
 
   Args:
-    name: of the data set, as the rest down to `supervised` in `records.Source`.
+    name: of the data set, as the rest down to `supervised` in `source.Source`.
     version: of it.
     description: of it.
     homepage: of it.
@@ -136,7 +136,7 @@ def assemble(
 
 
 def _missing(rows: Sequence[Row], there: Sequence[Row], parts: Sequence[Part]) -> list[str]:
-  """Says which images the annotations name and the files do not hold."""
+  """Lists the images that the annotations name and the files do not hold."""
   if len(there) == len(rows):
     return []
   problems = []

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import itertools
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxdml._text import few
 from jaxdml.prepare.archives import Files, Folder, Tar, Zip
-from jaxdml.prepare.shards import PrepareError
+from jaxdml.prepare.source import PrepareError
 
 IMAGES = (".jpg", ".jpeg", ".png")
-_NAMED = 5
 _TAR_ENDINGS = (".tgz", ".tar.gz", ".tar")
 
 
@@ -44,12 +43,6 @@ class Part:
       return self.files.text(self.names[name]).decode("utf-8-sig")
     except UnicodeDecodeError as error:
       raise PrepareError(f"{name} in {self.files.path} is no UTF-8 text: {error}") from error
-
-
-def few(names: Collection[str]) -> str:
-  """Returns the first few names, and how many more there are."""
-  more = len(names) - _NAMED
-  return ", ".join(itertools.islice(names, _NAMED)) + (f" and {more:,} more" if more > 0 else "")
 
 
 def find(source: Path, *names: str) -> Path | None:

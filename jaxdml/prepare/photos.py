@@ -8,9 +8,11 @@ import posixpath
 import re
 import stat
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxdml._text import few
 from jaxdml.data.picture_files import (
   SPLITS,
   SUFFIXES,
@@ -20,11 +22,10 @@ from jaxdml.data.picture_files import (
   walk,
 )  # fmt: skip
 from jaxdml.prepare import manifest as manifests
-from jaxdml.prepare.shards import PrepareError
+from jaxdml.prepare.source import PrepareError
 
 _ALMOST_SPLITS = {"dev", "val", "valid", "validation"}
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
-_SHOWN = 5
 
 
 class ImageFolderError(PrepareError):
@@ -50,16 +51,15 @@ class Photo(NamedTuple):
 
 
 def unreadable(path: Path, error: OSError) -> ImageFolderError:
-  """What to raise where a file that was listed cannot be read."""
+  """Returns the error for a file that was listed and cannot be read."""
   return ImageFolderError(
     f"{path}: cannot be read ({error.strerror}); correct it, or take it out, and run again"
   )
 
 
-def listed(names: list[str]) -> str:
-  """Returns the first few names, for a message."""
-  more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-  return ", ".join(map(repr, names[:_SHOWN])) + more
+def listed(names: Sequence[str]) -> str:
+  """Returns the first few names in quotes, for a message."""
+  return few(list(map(repr, names)))
 
 
 class Folder:

@@ -1,4 +1,4 @@
-"""Shards of a data set, their plan and their description; `records.write` puts them together."""
+"""Shards of a data set, their plan and their description; `writing.write` puts them together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tensorflow_datasets.core import (
 )
 
 from jaxdml import _files
-from jaxdml.errors import JaxdmlError
+from jaxdml.prepare.source import PrepareError
 
 MIN_ITEMS = 1024
 """Items in a shard; more if a split would have over `MAX_SHARDS`, as each keeps a file open."""
@@ -29,12 +29,8 @@ Key = tuple[str, int]
 """A shard: its split and its number."""
 
 
-class PrepareError(JaxdmlError, ValueError):
-  """A data set cannot be prepared; the message says what is wrong and what to do."""
-
-
 class Plan:
-  """Which shard each item goes to: a function of the items alone, not of what can be decoded."""
+  """The shard of each item: a function of the items alone, not of what can be decoded."""
 
   def __init__(self, dataset: str, splits: Sequence[str]):
     totals = collections.Counter(splits)

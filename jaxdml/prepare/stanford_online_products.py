@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from jaxdml.prepare import official, official_files
 from jaxdml.prepare.official import Count, Row
-from jaxdml.prepare.shards import PrepareError
+from jaxdml.prepare.source import PrepareError
 
 NAME = "stanford_online_products"
 VERSION = "2.0.0"  # TFDS's own is 1.x.

@@ -138,7 +138,7 @@ def build_store(
   shard_size: int = _shards.SHARD_SIZE,
   batch_size: int = 256,
   num_workers: int = 0,
-  max_bad_images: float = data.images.MAX_BAD_IMAGES,
+  max_bad_images: float = data.MAX_BAD_IMAGES,
   process_index: int = 0,
   process_count: int = 1,
 ) -> Summary:

@@ -9,7 +9,7 @@ from jaxdml.commands import prepare
 from jaxdml.data import decode
 from jaxdml.prepare import cars196, cub200_2011, inshop, stanford_online_products
 from jaxdml.prepare.official import Count
-from jaxdml.prepare.records import PrepareError
+from jaxdml.prepare.source import PrepareError
 from tests.data import official
 
 FORMS = {

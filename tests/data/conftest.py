@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from jaxdml import data
-from jaxdml.commands import prepare
+from jaxdml.data import bundled
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +75,7 @@ class Cars196(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 def cars_dir(tmp_path_factory):
   """A TFDS data directory with a tiny cars196; images show their label."""
   root = tmp_path_factory.mktemp("cars")
-  with prepare.quiet_tfds():
+  with bundled.quiet_tfds():
     builder = Cars196(data_dir=os.fspath(root), file_format="array_record")
     builder.download_and_prepare(
       download_config=tfds.download.DownloadConfig(try_download_gcs=False)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from jaxdml import data
-from jaxdml.commands import prepare
-from jaxdml.prepare import drawing
+from jaxdml.data import bundled
+from jaxdml.data import glyphs as glyphs_lib
 
 
 def test_counts(glyphs):
@@ -23,7 +23,7 @@ def test_counts(glyphs):
   assert 1600 < sum(classes) < 1900
   assert 21_000 < len(train) + len(test) < 24_000
   assert abs(classes[0] - classes[1]) <= 1
-  assert min(np.unique(train.labels["label"], return_counts=True)[1]) >= drawing.MIN_FONTS
+  assert min(np.unique(train.labels["label"], return_counts=True)[1]) >= glyphs_lib.MIN_FONTS
 
 
 def test_train_and_test_share_no_class(glyphs):
@@ -69,7 +69,7 @@ def test_images_are_letters_not_blank_and_distinct_within_class_and_font(glyphs)
 
 @pytest.fixture(scope="module")
 def pens():
-  return {name: drawing.Pen(path) for name, path in drawing.font_files().items()}
+  return {name: glyphs_lib.Pen(path) for name, path in glyphs_lib.font_files().items()}
 
 
 def test_fonts_without_unicode_are_left_out(pens):
@@ -113,12 +113,14 @@ def test_homoglyphs_are_one_class(data_dir, glyphs):
 
 def test_merging_needs_half_of_the_common_fonts():
   def draw(char, looks):
-    return [drawing.Drawing(ord(char), f"font {i}", look.encode()) for i, look in enumerate(looks)]
+    return [
+      glyphs_lib.Drawing(ord(char), f"font {i}", look.encode()) for i, look in enumerate(looks)
+    ]
 
-  assert drawing.merge_homoglyphs(draw("a", "xyz") + draw("b", "xyw")) == {97: 97, 98: 97}
-  assert drawing.merge_homoglyphs(draw("a", "xyz") + draw("b", "xuw")) == {97: 97, 98: 98}
+  assert glyphs_lib.merge_homoglyphs(draw("a", "xyz") + draw("b", "xyw")) == {97: 97, 98: 97}
+  assert glyphs_lib.merge_homoglyphs(draw("a", "xyz") + draw("b", "xuw")) == {97: 97, 98: 98}
   chain = draw("a", "xy") + draw("b", "xz") + draw("c", "uz")
-  assert set(drawing.merge_homoglyphs(chain).values()) == {97}
+  assert set(glyphs_lib.merge_homoglyphs(chain).values()) == {97}
 
 
 def _digests(directory):
@@ -126,7 +128,7 @@ def _digests(directory):
 
 
 def test_two_builds_are_identical(tmp_path, data_dir, digits):
-  second = prepare.build("digits", tmp_path)
+  second = bundled.build("digits", tmp_path)
   assert _digests(second).items() <= _digests(data_dir / "digits" / "1.0.0").items()
 
 
@@ -152,33 +154,31 @@ def test_two_processes_build_identical_glyphs(tmp_path, data_dir, glyphs):
 
 
 def test_an_interrupted_build_leaves_no_data_set(tmp_path, monkeypatch):
-  from jaxdml.prepare import base
 
   def broken(image):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(base, "encode_png", broken)
+  monkeypatch.setattr(bundled, "encode_png", broken)
   with pytest.raises(KeyboardInterrupt):
-    prepare.build("digits", tmp_path)
+    bundled.build("digits", tmp_path)
   assert not (tmp_path / "digits" / "1.0.0").exists()
   monkeypatch.undo()
   assert len(data.load("digits", "train", data_dir=tmp_path)) > 800
 
 
 def test_the_loser_of_two_builds_takes_the_winners(tmp_path, monkeypatch):
-  from jaxdml.prepare import base
 
-  original, raced = base.encode_png, []
+  original, raced = bundled.encode_png, []
 
   def race(image):
     if not raced:
       raced.append(True)
-      monkeypatch.setattr(base, "encode_png", original)
-      prepare.build("digits", tmp_path)  # Another process finishes while this one is at work.
+      monkeypatch.setattr(bundled, "encode_png", original)
+      bundled.build("digits", tmp_path)  # Another process finishes while this one is at work.
     return original(image)
 
-  monkeypatch.setattr(base, "encode_png", race)
-  assert prepare.build("digits", tmp_path) == tmp_path / "digits" / "1.0.0"
+  monkeypatch.setattr(bundled, "encode_png", race)
+  assert bundled.build("digits", tmp_path) == tmp_path / "digits" / "1.0.0"
   assert [p.name for p in (tmp_path / "digits").iterdir()] == ["1.0.0"]
   assert len(data.load("digits", "test", data_dir=tmp_path)) > 800
 
@@ -186,7 +186,7 @@ def test_the_loser_of_two_builds_takes_the_winners(tmp_path, monkeypatch):
 def test_a_directory_that_is_no_data_set_is_named(tmp_path):
   (tmp_path / "digits" / "1.0.0").mkdir(parents=True)
   with pytest.raises(FileExistsError, match=r"digits.1\.0\.0 exists but is not a data set"):
-    prepare.build("digits", tmp_path)
+    bundled.build("digits", tmp_path)
 
 
 def test_digits(digits):
@@ -217,5 +217,7 @@ def test_tensorflow_and_torch_are_not_imported(data_dir, digits):
 
 
 def test_command_line(data_dir, digits, capsys):
+  from jaxdml.commands import prepare
+
   assert prepare.main(["digits", f"--data_dir={data_dir}"]) == 0
   assert capsys.readouterr().out.strip() == str(data_dir / "digits" / "1.0.0")

@@ -3,8 +3,8 @@
 import pathlib
 import re
 
-from jaxdml.data import catalog, normalize, preprocess, sampling
-from jaxdml.prepare import manifest, photos
+from jaxdml.data import catalog, normalize, picture_files, preprocess, sampling
+from jaxdml.prepare import manifest
 from jaxdml.training import defaults
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -29,7 +29,7 @@ def test_tables_list_what_the_code_knows():
   assert sorted(rows("data set")) == sorted(official)
   for name in normalize.NAMES:
     assert f"`{name}`" in TEXT
-  for suffix in (*photos.SUFFIXES, ".csv", ".tsv", ".jsonl"):
+  for suffix in (*picture_files.SUFFIXES, ".csv", ".tsv", ".jsonl"):
     assert suffix in TEXT
   assert {*manifest.REQUIRED, *manifest.OPTIONAL} == set(
     re.search("```csv\n(.*)\n", TEXT).group(1).split(",")

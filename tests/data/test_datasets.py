@@ -9,7 +9,7 @@ import pytest
 
 from jaxdml import _files, data
 from jaxdml.commands import prepare
-from jaxdml.data import storage
+from jaxdml.data import catalog, records
 
 
 def _label_of(encoded):
@@ -50,19 +50,13 @@ def test_unknown_names(data_dir, digits):
 
 
 @pytest.mark.parametrize(
-  "name, archive",
-  [
-    ("cars196", "car_ims.tgz and cars_annos.mat, or cars_train.tgz"),
-    ("cub200_2011", "CUB_200_2011.tgz"),
-    ("stanford_online_products", "Stanford_Online_Products.zip"),
-    ("inshop", "img.zip and list_eval_partition.txt"),
-  ],
+  "name", [name for name, rule in catalog.PUBLIC.items() if rule.by_tfds is None]
 )
-def test_a_missing_public_data_set_says_how_to_get_it(tmp_path, name, archive):
+def test_a_missing_public_data_set_says_how_to_get_it(tmp_path, name):
   with pytest.raises(data.DatasetNotPreparedError) as error:
     data.load(name, "train", data_dir=tmp_path)
   message = str(error.value)
-  assert "TFDS_DATA_DIR" in message and archive in message
+  assert "TFDS_DATA_DIR" in message and f"(jaxdml prepare {name} --help names them" in message
   command = f"jaxdml prepare {name} --source=THAT_DIRECTORY --data_dir={tmp_path}"
   assert command in message
   # What it says works, but for the directory.
@@ -152,13 +146,13 @@ def test_the_newest_version_is_taken(tmp_path):
     (tmp_path / "x" / version).mkdir(parents=True)
     if version != "2.0.0":  # Not finished: it has no description.
       (tmp_path / "x" / version / "dataset_info.json").write_text("{}")
-  assert storage.find_version(tmp_path, "x") == tmp_path / "x" / "1.10.0"
-  assert storage.find_version(tmp_path, "y") is None
+  assert records.find_version(tmp_path, "x") == tmp_path / "x" / "1.10.0"
+  assert records.find_version(tmp_path, "y") is None
 
 
 def test_labels_come_from_the_side_file(tmp_path, cars_dir, monkeypatch):
   shutil.copytree(cars_dir, tmp_path / "tfds")
-  path = tmp_path / "tfds" / "cars196" / "2.1.0" / storage.INDEX_FILE
+  path = tmp_path / "tfds" / "cars196" / "2.1.0" / records.INDEX_FILE
   path.unlink(missing_ok=True)
   first = data.load("cars196", "train", data_dir=tmp_path / "tfds")
   assert path.is_file()
@@ -167,7 +161,7 @@ def test_labels_come_from_the_side_file(tmp_path, cars_dir, monkeypatch):
   def no_scan(*_):
     raise AssertionError("the records were read for their labels again")
 
-  monkeypatch.setattr(storage, "_scan", no_scan)
+  monkeypatch.setattr(records, "_scan", no_scan)
   again = data.load("cars196", "train", data_dir=tmp_path / "tfds")
   np.testing.assert_array_equal(first.labels["label"], again.labels["label"])
   monkeypatch.undo()
@@ -180,13 +174,13 @@ def test_the_side_file_of_other_records_is_not_used(tmp_path, cars_dir):
   shutil.copytree(cars_dir, tmp_path / "tfds")
   directory = tmp_path / "tfds" / "cars196" / "2.1.0"
   stale = {"train/label": np.zeros(3, np.int32), "test/label": np.zeros(3, np.int32)}
-  np.savez(directory / storage.INDEX_FILE, fingerprint=np.asarray("other"), **stale)
+  np.savez(directory / records.INDEX_FILE, fingerprint=np.asarray("other"), **stale)
   assert len(data.load("cars196", "train", data_dir=tmp_path / "tfds")) == 66
 
 
 def test_a_directory_that_cannot_be_written_still_loads(tmp_path, cars_dir, monkeypatch):
   shutil.copytree(cars_dir, tmp_path / "tfds")
-  path = tmp_path / "tfds" / "cars196" / "2.1.0" / storage.INDEX_FILE
+  path = tmp_path / "tfds" / "cars196" / "2.1.0" / records.INDEX_FILE
   path.unlink(missing_ok=True)
 
   def refuse(*_, **__):

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
-from jaxdml.data import augment, heif
+from jaxdml.data import augment
 from jaxdml.data import decode as decode_lib
 from jaxdml.data.decode import ImageDecodeError, decode, probe
 
 HEIGHT, WIDTH = 48, 64
-assert heif.available()  # the extra [test] has pillow-heif, which also writes
+assert decode_lib._reads_heif()  # the extra [test] has pillow-heif, which also writes
 
 
 @functools.cache

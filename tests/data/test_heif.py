@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from jaxdml.data import cache, heif
+from jaxdml.data import cache
+from jaxdml.data import decode as decode_lib
 from jaxdml.data.decode import ImageDecodeError, decode, probe
 
-assert heif.available()  # the extra [test] has pillow-heif, which also writes
+assert decode_lib._reads_heif()  # the extra [test] has pillow-heif, which also writes
 
 
 def save(kind, **options):
@@ -25,7 +26,7 @@ def save(kind, **options):
 def test_without_its_package_it_says_what_to_install(monkeypatch):
   encoded, other = save("HEIF"), save("AVIF")
   monkeypatch.setitem(sys.modules, "pillow_heif", None)
-  monkeypatch.setattr(heif, "available", heif.available.__wrapped__)
+  monkeypatch.setattr(decode_lib, "_reads_heif", decode_lib._reads_heif.__wrapped__)
   monkeypatch.delitem(Image.OPEN, "HEIF")
   with pytest.raises(ImageDecodeError, match=r"a HEIF picture.*pip install pillow-heif"):
     decode(encoded, 3)
@@ -63,7 +64,7 @@ def test_a_kept_picture_is_of_this_decoder(tmp_path, monkeypatch):
   for _ in range(2):
     np.testing.assert_array_equal(kept(encoded, 3), expected)
     assert len(files()) == 1
-  monkeypatch.setattr(heif, "version", lambda: "another")
+  monkeypatch.setattr(cache, "heif_version", lambda: "another")
   np.testing.assert_array_equal(kept(encoded, 3), expected)
   assert len(files()) == 2
   assert cv2.__version__ in str(files())

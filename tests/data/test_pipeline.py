@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxdml import data
-from jaxdml.data import images, workers
+from jaxdml.data import loading, workers
 
 
 @pytest.fixture(autouse=True)
@@ -47,12 +47,10 @@ def test_batch(parts):
     "image": ((16, 32, 32, 1), "uint8"),
     "label": ((16,), "int32"),
     "index": ((16,), "int32"),
-    "id": ((16,), "int32"),
     "replaced": ((16,), "bool"),
   }
   np.testing.assert_array_equal(got[1]["index"], sampler(1))
   np.testing.assert_array_equal(got[1]["label"], train.labels["label"][sampler(1)])
-  np.testing.assert_array_equal(got[1]["id"], np.arange(16))
   assert got[1]["image"].min() == 0 and got[1]["image"].max() == 255
 
 
@@ -120,7 +118,7 @@ def test_the_seed_changes_the_augmentation_alone(parts):
 
 def test_keeping_decoded_images_changes_nothing(parts, monkeypatch):
   kept = _hashes(parts)
-  monkeypatch.setattr(images, "CACHE_BYTES", 0)
+  monkeypatch.setattr(loading, "CACHE_BYTES", 0)
   assert _hashes(parts) == kept
   train, sampler, fn = parts
   opaque = lambda encoded, rng: fn(encoded, rng)
@@ -128,22 +126,22 @@ def test_keeping_decoded_images_changes_nothing(parts, monkeypatch):
 
 
 def test_kept_images_are_not_sent_to_workers(parts):
-  reader = images.Images(parts[0], parts[2], None)
+  reader = loading.Images(parts[0], parts[2], None)
   size = len(pickle.dumps(reader))
-  reader(np.arange(100), images.SlotRngs(0, 0), range(100))
+  reader(np.arange(100), loading.SlotRngs(0, 0), range(100))
   assert len(reader._kept) == 100
   assert len(pickle.dumps(reader)) < size + 1000
 
 
 def test_each_slot_has_its_own_generator():
   draws = {
-    (seed, step, slot): images.SlotRngs(seed, step).at(slot).random(3).tobytes()
+    (seed, step, slot): loading.SlotRngs(seed, step).at(slot).random(3).tobytes()
     for seed in (0, 1, 2**63)
     for step in (0, 1, 10**9)
     for slot in (0, 1, 500)
   }
   assert len(set(draws.values())) == len(draws)
-  rngs = images.SlotRngs(1, 10**9)
+  rngs = loading.SlotRngs(1, 10**9)
   for slot in (1, 500, 1):
     # Left-over half words of one slot must not reach the next.
     rng = rngs.at(slot)
@@ -307,3 +305,15 @@ def test_wrong_evaluation_arguments(digits):
     data.eval_batches(digits["test"], fn, 0)
   with pytest.raises(ValueError, match="has no records"):
     data.eval_batches(digits["test"].select([]), fn, 8)
+
+
+def test_classes_that_are_never_drawn_are_told_once(photos, capsys):
+  dataset = photos(np.array([0, 0, 1, 1, 2, 3]))
+  sampler = data.sampling.create("pk", dataset.column("label"), 4)
+  fn = data.preprocess.create("standard", 8, train=True, channels=3)
+  for shard in range(2):
+    data.train_batches(
+      dataset, sampler, fn, label="label", seed=0, shard_index=shard, shard_count=2
+    ).close()
+  said = capsys.readouterr().err
+  assert said.count("never drawn in training on 'photos': 2 of the 4 classes of 'label' have") == 1

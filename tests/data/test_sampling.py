@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from jaxdml.data import draws, sampling
+from jaxdml.data import sampling
 
 # 12 classes of 1 to 12 images, their records mixed.
 # Coarse groups of 4: classes 0-3, 4-7, 8-11; of the first, one class has a single image.
@@ -113,7 +113,8 @@ def test_uniform_draws_different_records():
 @pytest.mark.parametrize("batch_size, k, groups", [(12, 2, 2), (9, 3, 1), (18, 2, 3), (4, 2, 1)])
 def test_hierarchical_draws_groups_then_classes_within_them(batch_size, k, groups):
   sampler = _create("hierarchical", batch_size, k, groups=groups)
-  assert (sampler.dropped_classes, sampler.dropped_groups, sampler.group) == (1, 0, 1)
+  assert sampler.group == 1
+  assert sampler.left_out.startswith("1 of the 12 classes of") and ";" not in sampler.left_out
   seen = collections.Counter()
   for step in range(300):
     batch = sampler(step)
@@ -130,7 +131,9 @@ def test_hierarchical_draws_groups_then_classes_within_them(batch_size, k, group
 
 def test_hierarchical_leaves_out_groups_with_too_few_classes():
   sampler = _create("hierarchical", 16, 2, groups=2)
-  assert sampler.dropped_groups == 1  # Four classes a group, and the first has three of two images.
+  # Four classes a group, and the first has three of two images.
+  groups = "1 of the 3 groups of 'kind' have fewer than 4 classes of two images"
+  assert sampler.left_out.endswith(f"; {groups}")
   assert {c for step in range(20) for c in COARSE[sampler(step)]} == {1, 2}
 
 
@@ -170,7 +173,7 @@ def test_a_million_images_start_at_once_and_a_step_draws_no_more_than_it_needs(n
   batch = sampler(0)
   assert time.perf_counter() - since < 5
   assert len(set(batch)) == 120
-  drawn, rng = [], draws.rng_at
+  drawn, rng = [], sampling._rng_at
 
   class Counting:
     """Notes how many numbers each call makes."""
@@ -186,16 +189,17 @@ def test_a_million_images_start_at_once_and_a_step_draws_no_more_than_it_needs(n
       drawn.append(total)
       return self._rng.permutation(total)
 
-  monkeypatch.setattr(draws, "rng_at", Counting)
+  monkeypatch.setattr(sampling, "_rng_at", Counting)
   np.testing.assert_array_equal(sampler(0), batch)
   assert sum(drawn) < 20 * len(batch)
 
 
 @pytest.mark.parametrize("name", ["hierarchical", "pk", "npair", "triplet"])
-def test_classes_of_one_image_are_dropped_and_counted(name):
+def test_classes_of_one_image_are_left_out_and_counted(name):
   labels = np.array([0, 0, 1, 2, 2, 3])
   sampler = _create(name, {"triplet": 3}.get(name, 4), labels=labels, coarse=labels * 0, groups=1)
-  assert sampler.dropped_classes == 2
+  assert sampler.left_out.startswith("2 of the 4 classes of 'fine' have one image, which cannot")
+  assert _create("uniform", 4, labels=labels).left_out == ""
   assert all(set(labels[sampler(step)]) <= {0, 2} for step in range(20))
 
 

@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from jaxdml.data import decode, heif, shrink
+from jaxdml.data import decode
+from jaxdml.prepare import pictures
 
-assert heif.available()  # pillow-heif also writes
+assert decode._reads_heif()  # pillow-heif also writes
 
 
 def _save(image, kind="JPEG", **options):
@@ -25,7 +26,7 @@ def _photo():
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "HEIF"])
 def test_it_is_pillows_picture_of_that_size(kind):
   encoded = _save(_photo(), kind, **({} if kind == "PNG" else {"quality": 95}))
-  small = shrink.shrink(encoded, 240)
+  small = pictures.shrink(encoded, 240)
   assert decode.probe(small)[:4] == ("JPEG", 160, 240, True)
   expected = np.asarray(_photo().resize((240, 160), Image.Resampling.BILINEAR), float)
   error = np.mean((decode.decode(small, 3) - expected) ** 2)
@@ -36,13 +37,13 @@ def test_it_is_pillows_picture_of_that_size(kind):
 @pytest.mark.parametrize("max_side", [640, 641])
 def test_what_is_small_enough_stays_as_it_is(max_side):
   encoded = _save(_photo())
-  assert shrink.shrink(encoded, max_side) is encoded
+  assert pictures.shrink(encoded, max_side) is encoded
 
 
 def test_it_is_upright():
   exif = Image.Exif()
   exif[0x0112] = 6
-  small = shrink.shrink(_save(_photo(), exif=exif, quality=95), 240)
+  small = pictures.shrink(_save(_photo(), exif=exif, quality=95), 240)
   assert decode.probe(small)[1:5] == (240, 160, True, 1)
   expected = np.rot90(np.asarray(_photo().resize((240, 160))), -1).astype(float)
   assert np.abs(decode.decode(small, 3) - expected).mean() < 4
@@ -50,16 +51,16 @@ def test_it_is_upright():
 
 def test_transparent_parts_become_white():
   clear = Image.new("RGBA", (300, 200), (0, 0, 0, 0))
-  small = shrink.shrink(_save(clear, "PNG"), 100)
+  small = pictures.shrink(_save(clear, "PNG"), 100)
   assert decode.decode(small, 3).shape == (67, 100, 3)
   assert decode.decode(small, 3).min() > 250
 
 
 def test_no_side_becomes_nothing():
-  small = shrink.shrink(_save(Image.new("RGB", (1000, 2)), "PNG"), 100)
+  small = pictures.shrink(_save(Image.new("RGB", (1000, 2)), "PNG"), 100)
   assert decode.decode(small, 3).shape == (1, 100, 3)
 
 
 def test_damage_is_said():
   with pytest.raises(decode.ImageDecodeError, match="cut short"):
-    shrink.shrink(_save(_photo())[:-200], 100)
+    pictures.shrink(_save(_photo())[:-200], 100)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from jaxdml.prepare import records
+from jaxdml.prepare import source, writing
 
 IMAGES, CLASSES = 120_053, 22_634
 _PNG = cv2.imencode(".png", np.full((4, 4, 3), 7, np.uint8))[1].tobytes()
@@ -45,7 +45,7 @@ class Products:
 
   def __init__(self):
     self.items = [
-      records.Item("train", f"product_{i}.png", {"label": i % CLASSES}) for i in range(IMAGES)
+      source.Item("train", f"product_{i}.png", {"label": i % CLASSES}) for i in range(IMAGES)
     ]
 
   def read(self, start):
@@ -56,7 +56,7 @@ class Products:
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads the memory in use there")
 def test_the_first_batch_comes_soon_and_the_index_is_small(tmp_path):
-  records.write(Products(), tmp_path)
+  writing.write(Products(), tmp_path)
   environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
   result = subprocess.run(
     [sys.executable, "-c", _SCRIPT, tmp_path], env=environment, capture_output=True, check=True

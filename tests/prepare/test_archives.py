@@ -8,7 +8,7 @@ import pytest
 
 from jaxdml.prepare import archives
 from jaxdml.prepare.archives import Folder, Tar, Zip
-from jaxdml.prepare.records import PrepareError
+from jaxdml.prepare.source import PrepareError
 from tests.data.official import pack, unpack
 
 FILES = {

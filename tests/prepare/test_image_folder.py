@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from jaxdml import data
 from jaxdml.data import picture_files
-from jaxdml.prepare import records
+from jaxdml.prepare import writing
 from jaxdml.prepare.image_folder import ImageFolderError, divide, source
 from jaxdml.prepare.manifest import ManifestError
 
@@ -358,12 +358,12 @@ def test_it_becomes_a_data_set_with_the_bytes_unchanged(tmp_path, capsys):
   root = fill(tmp_path / "root", *(f"{c}/{i}.png" for c in ("ant", "猫", "cow") for i in range(3)))
   (root / "cow" / "1.png").write_bytes(b"not an image")
   made = source(root, "mine")
-  directory = records.write(made, tmp_path / "tfds", max_bad=0.2)
+  directory = writing.write(made, tmp_path / "tfds", max_bad=0.2)
   assert directory == tmp_path / "tfds" / "image_folder" / "mine" / "1.0.0"
   info = tfds.builder_from_directory(os.fspath(directory)).info
   assert info.features["label"].names == ["ant", "cow", "猫"]
   assert info.description == made.description
-  (skipped,) = (directory / records.SKIPPED_FILE).read_text().splitlines()
+  (skipped,) = (directory / writing.SKIPPED_FILE).read_text().splitlines()
   assert json.loads(skipped)["path"] == "cow/1.png"
   assert "cow/1.png" in capsys.readouterr().err
 
@@ -373,7 +373,7 @@ def test_a_split_made_of_other_photos_has_another_digest(tmp_path):
   root = fill(tmp_path / "root", *(f"{c}/{i}.png" for c in ("ant", "cow") for i in range(3)))
 
   def train(directory):
-    records.write(source(root, "mine", test_share=0.5), tmp_path / directory)
+    writing.write(source(root, "mine", test_share=0.5), tmp_path / directory)
     return data.load("image_folder/mine", "train", data_dir=tmp_path / directory)
 
   first = train("a")

@@ -14,11 +14,10 @@ from tests.data import official
 SLOW_RUN = """
 import os, pathlib, signal, sys, time
 from jaxdml.commands import prepare
-from jaxdml.data import verify
-from jaxdml.prepare import build, shards
-shards.MIN_ITEMS, build._AHEAD, build._THREADS = 4, 1, 1
+from jaxdml.prepare import pictures, shards, writing
+shards.MIN_ITEMS, writing._AHEAD, writing._THREADS = 4, 1, 1
 kill_after, wait_for, *argv = sys.argv[1:]
-original, seen = verify.check_image, []
+original, seen = pictures.check_image, []
 def check_image(encoded):
   seen.append(1)
   for _ in range(1200):
@@ -28,7 +27,7 @@ def check_image(encoded):
   if len(seen) == int(kill_after):
     os.kill(os.getpid(), signal.SIGKILL)
   original(encoded)
-verify.check_image = check_image
+pictures.check_image = check_image
 status = prepare.main(argv)
 print("images", len(seen))
 sys.exit(status)

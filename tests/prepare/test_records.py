@@ -9,9 +9,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 from jaxdml import _files, data
-from jaxdml.data import storage
-from jaxdml.prepare import build, records, shards
-from jaxdml.prepare.records import PrepareError
+from jaxdml.data import records
+from jaxdml.prepare import shards, source, writing
+from jaxdml.prepare.source import PrepareError
 from tests.data.official import jpeg
 
 FEATURES = {
@@ -34,7 +34,7 @@ class Photos:
     self.stop_at = stop_at
     self.starts = []
     self.items = [
-      records.Item(("train", "train", "test")[i % 3], f"ü/{i:03d}.jpg", {"label": i // 3 % 3})
+      source.Item(("train", "train", "test")[i % 3], f"ü/{i:03d}.jpg", {"label": i // 3 % 3})
       for i in range(count)
     ]
 
@@ -49,8 +49,8 @@ class Photos:
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
   monkeypatch.setattr(shards, "MIN_ITEMS", 4)
-  monkeypatch.setattr(build, "_THREADS", 2)
-  monkeypatch.setattr(build, "_AHEAD", 1)
+  monkeypatch.setattr(writing, "_THREADS", 2)
+  monkeypatch.setattr(writing, "_AHEAD", 1)
 
 
 def directory_of(root):
@@ -72,7 +72,7 @@ def finished(root):
 
 def test_images_labels_and_paths_are_kept_as_they_are(tmp_path, monkeypatch):
   source = Photos()
-  directory = records.write(source, tmp_path)
+  directory = writing.write(source, tmp_path)
   assert directory == directory_of(tmp_path)
   assert not [p for p in directory.parent.iterdir() if p.name.startswith(".incomplete")]
   for split, kept in (("train", lambda i: i % 3 < 2), ("test", lambda i: i % 3 == 2)):
@@ -89,23 +89,23 @@ def test_images_labels_and_paths_are_kept_as_they_are(tmp_path, monkeypatch):
 
 
 def test_the_labels_are_there_without_reading_the_records(tmp_path, monkeypatch):
-  records.write(Photos(bad=[4], count=99), tmp_path, max_bad=0.1)
+  writing.write(Photos(bad=[4], count=99), tmp_path, max_bad=0.1)
 
   def no_scan(*_):
     raise AssertionError("the records were read for their labels")
 
-  monkeypatch.setattr(storage, "_scan", no_scan)
+  monkeypatch.setattr(records, "_scan", no_scan)
   stored = data.load("image_folder/photos", "train", data_dir=tmp_path)
   monkeypatch.undo()
-  (directory_of(tmp_path) / storage.INDEX_FILE).unlink()
+  (directory_of(tmp_path) / records.INDEX_FILE).unlink()
   scanned = data.load("image_folder/photos", "train", data_dir=tmp_path)
   assert len(stored) == 65
   np.testing.assert_array_equal(stored.labels["label"], scanned.labels["label"])
 
 
 def test_bad_images_are_left_out_and_listed(tmp_path, capsys):
-  directory = records.write(Photos(bad=[0, 8]), tmp_path, max_bad=0.1)
-  lines = (directory / records.SKIPPED_FILE).read_text(encoding="utf-8").splitlines()
+  directory = writing.write(Photos(bad=[0, 8]), tmp_path, max_bad=0.1)
+  lines = (directory / writing.SKIPPED_FILE).read_text(encoding="utf-8").splitlines()
   assert [json.loads(line)["path"] for line in lines] == ["ü/000.jpg", "ü/008.jpg"]
   assert all(json.loads(line)["reason"] for line in lines)
   error = capsys.readouterr().err
@@ -119,7 +119,7 @@ def test_bad_images_are_left_out_and_listed(tmp_path, capsys):
 def test_too_many_bad_images_are_all_named_and_what_is_finished_is_kept(tmp_path):
   source = Photos(bad=[2, 20, 21])
   with pytest.raises(PrepareError) as error:
-    records.write(source, tmp_path, max_bad=0.05)
+    writing.write(source, tmp_path, max_bad=0.05)
   message = str(error.value)
   assert message.startswith("3 of the 30 images of 'image_folder/photos' cannot be decoded")
   assert "allows 1" in message
@@ -130,41 +130,41 @@ def test_too_many_bad_images_are_all_named_and_what_is_finished_is_kept(tmp_path
   assert len(kept) == len(shards.Plan("", [item.split for item in source.items]).sizes)
   # What was left out before counts the second time too.
   with pytest.raises(PrepareError, match="3 of the 30 images"):
-    records.write(source, tmp_path, max_bad=0.05)
+    writing.write(source, tmp_path, max_bad=0.05)
   (share,) = re.findall(r"--max_bad=([\d.]+);", message)
-  directory = records.write(source, tmp_path, max_bad=float(share))
+  directory = writing.write(source, tmp_path, max_bad=float(share))
   assert source.starts == [0]
   assert {
     n: ((directory / n).stat().st_ino, (directory / n).stat().st_mtime_ns) for n in kept
   } == kept
   with pytest.raises(PrepareError, match="2 of the 30 images"):
-    records.write(Photos(bad=[1, 20], stop_at=None), tmp_path, max_bad=0.05, overwrite=True)
+    writing.write(Photos(bad=[1, 20], stop_at=None), tmp_path, max_bad=0.05, overwrite=True)
 
 
 def test_the_search_for_bad_images_ends_and_goes_on_where_it_was(tmp_path, monkeypatch):
-  monkeypatch.setattr(build, "_LISTED", 3)
+  monkeypatch.setattr(writing, "_LISTED", 3)
   source = Photos(bad=range(8, 30))
   with pytest.raises(PrepareError) as error:
-    records.write(source, tmp_path, max_bad=0)
+    writing.write(source, tmp_path, max_bad=0)
   assert str(error.value).startswith("at least 3 of the 30 images")
   assert "--max_bad=0.1 or more" in str(error.value)
   assert 0 < len(finished(tmp_path)) < 8
   with pytest.raises(PrepareError, match=r"at least 21 of .*\n(  .*\n){3}  and 18 more\n"):
-    records.write(source, tmp_path, max_bad=20 / 30)
+    writing.write(source, tmp_path, max_bad=20 / 30)
   assert source.starts[1] > 0
 
 
 @pytest.mark.parametrize("stop_at", [1, 13, 29])
 def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(tmp_path, stop_at):
-  whole = records.write(Photos(bad=[2]), tmp_path / "whole", max_bad=0.1)
+  whole = writing.write(Photos(bad=[2]), tmp_path / "whole", max_bad=0.1)
   with pytest.raises(KeyboardInterrupt):
-    records.write(Photos(bad=[2], stop_at=stop_at), tmp_path, max_bad=0.1)
+    writing.write(Photos(bad=[2], stop_at=stop_at), tmp_path, max_bad=0.1)
   with pytest.raises(data.DatasetNotPreparedError):
     data.load("image_folder/photos", "train", data_dir=tmp_path)
   kept = finished(tmp_path)
   assert bool(kept) == (stop_at > 12)
   again = Photos(bad=[2])
-  directory = records.write(again, tmp_path, max_bad=0.1)
+  directory = writing.write(again, tmp_path, max_bad=0.1)
   assert content(directory) == content(whole)
   # It is read from the first item of the first shard that is not finished.
   assert again.starts == {1: [0], 13: [2], 29: [24]}[stop_at]
@@ -175,47 +175,47 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(tmp_path, stop_at):
 
 def test_another_source_starts_over(tmp_path, capsys):
   with pytest.raises(KeyboardInterrupt):
-    records.write(Photos(stop_at=20), tmp_path)
+    writing.write(Photos(stop_at=20), tmp_path)
   assert finished(tmp_path)
   changed = Photos(fingerprint="b")
-  directory = records.write(changed, tmp_path)
+  directory = writing.write(changed, tmp_path)
   assert changed.starts == [0]
   assert "another one than that of the interrupted run: starting over" in capsys.readouterr().err
-  assert records.is_current(changed, directory) and not records.is_current(Photos(), directory)
+  assert writing.is_current(changed, directory) and not writing.is_current(Photos(), directory)
 
 
 def test_a_damaged_shard_of_an_interrupted_run_is_written_again(tmp_path):
-  whole = records.write(Photos(), tmp_path / "whole")
+  whole = writing.write(Photos(), tmp_path / "whole")
   with pytest.raises(KeyboardInterrupt):
-    records.write(Photos(stop_at=20), tmp_path)
+    writing.write(Photos(stop_at=20), tmp_path)
   work = tmp_path / "image_folder" / "photos" / ".incomplete-1.0.0"
   name = sorted(finished(tmp_path))[0]
   (work / "data" / name).write_bytes(b"short")
   (work / "progress" / f"{sorted(finished(tmp_path))[1]}.json").write_text('{"rec')
-  assert content(records.write(Photos(), tmp_path)) == content(whole)
+  assert content(writing.write(Photos(), tmp_path)) == content(whole)
 
 
 def test_a_finished_data_set_is_left_alone(tmp_path):
-  directory = records.write(Photos(), tmp_path)
+  directory = writing.write(Photos(), tmp_path)
   before = {p: p.stat().st_mtime_ns for p in directory.iterdir()}
   again = Photos(fingerprint="b")
-  assert records.write(again, tmp_path) == directory and not again.starts
+  assert writing.write(again, tmp_path) == directory and not again.starts
   assert {p: p.stat().st_mtime_ns for p in directory.iterdir()} == before
 
 
 def test_overwrite_keeps_the_old_one_until_the_new_one_is_whole(tmp_path):
-  directory = records.write(Photos(), tmp_path)
+  directory = writing.write(Photos(), tmp_path)
   before = content(directory)
   with pytest.raises(KeyboardInterrupt):
-    records.write(Photos(fingerprint="b", count=27, stop_at=20), tmp_path, overwrite=True)
+    writing.write(Photos(fingerprint="b", count=27, stop_at=20), tmp_path, overwrite=True)
   assert content(directory) == before
-  records.write(Photos(fingerprint="b", count=27), tmp_path, overwrite=True)
+  writing.write(Photos(fingerprint="b", count=27), tmp_path, overwrite=True)
   assert len(data.load("image_folder/photos", "test", data_dir=tmp_path)) == 9
   assert sorted(p.name for p in directory.parent.iterdir()) == [".lock-1.0.0", "1.0.0"]
 
 
 def test_a_kill_between_the_two_renames_of_overwrite_loses_nothing(tmp_path, monkeypatch):
-  directory = records.write(Photos(), tmp_path)
+  directory = writing.write(Photos(), tmp_path)
   before = content(directory)
   replace = os.replace
 
@@ -226,10 +226,10 @@ def test_a_kill_between_the_two_renames_of_overwrite_loses_nothing(tmp_path, mon
 
   monkeypatch.setattr(os, "replace", killed)
   with pytest.raises(KeyboardInterrupt):
-    records.write(Photos(fingerprint="b", count=27), tmp_path, overwrite=True)
+    writing.write(Photos(fingerprint="b", count=27), tmp_path, overwrite=True)
   monkeypatch.undo()
   again = Photos()
-  assert content(records.write(again, tmp_path)) == before and not again.starts
+  assert content(writing.write(again, tmp_path)) == before and not again.starts
 
 
 def full_disk(*_):
@@ -238,7 +238,7 @@ def full_disk(*_):
 
 @pytest.mark.parametrize("where", ["flush", "write_json", "write_description"])
 def test_a_full_disk(tmp_path, monkeypatch, where):
-  whole = records.write(Photos(), tmp_path / "whole")
+  whole = writing.write(Photos(), tmp_path / "whole")
   module = shards if where == "write_description" else _files
   original, calls = getattr(module, where), []
 
@@ -250,12 +250,12 @@ def test_a_full_disk(tmp_path, monkeypatch, where):
 
   monkeypatch.setattr(module, where, third)
   with pytest.raises(PrepareError) as error:
-    records.write(Photos(), tmp_path)
+    writing.write(Photos(), tmp_path)
   message = str(error.value)
   assert "No space left on device" in message and str(tmp_path) in message and "again" in message
   assert not directory_of(tmp_path).exists()
   monkeypatch.setattr(module, where, original)
-  assert content(records.write(Photos(), tmp_path)) == content(whole)
+  assert content(writing.write(Photos(), tmp_path)) == content(whole)
 
 
 def test_a_really_full_disk(tmp_path):
@@ -270,12 +270,12 @@ def test_a_really_full_disk(tmp_path):
     pytest.skip("mounting a small file system is not allowed here")
   try:
     with pytest.raises(PrepareError, match="No space left on device"):
-      records.write(Photos(), mount)
+      writing.write(Photos(), mount)
     assert finished(mount) and not directory_of(mount).exists()
     subprocess.run([*command[:4], "remount,size=9m", *command[5:]], check=True, timeout=20)
     source = Photos()
-    whole = records.write(Photos(), tmp_path / "whole")
-    assert content(records.write(source, mount)) == content(whole)
+    whole = writing.write(Photos(), tmp_path / "whole")
+    assert content(writing.write(source, mount)) == content(whole)
     assert source.starts[0] > 0
   finally:
     subprocess.run(["umount", str(mount)], check=True, timeout=20)
@@ -287,12 +287,12 @@ def test_a_read_only_directory(tmp_path, monkeypatch):
 
   monkeypatch.setattr(records.Path, "mkdir", refuse)
   with pytest.raises(PrepareError, match=r"Permission denied.*--data_dir") as error:
-    records.write(Photos(), tmp_path)
+    writing.write(Photos(), tmp_path)
   assert str(tmp_path) in str(error.value)
   monkeypatch.undo()
   (tmp_path / "file").write_text("")
   with pytest.raises(PrepareError, match="Not a directory"):
-    records.write(Photos(), tmp_path / "file")
+    writing.write(Photos(), tmp_path / "file")
 
 
 def test_a_directory_that_is_no_data_set_is_not_touched(tmp_path):
@@ -300,7 +300,7 @@ def test_a_directory_that_is_no_data_set_is_not_touched(tmp_path):
   (directory_of(tmp_path) / "mine.txt").write_text("mine")
   for overwrite in (False, True):
     with pytest.raises(PrepareError, match="exists but is not a data set"):
-      records.write(Photos(), tmp_path, overwrite=overwrite)
+      writing.write(Photos(), tmp_path, overwrite=overwrite)
   assert (directory_of(tmp_path) / "mine.txt").read_text() == "mine"
 
 
@@ -308,17 +308,17 @@ def test_sources_that_cannot_be_written(tmp_path):
   twice = Photos()
   twice.items[5] = twice.items[4]
   with pytest.raises(PrepareError, match=r"names 1 images more than once: ü/004\.jpg"):
-    records.write(twice, tmp_path)
+    writing.write(twice, tmp_path)
   with pytest.raises(PrepareError, match="has no images"):
-    records.write(Photos(count=0), tmp_path)
+    writing.write(Photos(count=0), tmp_path)
   with pytest.raises(PrepareError, match=r"max_bad must be a share between 0 and 1, got 1\.5"):
-    records.write(Photos(), tmp_path, max_bad=1.5)
+    writing.write(Photos(), tmp_path, max_bad=1.5)
   with pytest.raises(PrepareError, match=r"no image of the split 'test'.*ü/002\.jpg"):
-    records.write(Photos(bad=range(2, 30, 3), fingerprint="bad"), tmp_path, max_bad=1)
+    writing.write(Photos(bad=range(2, 30, 3), fingerprint="bad"), tmp_path, max_bad=1)
   short = Photos()
   del short.encoded[-1]
   with pytest.raises(PrepareError, match=r"ended before ü/029\.jpg, image 30 of 30"):
-    records.write(short, tmp_path)
+    writing.write(short, tmp_path)
   assert not directory_of(tmp_path).exists()
 
 
@@ -331,7 +331,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 
   source.read = broken
   with pytest.raises(PrepareError, match=r"cannot read ü/007\.jpg.*Input/output error"):
-    records.write(source, tmp_path)
+    writing.write(source, tmp_path)
 
 
 def test_shards_stay_few(monkeypatch):
@@ -340,4 +340,3 @@ def test_shards_stay_few(monkeypatch):
   assert len(plan.of_split("train")) <= shards.MAX_SHARDS
   assert [plan.sizes[key] for key in plan.of_split("test")] == [1024, 976]
   assert plan.name(("test", 1)) == "x-test.array_record-00001-of-00002"
-  assert build.SKIPPED_FILE == records.SKIPPED_FILE

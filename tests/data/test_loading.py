@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdml import data
-from jaxdml.data import images, storage
+from jaxdml.data import loading, records
 
 LABELS = np.repeat([0, 1, 2], [4, 4, 2])
 TRAIN = data.preprocess.create("standard", 32, True, 3)
@@ -35,7 +35,7 @@ def test_in_training_the_next_image_of_the_class_takes_the_slot(photos, capfd):
     np.testing.assert_array_equal(batch["index"], [stand_ins.get(i, i) for i in wanted])
     np.testing.assert_array_equal(batch["label"], LABELS[batch["index"]])
     for slot, index in enumerate(batch["index"]):
-      shown = TRAIN(dataset.read([index])[0], images.SlotRngs(0, step).at(slot))
+      shown = TRAIN(dataset.read([index])[0], loading.SlotRngs(0, step).at(slot))
       np.testing.assert_array_equal(batch["image"][slot], shown)
     seen |= set(wanted.tolist())
   assert seen == set(range(10))
@@ -125,6 +125,6 @@ def test_a_share_that_makes_no_sense(photos):
 def test_the_file_is_read_from_the_record(cars_dir, digits):
   cars = data.load("cars196", "train", data_dir=cars_dir)
   directory = os.fspath(cars.directory)
-  source = storage.open_records(directory, cars.tfds_split)
-  assert storage.read_text(source, cars.rows[0], "id").endswith(f"-{cars.labels['label'][0]}")
+  source = records.open_records(directory, cars.tfds_split)
+  assert records.read_text(source, cars.rows[0], "id").endswith(f"-{cars.labels['label'][0]}")
   assert cars.path(0) is None and digits["train"].path(0) is None

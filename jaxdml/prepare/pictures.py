@@ -1,9 +1,14 @@
-"""Checks that encoded bytes are a whole image, before they become part of a data set."""
+"""Checks of pictures before they become part of a data set, and smaller ones in their place."""
 
 from __future__ import annotations
 
-from jaxdml.data import decode
+import cv2
+
+from jaxdml.data import augment, decode
 from jaxdml.data.decode import ImageDecodeError
+
+QUALITY = 95
+"""The quality of the JPEGs that `shrink` writes, on libjpeg's scale to 100."""
 
 _CHANNELS = 3
 _SMALLEST = (1, 1)  # a size that lets a JPEG be decoded at an eighth
@@ -39,3 +44,30 @@ def check_image(encoded: bytes) -> None:
       f"a {header.format} whose header says {header.width} x {header.height} pixels decodes to "
       f"{width} x {height}: damaged"
     )
+
+
+def shrink(encoded: bytes, max_side: int) -> bytes:
+  """Returns a JPEG whose longer side is `max_side`; the same bytes if the picture is no larger.
+
+  What is written is upright and RGB, transparent parts on white, as training would see it; of the
+  file's metadata nothing is kept.
+
+  Args:
+    encoded: the bytes of an image file.
+    max_side: in pixels, at least 1.
+
+  Raises:
+    ImageDecodeError: as `decode.decode`.
+  """
+  header = decode.probe(encoded)
+  longer = max(header.height, header.width)
+  if longer <= max_side:
+    return encoded
+  height, width = (max(round(s * max_side / longer), 1) for s in (header.height, header.width))
+  image = decode.decode_probed(encoded, header, _CHANNELS, min_size=(height, width))
+  image = augment.resize(image, height, width)
+  options = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
+  written, jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+  if not written:
+    raise ImageDecodeError(f"a {header.format} of {width} x {height} pixels that cannot be written")
+  return jpeg.tobytes()

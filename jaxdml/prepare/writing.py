@@ -1,47 +1,168 @@
-"""The making of one data set: its shards, with what is finished kept; then its description."""
+"""Writes a data set as TFDS array_record from encoded images, and goes on after an interruption.
+
+TFDS's own `download_and_prepare` starts over when it is interrupted. Here every shard is finished
+by itself in a hidden directory, which becomes the data set only when it is whole; the description
+is written with TFDS's classes, so `tfds.builder_from_directory` reads the result.
+
+    <data_dir>/<name>/<version>/                       the data set, whole or not there
+    <data_dir>/<name>/.incomplete-<version>/data/      finished shards
+    <data_dir>/<name>/.incomplete-<version>/progress/  what is finished, and from which source
+"""
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import fcntl
 import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from jaxdml import _files
-from jaxdml.data import shrink, storage, verify
+from jaxdml._text import few
+from jaxdml.data import records
 from jaxdml.data.decode import ImageDecodeError
-from jaxdml.prepare import shards
-from jaxdml.prepare.shards import PrepareError
+from jaxdml.prepare import pictures, shards
+from jaxdml.prepare.source import PrepareError, Source
 
-if TYPE_CHECKING:
-  from jaxdml.prepare.records import Source
+__all__ = ["SKIPPED_FILE", "is_current", "target", "write"]
 
 SKIPPED_FILE = "skipped.jsonl"
 """In the data set's directory: path and reason of every image that could not be decoded."""
-SOURCE_FILE = "jaxdml-source.json"
-"""In the data set's directory: fingerprint of what it was made from, and how many images."""
 
 _THREADS = min(4, os.cpu_count() or 1)
 _AHEAD = 8  # Images read ahead for each thread that checks them.
-_NAMED = 5  # Files that a message names in passing.
 _LISTED = 50  # Bad files that the error lists: the search for more goes on until there are as many.
 
 
-class Build:
+def target(name: str, version: str, data_dir: str | os.PathLike[str]) -> Path:
+  """Returns the directory that `write` makes."""
+  return Path(data_dir).expanduser().joinpath(*name.split("/"), version)
+
+
+def is_current(source: Source, directory: Path, max_side: int | None = None) -> bool:
+  """Tells whether a finished data set is what `write` would make of the source as it is now."""
+  made_from = _files.read_json(directory / records.SOURCE_FILE)
+  return made_from is not None and made_from["fingerprint"] == _fingerprint(source, max_side)
+
+
+def write(
+  source: Source,
+  data_dir: str | os.PathLike[str],
+  *,
+  max_bad: float = 0.01,
+  max_side: int | None = None,
+  overwrite: bool = False,
+) -> Path:
+  """Writes a source as a TFDS data set; a second call goes on where the first was interrupted.
+
+  Images that cannot be decoded are left out, counted, and listed in `SKIPPED_FILE`. Two processes
+  may call it at once: the second waits for the first.
+
+  Args:
+    source: the images.
+    data_dir: TFDS data directory.
+    max_bad: share of the images that may be left out, in [0, 1].
+    max_side: pictures with a longer side are written as JPEGs with this one (`pictures.shrink`);
+      None writes the bytes as they are.
+    overwrite: make a finished data set anew; the old one stays until the new one is whole.
+
+  Returns:
+    The directory of the data set, also if it was there already.
+
+  Raises:
+    PrepareError: too many bad images, a full or read-only disk, a source without images.
+  """
+  if not 0 <= max_bad <= 1:
+    raise PrepareError(f"max_bad must be a share between 0 and 1, got {max_bad}")
+  if max_side is not None and max_side < 1:
+    raise PrepareError(f"max_side must be at least 1 pixel, got {max_side}")
+  directory = target(source.name, source.version, data_dir)
+  if records.is_prepared(directory) and not overwrite:
+    return directory
+  work = directory.parent / f".incomplete-{directory.name}"
+  old = directory.parent / f".old-{directory.name}"
+  with shards.explain_disk_errors(work), _lock(directory):
+    if old.exists() and not directory.exists():
+      os.replace(old, directory)  # A run ended between the two renames of `_publish`.
+    if records.is_prepared(directory) and not overwrite:
+      return directory  # The process that this one waited for made it.
+    if directory.exists() and not records.is_prepared(directory):
+      raise PrepareError(
+        f"{directory} exists but is not a data set (it has no dataset_info.json): "
+        "delete it or choose another data_dir"
+      )
+    skipped = _Build(source, work, max_bad, max_side).run()
+    _publish(work, directory, old)
+  if skipped:
+    _report(skipped, source, directory)
+  return directory
+
+
+@contextlib.contextmanager
+def _lock(directory: Path) -> Iterator[None]:
+  """Lets one process at a time write a data set; the lock goes with the process that holds it."""
+  directory.parent.mkdir(parents=True, exist_ok=True)
+  with (directory.parent / f".lock-{directory.name}").open("a") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      print(f"Another process is writing {directory}; waiting for it.", file=sys.stderr, flush=True)
+      fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
+def _publish(work: Path, directory: Path, old: Path) -> None:
+  """Puts the finished data set in place, and only then removes the one it replaces."""
+  for path in (work / "data").iterdir():
+    _files.flush(path)
+  shutil.rmtree(old, ignore_errors=True)
+  if directory.exists():
+    os.replace(directory, old)
+  os.replace(work / "data", directory)
+  _files.flush(directory.parent)
+  shutil.rmtree(old, ignore_errors=True)
+  shutil.rmtree(work, ignore_errors=True)
+
+
+def _report(skipped: Sequence[Mapping[str, Any]], source: Source, directory: Path) -> None:
+  """Names what was left out, and counts what is there: the source's counts are of what it found."""
+  print(
+    f"{len(skipped)} of {len(source.items)} images cannot be decoded and were left out "
+    f"(listed in {directory / SKIPPED_FILE}):",
+    *(f"  {entry['path']}: {entry['reason']}" for entry in skipped[:20]),
+    *([f"  and {len(skipped) - 20} more"] if len(skipped) > 20 else []),
+    f"{source.name} has {_counts(source, {entry['item'] for entry in skipped})}.",
+    sep="\n",
+    file=sys.stderr,
+  )
+
+
+def _counts(source: Source, bad: Collection[int]) -> str:
+  labels = collections.defaultdict(list)
+  for index, item in enumerate(source.items):
+    if index not in bad:
+      labels[item.split].append(item.values[source.supervised])
+  classes = set().union(*labels.values())
+  parts = [f"{split} {len(own)} of {len(set(own))} classes" for split, own in labels.items()]
+  total = sum(map(len, labels.values()))
+  return f"{total} images of {len(classes)} classes: {', '.join(parts)}"
+
+
+class _Build:
   """The making of one data set: which shards there are, which are finished, writing the rest."""
 
   def __init__(self, source: Source, work: Path, max_bad: float, max_side: int | None = None):
     self._source, self._max_side = source, max_side
-    self._fingerprint = fingerprint(source, max_side)
+    self._fingerprint = _fingerprint(source, max_side)
     self._items = source.items
     self._allowed = int(max_bad * len(self._items) + 1e-6)  # 0.29 of 100 is 28.999...
     self._data, self._progress = work / "data", work / "progress"
@@ -52,7 +173,7 @@ class Build:
     twice = [path for path, count in paths.items() if count > 1]
     if twice:
       raise PrepareError(
-        f"data set {source.name!r} names {len(twice)} images more than once: {_few(twice)}"
+        f"data set {source.name!r} names {len(twice)} images more than once: {few(twice)}"
       )
     self._plan = shards.Plan(source.name.split("/")[0], [item.split for item in self._items])
     self._serialize = shards.serializer(source.features)
@@ -147,7 +268,7 @@ class Build:
     ahead: collections.deque = collections.deque()
     try:
       for index, encoded in self._read(todo):
-        ahead.append((index, pool.submit(_prepared, encoded, self._max_side)))
+        ahead.append((index, pool.submit(_checked, encoded, self._max_side)))
         if len(ahead) > _THREADS * _AHEAD:
           first, image = ahead.popleft()
           yield first, *image.result()
@@ -211,7 +332,7 @@ class Build:
     info = shards.write_description(self._source, self._data, results)
     bad = {entry["item"] for entry in self._skipped}
     labels = {}
-    for column in storage.label_features(info):
+    for column in records.label_features(info):
       encode = self._source.features[column].encode_example
       for split in self._plan.splits:
         values = [
@@ -220,25 +341,25 @@ class Build:
           if item.split == split and index not in bad
         ]
         labels[f"{split}/{column}"] = np.asarray(values, np.int64)
-    storage.write_labels(self._data, labels)
+    records.write_labels(self._data, labels)
     total = {"images": len(self._items), "skipped": len(self._skipped)}
-    _files.write_json(self._data / SOURCE_FILE, {"fingerprint": self._fingerprint, **total})
+    _files.write_json(self._data / records.SOURCE_FILE, {"fingerprint": self._fingerprint, **total})
     with (self._data / SKIPPED_FILE).open("w", encoding="utf-8") as file:
       for entry in self._skipped:
         line = {"path": entry["path"], "reason": entry["reason"]}
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def fingerprint(source: Source, max_side: int | None) -> str:
-  """Changes with what is written: the source, and the size its pictures are reduced to."""
+def _fingerprint(source: Source, max_side: int | None) -> str:
+  """Returns what changes with what is written: the source, the size its pictures are reduced to."""
   return source.fingerprint if max_side is None else f"{source.fingerprint} max_side={max_side}"
 
 
-def _prepared(encoded: bytes, max_side: int | None) -> tuple[bytes, str | None]:
+def _checked(encoded: bytes, max_side: int | None) -> tuple[bytes, str | None]:
   """Returns the bytes to write, and why the image cannot be decoded or None."""
   try:
-    verify.check_image(encoded)
-    return encoded if max_side is None else shrink.shrink(encoded, max_side), None
+    pictures.check_image(encoded)
+    return encoded if max_side is None else pictures.shrink(encoded, max_side), None
   except ImageDecodeError as error:
     return encoded, str(error)
 
@@ -255,9 +376,4 @@ def _share(count: int, total: int) -> str:
 
 
 def _named(skipped: Sequence[Mapping[str, Any]]) -> str:
-  return _few([f"{entry['path']} ({entry['reason']})" for entry in skipped], "; ")
-
-
-def _few(names: Sequence[str], separator: str = ", ") -> str:
-  more = len(names) - _NAMED
-  return separator.join(names[:_NAMED]) + (f"{separator}and {more} more" if more > 0 else "")
+  return few([f"{entry['path']} ({entry['reason']})" for entry in skipped], separator="; ")

@@ -1,4 +1,4 @@
-"""Records to pixels: read, preprocessed, kept where a data set is small, replaced where they fail.
+"""Images of records: read, preprocessed, kept where a data set is small, replaced where they fail.
 
 An image that cannot be decoded never becomes black pixels under a label: in training another image
 of its class takes the slot, in evaluation the slot is masked, and both are counted.

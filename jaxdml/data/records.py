@@ -1,7 +1,7 @@
-"""Finds data sets that TFDS prepared, reads their records and keeps their labels in a side file.
+"""Records and labels of the data sets that TFDS prepared.
 
 Reading goes through array_record and the tf.Example message alone: nothing is decoded, and
-TensorFlow is not needed.
+TensorFlow is not needed. The labels are kept in a side file.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from jaxdml import _files
 
 INDEX_FILE = "jaxdml-labels.npz"
 """Side file with the labels of every split, in the directory of the prepared data set."""
+
+SOURCE_FILE = "jaxdml-source.json"
+"""In the directory of a data set that `jaxdml prepare` wrote: what it was made from."""
 
 _FINGERPRINT = "fingerprint"
 _CHUNK = 2048
@@ -66,7 +69,7 @@ def prepared(root: Path) -> list[str]:
 
 
 def is_prepared(directory: Path) -> bool:
-  """Says whether a data set in the directory is whole."""
+  """Tells whether a data set in the directory is whole."""
   return (directory / "dataset_info.json").is_file()
 
 
@@ -168,7 +171,7 @@ def label_features(info: tfds.core.DatasetInfo) -> dict[str, list[str] | None]:
 
 
 def _fingerprint(directory: Path) -> str:
-  """Changes whenever the records do: names and sizes of the shards, and TFDS's description."""
+  """Returns a digest of the shards' names and sizes and of TFDS's description."""
   digest = hashlib.sha256((directory / "dataset_info.json").read_bytes())
   for path in sorted(directory.glob("*.array_record*")):
     digest.update(f"{path.name} {path.stat().st_size}\n".encode())

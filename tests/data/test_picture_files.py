@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdml.data import decode, encoding
+from jaxdml.data import decode, picture_files
 
 RNG = np.random.default_rng(0)
 MODES = {"RGB": (5, 7, 3), "L": (5, 7), "RGBA": (5, 7, 4), "LA": (5, 7, 2), "CMYK": (5, 7, 4)}
@@ -38,7 +38,7 @@ def test_however_it_is_given_it_is_the_same_picture(tmp_path, mode, channels):
     ways.append(np.asarray(picture)[:, :, None])
   expected = decode.decode(file, channels)
   for way in ways:
-    np.testing.assert_array_equal(decode.decode(encoding.encoded(way), channels), expected)
+    np.testing.assert_array_equal(decode.decode(picture_files.encoded(way), channels), expected)
 
 
 def test_a_picture_that_lies_on_its_side_is_turned(tmp_path):
@@ -48,7 +48,7 @@ def test_a_picture_that_lies_on_its_side_is_turned(tmp_path):
   path.write_bytes(saved(image("RGB"), "PNG", exif=exif))
   turned = decode.decode(path.read_bytes(), 3)
   assert turned.shape == (7, 5, 3)
-  np.testing.assert_array_equal(decode.decode(encoding.encoded(Image.open(path)), 3), turned)
+  np.testing.assert_array_equal(decode.decode(picture_files.encoded(Image.open(path)), 3), turned)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_picture_that_lies_on_its_side_is_turned(tmp_path):
 )
 def test_what_is_no_picture(given, kind, message):
   with pytest.raises(kind, match=message):
-    encoding.encoded(given, "files[2]")
+    picture_files.encoded(given, "files[2]")
 
 
 def test_a_damaged_file_that_pillow_has_opened(tmp_path):
@@ -74,4 +74,4 @@ def test_a_damaged_file_that_pillow_has_opened(tmp_path):
     Image.open(io.BytesIO(saved(noise, "PNG")[:999])) as opened,
     pytest.raises(decode.ImageDecodeError, match="frame: "),
   ):
-    encoding.encoded(opened, "frame")
+    picture_files.encoded(opened, "frame")

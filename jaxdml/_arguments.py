@@ -73,8 +73,9 @@ def check_arrays(embeddings, labels, refs, ids, where, weights) -> tuple:
 
   docs/conventions.md lists what is refused.
   """
-  embeddings, labels = array("embeddings", embeddings), array("labels", labels)
-  # Most calls leave these out; what is not there needs no look.
+  # Most calls pass arrays of JAX and leave the rest out: what is as it should be needs no look.
+  if not (isinstance(embeddings, jax.Array) and isinstance(labels, jax.Array)):
+    embeddings, labels = array("embeddings", embeddings), array("labels", labels)
   ids = None if ids is None else integers("ids", ids)
   where = None if where is None else mask("where", where)
   weights = None if weights is None else array("weights", weights)

@@ -12,6 +12,7 @@ matmul precision, so that TPU and TF32 hardware give the same neighbours as a CP
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,28 +22,11 @@ import jax.numpy as jnp
 from jaxdml.types import Array, DistanceFn
 
 __all__ = [
-  "DISTANCES",
-  "NAMES",
-  "Distance",
-  "Maker",
-  "cosine",
-  "create",
-  "dot",
-  "euclidean",
-  "hyperbolic",
-  "l2_normalize",
-  "matmul",
-  "matmul_transposed",
-  "normalized",
-  "normalized_euclidean",
-  "normalized_signal_to_noise",
-  "normalized_squared_euclidean",
-  "private_distances",
-  "product_distance",
-  "safe_sqrt",
-  "signal_to_noise",
-  "squared_euclidean",
-]
+  "DISTANCES", "NAMES", "Distance", "Maker", "as_grid", "cosine", "create", "dot", "euclidean",
+  "hyperbolic", "l2_normalize", "matmul", "matmul_transposed", "normalized",
+  "normalized_euclidean", "normalized_signal_to_noise", "normalized_squared_euclidean",
+  "private_distances", "product_distance", "safe_sqrt", "signal_to_noise", "squared_euclidean",
+]  # fmt: skip
 
 Prepare = Callable[[Array], tuple[Array, tuple[Array, ...]]]
 
@@ -158,12 +142,16 @@ class Distance:
     """Returns the distances [n, m] between x [n, d] and y [m, d]."""
     _check(x, y)
     (fx, x_terms), (fy, y_terms) = self.prepare(x), self.prepare(y)
-    return self.combine(matmul(fx, fy), *_as_grid(x_terms, y_terms))
+    return self.combine(matmul(fx, fy), *as_grid(x_terms, y_terms))
 
 
-def _as_grid(x_terms, y_terms) -> tuple[list[Array], list[Array]]:
+_as_column = functools.partial(jnp.expand_dims, axis=1)
+_as_row = functools.partial(jnp.expand_dims, axis=0)
+
+
+def as_grid(x_terms, y_terms) -> tuple[list[Array], list[Array]]:
   """Terms of the rows as [n, 1], those of the columns as [1, m]."""
-  return [t[:, None] for t in x_terms], [t[None, :] for t in y_terms]
+  return list(map(_as_column, x_terms)), list(map(_as_row, y_terms))
 
 
 def product_distance(prepare: Prepare, bounds: tuple[float, float] | None = None) -> Callable:
@@ -186,9 +174,8 @@ def private_distances(distance_fn: DistanceFn, x: Array, y: Array) -> Array:
   fy = _at_least_float32(fy.reshape(n, k, -1))
   # A sum, not a product of matrices: n small ones are slow on a CPU.
   products = jnp.sum(_at_least_float32(fx)[:, None, :] * fy, axis=2)
-  return distance_fn.combine(
-    products, [t[:, None] for t in x_terms], [t.reshape(n, k) for t in y_terms]
-  )
+  y_terms = [t.reshape(n, k) for t in y_terms]
+  return distance_fn.combine(products, list(map(_as_column, x_terms)), y_terms)
 
 
 def _no_terms(x: Array):

@@ -13,16 +13,8 @@ from jaxdml.distances import matmul_transposed
 from jaxdml.types import Array, PyTree
 
 __all__ = [
-  "Dense",
-  "Layers",
-  "Norm",
-  "apply",
-  "compose",
-  "fold_last",
-  "fold_norm",
-  "gram",
-  "gram_total",
-]
+  "Dense", "Layers", "Norm", "apply", "compose", "fold_last", "fold_norm", "gram", "gram_total",
+]  # fmt: skip
 
 _product = functools.partial(jnp.matmul, precision="highest")
 

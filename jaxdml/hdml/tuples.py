@@ -11,13 +11,7 @@ from jaxdml.distances import safe_sqrt
 from jaxdml.losses import reducers
 from jaxdml.types import Array, Pairs, Refs
 
-__all__ = [
-  "Tuples",
-  "nearest_distances",
-  "private_tuples",
-  "pull_metrics",
-  "synthesis_distances",
-]
+__all__ = ["Tuples", "nearest_distances", "private_tuples", "pull_metrics", "synthesis_distances"]
 
 
 class Tuples(NamedTuple):

@@ -16,45 +16,45 @@ from typing import Any
 
 import jax
 
-from jaxdml.losses import class_vectors, pair, proxy, ranking, softmax, structure, triplet
-from jaxdml.losses import reducers as reducers
-from jaxdml.losses._engine import from_rows as from_rows
-from jaxdml.losses._record import Loss as Loss
-from jaxdml.losses._record import Parameter as Parameter
-from jaxdml.losses._rows import Inputs as Inputs
-from jaxdml.losses._rows import TwoPass as TwoPass
-from jaxdml.losses._rows import element_rows as element_rows
-from jaxdml.losses._rows import make_pairs as make_pairs
-from jaxdml.losses.class_vectors import arcface_loss as arcface_loss
-from jaxdml.losses.class_vectors import cosface_loss as cosface_loss
-from jaxdml.losses.class_vectors import normalized_softmax_loss as normalized_softmax_loss
-from jaxdml.losses.class_vectors import sphereface_loss as sphereface_loss
-from jaxdml.losses.class_vectors import sub_center_arcface_loss as sub_center_arcface_loss
-from jaxdml.losses.pair import contrastive_loss as contrastive_loss
-from jaxdml.losses.pair import margin_loss as margin_loss
-from jaxdml.losses.pair import multi_similarity_loss as multi_similarity_loss
-from jaxdml.losses.pair import signal_to_noise_contrastive_loss as signal_to_noise_contrastive_loss
-from jaxdml.losses.proxy import proxy_anchor_loss as proxy_anchor_loss
-from jaxdml.losses.proxy import proxy_nca_loss as proxy_nca_loss
-from jaxdml.losses.proxy import proxy_nca_pp_loss as proxy_nca_pp_loss
-from jaxdml.losses.proxy import soft_triple_loss as soft_triple_loss
-from jaxdml.losses.ranking import fast_ap_loss as fast_ap_loss
-from jaxdml.losses.ranking import histogram_loss as histogram_loss
-from jaxdml.losses.ranking import smooth_ap_loss as smooth_ap_loss
-from jaxdml.losses.softmax import angular_loss as angular_loss
-from jaxdml.losses.softmax import nca_loss as nca_loss
-from jaxdml.losses.softmax import npair_loss as npair_loss
-from jaxdml.losses.softmax import ntxent_loss as ntxent_loss
-from jaxdml.losses.softmax import supcon_loss as supcon_loss
-from jaxdml.losses.softmax import tuplet_margin_loss as tuplet_margin_loss
-from jaxdml.losses.structure import circle_loss as circle_loss
-from jaxdml.losses.structure import (
-  generalized_lifted_structure_loss as generalized_lifted_structure_loss,
+from jaxdml.losses import class_vectors, pair, proxy, ranking, reducers, softmax, structure, triplet
+from jaxdml.losses._engine import from_rows
+from jaxdml.losses._record import Loss, Parameter
+from jaxdml.losses._rows import Inputs, TwoPass, element_rows, make_pairs
+from jaxdml.losses.class_vectors import (
+  arcface_loss,
+  cosface_loss,
+  normalized_softmax_loss,
+  sphereface_loss,
+  sub_center_arcface_loss,
 )
-from jaxdml.losses.structure import lifted_structure_loss as lifted_structure_loss
-from jaxdml.losses.structure import ranked_list_loss as ranked_list_loss
-from jaxdml.losses.triplet import soft_margin_triplet_loss as soft_margin_triplet_loss
-from jaxdml.losses.triplet import triplet_loss as triplet_loss
+from jaxdml.losses.pair import (
+  contrastive_loss,
+  margin_loss,
+  multi_similarity_loss,
+  signal_to_noise_contrastive_loss,
+)
+from jaxdml.losses.proxy import (
+  proxy_anchor_loss,
+  proxy_nca_loss,
+  proxy_nca_pp_loss,
+  soft_triple_loss,
+)
+from jaxdml.losses.ranking import fast_ap_loss, histogram_loss, smooth_ap_loss
+from jaxdml.losses.softmax import (
+  angular_loss,
+  nca_loss,
+  npair_loss,
+  ntxent_loss,
+  supcon_loss,
+  tuplet_margin_loss,
+)
+from jaxdml.losses.structure import (
+  circle_loss,
+  generalized_lifted_structure_loss,
+  lifted_structure_loss,
+  ranked_list_loss,
+)
+from jaxdml.losses.triplet import soft_margin_triplet_loss, triplet_loss
 from jaxdml.types import PyTree
 
 _MODULES = (pair, triplet, softmax, structure, ranking, class_vectors, proxy)
@@ -65,47 +65,15 @@ LOSSES: dict[str, Loss] = {
 """Name -> facts of a loss, for `create`, `init` and configs; losses of one's own may be added."""
 
 __all__ = [
-  "LOSSES",
-  "SHARED",
-  "Inputs",
-  "Loss",
-  "Parameter",
-  "TwoPass",
-  "angular_loss",
-  "arcface_loss",
-  "circle_loss",
-  "contrastive_loss",
-  "cosface_loss",
-  "create",
-  "element_rows",
-  "fast_ap_loss",
-  "from_rows",
-  "generalized_lifted_structure_loss",
-  "histogram_loss",
-  "init",
-  "lifted_structure_loss",
-  "make_pairs",
-  "margin_loss",
-  "multi_similarity_loss",
-  "nca_loss",
-  "normalized_softmax_loss",
-  "npair_loss",
-  "ntxent_loss",
-  "proxy_anchor_loss",
-  "proxy_nca_loss",
-  "proxy_nca_pp_loss",
-  "ranked_list_loss",
-  "reducers",
-  "signal_to_noise_contrastive_loss",
-  "smooth_ap_loss",
-  "soft_margin_triplet_loss",
-  "soft_triple_loss",
-  "sphereface_loss",
-  "sub_center_arcface_loss",
-  "supcon_loss",
-  "triplet_loss",
-  "tuplet_margin_loss",
-]
+  "LOSSES", "SHARED", "Inputs", "Loss", "Parameter", "TwoPass", "angular_loss", "arcface_loss",
+  "circle_loss", "contrastive_loss", "cosface_loss", "create", "element_rows", "fast_ap_loss",
+  "from_rows", "generalized_lifted_structure_loss", "histogram_loss", "init",
+  "lifted_structure_loss", "make_pairs", "margin_loss", "multi_similarity_loss", "nca_loss",
+  "normalized_softmax_loss", "npair_loss", "ntxent_loss", "proxy_anchor_loss", "proxy_nca_loss",
+  "proxy_nca_pp_loss", "ranked_list_loss", "reducers", "signal_to_noise_contrastive_loss",
+  "smooth_ap_loss", "soft_margin_triplet_loss", "soft_triple_loss", "sphereface_loss",
+  "sub_center_arcface_loss", "supcon_loss", "triplet_loss", "tuplet_margin_loss",
+]  # fmt: skip
 
 SHARED = (
   "params", "refs", "ids", "where", "weights", "distance_fn", "mining_fn", "key", "reduce_fn",

@@ -1,35 +1,28 @@
-"""Loops that keep memory small: anchors a block at a time, positives one at a time.
+"""Anchors a block at a time, so that memory is linear in the batch.
 
-Their gradients are written by hand (`jax.custom_vjp`), so that nothing is stored and, for sums over
-blocks, nothing is computed twice.
+The gradient of a sum over blocks is written by hand (`jax.custom_vjp`), so that nothing is stored
+and nothing computed twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend import core
 
 from jaxdml.losses import reducers
+from jaxdml.losses._rows import hoist, partition, zeros
 from jaxdml.types import Array, PyTree
 
 __all__ = [
-  "Blocks",
-  "Sizes",
-  "by_platform",
-  "default_sizes",
-  "map_blocks",
-  "reduce_blocks",
-  "split",
+  "Blocks", "Sizes", "by_platform", "default_sizes", "map_blocks", "reduce_blocks", "split",
   "sum_blocks",
-  "sum_over_positives",
-]
+]  # fmt: skip
 
 # Distances held at a time: what a CPU's cache holds several times, or keeps an accelerator busy.
-_CPU_ELEMENTS, _ACCELERATOR_ELEMENTS = 2**20, 2**26
+CPU_ELEMENTS, _ACCELERATOR_ELEMENTS = 2**20, 2**26
 # On a CPU, anchors that make a matrix product worth while; the more references, whose gradient each
 # block adds to, the more anchors at a time, for up to 16 times as many distances.
 _CPU_ROWS, _CPU_MOST_ROWS, _COLUMNS_PER_ROW = 128, 512, 64
@@ -53,9 +46,9 @@ def default_sizes(n: int, elements_per_anchor: int) -> Sizes:
     n itself while everything fits.
   """
   rows = min(max(_CPU_ROWS, elements_per_anchor // _COLUMNS_PER_ROW), _CPU_MOST_ROWS)
-  least = min(rows, 16 * _CPU_ELEMENTS // elements_per_anchor)
+  least = min(rows, 16 * CPU_ELEMENTS // elements_per_anchor)
   return Sizes(
-    _default_size(n, elements_per_anchor, _CPU_ELEMENTS, least),
+    _default_size(n, elements_per_anchor, CPU_ELEMENTS, least),
     _default_size(n, elements_per_anchor, _ACCELERATOR_ELEMENTS, 1),
   )
 
@@ -125,40 +118,6 @@ def map_blocks(fn: Callable[[PyTree], PyTree], blocks: Blocks) -> PyTree:
   return jax.lax.map(jax.checkpoint(fn, prevent_cse=False), cut)
 
 
-def _hoist(fn: Callable, *examples: PyTree) -> tuple[Callable, list[Array]]:
-  """(call, captured): call(captured, *args) is fn(*args) that closes over nothing.
-
-  `jax.custom_vjp` must see every array that may need a gradient as an argument. Unlike
-  jax.closure_convert this hoists integers, booleans and keys too: a backward pass traced later
-  (inside scan or checkpoint) could not reach them.
-  """
-  closed, shape = jax.make_jaxpr(fn, return_shape=True)(*examples)
-  treedef = jax.tree.structure(shape)
-
-  def call(captured: list[Array], *args: PyTree) -> PyTree:
-    run = core.jaxpr_as_fun(core.ClosedJaxpr(closed.jaxpr, captured))
-    return jax.tree.unflatten(treedef, run(*jax.tree.leaves(args)))
-
-  return call, closed.consts
-
-
-def _partition(tree: PyTree) -> tuple[list[Array], list[Array], Callable[[Any, Any], PyTree]]:
-  """(leaves with gradients, the others, a function that puts both together again)."""
-  leaves, treedef = jax.tree.flatten(tree)
-  is_float = [jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in leaves]
-
-  def merge(floats, others) -> PyTree:
-    floats, others = iter(floats), iter(others)
-    return jax.tree.unflatten(treedef, [next(floats) if f else next(others) for f in is_float])
-
-  floats = [x for x, f in zip(leaves, is_float, strict=True) if f]
-  return floats, [x for x, f in zip(leaves, is_float, strict=True) if not f], merge
-
-
-def _zeros(shapes: PyTree) -> PyTree:
-  return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-
-
 def sum_blocks(
   fn: Callable[[PyTree, PyTree], tuple[Array, PyTree]], blocks: Blocks, shared: PyTree
 ) -> tuple[Array, PyTree]:
@@ -178,13 +137,13 @@ def sum_blocks(
   calls, captured = {}, {}
   for size in dict.fromkeys(blocks.sizes):
     example = jax.eval_shape(lambda rows, size=size: first(rows, size), blocks.rows)
-    calls[size], captured[size] = _hoist(fn, example, shared)
-  rows, row_others, merge_rows = _partition(blocks.rows)
-  same, same_others, merge_same = _partition((shared, captured))
+    calls[size], captured[size] = hoist(fn, example, shared)
+  rows, row_others, merge_rows = partition(blocks.rows)
+  same, same_others, merge_same = partition((shared, captured))
 
   def cut_at(size, rows, row_others):
     """Floats of the blocks, their other leaves, and the function that puts both together again."""
-    return _partition(blocks.cut(merge_rows(rows, row_others), size))
+    return partition(blocks.cut(merge_rows(rows, row_others), size))
 
   def of_block(size, merge, cut, others, same, same_others):
     shared, captured = merge_same(same, same_others)
@@ -192,7 +151,7 @@ def sum_blocks(
 
   def start_of(step, cut, others):
     first = lambda cut, others: step(*jax.tree.map(lambda x: x[0], (cut, others)))
-    return _zeros(jax.eval_shape(first, cut, others))
+    return zeros(jax.eval_shape(first, cut, others))
 
   def values(size, rows, same, row_others, same_others):
     cut, others, merge = cut_at(size, rows, row_others)
@@ -278,71 +237,3 @@ def reduce_blocks(
   scaled = lambda block, shared: (jnp.sum(share * sums(block, shared)[0]), ())
   value, _ = sum_blocks(scaled, blocks, shared)
   return reducers.global_sum(value + poison, axis_name)
-
-
-def _after(positive: Array, column: Array) -> Array:
-  """[r] the first positive of each row beyond `column` [r]; m where there is none."""
-  columns = jnp.arange(positive.shape[1], dtype=jnp.int32)[None, :]
-  beyond = positive & (columns > column[:, None])
-  return jnp.min(jnp.where(beyond, columns, positive.shape[1]), axis=1, initial=positive.shape[1])
-
-
-def _loop(step: Callable, start: PyTree, positive: Array, count: Array) -> PyTree:
-  """Adds up step(column, valid) of the first to the count-th positive of each row."""
-  end = positive.shape[1]
-
-  def body(_, carry):
-    column, result = carry
-    column = _after(positive, column)
-    added = step(jnp.minimum(column, end - 1), column < end)
-    return column, jax.tree.map(jnp.add, result, added)
-
-  first = jnp.full(positive.shape[0], -1, jnp.int32)
-  return jax.lax.fori_loop(0, count, body, (first, start))[1]
-
-
-def sum_over_positives(fn: Callable[..., PyTree], positive: Array, *operands: PyTree) -> PyTree:
-  """sum_k fn(column of each row's k-th positive [r], where there is one [r], *operands).
-
-  Memory is that of one call of fn however many positives there are, and time that of as many calls
-  as the richest row has positives. How many depends on the data, which reverse mode cannot trace:
-  the gradient makes the calls again. Reverse mode only.
-
-  Args:
-    fn: returns a pytree of arrays; must give 0 for rows without a k-th positive. May close over
-      traced arrays.
-    positive: [r, m] bool.
-    *operands: pytrees of arrays; the floats get gradients.
-  """
-  rows = positive.shape[0]
-  example = (jnp.zeros(rows, jnp.int32), jnp.zeros(rows, bool))
-  call, captured = _hoist(fn, *example, *operands)
-  floats, others, merge = _partition((captured, operands))
-
-  def of_positive(column, valid, floats, others):
-    captured, operands = merge(floats, others)
-    return call(captured, column, valid, *operands)
-
-  like = jax.eval_shape(of_positive, *example, floats, others)
-
-  @jax.custom_vjp
-  def total(positive, floats, others):
-    return forward(positive, floats, others)[0]
-
-  def forward(positive, floats, others):
-    count = jnp.max(jnp.sum(positive, axis=1, dtype=jnp.int32), initial=0)
-    step = lambda column, valid: of_positive(column, valid, floats, others)
-    # The zeros are made here: as traced constants they would be captured ones.
-    return _loop(step, _zeros(like), positive, count), (positive, floats, others, count)
-
-  def backward(residuals, cotangents):
-    positive, floats, others, count = residuals
-
-    def step(column, valid):
-      pull = jax.vjp(lambda floats: of_positive(column, valid, floats, others), floats)[1]
-      return pull(cotangents)[0]
-
-    return None, _loop(step, jax.tree.map(jnp.zeros_like, floats), positive, count), None
-
-  total.defvjp(forward, backward)
-  return total(positive, floats, others)

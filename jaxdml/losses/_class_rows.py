@@ -20,13 +20,9 @@ from jaxdml.losses._rows import Inputs, RowFn
 from jaxdml.types import Array, DistanceFn, MiningFn, Pairs, PyTree, ReduceFn, Refs, Rows
 
 __all__ = [
-  "PROXIES",
-  "check_examples",
-  "class_vectors",
-  "cross_entropy_rows",
-  "from_class_rows",
+  "PROXIES", "check_examples", "class_vectors", "cross_entropy_rows", "from_class_rows",
   "out_of_range",
-]
+]  # fmt: skip
 
 
 def class_vectors(key: Array, *shape: int) -> Array:
@@ -49,7 +45,7 @@ PROXIES = Parameter("proxies", ("num_classes", "dim"), _init_proxies)
 """One vector a class."""
 
 
-def _read(parameter: Parameter, params: PyTree, dim: int, loss: str) -> Array:
+def _read(parameter: Parameter, params: PyTree, dim: int) -> Array:
   """The vectors in `params`, or one ValueError that says what is wrong."""
   name, axes = parameter.name, [*parameter.axes[:-1], str(dim)]
   if isinstance(params, Mapping) and set(params) == {name}:
@@ -65,7 +61,7 @@ def _read(parameter: Parameter, params: PyTree, dim: int, loss: str) -> Array:
   options = "".join(f", {axis}=..." for axis in parameter.axes[1:-1])
   raise ValueError(
     f"params must be {{{name!r}: floating point [{', '.join(axes)}]}}; got {came}. Make them with "
-    f"losses.init({loss!r}, key, num_classes, {dim}{options})"
+    f"losses.init(NAME, key, num_classes, {dim}{options})"
   )
 
 
@@ -76,18 +72,14 @@ def check_examples(
   weights: Array | None,
   params: PyTree,
   parameter: Parameter,
-  loss: str,
 ) -> tuple[Array, Array, Array | None, Array | None, Array]:
-  """Returns the arguments as arrays, refused if they do not fit, and the vectors in `params`.
-
-  `loss` is its name in the registry, for the message that says how to make them.
-  """
+  """Returns the arguments as arrays, refused if they do not fit, and the vectors in `params`."""
   embeddings, labels, _, _, where, weights = check_arrays(
     embeddings, labels, None, None, where, weights
   )
   if not jnp.issubdtype(labels.dtype, jnp.integer):
     raise TypeError(f"labels must be integers from 0 to num_classes - 1; got {labels.dtype}")
-  vectors = _read(parameter, params, embeddings.shape[1], loss)
+  vectors = _read(parameter, params, embeddings.shape[1])
   return embeddings, labels, where, weights, vectors
 
 
@@ -158,14 +150,13 @@ def _with_penalty(value: PyTree, penalty: Array, axis_name: str | None) -> PyTre
 
 def from_class_rows(
   row_fn: RowFn,
-  loss: str,
   parameter: Parameter,
   embeddings: Array,
   labels: Array,
   params: PyTree,
-  *,
   distance_fn: DistanceFn,
   reduce_fn: ReduceFn,
+  *,
   penalty_fn: Callable[[Array], Array] | None = None,
   where: Array | None = None,
   weights: Array | None = None,
@@ -179,7 +170,6 @@ def from_class_rows(
   Args:
     row_fn: as in `from_rows`; where a class has several vectors, `pairs.distances`,
       `pairs.positive` and `pairs.negative` are [r, per class, num_classes].
-    loss: its name in the registry, for messages.
     parameter: what is learnt.
     embeddings: [n, d].
     labels: [n] int; one out of range makes the loss NaN.
@@ -195,7 +185,7 @@ def from_class_rows(
     axis_name: mapped axis to reduce over.
   """
   embeddings, labels, where, weights, vectors = check_examples(
-    embeddings, labels, where, weights, params, parameter, loss
+    embeddings, labels, where, weights, params, parameter
   )
   ids = None
   if axis_name is not None:  # a random miner draws by slot of the global batch

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdml._arguments import check_arrays, check_functions
-from jaxdml.distances import Distance, matmul_transposed, private_distances
+from jaxdml.distances import Distance, as_grid, matmul_transposed, private_distances
 from jaxdml.losses import _blocks, reducers
 from jaxdml.losses._blocks import Blocks, Sizes
 from jaxdml.losses._rows import Inputs, RowFn, TwoPass, masked_pairs, mine
@@ -36,9 +36,9 @@ def from_rows(
   row_fn: RowFn | TwoPass,
   embeddings: Array,
   labels: Array,
-  *,
   distance_fn: DistanceFn,
   reduce_fn: ReduceFn,
+  *,
   refs: Refs | None = None,
   ids: Array | None = None,
   where: Array | None = None,
@@ -153,8 +153,7 @@ def _pairs(call: _Call, block: _Block, shared: _Shared) -> Pairs:
   elif isinstance(distance_fn, Distance):
     (features, x_terms), (others, y_terms, rows) = block.prepared, shared.prepared
     products = matmul_transposed(features, others, rows)
-    x_terms, y_terms = [t[:, None] for t in x_terms], [t[None, :] for t in y_terms]
-    distances = distance_fn.combine(products, x_terms, y_terms)
+    distances = distance_fn.combine(products, *as_grid(x_terms, y_terms))
   else:
     distances = distance_fn(block.prepared, shared.prepared)
   pairs = masked_pairs(
@@ -170,7 +169,7 @@ def _rows(call: _Call, row_fn: RowFn, block: _Block, shared: _Shared) -> Rows:
   if not isinstance(rows, Rows):
     raise TypeError(f"row_fn must return jaxdml.types.Rows; got {type(rows).__name__}")
   if rows.total.ndim == 1:
-    rows = Rows(*(a[:, None] for a in rows))
+    rows = Rows(rows.total[:, None], rows.elements[:, None], rows.active[:, None])
   if rows.total.shape[0] != count:
     # A miner made several rows of an anchor: they add up to its one.
     anchor = pairs.anchor - block.index[0]
@@ -192,7 +191,9 @@ def _sizes(call: _Call, block_size: int | None) -> Sizes:
     return Sizes(int(block_size), int(block_size))
   n, m = call.block.labels.shape[0], call.shared.inputs.refs.labels.shape[-1]
   rows = call.mining_fn.rows if isinstance(call.mining_fn, Miner) else 1
-  return _blocks.default_sizes(n, m * (m if rows is None else min(rows, m)))
+  elements = m * (m if rows is None else min(rows, m))
+  small = n * elements <= _blocks.CPU_ELEMENTS
+  return Sizes(n, n) if small else _blocks.default_sizes(n, elements)
 
 
 def _blocks_of(call: _Call, sizes: Sizes) -> Blocks:

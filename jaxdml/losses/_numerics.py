@@ -15,14 +15,7 @@ from jaxdml.distances import Distance, safe_sqrt
 from jaxdml.losses._rows import row_sum
 from jaxdml.types import Array, DistanceFn
 
-__all__ = [
-  "exponents_fit",
-  "log1p_sum_exp",
-  "log_sum_exp",
-  "log_sum_exp_pair",
-  "sine",
-  "softplus",
-]
+__all__ = ["exponents_fit", "log1p_sum_exp", "log_sum_exp", "log_sum_exp_pair", "sine", "softplus"]
 
 
 def _top(x: Array, mask: Array) -> Array:

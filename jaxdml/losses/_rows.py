@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend import core
 
 from jaxdml.distances import private_distances
 from jaxdml.mining._miner import Miner
 from jaxdml.types import Array, DistanceFn, MiningFn, Pairs, PyTree, Refs, Rows
 
 __all__ = [
-  "Inputs",
-  "RowFn",
-  "TwoPass",
-  "element_rows",
-  "make_pairs",
-  "masked_pairs",
-  "mine",
-  "row_count",
-  "row_sum",
-]
+  "Inputs", "RowFn", "TwoPass", "element_rows", "hoist", "make_pairs", "masked_pairs", "mine",
+  "partition", "row_count", "row_sum", "sum_over_positives", "zeros",
+]  # fmt: skip
+
+# Columns up to which a sum over positives is written out.
+_FEW_COLUMNS = 8
 
 
 class Inputs(NamedTuple):
@@ -163,3 +160,110 @@ def mine(pairs: Pairs, mining_fn: MiningFn | None) -> Pairs:
     return mined._replace(distances=distances)
   # A function that says nothing may have changed the masks behind a miner that named columns.
   return mined._replace(distances=distances, positive_columns=None, negative_columns=None)
+
+
+def hoist(fn: Callable, *examples: PyTree) -> tuple[Callable, list[Array]]:
+  """(call, captured): call(captured, *args) is fn(*args) that closes over nothing.
+
+  `jax.custom_vjp` must see every array that may need a gradient as an argument. Unlike
+  jax.closure_convert this hoists integers, booleans and keys too: a backward pass traced later
+  (inside scan or checkpoint) could not reach them.
+  """
+  closed, shape = jax.make_jaxpr(fn, return_shape=True)(*examples)
+  treedef = jax.tree.structure(shape)
+
+  def call(captured: list[Array], *args: PyTree) -> PyTree:
+    run = core.jaxpr_as_fun(core.ClosedJaxpr(closed.jaxpr, captured))
+    return jax.tree.unflatten(treedef, run(*jax.tree.leaves(args)))
+
+  return call, closed.consts
+
+
+def partition(tree: PyTree) -> tuple[list[Array], list[Array], Callable[[Any, Any], PyTree]]:
+  """(leaves with gradients, the others, a function that puts both together again)."""
+  leaves, treedef = jax.tree.flatten(tree)
+  is_float = [jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in leaves]
+
+  def merge(floats, others) -> PyTree:
+    floats, others = iter(floats), iter(others)
+    return jax.tree.unflatten(treedef, [next(floats) if f else next(others) for f in is_float])
+
+  floats = [x for x, f in zip(leaves, is_float, strict=True) if f]
+  return floats, [x for x, f in zip(leaves, is_float, strict=True) if not f], merge
+
+
+def zeros(shapes: PyTree) -> PyTree:
+  """Zeros of those shapes and dtypes."""
+  return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+
+
+def _after(positive: Array, column: Array) -> Array:
+  """[r] the first positive of each row beyond `column` [r]; m where there is none."""
+  columns = jnp.arange(positive.shape[1], dtype=jnp.int32)[None, :]
+  beyond = positive & (columns > column[:, None])
+  return jnp.min(jnp.where(beyond, columns, positive.shape[1]), axis=1, initial=positive.shape[1])
+
+
+def _loop(step: Callable, start: PyTree, positive: Array, count: Array) -> PyTree:
+  """Adds up step(column, valid) of the first to the count-th positive of each row."""
+  end = positive.shape[1]
+
+  def body(_, carry):
+    column, result = carry
+    column = _after(positive, column)
+    added = step(jnp.minimum(column, end - 1), column < end)
+    return column, jax.tree.map(jnp.add, result, added)
+
+  first = jnp.full(positive.shape[0], -1, jnp.int32)
+  return jax.lax.fori_loop(0, count, body, (first, start))[1]
+
+
+def sum_over_positives(fn: Callable[..., PyTree], positive: Array, *operands: PyTree) -> PyTree:
+  """sum_k fn(column of each row's k-th positive [r], where there is one [r], *operands).
+
+  Memory is that of one call of fn however many positives there are, and time that of as many calls
+  as the richest row has positives. How many depends on the data, which reverse mode cannot trace:
+  the gradient makes the calls again. Reverse mode only.
+
+  Args:
+    fn: returns a pytree of arrays; must give 0 for rows without a k-th positive. May close over
+      traced arrays.
+    positive: [r, m] bool.
+    *operands: pytrees of arrays; the floats get gradients.
+  """
+  rows, m = positive.shape
+  if m <= _FEW_COLUMNS:
+    # So few, as where mining chose the partners, are quicker one after the other than in a loop.
+    each = [fn(jnp.full(rows, j, jnp.int32), positive[:, j], *operands) for j in range(m)]
+    return jax.tree.map(lambda *terms: sum(terms), *each)
+  example = (jnp.zeros(rows, jnp.int32), jnp.zeros(rows, bool))
+  call, captured = hoist(fn, *example, *operands)
+  floats, others, merge = partition((captured, operands))
+
+  def of_positive(column, valid, floats, others):
+    captured, operands = merge(floats, others)
+    return call(captured, column, valid, *operands)
+
+  like = jax.eval_shape(of_positive, *example, floats, others)
+
+  @jax.custom_vjp
+  def total(positive, floats, others):
+    return forward(positive, floats, others)[0]
+
+  def forward(positive, floats, others):
+    count = jnp.max(jnp.sum(positive, axis=1, dtype=jnp.int32), initial=0)
+    step = lambda column, valid: of_positive(column, valid, floats, others)
+    # The zeros are made here: as traced constants they would be captured ones.
+    return _loop(step, zeros(like), positive, count), (positive, floats, others, count)
+
+  def backward(residuals, cotangents):
+    positive, floats, others, count = residuals
+
+    def step(column, valid):
+      pull = jax.vjp(lambda floats: of_positive(column, valid, floats, others), floats)[1]
+      return pull(cotangents)[0]
+
+    return None, _loop(step, jax.tree.map(jnp.zeros_like, floats), positive, count), None
+
+  total.defvjp(forward, backward)
+  return total(positive, floats, others)

@@ -22,12 +22,9 @@ from jaxdml.losses._rows import row_sum
 from jaxdml.types import Array, DistanceFn, PyTree, ReduceFn, Rows, Shared
 
 __all__ = [
-  "arcface_loss",
-  "cosface_loss",
-  "normalized_softmax_loss",
-  "sphereface_loss",
+  "arcface_loss", "cosface_loss", "normalized_softmax_loss", "sphereface_loss",
   "sub_center_arcface_loss",
-]
+]  # fmt: skip
 
 
 def _init_sub_centers(
@@ -58,9 +55,7 @@ def normalized_softmax_loss(
 
   Args:
     temperature: T, in units of the cosine.
-
-  Returns:
-    The reduced loss; shared arguments and errors: docs/conventions.md.
+    **shared: and errors: docs/conventions.md.
 
   >>> import jax.numpy as jnp
   >>> params = {"proxies": jnp.eye(2)}  # cosines 1 and 0: log(1 + exp(-1 / 0.5))
@@ -76,15 +71,7 @@ def normalized_softmax_loss(
     return cross_entropy_rows(logits, target, pairs.positive, pairs.negative)
 
   return from_class_rows(
-    row_fn,
-    "normalized_softmax",
-    PROXIES,
-    embeddings,
-    labels,
-    params,
-    distance_fn=distance_fn,
-    reduce_fn=reduce_fn,
-    **shared,
+    row_fn, PROXIES, embeddings, labels, params, distance_fn, reduce_fn, **shared
   )
 
 
@@ -107,9 +94,7 @@ def cosface_loss(
   Args:
     margin: m, in units of the cosine.
     scale: s, one over the temperature.
-
-  Returns:
-    The reduced loss; shared arguments and errors: docs/conventions.md.
+    **shared: and errors: docs/conventions.md.
   """
 
   def row_fn(pairs, inputs):
@@ -119,15 +104,7 @@ def cosface_loss(
     return cross_entropy_rows(scale * cosine, target, pairs.positive, pairs.negative)
 
   return from_class_rows(
-    row_fn,
-    "cosface",
-    PROXIES,
-    embeddings,
-    labels,
-    params,
-    distance_fn=distance_fn,
-    reduce_fn=reduce_fn,
-    **shared,
+    row_fn, PROXIES, embeddings, labels, params, distance_fn, reduce_fn, **shared
   )
 
 
@@ -167,9 +144,7 @@ def arcface_loss(
   Args:
     margin: m, in radians, from 0 to pi (pytorch-metric-learning takes degrees).
     scale: s, one over the temperature.
-
-  Returns:
-    The reduced loss; shared arguments and errors: docs/conventions.md.
+    **shared: and errors: docs/conventions.md.
 
   >>> import jax.numpy as jnp
   >>> params = {"proxies": jnp.eye(2)}  # cos(0 + pi / 2) = 0 against 0: log 2
@@ -183,15 +158,7 @@ def arcface_loss(
     return _arcface_rows(1.0 - pairs.distances, pairs.positive, pairs.negative, margin, scale)
 
   return from_class_rows(
-    row_fn,
-    "arcface",
-    PROXIES,
-    embeddings,
-    labels,
-    params,
-    distance_fn=distance_fn,
-    reduce_fn=reduce_fn,
-    **shared,
+    row_fn, PROXIES, embeddings, labels, params, distance_fn, reduce_fn, **shared
   )
 
 
@@ -214,9 +181,7 @@ def sub_center_arcface_loss(
   Args:
     margin: in radians, from 0 to pi (pytorch-metric-learning takes degrees).
     scale: one over the temperature.
-
-  Returns:
-    The reduced loss; shared arguments and errors: docs/conventions.md.
+    **shared: and errors: docs/conventions.md.
   """
 
   def row_fn(pairs, inputs):
@@ -229,15 +194,7 @@ def sub_center_arcface_loss(
     return _arcface_rows(nearest, positive, negative, margin, scale)
 
   return from_class_rows(
-    row_fn,
-    "sub_center_arcface",
-    _SUB_CENTERS,
-    embeddings,
-    labels,
-    params,
-    distance_fn=distance_fn,
-    reduce_fn=reduce_fn,
-    **shared,
+    row_fn, _SUB_CENTERS, embeddings, labels, params, distance_fn, reduce_fn, **shared
   )
 
 
@@ -279,9 +236,7 @@ def sphereface_loss(
   Args:
     margin: m, an integer of at least 1; not learnable.
     scale: factor of all logits; 1 in the paper.
-
-  Returns:
-    The reduced loss; shared arguments and errors: docs/conventions.md.
+    **shared: and errors: docs/conventions.md.
 
   Raises:
     ValueError: for a margin that is not a positive integer.
@@ -303,48 +258,20 @@ def sphereface_loss(
     return cross_entropy_rows(radius[:, None] * cosine, target, pairs.positive, pairs.negative)
 
   return from_class_rows(
-    row_fn,
-    "sphereface",
-    PROXIES,
-    embeddings,
-    labels,
-    params,
-    distance_fn=distance_fn,
-    reduce_fn=reduce_fn,
-    **shared,
+    row_fn, PROXIES, embeddings, labels, params, distance_fn, reduce_fn, **shared
   )
 
 
 RECORDS = (
-  Loss(
-    "normalized_softmax",
-    normalized_softmax_loss,
-    ("temperature",),
-    distances.cosine,
-    reducers.mean,
-    parameter=PROXIES,
-  ),
-  Loss(
-    "cosface", cosface_loss, ("margin", "scale"), distances.cosine, reducers.mean, parameter=PROXIES
-  ),
-  Loss(
-    "arcface", arcface_loss, ("margin", "scale"), distances.cosine, reducers.mean, parameter=PROXIES
-  ),
-  Loss(
-    "sub_center_arcface",
-    sub_center_arcface_loss,
-    ("margin", "scale"),
-    distances.cosine,
-    reducers.mean,
-    parameter=_SUB_CENTERS,
-  ),
-  Loss(
-    "sphereface",
-    sphereface_loss,
-    ("margin", "scale"),
-    distances.cosine,
-    reducers.mean,
-    parameter=PROXIES,
-  ),
-)
+  Loss("normalized_softmax", normalized_softmax_loss, ("temperature",), distances.cosine,
+    reducers.mean, parameter=PROXIES),
+  Loss("cosface", cosface_loss, ("margin", "scale"), distances.cosine, reducers.mean,
+    parameter=PROXIES),
+  Loss("arcface", arcface_loss, ("margin", "scale"), distances.cosine, reducers.mean,
+    parameter=PROXIES),
+  Loss("sub_center_arcface", sub_center_arcface_loss, ("margin", "scale"), distances.cosine,
+    reducers.mean, parameter=_SUB_CENTERS),
+  Loss("sphereface", sphereface_loss, ("margin", "scale"), distances.cosine, reducers.mean,
+    parameter=PROXIES),
+)  # fmt: skip
 """Facts of the losses here, for the registry."""

@@ -16,11 +16,9 @@ from jaxdml.losses._rows import element_rows
 from jaxdml.types import Array, DistanceFn, Pairs, ReduceFn, Rows, SharedRefs
 
 __all__ = [
-  "contrastive_loss",
-  "margin_loss",
-  "multi_similarity_loss",
+  "contrastive_loss", "margin_loss", "multi_similarity_loss",
   "signal_to_noise_contrastive_loss",
-]
+]  # fmt: skip
 
 
 def _contrastive_rows(pairs: Pairs, positive_margin, negative_margin, power: int) -> Rows:
@@ -53,9 +51,7 @@ def contrastive_loss(
     positive_margin: m_p, below which a positive costs nothing.
     negative_margin: m_n, beyond which a negative costs nothing.
     power: k; 1 is the linear form, pytorch-metric-learning's.
-
-  Returns:
-    The reduced loss; shared arguments and errors: docs/conventions.md.
+    **shared: and errors: docs/conventions.md.
 
   >>> import jax.numpy as jnp
   >>> x = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.8, 0.6]])
@@ -63,10 +59,7 @@ def contrastive_loss(
   0.1351
   """
   row_fn = lambda pairs, inputs: _contrastive_rows(pairs, positive_margin, negative_margin, power)
-
-  return from_rows(
-    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
-  )
+  return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
 def signal_to_noise_contrastive_loss(
@@ -87,15 +80,10 @@ def signal_to_noise_contrastive_loss(
   Args:
     positive_margin: m_p, below which a positive costs nothing.
     negative_margin: m_n, beyond which a negative costs nothing.
-
-  Returns:
-    The reduced loss; shared arguments and errors: docs/conventions.md.
+    **shared: and errors: docs/conventions.md.
   """
   row_fn = lambda pairs, inputs: _contrastive_rows(pairs, positive_margin, negative_margin, 1)
-
-  return from_rows(
-    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
-  )
+  return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
 def margin_loss(
@@ -122,9 +110,7 @@ def margin_loss(
     beta: the boundary, a scalar or [num_classes] indexed by the anchor's label; an array that
       requires a gradient gets one, so it is learnable. Labels must then be below num_classes.
     nu: weight of the beta regulariser; positive values pull the boundary in.
-
-  Returns:
-    The reduced loss; shared arguments and errors: docs/conventions.md.
+    **shared: and errors: docs/conventions.md.
   """
 
   def row_fn(pairs, inputs):
@@ -148,9 +134,7 @@ def margin_loss(
     used = rows.elements > 0
     return rows._replace(total=rows.total + jnp.where(used, nu * boundary, 0.0))
 
-  return from_rows(
-    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
-  )
+  return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
 def multi_similarity_loss(
@@ -174,9 +158,7 @@ def multi_similarity_loss(
     alpha: sharpness over positives.
     beta: sharpness over negatives.
     base: the similarity that separates them (lambda in the paper).
-
-  Returns:
-    The reduced loss; shared arguments and errors: docs/conventions.md.
+    **shared: and errors: docs/conventions.md.
   """
 
   def row_fn(pairs, inputs):
@@ -190,39 +172,17 @@ def multi_similarity_loss(
     used = jnp.any(pairs.positive | pairs.negative, axis=1).astype(excess.dtype)
     return Rows(total=positive / alpha + negative / beta, elements=used, active=used)
 
-  return from_rows(
-    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
-  )
+  return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
 RECORDS = (
-  Loss(
-    "contrastive",
-    contrastive_loss,
-    ("positive_margin", "negative_margin", "power"),
-    distances.normalized_euclidean,
-    reducers.mean_nonzero,
-  ),
-  Loss(
-    "signal_to_noise_contrastive",
-    signal_to_noise_contrastive_loss,
-    ("positive_margin", "negative_margin"),
-    distances.normalized_signal_to_noise,
-    reducers.mean_nonzero,
-  ),
-  Loss(
-    "margin",
-    margin_loss,
-    ("margin", "beta", "nu"),
-    distances.normalized_euclidean,
-    reducers.mean_nonzero,
-  ),
-  Loss(
-    "multi_similarity",
-    multi_similarity_loss,
-    ("alpha", "beta", "base"),
-    distances.cosine,
-    reducers.mean,
-  ),
-)
+  Loss("contrastive", contrastive_loss, ("positive_margin", "negative_margin", "power"),
+    distances.normalized_euclidean, reducers.mean_nonzero),
+  Loss("signal_to_noise_contrastive", signal_to_noise_contrastive_loss, ("positive_margin",
+    "negative_margin"), distances.normalized_signal_to_noise, reducers.mean_nonzero),
+  Loss("margin", margin_loss, ("margin", "beta", "nu"), distances.normalized_euclidean,
+    reducers.mean_nonzero),
+  Loss("multi_similarity", multi_similarity_loss, ("alpha", "beta", "base"), distances.cosine,
+    reducers.mean),
+)  # fmt: skip
 """Facts of the losses here, for the registry."""

@@ -46,9 +46,7 @@ def proxy_nca_loss(
 
   Args:
     temperature: divides the distances; 1 in the paper.
-
-  Returns:
-    The reduced loss; shared arguments and errors: docs/conventions.md.
+    **shared: and errors: docs/conventions.md.
 
   >>> params = {"proxies": jnp.eye(3)}  # squared distances 0, 2 and 2: 0 + log(2 exp(-2))
   >>> x, y = jnp.array([[5.0, 0.0, 0.0]]), jnp.array([0])
@@ -65,15 +63,7 @@ def proxy_nca_loss(
     return Rows(total=jnp.where(used, excess, 0.0), elements=elements, active=elements)
 
   return from_class_rows(
-    row_fn,
-    "proxy_nca",
-    PROXIES,
-    embeddings,
-    labels,
-    params,
-    distance_fn=distance_fn,
-    reduce_fn=reduce_fn,
-    **shared,
+    row_fn, PROXIES, embeddings, labels, params, distance_fn, reduce_fn, **shared
   )
 
 
@@ -94,9 +84,7 @@ def proxy_nca_pp_loss(
 
   Args:
     temperature: divides the distances; 1/9 in the paper.
-
-  Returns:
-    The reduced loss; shared arguments and errors: docs/conventions.md.
+    **shared: and errors: docs/conventions.md.
 
   >>> params = {"proxies": jnp.eye(3)}  # squared distances 0, 2 and 2: log(1 + 2 exp(-2))
   >>> x, y = jnp.array([[5.0, 0.0, 0.0]]), jnp.array([0])
@@ -111,15 +99,7 @@ def proxy_nca_pp_loss(
     return cross_entropy_rows(logits, target, pairs.positive, pairs.negative)
 
   return from_class_rows(
-    row_fn,
-    "proxy_nca_pp",
-    PROXIES,
-    embeddings,
-    labels,
-    params,
-    distance_fn=distance_fn,
-    reduce_fn=reduce_fn,
-    **shared,
+    row_fn, PROXIES, embeddings, labels, params, distance_fn, reduce_fn, **shared
   )
 
 
@@ -175,9 +155,7 @@ def soft_triple_loss(
     gamma: temperature of the softmax over a class's centres, in units of the similarity.
     margin: lowers the true class's similarity (delta).
     tau: weight of the penalty.
-
-  Returns:
-    The reduced loss; shared arguments and errors: docs/conventions.md.
+    **shared: and errors: docs/conventions.md.
   """
 
   def row_fn(pairs, inputs):
@@ -196,13 +174,12 @@ def soft_triple_loss(
 
   return from_class_rows(
     row_fn,
-    "soft_triple",
     _CENTERS,
     embeddings,
     labels,
     params,
-    distance_fn=distance_fn,
-    reduce_fn=reduce_fn,
+    distance_fn,
+    reduce_fn,
     penalty_fn=lambda centers: tau * _spread(centers),
     **shared,
   )
@@ -242,9 +219,7 @@ def proxy_anchor_loss(
     reduce_fn: over the proxies.
     **shared: as everywhere, but `weights` must be at least 0 (a negative one makes the loss NaN),
       `mining_fn` says which examples of a proxy count, and `block_size` is proxies at a time.
-
-  Returns:
-    The reduced loss; shared arguments and errors: docs/conventions.md.
+    **shared: and errors: docs/conventions.md.
 
   >>> params = {"proxies": jnp.eye(2)}
   >>> x, y = jnp.array([[3.0, 0.0]]), jnp.array([0])  # log(1 + exp(-(1 - 0))) + log(1 + exp(0)) / 2
@@ -313,37 +288,13 @@ def proxy_anchor_loss(
 
 
 RECORDS = (
-  Loss(
-    "proxy_nca",
-    proxy_nca_loss,
-    ("temperature",),
-    distances.normalized_squared_euclidean,
-    reducers.mean,
-    parameter=PROXIES,
-  ),
-  Loss(
-    "proxy_nca_pp",
-    proxy_nca_pp_loss,
-    ("temperature",),
-    distances.normalized_squared_euclidean,
-    reducers.mean,
-    parameter=PROXIES,
-  ),
-  Loss(
-    "proxy_anchor",
-    proxy_anchor_loss,
-    ("margin", "alpha"),
-    distances.cosine,
-    reducers.mean,
-    parameter=PROXIES,
-  ),
-  Loss(
-    "soft_triple",
-    soft_triple_loss,
-    ("la", "gamma", "margin", "tau"),
-    distances.cosine,
-    reducers.mean,
-    parameter=_CENTERS,
-  ),
-)
+  Loss("proxy_nca", proxy_nca_loss, ("temperature",), distances.normalized_squared_euclidean,
+    reducers.mean, parameter=PROXIES),
+  Loss("proxy_nca_pp", proxy_nca_pp_loss, ("temperature",),
+    distances.normalized_squared_euclidean, reducers.mean, parameter=PROXIES),
+  Loss("proxy_anchor", proxy_anchor_loss, ("margin", "alpha"), distances.cosine, reducers.mean,
+    parameter=PROXIES),
+  Loss("soft_triple", soft_triple_loss, ("la", "gamma", "margin", "tau"), distances.cosine,
+    reducers.mean, parameter=_CENTERS),
+)  # fmt: skip
 """Facts of the losses here, for the registry."""

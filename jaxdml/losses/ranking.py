@@ -10,10 +10,9 @@ import jax.numpy as jnp
 
 from jaxdml import distances
 from jaxdml.losses import reducers
-from jaxdml.losses._blocks import sum_over_positives
 from jaxdml.losses._engine import from_rows
 from jaxdml.losses._record import Loss
-from jaxdml.losses._rows import TwoPass, row_count, row_sum
+from jaxdml.losses._rows import TwoPass, row_count, row_sum, sum_over_positives
 from jaxdml.types import Array, DistanceFn, ReduceFn, Rows, SharedRefs
 
 __all__ = ["fast_ap_loss", "histogram_loss", "smooth_ap_loss"]
@@ -75,9 +74,7 @@ def fast_ap_loss(
     bins: intervals between 0 and `max_distance`; not learnable.
     max_distance: of the distance: 4 for squared distances on the unit sphere. What is farther
       counts as this far.
-
-  Returns:
-    The reduced loss; shared arguments and errors: docs/conventions.md.
+    **shared: and errors: docs/conventions.md.
   """
 
   _check_bins(bins)
@@ -96,9 +93,7 @@ def fast_ap_loss(
     one = used.astype(x.dtype)
     return Rows(value, one, one)
 
-  return from_rows(
-    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
-  )
+  return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
 def smooth_ap_loss(
@@ -120,9 +115,7 @@ def smooth_ap_loss(
 
   Args:
     temperature: T > 0, in units of the distance.
-
-  Returns:
-    The reduced loss; shared arguments and errors: docs/conventions.md.
+    **shared: and errors: docs/conventions.md.
   """
 
   def row_fn(pairs, inputs):
@@ -141,9 +134,7 @@ def smooth_ap_loss(
     one = used.astype(total.dtype)
     return Rows(jnp.where(used, 1.0 - total / jnp.maximum(count, 1.0), 0.0), one, one)
 
-  return from_rows(
-    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
-  )
+  return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
 def histogram_loss(
@@ -166,9 +157,7 @@ def histogram_loss(
 
   Args:
     bins: intervals between -1 and 1; similarities beyond count as these. Not learnable.
-
-  Returns:
-    The reduced loss; shared arguments and errors: docs/conventions.md.
+    **shared: and errors: docs/conventions.md.
   """
 
   _check_bins(bins)
@@ -195,23 +184,17 @@ def histogram_loss(
     TwoPass(stats_fn, lambda parts: jnp.sum(parts, axis=0), row_fn),
     embeddings,
     labels,
-    distance_fn=distance_fn,
-    reduce_fn=reduce_fn,
+    distance_fn,
+    reduce_fn,
     **shared,
   )
 
 
 RECORDS = (
-  Loss(
-    "fast_ap",
-    fast_ap_loss,
-    ("bins", "max_distance"),
-    distances.normalized_squared_euclidean,
-    reducers.mean,
-  ),
+  Loss("fast_ap", fast_ap_loss, ("bins", "max_distance"),
+    distances.normalized_squared_euclidean, reducers.mean),
   Loss("smooth_ap", smooth_ap_loss, ("temperature",), distances.cosine, reducers.mean),
-  Loss(
-    "histogram", histogram_loss, ("bins",), distances.cosine, reducers.mean_elements, additive=False
-  ),
-)
+  Loss("histogram", histogram_loss, ("bins",), distances.cosine, reducers.mean_elements,
+    additive=False),
+)  # fmt: skip
 """Facts of the losses here, for the registry."""

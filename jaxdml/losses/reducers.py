@@ -17,17 +17,9 @@ import jax.numpy as jnp
 from jaxdml.types import Array, ReduceFn, Rows
 
 __all__ = [
-  "REDUCERS",
-  "Linear",
-  "create",
-  "global_mean",
-  "global_sum",
-  "mean",
-  "mean_elements",
-  "mean_nonzero",
-  "none",
-  "sum",
-]
+  "REDUCERS", "Linear", "create", "global_mean", "global_sum", "mean", "mean_elements",
+  "mean_nonzero", "none", "sum",
+]  # fmt: skip
 
 
 class Linear:

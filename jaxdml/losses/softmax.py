@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from jaxdml import distances
 from jaxdml.losses import reducers
-from jaxdml.losses._blocks import sum_over_positives
 from jaxdml.losses._engine import from_rows
 from jaxdml.losses._numerics import (
   exponents_fit,
@@ -20,17 +19,12 @@ from jaxdml.losses._numerics import (
   softplus,
 )
 from jaxdml.losses._record import Loss
-from jaxdml.losses._rows import row_count, row_sum
+from jaxdml.losses._rows import row_count, row_sum, sum_over_positives
 from jaxdml.types import Array, DistanceFn, Pairs, ReduceFn, Rows, SharedRefs
 
 __all__ = [
-  "angular_loss",
-  "nca_loss",
-  "npair_loss",
-  "ntxent_loss",
-  "supcon_loss",
-  "tuplet_margin_loss",
-]
+  "angular_loss", "nca_loss", "npair_loss", "ntxent_loss", "supcon_loss", "tuplet_margin_loss",
+]  # fmt: skip
 
 
 def _against_negatives(
@@ -70,9 +64,7 @@ def npair_loss(
     l2_over: "positives": the term takes the anchor and its positives; "references": the anchor and
       all that it is compared with, as HDML's code does (the same on N-pair batches of distinct
       classes, another where references are private to an anchor).
-
-  Returns:
-    The reduced loss; shared arguments and errors: docs/conventions.md.
+    **shared: and errors: docs/conventions.md.
 
   >>> import jax.numpy as jnp
   >>> x = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])  # both anchors: log(1 + exp(0 - 1))
@@ -99,9 +91,7 @@ def npair_loss(
       norms = norms + rows.elements * row_sum(ref_square, compared) / count
     return rows._replace(total=rows.total + 0.25 * l2_reg * norms)
 
-  return from_rows(
-    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
-  )
+  return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
 def ntxent_loss(
@@ -121,9 +111,7 @@ def ntxent_loss(
 
   Args:
     temperature: T > 0.
-
-  Returns:
-    The reduced loss; shared arguments and errors: docs/conventions.md.
+    **shared: and errors: docs/conventions.md.
 
   >>> import jax.numpy as jnp
   >>> x = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])  # log(1 + exp((0 - 1) / T))
@@ -136,9 +124,7 @@ def ntxent_loss(
     bounded = _bounded(inputs.distance_fn, temperature)
     return _against_negatives(pairs, logits, logits, bounded=bounded)
 
-  return from_rows(
-    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
-  )
+  return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
 def supcon_loss(
@@ -158,9 +144,7 @@ def supcon_loss(
 
   Args:
     temperature: T > 0.
-
-  Returns:
-    The reduced loss; shared arguments and errors: docs/conventions.md.
+    **shared: and errors: docs/conventions.md.
 
   >>> import jax.numpy as jnp
   >>> x = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
@@ -179,9 +163,7 @@ def supcon_loss(
     one = used.astype(logits.dtype)
     return Rows(total=jnp.where(used, value, 0.0), elements=one, active=one)
 
-  return from_rows(
-    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
-  )
+  return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
 def nca_loss(
@@ -202,9 +184,7 @@ def nca_loss(
 
   Args:
     temperature: T > 0, in units of the distance.
-
-  Returns:
-    The reduced loss; shared arguments and errors: docs/conventions.md.
+    **shared: and errors: docs/conventions.md.
 
   >>> import jax.numpy as jnp
   >>> x = jnp.array([[0.0], [1.0], [2.0]])  # log(1 + exp(-4 + 1)), log(1 + exp(-1 + 1))
@@ -222,9 +202,7 @@ def nca_loss(
     one = some.astype(logits.dtype)
     return Rows(total=value, elements=one, active=one)
 
-  return from_rows(
-    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
-  )
+  return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
 def tuplet_margin_loss(
@@ -246,9 +224,7 @@ def tuplet_margin_loss(
   Args:
     margin: in radians; the paper's 5.73 degrees by default.
     scale: steepness.
-
-  Returns:
-    The reduced loss; shared arguments and errors: docs/conventions.md.
+    **shared: and errors: docs/conventions.md.
   """
 
   def row_fn(pairs, inputs):
@@ -258,9 +234,7 @@ def tuplet_margin_loss(
     eased = cosine * jnp.cos(margin) + sine(cosine) * jnp.sin(margin)
     return _against_negatives(pairs, scale * eased, scale * cosine)
 
-  return from_rows(
-    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
-  )
+  return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
 def angular_loss(
@@ -282,9 +256,7 @@ def angular_loss(
 
   Args:
     alpha: upper bound of the angle, in radians; the paper's range is 36 to 55 degrees.
-
-  Returns:
-    The reduced loss; shared arguments and errors: docs/conventions.md.
+    **shared: and errors: docs/conventions.md.
   """
 
   def row_fn(pairs, inputs):
@@ -310,9 +282,7 @@ def angular_loss(
     count = row_count(pairs.positive, total.dtype)
     return Rows(total=total, elements=count, active=count)
 
-  return from_rows(
-    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
-  )
+  return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
 RECORDS = (
@@ -320,13 +290,8 @@ RECORDS = (
   Loss("ntxent", ntxent_loss, ("temperature",), distances.cosine, reducers.mean_elements),
   Loss("supcon", supcon_loss, ("temperature",), distances.cosine, reducers.mean),
   Loss("nca", nca_loss, ("temperature",), distances.squared_euclidean, reducers.mean),
-  Loss(
-    "tuplet_margin",
-    tuplet_margin_loss,
-    ("margin", "scale"),
-    distances.cosine,
-    reducers.mean_elements,
-  ),
+  Loss("tuplet_margin", tuplet_margin_loss, ("margin", "scale"), distances.cosine,
+    reducers.mean_elements),
   Loss("angular", angular_loss, ("alpha",), distances.cosine, reducers.mean_elements),
-)
+)  # fmt: skip
 """Facts of the losses here, for the registry."""

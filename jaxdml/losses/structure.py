@@ -16,11 +16,9 @@ from jaxdml.losses._rows import TwoPass, row_count, row_sum
 from jaxdml.types import Array, DistanceFn, ReduceFn, Rows, SharedRefs
 
 __all__ = [
-  "circle_loss",
-  "generalized_lifted_structure_loss",
-  "lifted_structure_loss",
+  "circle_loss", "generalized_lifted_structure_loss", "lifted_structure_loss",
   "ranked_list_loss",
-]
+]  # fmt: skip
 
 _NOTHING = -1e30  # the log of an empty sum, finite so that gradients are
 
@@ -44,9 +42,7 @@ def lifted_structure_loss(
 
   Args:
     margin: m, in units of the distance.
-
-  Returns:
-    The reduced loss; shared arguments and errors: docs/conventions.md.
+    **shared: and errors: docs/conventions.md.
   """
 
   def stats_fn(pairs, inputs):
@@ -75,8 +71,8 @@ def lifted_structure_loss(
     TwoPass(stats_fn, lambda parts: jax.nn.logsumexp(parts, axis=0), row_fn),
     embeddings,
     labels,
-    distance_fn=distance_fn,
-    reduce_fn=reduce_fn,
+    distance_fn,
+    reduce_fn,
     **shared,
   )
 
@@ -98,9 +94,7 @@ def generalized_lifted_structure_loss(
 
   Args:
     margin: m, in units of the distance.
-
-  Returns:
-    The reduced loss; shared arguments and errors: docs/conventions.md.
+    **shared: and errors: docs/conventions.md.
   """
 
   def row_fn(pairs, inputs):
@@ -113,9 +107,7 @@ def generalized_lifted_structure_loss(
     value = jnp.where(used, jax.nn.relu(pull + push), 0.0)
     return Rows(value, used.astype(value.dtype), (value > 0).astype(value.dtype))
 
-  return from_rows(
-    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
-  )
+  return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
 def circle_loss(
@@ -137,9 +129,7 @@ def circle_loss(
   Args:
     margin: m, the relaxation; 0.4 for retrieval, 0.25 for faces and re-identification.
     gamma: g, the scale; 80 for retrieval, 256 for faces, 128 for re-identification.
-
-  Returns:
-    The reduced loss; shared arguments and errors: docs/conventions.md.
+    **shared: and errors: docs/conventions.md.
   """
 
   def row_fn(pairs, inputs):
@@ -159,9 +149,7 @@ def circle_loss(
     one = used.astype(value.dtype)
     return Rows(value, one, one)
 
-  return from_rows(
-    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
-  )
+  return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
 def _weighted_mean(hinge: Array, mask: Array, temperature: Array | float) -> Array:
@@ -201,9 +189,7 @@ def ranked_list_loss(
     negative_temperature: T of the negatives; 10 in the paper's RLL-Simpler.
     positive_temperature: T of the positives; 0 weighs them alike.
     balance: b, share of the negatives' term.
-
-  Returns:
-    The reduced loss; shared arguments and errors: docs/conventions.md.
+    **shared: and errors: docs/conventions.md.
   """
 
   def row_fn(pairs, inputs):
@@ -215,34 +201,16 @@ def ranked_list_loss(
     used = jnp.any(pairs.positive | pairs.negative, axis=1).astype(d.dtype)
     return Rows(value, used, (value > 0).astype(d.dtype))
 
-  return from_rows(
-    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
-  )
+  return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
 RECORDS = (
-  Loss(
-    "lifted_structure",
-    lifted_structure_loss,
-    ("margin",),
-    distances.normalized_euclidean,
-    reducers.mean_elements,
-    additive=False,
-  ),
-  Loss(
-    "generalized_lifted_structure",
-    generalized_lifted_structure_loss,
-    ("margin",),
-    distances.normalized_euclidean,
-    reducers.mean,
-  ),
+  Loss("lifted_structure", lifted_structure_loss, ("margin",), distances.normalized_euclidean,
+    reducers.mean_elements, additive=False),
+  Loss("generalized_lifted_structure", generalized_lifted_structure_loss, ("margin",),
+    distances.normalized_euclidean, reducers.mean),
   Loss("circle", circle_loss, ("margin", "gamma"), distances.cosine, reducers.mean),
-  Loss(
-    "ranked_list",
-    ranked_list_loss,
-    ("alpha", "margin", "negative_temperature", "positive_temperature", "balance"),
-    distances.normalized_euclidean,
-    reducers.mean,
-  ),
-)
+  Loss("ranked_list", ranked_list_loss, ("alpha", "margin", "negative_temperature",
+    "positive_temperature", "balance"), distances.normalized_euclidean, reducers.mean),
+)  # fmt: skip
 """Facts of the losses here, for the registry."""

@@ -10,11 +10,10 @@ import jax.numpy as jnp
 
 from jaxdml import distances
 from jaxdml.losses import reducers
-from jaxdml.losses._blocks import sum_over_positives
 from jaxdml.losses._engine import from_rows
 from jaxdml.losses._numerics import softplus
 from jaxdml.losses._record import Loss
-from jaxdml.losses._rows import row_count
+from jaxdml.losses._rows import row_count, sum_over_positives
 from jaxdml.types import Array, DistanceFn, Pairs, ReduceFn, Rows, SharedRefs
 
 __all__ = ["soft_margin_triplet_loss", "triplet_loss"]
@@ -51,9 +50,7 @@ def triplet_loss(
 
   Args:
     margin: how much farther than the positive the negative must be, in units of the distance.
-
-  Returns:
-    The reduced loss; shared arguments and errors: docs/conventions.md.
+    **shared: and errors: docs/conventions.md.
 
   >>> import jax.numpy as jnp
   >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6]])
@@ -61,10 +58,7 @@ def triplet_loss(
   1.6000
   """
   row_fn = lambda pairs, inputs: _triplet_rows(jax.nn.relu, pairs, margin)
-
-  return from_rows(
-    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
-  )
+  return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
 def soft_margin_triplet_loss(
@@ -83,31 +77,16 @@ def soft_margin_triplet_loss(
 
   Args:
     margin: shifts the knee of the softplus.
-
-  Returns:
-    The reduced loss; shared arguments and errors: docs/conventions.md.
+    **shared: and errors: docs/conventions.md.
   """
   row_fn = lambda pairs, inputs: _triplet_rows(softplus, pairs, margin)
-
-  return from_rows(
-    row_fn, embeddings, labels, distance_fn=distance_fn, reduce_fn=reduce_fn, **shared
-  )
+  return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
 RECORDS = (
-  Loss(
-    "triplet",
-    triplet_loss,
-    ("margin",),
-    distances.normalized_squared_euclidean,
-    reducers.mean_nonzero,
-  ),
-  Loss(
-    "soft_margin_triplet",
-    soft_margin_triplet_loss,
-    ("margin",),
-    distances.euclidean,
-    reducers.mean_elements,
-  ),
-)
+  Loss("triplet", triplet_loss, ("margin",), distances.normalized_squared_euclidean,
+    reducers.mean_nonzero),
+  Loss("soft_margin_triplet", soft_margin_triplet_loss, ("margin",), distances.euclidean,
+    reducers.mean_elements),
+)  # fmt: skip
 """Facts of the losses here, for the registry."""

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jaxdml.mining._miner import Miner as Miner
-from jaxdml.mining._miner import keep as keep
-from jaxdml.mining.compose import chain as chain
-from jaxdml.mining.compose import expand_positives as expand_positives
-from jaxdml.mining.compose import multi_similarity_filter as multi_similarity_filter
-from jaxdml.mining.compose import switch as switch
-from jaxdml.mining.negatives import all_negatives as all_negatives
-from jaxdml.mining.negatives import distance_weighted_negative as distance_weighted_negative
-from jaxdml.mining.negatives import hardest_negative as hardest_negative
-from jaxdml.mining.negatives import hardest_negatives as hardest_negatives
-from jaxdml.mining.negatives import random_negative as random_negative
-from jaxdml.mining.negatives import semihard_negative as semihard_negative
-from jaxdml.mining.positives import all_positives as all_positives
-from jaxdml.mining.positives import hardest_positive as hardest_positive
-from jaxdml.mining.positives import nearest_positive as nearest_positive
-from jaxdml.mining.positives import nearest_positives as nearest_positives
-from jaxdml.mining.positives import random_positive as random_positive
+from jaxdml.mining._miner import Miner, keep
+from jaxdml.mining.compose import chain, expand_positives, multi_similarity_filter, switch
+from jaxdml.mining.negatives import (
+  all_negatives,
+  distance_weighted_negative,
+  hardest_negative,
+  hardest_negatives,
+  random_negative,
+  semihard_negative,
+)
+from jaxdml.mining.positives import (
+  all_positives,
+  hardest_positive,
+  nearest_positive,
+  nearest_positives,
+  random_positive,
+)
 from jaxdml.types import MiningFn
 
 
@@ -59,27 +59,11 @@ MINERS: dict[str, MiningFn | Maker] = {
 """Name -> miner, or its `Maker`, for `create` and configs; miners of one's own may be added."""
 
 __all__ = [
-  "MINERS",
-  "Maker",
-  "Miner",
-  "all_negatives",
-  "all_positives",
-  "chain",
-  "create",
-  "distance_weighted_negative",
-  "expand_positives",
-  "hardest_negative",
-  "hardest_negatives",
-  "hardest_positive",
-  "keep",
-  "multi_similarity_filter",
-  "nearest_positive",
-  "nearest_positives",
-  "random_negative",
-  "random_positive",
-  "semihard_negative",
-  "switch",
-]
+  "MINERS", "Maker", "Miner", "all_negatives", "all_positives", "chain", "create",
+  "distance_weighted_negative", "expand_positives", "hardest_negative", "hardest_negatives",
+  "hardest_positive", "keep", "multi_similarity_filter", "nearest_positive",
+  "nearest_positives", "random_negative", "random_positive", "semihard_negative", "switch",
+]  # fmt: skip
 
 
 def __dir__() -> list[str]:

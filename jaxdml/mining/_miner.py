@@ -10,16 +10,7 @@ import jax.numpy as jnp
 
 from jaxdml.types import Array, MiningFn, Pairs
 
-__all__ = [
-  "Miner",
-  "check_k",
-  "first_max",
-  "first_min",
-  "keep",
-  "miner",
-  "row_keys",
-  "smallest",
-]
+__all__ = ["Miner", "check_k", "first_max", "first_min", "keep", "miner", "row_keys", "smallest"]
 
 
 class Miner:

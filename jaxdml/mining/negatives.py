@@ -18,13 +18,9 @@ from jaxdml.mining._miner import (
 from jaxdml.types import Pairs
 
 __all__ = [
-  "all_negatives",
-  "distance_weighted_negative",
-  "hardest_negative",
-  "hardest_negatives",
-  "random_negative",
-  "semihard_negative",
-]
+  "all_negatives", "distance_weighted_negative", "hardest_negative", "hardest_negatives",
+  "random_negative", "semihard_negative",
+]  # fmt: skip
 
 
 @miner()
@@ -70,17 +66,14 @@ def semihard_negative(pairs: Pairs, /) -> Pairs:
   Fallback: where no negative is farther than p, the farthest negative is taken, the one closest to
   being semihard; pytorch-metric-learning drops the row. A row without a positive keeps no negative.
   """
-  d, m = pairs.distances, pairs.distances.shape[1]
+  d = pairs.distances
   farthest = jnp.max(jnp.where(pairs.positive, d, -jnp.inf), axis=1, initial=-jnp.inf)[:, None]
   negative = pairs.negative & (farthest > -jnp.inf)
-  semihard = first_min(d, negative & (d > farthest))
-  # Hardly ever needed once training is under way, so only looked for where a row lacks one.
-  index = jax.lax.cond(
-    jnp.any(semihard == m),
-    lambda: jnp.where(semihard == m, first_max(d, negative), semihard),
-    lambda: semihard,
-  )
-  return keep(pairs, negatives=index)
+  semihard = negative & (d > farthest)
+  # One search serves both: the nearest semihard negative, or the farthest of a row without one.
+  some = jnp.any(semihard, axis=1, keepdims=True)
+  values, mask = jnp.where(some, d, -d), jnp.where(some, semihard, negative)
+  return keep(pairs, negatives=first_min(values, mask))
 
 
 def distance_weighted_negative(

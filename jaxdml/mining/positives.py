@@ -26,12 +26,9 @@ from jaxdml.mining._miner import (
 from jaxdml.types import Pairs
 
 __all__ = [
-  "all_positives",
-  "hardest_positive",
-  "nearest_positive",
-  "nearest_positives",
+  "all_positives", "hardest_positive", "nearest_positive", "nearest_positives",
   "random_positive",
-]
+]  # fmt: skip
 
 
 @miner()

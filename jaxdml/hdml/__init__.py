@@ -1,9 +1,9 @@
 """Hardness-aware deep metric learning (arXiv 1903.05503) around any tuple loss and miner."""
 
-from jaxdml.hdml.augment import hardness, pull_negatives
+from jaxdml.hdml._synthesis import DETACH, MEMBERS, Networks, Synthetics, synthesize
 from jaxdml.hdml.objective import HdmlConfig, local_share, objective
+from jaxdml.hdml.pull import hardness, pull_negatives
 from jaxdml.hdml.schedule import HdmlState, Window, init_state, init_window, update_window
-from jaxdml.hdml.synthesis import DETACH, MEMBERS, Networks, Synthetics, synthesize
 from jaxdml.hdml.tuples import Tuples, private_tuples
 from jaxdml.hdml.variants import POINTS, VARIANTS, Point
 

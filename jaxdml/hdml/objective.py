@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdml.hdml import folded
-from jaxdml.hdml.augment import hardness
+from jaxdml.hdml import _folded as folded
+from jaxdml.hdml._synthesis import Networks, synthesize
+from jaxdml.hdml.pull import hardness
 from jaxdml.hdml.schedule import HdmlState, update_window
-from jaxdml.hdml.synthesis import Networks, synthesize
 from jaxdml.hdml.tuples import Tuples, private_tuples, pull_metrics
 from jaxdml.losses import reducers
 from jaxdml.losses._rows import make_pairs, mine

@@ -40,15 +40,10 @@ _SUB_CENTERS = Parameter(
 
 
 def normalized_softmax_loss(
-  embeddings: Array,
-  labels: Array,
-  *,
-  params: PyTree,
-  temperature: float = 0.05,
+  embeddings: Array, labels: Array, *, params: PyTree, temperature: float = 0.05,
   distance_fn: DistanceFn = distances.cosine,
-  reduce_fn: ReduceFn = reducers.mean,
-  **shared: Unpack[Shared],
-) -> Array:
+  reduce_fn: ReduceFn = reducers.mean, **shared: Unpack[Shared],
+) -> Array:  # fmt: skip
   """Normalised softmax: cross-entropy over the cosines to one vector a class.
 
   -log(exp(s_y / T) / sum_z exp(s_z / T)) with s = 1 - distance (Zhai and Wu, arXiv 1811.12649).
@@ -76,16 +71,10 @@ def normalized_softmax_loss(
 
 
 def cosface_loss(
-  embeddings: Array,
-  labels: Array,
-  *,
-  params: PyTree,
-  margin: float = 0.35,
-  scale: float = 64.0,
+  embeddings: Array, labels: Array, *, params: PyTree, margin: float = 0.35, scale: float = 64.0,
   distance_fn: DistanceFn = distances.cosine,
-  reduce_fn: ReduceFn = reducers.mean,
-  **shared: Unpack[Shared],
-) -> Array:
+  reduce_fn: ReduceFn = reducers.mean, **shared: Unpack[Shared],
+) -> Array:  # fmt: skip
   """CosFace: normalised softmax with the true class's cosine lowered by a margin.
 
   -log(exp(s (c_y - m)) / (exp(s (c_y - m)) + sum_{z != y} exp(s c_z))) with c = 1 - distance
@@ -125,16 +114,10 @@ def _arcface_rows(cosine, positive, negative, margin, scale) -> Rows:
 
 
 def arcface_loss(
-  embeddings: Array,
-  labels: Array,
-  *,
-  params: PyTree,
-  margin: float = 0.5,
-  scale: float = 64.0,
+  embeddings: Array, labels: Array, *, params: PyTree, margin: float = 0.5, scale: float = 64.0,
   distance_fn: DistanceFn = distances.cosine,
-  reduce_fn: ReduceFn = reducers.mean,
-  **shared: Unpack[Shared],
-) -> Array:
+  reduce_fn: ReduceFn = reducers.mean, **shared: Unpack[Shared],
+) -> Array:  # fmt: skip
   """ArcFace: normalised softmax with a margin added to the true class's angle.
 
   -log(exp(s cos(t_y + m)) / (exp(s cos(t_y + m)) + sum_{z != y} exp(s cos t_z))), cos t = 1 -
@@ -163,16 +146,10 @@ def arcface_loss(
 
 
 def sub_center_arcface_loss(
-  embeddings: Array,
-  labels: Array,
-  *,
-  params: PyTree,
-  margin: float = 0.5,
-  scale: float = 64.0,
+  embeddings: Array, labels: Array, *, params: PyTree, margin: float = 0.5, scale: float = 64.0,
   distance_fn: DistanceFn = distances.cosine,
-  reduce_fn: ReduceFn = reducers.mean,
-  **shared: Unpack[Shared],
-) -> Array:
+  reduce_fn: ReduceFn = reducers.mean, **shared: Unpack[Shared],
+) -> Array:  # fmt: skip
   """Sub-centre ArcFace: ArcFace on the cosine to the nearest of several centres a class.
 
   The cosine to a class is the largest over its `sub_centers`, an option of `init`, 3 by default
@@ -216,16 +193,10 @@ def _multiply_angle(cosine: Array, times: int) -> Array:
 
 
 def sphereface_loss(
-  embeddings: Array,
-  labels: Array,
-  *,
-  params: PyTree,
-  margin: int = 4,
-  scale: float = 1.0,
+  embeddings: Array, labels: Array, *, params: PyTree, margin: int = 4, scale: float = 1.0,
   distance_fn: DistanceFn = distances.cosine,
-  reduce_fn: ReduceFn = reducers.mean,
-  **shared: Unpack[Shared],
-) -> Array:
+  reduce_fn: ReduceFn = reducers.mean, **shared: Unpack[Shared],
+) -> Array:  # fmt: skip
   """SphereFace (A-Softmax): the true class's angle is multiplied by an integer margin.
 
   -log(exp(r psi(t_y)) / (exp(r psi(t_y)) + sum_{z != y} exp(r cos t_z))) with r = scale ||x||,

@@ -32,16 +32,11 @@ def _contrastive_rows(pairs: Pairs, positive_margin, negative_margin, power: int
 
 
 def contrastive_loss(
-  embeddings: Array,
-  labels: Array,
-  *,
-  positive_margin: float = 0.0,
-  negative_margin: float = 1.0,
+  embeddings: Array, labels: Array, *, positive_margin: float = 0.0, negative_margin: float = 1.0,
   power: int = 2,
   distance_fn: DistanceFn = distances.normalized_euclidean,
-  reduce_fn: ReduceFn = reducers.mean_nonzero,
-  **shared: Unpack[SharedRefs],
-) -> Array:
+  reduce_fn: ReduceFn = reducers.mean_nonzero, **shared: Unpack[SharedRefs],
+) -> Array:  # fmt: skip
   """Contrastive loss: pulls positives together and pushes negatives beyond a margin.
 
   mean_p [d(a, p) - m_p]_+^k  +  mean_n [m_n - d(a, n)]_+^k, each mean over its active pairs
@@ -63,15 +58,10 @@ def contrastive_loss(
 
 
 def signal_to_noise_contrastive_loss(
-  embeddings: Array,
-  labels: Array,
-  *,
-  positive_margin: float = 0.0,
-  negative_margin: float = 1.0,
+  embeddings: Array, labels: Array, *, positive_margin: float = 0.0, negative_margin: float = 1.0,
   distance_fn: DistanceFn = distances.normalized_signal_to_noise,
-  reduce_fn: ReduceFn = reducers.mean_nonzero,
-  **shared: Unpack[SharedRefs],
-) -> Array:
+  reduce_fn: ReduceFn = reducers.mean_nonzero, **shared: Unpack[SharedRefs],
+) -> Array:  # fmt: skip
   """Contrastive loss on signal-to-noise distances: var(a - p) / var(a) instead of a metric.
 
   mean_p [d(a, p) - m_p]_+ + mean_n [m_n - d(a, n)]_+, each mean over its active pairs (Yuan et al.,
@@ -87,16 +77,11 @@ def signal_to_noise_contrastive_loss(
 
 
 def margin_loss(
-  embeddings: Array,
-  labels: Array,
-  *,
-  margin: float = 0.2,
-  beta: Array | float = 1.2,
-  nu: float = 0.0,
+  embeddings: Array, labels: Array, *, margin: float = 0.2, beta: Array | float = 1.2, nu: float =
+  0.0,
   distance_fn: DistanceFn = distances.normalized_euclidean,
-  reduce_fn: ReduceFn = reducers.mean_nonzero,
-  **shared: Unpack[SharedRefs],
-) -> Array:
+  reduce_fn: ReduceFn = reducers.mean_nonzero, **shared: Unpack[SharedRefs],
+) -> Array:  # fmt: skip
   """Margin loss: positives within beta - margin, negatives beyond beta + margin.
 
   sum_p [d(a, p) - beta_a + margin]_+ + sum_n [beta_a - d(a, n) + margin]_+ over the number of
@@ -138,16 +123,10 @@ def margin_loss(
 
 
 def multi_similarity_loss(
-  embeddings: Array,
-  labels: Array,
-  *,
-  alpha: float = 2.0,
-  beta: float = 50.0,
-  base: float = 0.5,
+  embeddings: Array, labels: Array, *, alpha: float = 2.0, beta: float = 50.0, base: float = 0.5,
   distance_fn: DistanceFn = distances.cosine,
-  reduce_fn: ReduceFn = reducers.mean,
-  **shared: Unpack[SharedRefs],
-) -> Array:
+  reduce_fn: ReduceFn = reducers.mean, **shared: Unpack[SharedRefs],
+) -> Array:  # fmt: skip
   """Multi-similarity loss: soft sums over the positives and the negatives of an anchor.
 
   1/alpha log(1 + sum_p exp(-alpha (s_ap - base))) + 1/beta log(1 + sum_n exp(beta (s_an - base)))

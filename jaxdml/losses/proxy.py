@@ -28,15 +28,10 @@ __all__ = ["proxy_anchor_loss", "proxy_nca_loss", "proxy_nca_pp_loss", "soft_tri
 
 
 def proxy_nca_loss(
-  embeddings: Array,
-  labels: Array,
-  *,
-  params: PyTree,
-  temperature: float = 1.0,
+  embeddings: Array, labels: Array, *, params: PyTree, temperature: float = 1.0,
   distance_fn: DistanceFn = distances.normalized_squared_euclidean,
-  reduce_fn: ReduceFn = reducers.mean,
-  **shared: Unpack[Shared],
-) -> Array:
+  reduce_fn: ReduceFn = reducers.mean, **shared: Unpack[Shared],
+) -> Array:  # fmt: skip
   """ProxyNCA: how much nearer an example's own proxy is than all the others.
 
   -log(exp(-d(x, p_y)) / sum_{z != y} exp(-d(x, p_z))) with d = distance / temperature
@@ -68,15 +63,10 @@ def proxy_nca_loss(
 
 
 def proxy_nca_pp_loss(
-  embeddings: Array,
-  labels: Array,
-  *,
-  params: PyTree,
-  temperature: float = 1.0 / 9.0,
+  embeddings: Array, labels: Array, *, params: PyTree, temperature: float = 1.0 / 9.0,
   distance_fn: DistanceFn = distances.normalized_squared_euclidean,
-  reduce_fn: ReduceFn = reducers.mean,
-  **shared: Unpack[Shared],
-) -> Array:
+  reduce_fn: ReduceFn = reducers.mean, **shared: Unpack[Shared],
+) -> Array:  # fmt: skip
   """ProxyNCA++: the probability of an example's own proxy among all proxies.
 
   -log(exp(-d(x, p_y)) / sum_z exp(-d(x, p_z))) with d = distance / temperature (Teh et al.,
@@ -128,18 +118,11 @@ def _spread(centers: Array) -> Array:
 
 
 def soft_triple_loss(
-  embeddings: Array,
-  labels: Array,
-  *,
-  params: PyTree,
-  la: float = 20.0,
-  gamma: float = 0.1,
-  margin: float = 0.01,
-  tau: float = 0.2,
+  embeddings: Array, labels: Array, *, params: PyTree, la: float = 20.0, gamma: float = 0.1,
+  margin: float = 0.01, tau: float = 0.2,
   distance_fn: DistanceFn = distances.cosine,
-  reduce_fn: ReduceFn = reducers.mean,
-  **shared: Unpack[Shared],
-) -> Array:
+  reduce_fn: ReduceFn = reducers.mean, **shared: Unpack[Shared],
+) -> Array:  # fmt: skip
   """SoftTriple: softmax over classes of several centres each, with a margin.
 
   -log(exp(la (S_y - margin)) / (exp(la (S_y - margin)) + sum_{z != y} exp(la S_z))), where S_z =
@@ -186,16 +169,10 @@ def soft_triple_loss(
 
 
 def proxy_anchor_loss(
-  embeddings: Array,
-  labels: Array,
-  *,
-  params: PyTree,
-  margin: float = 0.1,
-  alpha: float = 32.0,
+  embeddings: Array, labels: Array, *, params: PyTree, margin: float = 0.1, alpha: float = 32.0,
   distance_fn: DistanceFn = distances.cosine,
-  reduce_fn: ReduceFn = reducers.mean,
-  **shared: Unpack[Shared],
-) -> Array:
+  reduce_fn: ReduceFn = reducers.mean, **shared: Unpack[Shared],
+) -> Array:  # fmt: skip
   """Proxy-Anchor: each proxy is an anchor that pulls its class's examples and pushes the others.
 
   1/|P+| sum_{p in P+} log(1 + sum_{x of p} exp(-alpha (s(p, x) - margin)))

@@ -55,15 +55,10 @@ _row_histograms.defvjp(_histograms_fwd, _histograms_bwd)
 
 
 def fast_ap_loss(
-  embeddings: Array,
-  labels: Array,
-  *,
-  bins: int = 10,
-  max_distance: float = 4.0,
+  embeddings: Array, labels: Array, *, bins: int = 10, max_distance: float = 4.0,
   distance_fn: DistanceFn = distances.normalized_squared_euclidean,
-  reduce_fn: ReduceFn = reducers.mean,
-  **shared: Unpack[SharedRefs],
-) -> Array:
+  reduce_fn: ReduceFn = reducers.mean, **shared: Unpack[SharedRefs],
+) -> Array:  # fmt: skip
   """FastAP: one minus average precision over quantised distances.
 
   1 - 1/N+ sum_l h+_l H+_l / H_l with h the soft histogram of the row's distances over bins + 1
@@ -97,14 +92,10 @@ def fast_ap_loss(
 
 
 def smooth_ap_loss(
-  embeddings: Array,
-  labels: Array,
-  *,
-  temperature: float = 0.01,
+  embeddings: Array, labels: Array, *, temperature: float = 0.01,
   distance_fn: DistanceFn = distances.cosine,
-  reduce_fn: ReduceFn = reducers.mean,
-  **shared: Unpack[SharedRefs],
-) -> Array:
+  reduce_fn: ReduceFn = reducers.mean, **shared: Unpack[SharedRefs],
+) -> Array:  # fmt: skip
   """Smooth-AP: one minus average precision with sigmoids for the steps of the ranks.
 
   1 - 1/N+ sum_p (1 + sum_{j in positives} g_j) / (1 + sum_{j in all} g_j), j other than p, with
@@ -138,14 +129,10 @@ def smooth_ap_loss(
 
 
 def histogram_loss(
-  embeddings: Array,
-  labels: Array,
-  *,
-  bins: int = 100,
+  embeddings: Array, labels: Array, *, bins: int = 100,
   distance_fn: DistanceFn = distances.cosine,
-  reduce_fn: ReduceFn = reducers.mean_elements,
-  **shared: Unpack[SharedRefs],
-) -> Array:
+  reduce_fn: ReduceFn = reducers.mean_elements, **shared: Unpack[SharedRefs],
+) -> Array:  # fmt: skip
   """Histogram loss: the probability that a negative pair is more similar than a positive one.
 
   sum_r h-_r sum_{q <= r} h+_q with h+ and h- the soft histograms of the similarities 1 - distance

@@ -43,15 +43,10 @@ def _bounded(distance_fn: DistanceFn, temperature: Array | float) -> bool:
 
 
 def npair_loss(
-  embeddings: Array,
-  labels: Array,
-  *,
-  l2_reg: float = 0.0,
-  l2_over: str = "positives",
+  embeddings: Array, labels: Array, *, l2_reg: float = 0.0, l2_over: str = "positives",
   distance_fn: DistanceFn = distances.dot,
-  reduce_fn: ReduceFn = reducers.mean,
-  **shared: Unpack[SharedRefs],
-) -> Array:
+  reduce_fn: ReduceFn = reducers.mean, **shared: Unpack[SharedRefs],
+) -> Array:  # fmt: skip
   """N-pair loss: cross-entropy of each positive against all the row's negatives.
 
   mean_p log(1 + sum_n exp(s_an - s_ap)) + l2_reg / 4 (||a||^2 + mean_p ||p||^2) with s = -distance,
@@ -95,14 +90,10 @@ def npair_loss(
 
 
 def ntxent_loss(
-  embeddings: Array,
-  labels: Array,
-  *,
-  temperature: float = 0.07,
+  embeddings: Array, labels: Array, *, temperature: float = 0.07,
   distance_fn: DistanceFn = distances.cosine,
-  reduce_fn: ReduceFn = reducers.mean_elements,
-  **shared: Unpack[SharedRefs],
-) -> Array:
+  reduce_fn: ReduceFn = reducers.mean_elements, **shared: Unpack[SharedRefs],
+) -> Array:  # fmt: skip
   """NT-Xent (InfoNCE): each positive against itself and the row's negatives.
 
   -log(exp(s_ap / T) / (exp(s_ap / T) + sum_n exp(s_an / T))) with s = -distance, averaged over all
@@ -128,14 +119,10 @@ def ntxent_loss(
 
 
 def supcon_loss(
-  embeddings: Array,
-  labels: Array,
-  *,
-  temperature: float = 0.1,
+  embeddings: Array, labels: Array, *, temperature: float = 0.1,
   distance_fn: DistanceFn = distances.cosine,
-  reduce_fn: ReduceFn = reducers.mean,
-  **shared: Unpack[SharedRefs],
-) -> Array:
+  reduce_fn: ReduceFn = reducers.mean, **shared: Unpack[SharedRefs],
+) -> Array:  # fmt: skip
   """Supervised contrastive loss: every positive against all the row's pairs.
 
   -mean_p log(exp(s_ap / T) / sum_{j in positives and negatives} exp(s_aj / T)) with s = -distance,
@@ -167,14 +154,10 @@ def supcon_loss(
 
 
 def nca_loss(
-  embeddings: Array,
-  labels: Array,
-  *,
-  temperature: float = 1.0,
+  embeddings: Array, labels: Array, *, temperature: float = 1.0,
   distance_fn: DistanceFn = distances.squared_euclidean,
-  reduce_fn: ReduceFn = reducers.mean,
-  **shared: Unpack[SharedRefs],
-) -> Array:
+  reduce_fn: ReduceFn = reducers.mean, **shared: Unpack[SharedRefs],
+) -> Array:  # fmt: skip
   """Neighbourhood component analysis: the softmax probability of picking a positive neighbour.
 
   -log(sum_p exp(-d(a, p) / T) / sum_{j in positives and negatives} exp(-d(a, j) / T)), averaged
@@ -206,15 +189,10 @@ def nca_loss(
 
 
 def tuplet_margin_loss(
-  embeddings: Array,
-  labels: Array,
-  *,
-  margin: float = 0.1,
-  scale: float = 64.0,
+  embeddings: Array, labels: Array, *, margin: float = 0.1, scale: float = 64.0,
   distance_fn: DistanceFn = distances.cosine,
-  reduce_fn: ReduceFn = reducers.mean_elements,
-  **shared: Unpack[SharedRefs],
-) -> Array:
+  reduce_fn: ReduceFn = reducers.mean_elements, **shared: Unpack[SharedRefs],
+) -> Array:  # fmt: skip
   """Tuplet margin loss: every positive, its angle reduced by a margin, against all negatives.
 
   log(1 + sum_n exp(scale (cos t_an - cos(t_ap - margin)))), averaged over all (anchor, positive)
@@ -238,14 +216,10 @@ def tuplet_margin_loss(
 
 
 def angular_loss(
-  embeddings: Array,
-  labels: Array,
-  *,
-  alpha: float = math.radians(40.0),
+  embeddings: Array, labels: Array, *, alpha: float = math.radians(40.0),
   distance_fn: DistanceFn = distances.cosine,
-  reduce_fn: ReduceFn = reducers.mean_elements,
-  **shared: Unpack[SharedRefs],
-) -> Array:
+  reduce_fn: ReduceFn = reducers.mean_elements, **shared: Unpack[SharedRefs],
+) -> Array:  # fmt: skip
   """Angular loss: bounds the angle at the negative of the triangle (anchor, positive, negative).
 
   log(1 + sum_n exp(4 t (s_an + s_pn) - 2 (1 + t) s_ap)) with t = tan(alpha)^2 and s = 1 - distance,

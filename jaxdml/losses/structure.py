@@ -24,14 +24,10 @@ _NOTHING = -1e30  # the log of an empty sum, finite so that gradients are
 
 
 def lifted_structure_loss(
-  embeddings: Array,
-  labels: Array,
-  *,
-  margin: float = 1.0,
+  embeddings: Array, labels: Array, *, margin: float = 1.0,
   distance_fn: DistanceFn = distances.normalized_euclidean,
-  reduce_fn: ReduceFn = reducers.mean_elements,
-  **shared: Unpack[SharedRefs],
-) -> Array:
+  reduce_fn: ReduceFn = reducers.mean_elements, **shared: Unpack[SharedRefs],
+) -> Array:  # fmt: skip
   """Lifted structured loss: each positive pair against the negatives of both its ends.
 
   [log(sum_{n of a} exp(m - d(a, n)) + sum_{n of p} exp(m - d(n, p))) + d(a, p)]_+^2 / 2, averaged
@@ -78,14 +74,10 @@ def lifted_structure_loss(
 
 
 def generalized_lifted_structure_loss(
-  embeddings: Array,
-  labels: Array,
-  *,
-  margin: float = 1.0,
+  embeddings: Array, labels: Array, *, margin: float = 1.0,
   distance_fn: DistanceFn = distances.normalized_euclidean,
-  reduce_fn: ReduceFn = reducers.mean,
-  **shared: Unpack[SharedRefs],
-) -> Array:
+  reduce_fn: ReduceFn = reducers.mean, **shared: Unpack[SharedRefs],
+) -> Array:  # fmt: skip
   """Generalised lifted structured loss: a soft farthest positive against a soft nearest negative.
 
   [log sum_p exp(d(a, p)) + log sum_n exp(m - d(a, n))]_+, averaged over anchors that have both
@@ -111,15 +103,10 @@ def generalized_lifted_structure_loss(
 
 
 def circle_loss(
-  embeddings: Array,
-  labels: Array,
-  *,
-  margin: float = 0.4,
-  gamma: float = 80.0,
+  embeddings: Array, labels: Array, *, margin: float = 0.4, gamma: float = 80.0,
   distance_fn: DistanceFn = distances.cosine,
-  reduce_fn: ReduceFn = reducers.mean,
-  **shared: Unpack[SharedRefs],
-) -> Array:
+  reduce_fn: ReduceFn = reducers.mean, **shared: Unpack[SharedRefs],
+) -> Array:  # fmt: skip
   """Circle loss: every similarity is weighed by how far it is from its optimum.
 
   log(1 + sum_n exp(g a_n (s_an - m)) sum_p exp(-g a_p (s_ap - 1 + m))) with a_n = [s_an + m]_+ and
@@ -163,18 +150,11 @@ def _weighted_mean(hinge: Array, mask: Array, temperature: Array | float) -> Arr
 
 
 def ranked_list_loss(
-  embeddings: Array,
-  labels: Array,
-  *,
-  alpha: float = 1.2,
-  margin: float = 0.4,
-  negative_temperature: float = 10.0,
-  positive_temperature: float = 0.0,
-  balance: float = 0.5,
+  embeddings: Array, labels: Array, *, alpha: float = 1.2, margin: float = 0.4,
+  negative_temperature: float = 10.0, positive_temperature: float = 0.0, balance: float = 0.5,
   distance_fn: DistanceFn = distances.normalized_euclidean,
-  reduce_fn: ReduceFn = reducers.mean,
-  **shared: Unpack[SharedRefs],
-) -> Array:
+  reduce_fn: ReduceFn = reducers.mean, **shared: Unpack[SharedRefs],
+) -> Array:  # fmt: skip
   """Ranked list loss: positives inside a ball of radius alpha - m, negatives outside alpha.
 
   (1 - b) mean_p [d(a, p) - (alpha - m)]_+ + b mean_n [alpha - d(a, n)]_+, means over the violating

@@ -34,14 +34,10 @@ def _triplet_rows(penalty: Callable[[Array], Array], pairs: Pairs, margin) -> Ro
 
 
 def triplet_loss(
-  embeddings: Array,
-  labels: Array,
-  *,
-  margin: float = 0.2,
+  embeddings: Array, labels: Array, *, margin: float = 0.2,
   distance_fn: DistanceFn = distances.normalized_squared_euclidean,
-  reduce_fn: ReduceFn = reducers.mean_nonzero,
-  **shared: Unpack[SharedRefs],
-) -> Array:
+  reduce_fn: ReduceFn = reducers.mean_nonzero, **shared: Unpack[SharedRefs],
+) -> Array:  # fmt: skip
   """Triplet loss over every (positive, negative) of a row: [d(a, p) - d(a, n) + margin]_+.
 
   FaceNet's loss, squared distances on the unit sphere (arXiv 1503.03832), averaged over the active
@@ -62,14 +58,10 @@ def triplet_loss(
 
 
 def soft_margin_triplet_loss(
-  embeddings: Array,
-  labels: Array,
-  *,
-  margin: float = 0.0,
+  embeddings: Array, labels: Array, *, margin: float = 0.0,
   distance_fn: DistanceFn = distances.euclidean,
-  reduce_fn: ReduceFn = reducers.mean_elements,
-  **shared: Unpack[SharedRefs],
-) -> Array:
+  reduce_fn: ReduceFn = reducers.mean_elements, **shared: Unpack[SharedRefs],
+) -> Array:  # fmt: skip
   """Soft-margin triplet loss: log(1 + exp(d(a, p) - d(a, n) + margin)) (arXiv 1703.07737, sec. 3).
 
   Every triplet counts and keeps pulling; the paper uses it on plain euclidean distances of

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxdml import models
 from jaxdml.data import preprocess
 from jaxdml.data.normalize import Normalize
-from jaxdml.hdml.layers import Dense, Layers, Norm
+from jaxdml.hdml._layers import Dense, Layers, Norm
 from jaxdml.models import Embedding, Generator
 from jaxdml.training.config import Config
 from jaxdml.types import Array, PyTree

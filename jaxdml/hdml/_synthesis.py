@@ -8,8 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdml.hdml.augment import pull_negatives
-from jaxdml.hdml.layers import Layers
+from jaxdml.hdml._layers import Layers
+from jaxdml.hdml.pull import pull_negatives
 from jaxdml.hdml.tuples import Tuples, synthesis_distances
 from jaxdml.types import Array, PyTree, Refs
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdml.distances import matmul_transposed, safe_sqrt
-from jaxdml.hdml.layers import Dense
+from jaxdml.hdml._layers import Dense
 from jaxdml.hdml.tuples import Tuples, nearest_distances
 from jaxdml.losses._blocks import split
 from jaxdml.types import Array, PyTree

@@ -23,8 +23,17 @@ import jax
 import jax.numpy as jnp
 
 from jaxdml.distances import l2_normalize
-from jaxdml.hdml.layers import Dense, Layers, apply, compose, fold_last, fold_norm, gram, gram_total
-from jaxdml.hdml.partners import Hidden, factors, hidden_of, partners_of
+from jaxdml.hdml._layers import (
+  Dense,
+  Layers,
+  apply,
+  compose,
+  fold_last,
+  fold_norm,
+  gram,
+  gram_total,
+)
+from jaxdml.hdml._partners import Hidden, factors, hidden_of, partners_of
 from jaxdml.hdml.tuples import Tuples
 from jaxdml.losses import _blocks, reducers
 from jaxdml.types import Array, DistanceFn, PyTree, Refs

@@ -1,10 +1,49 @@
-"""Deep metric learning in JAX/Flax: losses and mining as pure functions, HDML, EPS, training."""
+"""Deep metric learning in JAX/Flax: losses and mining as pure functions, HDML, EPS, training.
 
-from jaxdml import distances as distances
-from jaxdml import losses as losses
-from jaxdml import mining as mining
-from jaxdml import refs as refs
-from jaxdml import types as types
-from jaxdml._version import __version__ as __version__
+The mathematics (`losses`, `mining`, `distances`, `refs`, `hdml`, `types`) needs jax and numpy alone;
+the other rooms are imported when they are first asked for.
+"""
 
-__all__ = ["__version__", "distances", "losses", "mining", "refs", "types"]
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from jaxdml._version import __version__
+
+if TYPE_CHECKING:
+  from jaxdml import (
+    data,
+    distances,
+    drawing,
+    errors,
+    evaluation,
+    hdml,
+    inference,
+    losses,
+    mining,
+    models,
+    prepare,
+    pretrained,
+    refs,
+    report,
+    search,
+    training,
+    types,
+  )
+
+__all__ = [
+  "__version__", "data", "distances", "drawing", "errors", "evaluation", "hdml", "inference",
+  "losses", "mining", "models", "prepare", "pretrained", "refs", "report", "search", "training",
+  "types",
+]  # fmt: skip
+
+
+def __getattr__(name: str):
+  if name in __all__:
+    return importlib.import_module(f"jaxdml.{name}")
+  raise AttributeError(f"module 'jaxdml' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+  return __all__

@@ -28,6 +28,11 @@ __all__ = [
   "private_distances", "product_distance", "safe_sqrt", "signal_to_noise", "squared_euclidean",
 ]  # fmt: skip
 
+
+def __dir__() -> list[str]:
+  return __all__
+
+
 Prepare = Callable[[Array], tuple[Array, tuple[Array, ...]]]
 
 

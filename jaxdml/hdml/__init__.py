@@ -12,3 +12,7 @@ __all__ = [
   "Synthetics", "Tuples", "Window", "hardness", "init_state", "init_window", "local_share",
   "objective", "private_tuples", "pull_negatives", "synthesize", "update_window",
 ]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+  return __all__

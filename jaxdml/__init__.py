@@ -1,7 +1,7 @@
 """Deep metric learning in JAX/Flax: losses and mining as pure functions, HDML, EPS, training.
 
-The mathematics (`losses`, `mining`, `distances`, `refs`, `hdml`, `types`) needs jax and numpy alone;
-the other rooms are imported when they are first asked for.
+The mathematics (`losses`, `mining`, `distances`, `refs`, `hdml`, `types`) needs jax and numpy
+alone; the other rooms are imported when they are first asked for.
 """
 
 from __future__ import annotations

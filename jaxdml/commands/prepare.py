@@ -17,20 +17,9 @@ from jaxdml.data.bundled import BUNDLED as BUNDLED
 from jaxdml.data.bundled import build as build
 from jaxdml.data.bundled import default_data_dir as default_data_dir
 from jaxdml.data.bundled import quiet_tfds as quiet_tfds
-from jaxdml.prepare import (
-  cars196,
-  cub200_2011,
-  image_folder,
-  inshop,
-  stanford_online_products,
-  writing,
-)
+from jaxdml.prepare import image_folder, writing
+from jaxdml.prepare.sets import CARDS
 from jaxdml.prepare.source import PrepareError, Source
-
-OFFICIAL = {
-  module.NAME: module for module in (cars196, cub200_2011, stanford_online_products, inshop)
-}
-"""Public data sets: name -> module with NAME, VERSION, HELP and `source`."""
 
 _EPILOG = """\
 what to put into --source (names as they were downloaded; .tar.gz is as good as .tgz; found in
@@ -52,8 +41,8 @@ place: nothing is extracted. "jaxdml prepare NAME --help" has the options of NAM
 
 def _parser() -> argparse.ArgumentParser:
   archives = "\n".join(
-    f"  {name}\n" + "".join(f"        {line.strip()}\n" for line in module.HELP.splitlines())
-    for name, module in OFFICIAL.items()
+    f"  {name}\n" + "".join(f"        {line.strip()}\n" for line in card.help.splitlines())
+    for name, card in CARDS.items()
   )
   parser = argparse.ArgumentParser(
     prog="jaxdml prepare",
@@ -62,8 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
-  for name, module in OFFICIAL.items():
-    sub = _command(names, name, module.HELP)
+  for name, card in CARDS.items():
+    sub = _command(names, name, card.help)
     _writing_options(sub)
     sub.add_argument(
       "--allow_partial",
@@ -155,11 +144,11 @@ def prepare(args: argparse.Namespace) -> Path:
       _check_current(source, directory, max_side)
       return _already(directory)
   else:
-    module = OFFICIAL[args.name]
-    directory = writing.target(module.NAME, module.VERSION, data_dir)
+    card = CARDS[args.name]
+    directory = writing.target(card.name, card.version, data_dir)
     if records.is_prepared(directory) and not args.overwrite:
       return _already(directory)
-    source = module.source(source_dir, allow_partial=args.allow_partial)
+    source = card.source(source_dir, allow_partial=args.allow_partial)
   directory = writing.write(
     source, data_dir, max_bad=args.max_bad, max_side=max_side, overwrite=args.overwrite
   )

@@ -1,5 +1,28 @@
-"""TFDS builders of the two data sets that need no download: `glyphs` and `digits`.
+"""Data sets written once: from public archives or folders of photos, as TFDS array_record.
 
-They are written as array_record from encoded PNG bytes, so neither building nor reading them needs
-TensorFlow. `jaxdml.commands.prepare.build` builds one; `jaxdml.data.load` does so on first use.
+`CARDS[name].source(directory)` reads a public data set's archives, `image_folder.source(directory,
+name)` finds people's own photos, and `write(source, data_dir)` makes of either a data set that
+`jaxdml.data.load` reads. Neither a network nor TensorFlow is needed.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__all__ = ["CARDS", "PrepareError", "image_folder", "is_current", "target", "write"]
+
+_MODULES = {"CARDS": "sets", "PrepareError": "source"}
+
+
+def __getattr__(name: str) -> Any:
+  # When asked for: TFDS is slow to import.
+  if name not in __all__:
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+  if name == "image_folder":
+    return importlib.import_module(f"{__name__}.image_folder")
+  return getattr(importlib.import_module(f"{__name__}.{_MODULES.get(name, 'writing')}"), name)
+
+
+def __dir__() -> list[str]:
+  return __all__

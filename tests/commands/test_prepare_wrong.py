@@ -6,7 +6,7 @@ import pytest
 
 from jaxdml import data
 from jaxdml.commands import prepare
-from jaxdml.prepare import inshop
+from jaxdml.prepare.sets import inshop
 from tests.data import official
 
 

@@ -3,7 +3,8 @@
 import pathlib
 import re
 
-from jaxdml.data import catalog, normalize, picture_files, preprocess, sampling
+from jaxdml import prepare
+from jaxdml.data import normalize, picture_files, preprocess, sampling
 from jaxdml.prepare import manifest
 from jaxdml.training import defaults
 
@@ -25,8 +26,7 @@ def rows(first_cell):
 def test_tables_list_what_the_code_knows():
   assert sorted(rows("`data.sampler`")) == sorted(sampling.NAMES)
   assert sorted(rows("`data.preprocess`")) == sorted(preprocess.NAMES)
-  official = [name for name, rule in catalog.PUBLIC.items() if rule.by_tfds is None]
-  assert sorted(rows("data set")) == sorted(official)
+  assert sorted(rows("data set")) == sorted(prepare.CARDS)
   for name in normalize.NAMES:
     assert f"`{name}`" in TEXT
   for suffix in (*picture_files.SUFFIXES, ".csv", ".tsv", ".jsonl"):

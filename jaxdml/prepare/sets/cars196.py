@@ -2,63 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
-from jaxdml.prepare import official, official_files
-from jaxdml.prepare.official import Count, Row
+from jaxdml.prepare.official import (
+  Annotations,
+  Card,
+  Count,
+  Part,
+  Row,
+  find,
+  find_part,
+  load_mat,
+  missing_files,
+  open_part,
+)  # fmt: skip
 from jaxdml.prepare.source import PrepareError
 
-NAME = "cars196"
-VERSION = "3.0.0"  # TFDS's own, with the official splits, is 2.x.
-EXPECTED = {"train": Count(8054, 98), "test": Count(8131, 98)}
-TRAIN_CLASSES = 98
-
-HELP = """\
-16,185 photos of 196 car models.
-Put into --source, as archives or extracted,
-either  car_ims.tgz and cars_annos.mat
-or      cars_train.tgz, cars_test.tgz, car_devkit.tgz and cars_test_annos_withlabels.mat.
-Both give the same images and classes. Their first host, ai.stanford.edu, no longer serves
-them; people have them from where torchvision's issue 7545 says, or as Kaggle's
-"stanford-cars-dataset".
-"""
-
-_HOMEPAGE = "https://ai.stanford.edu/~jkrause/cars/car_dataset.html"
-_DESCRIPTION = """\
-Cars196 (Krause et al. 2013), divided by class: both official splits joined, classes 1 to 98 train,
-99 to 196 test. Encoded images as in the archives; bounding boxes are not used."""
+_TRAIN_CLASSES = 98
 _TEST_ANNOS = "cars_test_annos_withlabels.mat"
 
 
-def source(
-  root: Path, *, allow_partial: bool = False, expected: Mapping[str, Count] = EXPECTED
-) -> official.OfficialSource:
-  """Reads the annotations and lists the images below `root`.
-
-  Args:
-    root: directory with the archives or what was extracted from them.
-    allow_partial: take what is there.
-    expected: split -> counts.
-
-  Raises:
-    PrepareError: files are missing, damaged, or not those of the data set.
-  """
+def _read(root: Path) -> Annotations:
   joined = {
-    "car_ims.tgz": official_files.find_part(root, "car_ims"),
-    "cars_annos.mat": official_files.find(root, "cars_annos.mat"),
+    "car_ims.tgz": find_part(root, "car_ims"),
+    "cars_annos.mat": find(root, "cars_annos.mat"),
   }
   divided = {
-    "cars_train.tgz": official_files.find_part(root, "cars_train"),
-    "cars_test.tgz": official_files.find_part(root, "cars_test"),
-    "car_devkit.tgz": official_files.find(
+    "cars_train.tgz": find_part(root, "cars_train"),
+    "cars_test.tgz": find_part(root, "cars_test"),
+    "car_devkit.tgz": find(
       root, "car_devkit.tgz", "car_devkit.tar.gz", "devkit/cars_train_annos.mat"
     ),
-    _TEST_ANNOS: official_files.find(root, _TEST_ANNOS, f"devkit/{_TEST_ANNOS}"),
+    _TEST_ANNOS: find(root, _TEST_ANNOS, f"devkit/{_TEST_ANNOS}"),
   }
   if all(joined.values()):
     rows, names, parts = _joined(*joined.values())
@@ -66,33 +44,14 @@ def source(
     rows, names, parts = _divided(*divided.values())
   else:
     there = [{file: path is not None for file, path in f.items()} for f in (joined, divided)]
-    raise official_files.missing_files(NAME, root, there)
-  return official.assemble(
-    name=NAME,
-    version=VERSION,
-    description=_DESCRIPTION,
-    homepage=_HOMEPAGE,
-    features=tfds.features.FeaturesDict(
-      {
-        "image": tfds.features.Image(),
-        "path": tfds.features.Text(),
-        "label": tfds.features.ClassLabel(names=names),
-      }
-    ),
-    supervised="label",
-    rows=rows,
-    parts=parts,
-    expected=expected,
-    allow_partial=allow_partial,
-  )
+    raise missing_files("cars196", root, there)
+  return Annotations({"label": names}, rows, parts)
 
 
-def _joined(
-  images: Path, annotations: Path
-) -> tuple[list[Row], list[str], list[official_files.Part]]:
+def _joined(images: Path, annotations: Path) -> tuple[list[Row], list[str], list[Part]]:
   content = annotations.read_bytes()
   names = _class_names(annotations, content)
-  part = official_files.open_part(images, "car_ims")
+  part = open_part(images, "car_ims")
   found = _annotations(annotations, content, "relative_im_path")
   rows = []
   for path, label in found:
@@ -105,11 +64,11 @@ def _joined(
 
 def _divided(
   train: Path, test: Path, devkit: Path, test_annos: Path
-) -> tuple[list[Row], list[str], list[official_files.Part]]:
+) -> tuple[list[Row], list[str], list[Part]]:
   meta, train_annos = "cars_meta.mat", "cars_train_annos.mat"
   if devkit.name == train_annos:
     devkit = devkit.parent
-  kit = official_files.open_part(devkit, "devkit", keep=(meta, train_annos))
+  kit = open_part(devkit, "devkit", keep=(meta, train_annos))
   contents = {}
   for file in (meta, train_annos):
     if file not in kit.names:
@@ -121,9 +80,7 @@ def _divided(
     _annotations(test_annos, test_annos.read_bytes(), "fname"),
   ]
   folders = ("cars_train", "cars_test")
-  parts = [
-    official_files.open_part(path, f) for path, f in zip((train, test), folders, strict=True)
-  ]
+  parts = [open_part(path, f) for path, f in zip((train, test), folders, strict=True)]
   rows = [
     _row(f"{folder}/{file}", label, names, number, file)
     for number, (folder, found) in enumerate(zip(folders, annotated, strict=True))
@@ -135,18 +92,18 @@ def _divided(
 def _row(path: str, label: int, names: list[str], files: int, member: str) -> Row:
   if not 1 <= label <= len(names):
     raise PrepareError(f"the annotations give {path} the class {label}, not in 1..{len(names)}")
-  split = "train" if label <= TRAIN_CLASSES else "test"
+  split = "train" if label <= _TRAIN_CLASSES else "test"
   return Row(split, path, {"label": label - 1}, files, member)
 
 
 def _class_names(path: Path, content: bytes) -> list[str]:
-  names = np.atleast_1d(official_files.load_mat(path, content, "class_names"))
+  names = np.atleast_1d(load_mat(path, content, "class_names"))
   return [str(name) for name in names]
 
 
 def _annotations(path: Path, content: bytes, name_field: str) -> list[tuple[str, int]]:
   """Returns (file, class from 1 on) of each image."""
-  table: Any = np.atleast_1d(official_files.load_mat(path, content, "annotations"))
+  table: Any = np.atleast_1d(load_mat(path, content, "annotations"))
   for field in (name_field, "class"):
     if field not in (table.dtype.names or ()):
       raise PrepareError(
@@ -158,3 +115,25 @@ def _annotations(path: Path, content: bytes, name_field: str) -> list[tuple[str,
     return [(str(file), int(label)) for file, label in zip(*columns, strict=True)]
   except (TypeError, ValueError) as error:
     raise PrepareError(f"{path} has a class that is no number: {error}") from error
+
+
+CARD = Card(
+  name="cars196",
+  version="3.0.0",  # TFDS's own, with the official splits, is 2.x.
+  help="""\
+16,185 photos of 196 car models.
+Put into --source, as archives or extracted,
+either  car_ims.tgz and cars_annos.mat
+or      cars_train.tgz, cars_test.tgz, car_devkit.tgz and cars_test_annos_withlabels.mat.
+Both give the same images and classes. Their first host, ai.stanford.edu, no longer serves
+them; people have them from where torchvision's issue 7545 says, or as Kaggle's
+"stanford-cars-dataset".
+""",
+  homepage="https://ai.stanford.edu/~jkrause/cars/car_dataset.html",
+  description="""\
+Cars196 (Krause et al. 2013), divided by class: both official splits joined, classes 1 to 98 train,
+99 to 196 test. Encoded images as in the archives; bounding boxes are not used.""",
+  expected={"train": Count(8054, 98), "test": Count(8131, 98)},
+  read=_read,
+)
+"""Card of the data set."""

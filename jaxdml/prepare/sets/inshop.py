@@ -2,89 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
-import tensorflow_datasets as tfds
-
 from jaxdml._text import few
-from jaxdml.prepare import official, official_files
-from jaxdml.prepare.official import Count, Row
+from jaxdml.prepare.official import (
+  Annotations,
+  Card,
+  Count,
+  Row,
+  find,
+  find_part,
+  missing_files,
+  open_part,
+)  # fmt: skip
 from jaxdml.prepare.source import PrepareError
 
-NAME = "inshop"
-VERSION = "1.0.0"
-EXPECTED = {
-  "train": Count(25882, 3997),
-  "query": Count(14218, 3985),
-  "gallery": Count(12612, 3985),
-}
-
-HELP = """\
-52,712 photos of 7,982 clothes, with queries and a gallery.
-Put into --source
-        img.zip, or the folder img extracted from it, and list_eval_partition.txt
-        (they may be in its folders Img/ and Eval/, as they come).
-People have it from
-https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html.
-"""
-
-_HOMEPAGE = "https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html"
-_DESCRIPTION = """\
-In-Shop Clothes Retrieval of DeepFashion (Liu et al. 2016) with its official, class-disjoint splits:
-train, and for testing query and gallery, which share their classes. Encoded images as in the
-archive. label: item; category: department and kind of clothing, from the path."""
+_SPLITS = ("train", "query", "gallery")
 _LIST = "list_eval_partition.txt"
 _HEADER = ["image_name", "item_id", "evaluation_status"]
 
 
-def source(
-  root: Path, *, allow_partial: bool = False, expected: Mapping[str, Count] = EXPECTED
-) -> official.OfficialSource:
-  """Reads the annotations and lists the images below `root`.
-
-  Args:
-    root: directory with the archive or its extracted folder, and with the list.
-    allow_partial: take what is there.
-    expected: split -> counts.
-
-  Raises:
-    PrepareError: files are missing, damaged, or not those of the data set.
-  """
-  images, listed = official_files.find_part(root, "img"), official_files.find(root, _LIST)
+def _read(root: Path) -> Annotations:
+  images, listed = find_part(root, "img"), find(root, _LIST)
   if images is None or listed is None:
     found = {"img.zip": images is not None, _LIST: listed is not None}
-    raise official_files.missing_files(NAME, root, [found])
+    raise missing_files("inshop", root, [found])
   table = _read_list(listed)
   names = sorted({item for _, item, _ in table})
   number = {item: i for i, item in enumerate(names)}
   category = [_category(listed, path) for path, _, _ in table]
   categories = sorted(set(category))
   kind = {name: i for i, name in enumerate(categories)}
-  part = official_files.open_part(images, "img")
+  part = open_part(images, "img")
   rows = [
     Row(split, path, {"label": number[item], "category": kind[name]}, 0, path.removeprefix("img/"))
     for (path, item, split), name in zip(table, category, strict=True)
   ]
-  return official.assemble(
-    name=NAME,
-    version=VERSION,
-    description=_DESCRIPTION,
-    homepage=_HOMEPAGE,
-    features=tfds.features.FeaturesDict(
-      {
-        "image": tfds.features.Image(),
-        "path": tfds.features.Text(),
-        "label": tfds.features.ClassLabel(names=names),
-        "category": tfds.features.ClassLabel(names=categories),
-      }
-    ),
-    supervised="label",
-    rows=rows,
-    parts=[part],
-    expected=expected,
-    allow_partial=allow_partial,
-  )
+  return Annotations({"label": names, "category": categories}, rows, [part])
 
 
 def _read_list(path: Path) -> list[tuple[str, str, str]]:
@@ -103,14 +57,14 @@ def _read_list(path: Path) -> list[tuple[str, str, str]]:
     words = line.split()
     if not words:
       continue
-    if len(words) != 3 or words[2] not in EXPECTED:
+    if len(words) != 3 or words[2] not in _SPLITS:
       raise PrepareError(f"{path} has the line {line!r}; lines are {' '.join(_HEADER)}")
     table.append((words[0], words[1], words[2]))
   if len(table) != int(lines[0]):
     raise PrepareError(
       f"{path} says that it lists {int(lines[0]):,} images and lists {len(table):,}: truncated?"
     )
-  of_split = {split: {item for _, item, s in table if s == split} for split in EXPECTED}
+  of_split = {split: {item for _, item, s in table if s == split} for split in _SPLITS}
   shared = sorted(of_split["train"] & (of_split["query"] | of_split["gallery"]))
   if shared:
     raise PrepareError(f"{path} has items in training and in test: {few(shared)}")
@@ -123,3 +77,29 @@ def _category(listed: Path, path: str) -> str:
   if len(parts) != 5 or parts[0] != "img":
     raise PrepareError(f"{listed} names {path!r}, where img/DEPARTMENT/KIND/ITEM/FILE was expected")
   return "/".join(parts[1:3])
+
+
+CARD = Card(
+  name="inshop",
+  version="1.0.0",
+  help="""\
+52,712 photos of 7,982 clothes, with queries and a gallery.
+Put into --source
+        img.zip, or the folder img extracted from it, and list_eval_partition.txt
+        (they may be in its folders Img/ and Eval/, as they come).
+People have it from
+https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html.
+""",
+  homepage="https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html",
+  description="""\
+In-Shop Clothes Retrieval of DeepFashion (Liu et al. 2016) with its official, class-disjoint splits:
+train, and for testing query and gallery, which share their classes. Encoded images as in the
+archive. label: item; category: department and kind of clothing, from the path.""",
+  expected={
+    "train": Count(25882, 3997),
+    "query": Count(14218, 3985),
+    "gallery": Count(12612, 3985),
+  },
+  read=_read,
+)
+"""Card of the data set."""

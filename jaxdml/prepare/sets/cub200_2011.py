@@ -1,0 +1,88 @@
+"""CUB-200-2011 from CUB_200_2011.tgz or its extracted folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jaxdml._text import few
+from jaxdml.prepare.official import (
+  Annotations,
+  Card,
+  Count,
+  Part,
+  Row,
+  find_part,
+  missing_files,
+  open_part,
+)  # fmt: skip
+from jaxdml.prepare.source import PrepareError
+
+_TRAIN_CLASSES = 100
+_FOLDER = "CUB_200_2011"
+_LISTS = ("images.txt", "image_class_labels.txt", "classes.txt")
+
+
+def _read(root: Path) -> Annotations:
+  path = find_part(root, _FOLDER)
+  if path is None and all((root / name).is_file() for name in _LISTS):
+    path = root
+  if path is None:
+    raise missing_files("cub200_2011", root, [{f"{_FOLDER}.tgz": False}])
+  part = open_part(path, _FOLDER, keep=_LISTS)
+  images, labels, classes = (_numbered(part, name) for name in _LISTS)
+  if list(classes) != list(range(1, len(classes) + 1)):
+    raise PrepareError(f"classes.txt in {path} does not number its classes 1, 2, 3...")
+  unlabelled = [file for number, file in images.items() if number not in labels]
+  if unlabelled:
+    raise PrepareError(
+      f"image_class_labels.txt in {path} has no label for {len(unlabelled)} images: "
+      f"{few(unlabelled)}"
+    )
+  rows = []
+  for number, file in images.items():
+    label = labels[number]
+    if not label.isdecimal() or int(label) not in classes:
+      raise PrepareError(
+        f"image_class_labels.txt in {path} gives {file} the class {label!r}, which is not in "
+        "classes.txt"
+      )
+    split = "train" if int(label) <= _TRAIN_CLASSES else "test"
+    rows.append(Row(split, file, {"label": int(label) - 1}, 0, f"images/{file}"))
+  return Annotations({"label": list(classes.values())}, rows, [part])
+
+
+def _numbered(part: Part, name: str) -> dict[int, str]:
+  """Reads lines "NUMBER VALUE"."""
+  found: dict[int, str] = {}
+  for line in part.text(name).splitlines():
+    if not line.strip():
+      continue
+    number, _, value = line.strip().partition(" ")
+    if not number.isdecimal() or not value or int(number) in found:
+      raise PrepareError(
+        f"{name} in {part.files.path} has the line {line!r}; lines are NUMBER VALUE, and each "
+        "number comes once"
+      )
+    found[int(number)] = value.strip()
+  return found
+
+
+CARD = Card(
+  name="cub200_2011",
+  version="1.0.0",
+  help="""\
+11,788 photos of 200 bird species.
+Put into --source
+        CUB_200_2011.tgz, or the folder CUB_200_2011 extracted from it
+        (images/, images.txt, image_class_labels.txt, classes.txt).
+People have it from https://data.caltech.edu/records/65de6-vp158 (no segmentations needed).
+""",
+  homepage="https://www.vision.caltech.edu/datasets/cub_200_2011/",
+  description="""\
+Caltech-UCSD Birds-200-2011 (Wah et al. 2011), divided by class: both official splits joined,
+classes 1 to 100 train, 101 to 200 test. Encoded images as in the archive; bounding boxes are not
+used.""",
+  expected={"train": Count(5864, 100), "test": Count(5924, 100)},
+  read=_read,
+)
+"""Card of the data set."""

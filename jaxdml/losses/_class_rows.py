@@ -20,7 +20,7 @@ from jaxdml.losses._rows import Inputs, RowFn
 from jaxdml.types import Array, DistanceFn, MiningFn, Pairs, PyTree, ReduceFn, Refs, Rows
 
 __all__ = [
-  "PROXIES", "check_examples", "class_vectors", "cross_entropy_rows", "from_class_rows",
+  "PROXIES", "check_examples", "class_vectors", "cross_entropy_rows", "from_classes",
   "out_of_range",
 ]  # fmt: skip
 
@@ -148,7 +148,7 @@ def _with_penalty(value: PyTree, penalty: Array, axis_name: str | None) -> PyTre
   return jax.tree.map(lambda v: v + penalty.astype(v.dtype) if v.ndim == 0 else v, value)
 
 
-def from_class_rows(
+def from_classes(
   row_fn: RowFn,
   parameter: Parameter,
   embeddings: Array,

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxdml import distances
 from jaxdml.losses import reducers
-from jaxdml.losses._class_rows import PROXIES, class_vectors, cross_entropy_rows, from_class_rows
+from jaxdml.losses._class_rows import PROXIES, class_vectors, cross_entropy_rows, from_classes
 from jaxdml.losses._numerics import sine
 from jaxdml.losses._record import Loss, Parameter
 from jaxdml.losses._rows import row_sum
@@ -60,14 +60,11 @@ def normalized_softmax_loss(
   """
 
   def row_fn(pairs, inputs):
-    del inputs
     logits = (1.0 - pairs.distances) / temperature
     target = row_sum(logits, pairs.positive)
     return cross_entropy_rows(logits, target, pairs.positive, pairs.negative)
 
-  return from_class_rows(
-    row_fn, PROXIES, embeddings, labels, params, distance_fn, reduce_fn, **shared
-  )
+  return from_classes(row_fn, PROXIES, embeddings, labels, params, distance_fn, reduce_fn, **shared)
 
 
 def cosface_loss(
@@ -87,14 +84,11 @@ def cosface_loss(
   """
 
   def row_fn(pairs, inputs):
-    del inputs
     cosine = 1.0 - pairs.distances
     target = scale * (row_sum(cosine, pairs.positive) - margin)
     return cross_entropy_rows(scale * cosine, target, pairs.positive, pairs.negative)
 
-  return from_class_rows(
-    row_fn, PROXIES, embeddings, labels, params, distance_fn, reduce_fn, **shared
-  )
+  return from_classes(row_fn, PROXIES, embeddings, labels, params, distance_fn, reduce_fn, **shared)
 
 
 def _add_angle(cosine: Array, margin: Array | float) -> Array:
@@ -137,12 +131,9 @@ def arcface_loss(
   """
 
   def row_fn(pairs, inputs):
-    del inputs
     return _arcface_rows(1.0 - pairs.distances, pairs.positive, pairs.negative, margin, scale)
 
-  return from_class_rows(
-    row_fn, PROXIES, embeddings, labels, params, distance_fn, reduce_fn, **shared
-  )
+  return from_classes(row_fn, PROXIES, embeddings, labels, params, distance_fn, reduce_fn, **shared)
 
 
 def sub_center_arcface_loss(
@@ -162,7 +153,6 @@ def sub_center_arcface_loss(
   """
 
   def row_fn(pairs, inputs):
-    del inputs
     kept = pairs.positive | pairs.negative
     nearest = jnp.max(jnp.where(kept, 1.0 - pairs.distances, -jnp.inf), axis=1)
     # A class of which a miner keeps no centre is in neither mask, but may not be infinite either.
@@ -170,7 +160,7 @@ def sub_center_arcface_loss(
     positive, negative = (jnp.any(mask, axis=1) for mask in (pairs.positive, pairs.negative))
     return _arcface_rows(nearest, positive, negative, margin, scale)
 
-  return from_class_rows(
+  return from_classes(
     row_fn, _SUB_CENTERS, embeddings, labels, params, distance_fn, reduce_fn, **shared
   )
 
@@ -228,9 +218,7 @@ def sphereface_loss(
     target = radius * _multiply_angle(row_sum(cosine, pairs.positive), int(margin))
     return cross_entropy_rows(radius[:, None] * cosine, target, pairs.positive, pairs.negative)
 
-  return from_class_rows(
-    row_fn, PROXIES, embeddings, labels, params, distance_fn, reduce_fn, **shared
-  )
+  return from_classes(row_fn, PROXIES, embeddings, labels, params, distance_fn, reduce_fn, **shared)
 
 
 RECORDS = (

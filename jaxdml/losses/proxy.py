@@ -15,7 +15,7 @@ from jaxdml.losses._class_rows import (
   check_examples,
   class_vectors,
   cross_entropy_rows,
-  from_class_rows,
+  from_classes,
   out_of_range,
 )
 from jaxdml.losses._engine import from_rows
@@ -50,16 +50,13 @@ def proxy_nca_loss(
   """
 
   def row_fn(pairs, inputs):
-    del inputs
     logits = -pairs.distances / temperature
     used = jnp.any(pairs.positive, axis=1) & jnp.any(pairs.negative, axis=1)
     excess = log_sum_exp(logits, pairs.negative) - row_sum(logits, pairs.positive)
     elements = used.astype(excess.dtype)
     return Rows(total=jnp.where(used, excess, 0.0), elements=elements, active=elements)
 
-  return from_class_rows(
-    row_fn, PROXIES, embeddings, labels, params, distance_fn, reduce_fn, **shared
-  )
+  return from_classes(row_fn, PROXIES, embeddings, labels, params, distance_fn, reduce_fn, **shared)
 
 
 def proxy_nca_pp_loss(
@@ -83,14 +80,11 @@ def proxy_nca_pp_loss(
   """
 
   def row_fn(pairs, inputs):
-    del inputs
     logits = -pairs.distances / temperature
     target = row_sum(logits, pairs.positive)
     return cross_entropy_rows(logits, target, pairs.positive, pairs.negative)
 
-  return from_class_rows(
-    row_fn, PROXIES, embeddings, labels, params, distance_fn, reduce_fn, **shared
-  )
+  return from_classes(row_fn, PROXIES, embeddings, labels, params, distance_fn, reduce_fn, **shared)
 
 
 def _init_centers(
@@ -142,7 +136,6 @@ def soft_triple_loss(
   """
 
   def row_fn(pairs, inputs):
-    del inputs
     similarity = 1.0 - pairs.distances
     positive, negative = (jnp.any(mask, axis=1) for mask in (pairs.positive, pairs.negative))
     kept = pairs.positive | pairs.negative
@@ -155,7 +148,7 @@ def soft_triple_loss(
     target = row_sum(logits, positive) - la * margin
     return cross_entropy_rows(logits, target, positive, negative)
 
-  return from_class_rows(
+  return from_classes(
     row_fn,
     _CENTERS,
     embeddings,
@@ -235,7 +228,6 @@ def proxy_anchor_loss(
   poison = jnp.where(jnp.any(bad & present), jnp.nan, 0.0)
 
   def row_fn(pairs, inputs):
-    del inputs
     similarity = 1.0 - pairs.distances
     dtype = similarity.dtype
     sign = jnp.where(pairs.positive, -1.0, 1.0).astype(dtype)

@@ -75,7 +75,6 @@ def fast_ap_loss(
   _check_bins(bins)
 
   def row_fn(pairs, inputs):
-    del inputs
     x = jnp.clip(pairs.distances, 0.0, max_distance) * (bins / max_distance)
     of_positives, of_negatives = _row_histograms(x, (pairs.positive, pairs.negative), bins + 1)
     before = jnp.cumsum(of_positives, axis=1)
@@ -110,8 +109,6 @@ def smooth_ap_loss(
   """
 
   def row_fn(pairs, inputs):
-    del inputs
-
     def of_a_positive(column, valid, d):
       d_ap = jnp.take_along_axis(d, column[:, None], axis=1)
       closer = jax.nn.sigmoid((d_ap - d) / temperature)

@@ -176,7 +176,6 @@ def nca_loss(
   """
 
   def row_fn(pairs, inputs):
-    del inputs
     logits = pairs.distances * (-1.0 / temperature)
     some, enemies = (jnp.any(m, axis=1) for m in (pairs.positive, pairs.negative))
     near, far = log_sum_exp_pair(logits, pairs.positive, pairs.negative, add_one=False)
@@ -206,7 +205,6 @@ def tuplet_margin_loss(
   """
 
   def row_fn(pairs, inputs):
-    del inputs
     cosine = 1.0 - pairs.distances
     # cos(t - margin) without arccos; outside [-1, 1] there is no angle and the sine is 0.
     eased = cosine * jnp.cos(margin) + sine(cosine) * jnp.sin(margin)

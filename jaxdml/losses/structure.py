@@ -173,7 +173,6 @@ def ranked_list_loss(
   """
 
   def row_fn(pairs, inputs):
-    del inputs
     d = pairs.distances
     pull = _weighted_mean(d - (alpha - margin), pairs.positive, positive_temperature)
     push = _weighted_mean(alpha - d, pairs.negative, negative_temperature)

@@ -1,11 +1,12 @@
 """Hardness-aware deep metric learning (arXiv 1903.05503) around any tuple loss and miner."""
 
 from jaxdml.hdml._synthesis import DETACH, MEMBERS, Networks, Synthetics, synthesize
-from jaxdml.hdml.objective import HdmlConfig, local_share, objective
+from jaxdml.hdml.objective import HdmlConfig, objective
 from jaxdml.hdml.pull import hardness, pull_negatives
 from jaxdml.hdml.schedule import HdmlState, Window, init_state, init_window, update_window
 from jaxdml.hdml.tuples import Tuples, private_tuples
 from jaxdml.hdml.variants import POINTS, VARIANTS, Point
+from jaxdml.losses.reducers import local_share
 
 __all__ = [
   "DETACH", "MEMBERS", "POINTS", "VARIANTS", "HdmlConfig", "HdmlState", "Networks", "Point",

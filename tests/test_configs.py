@@ -1,7 +1,7 @@
-"""Every config, with every variant it offers: it loads, is accepted, and says how to run it."""
+"""Every page in configs/ and the grid: accepted, distinct, the same where they should be."""
 
-import importlib.util
-import itertools
+import importlib
+import json
 import pathlib
 import re
 import subprocess
@@ -10,114 +10,148 @@ import sys
 import jax
 import pytest
 
-from configs import common
+from configs import grid
 from jaxdml import hdml, training
 from jaxdml.training import config as config_lib
 from jaxdml.training import defaults, recipes
 from jaxdml.training import program as program_lib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PATHS = sorted(path for path in (ROOT / "configs").glob("*.py") if path.name != "common.py")
-METHODS = ("npair", "triplet", "margin", "multisimilarity", "eps", "hdml")
-DATA = ("cars", "cub", "sop", "inshop", "glyphs")
-GRID = [f"{method}_{data}" for method, data in itertools.product(METHODS, DATA)]
-# With dials of their own in recipes; tests/training/test_recipes.py has the others.
-LOSSES = ("npair", "triplet", "margin", "multisimilarity", "contrastive")
-ADDED = ("", "eps", "hdml", "eps,hdml", "random")
+PAGES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "grid")
+# Pages of which the grid has the same, by these names.
+OF_GRID = {
+  "hdml_cars": "cars,hdml,npair,published",
+  "hdml_cub": "cub,hdml,npair",
+  "hdml_sop": "sop,hdml,npair",
+  "hdml_inshop": "inshop,hdml,npair",
+  "eps_cars": "cars,eps,margin",
+  "hdml_glyphs": "glyphs,hdml,eps,npair",
+}
+# One of each kind that is treated apart: losses with dials of their own and one without, each
+# method, protocol and variant, on the photos that differ.
+GRID = [
+  *(f"{loss},glyphs" for loss in ("npair", "triplet", "margin", "multisimilarity", "contrastive")),
+  *("proxy_anchor,glyphs", "npair,eps,glyphs", "triplet,hdml,glyphs", "margin,eps,hdml,glyphs"),
+  *("npair,random,glyphs", "multisimilarity,hdml,glyphs", "contrastive,hdml,glyphs"),
+  *(
+    f"{loss},cub{protocol}" for loss in ("npair", "triplet", "margin") for protocol in ("", ",fair")
+  ),
+  *("npair,hdml,cars,paper", "npair,hdml,cars,code", "triplet,hdml,cub,paper", "triplet,hdml,cub"),
+  *("triplet,eps,hdml,cars", "triplet,hdml,cars,fair", "margin,hdml,sop,code", "margin,eps,inshop"),
+  *("multisimilarity,sop", "npair,hdml,inshop,fair,paper", "npair,hdml,cub,fair,code"),
+]
+PHOTOS = ["", "garden", "garden,triplet,eps", "garden,triplet,hdml", "garden,proxy_anchor"]
+EASY = ["hdml_glyphs:", "photos:", "photos:garden", "finetune_photos:", "finetune_photos:garden"]
+KNOWN = config_lib.flatten(defaults.get_config()).keys()
 
 
-def load(name):
-  spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+def load(page):
+  return importlib.import_module(f"configs.{page}")
 
 
-def arguments(name):
-  """What may stand behind the colon."""
-  method, _, data = name.partition("_")
-  if name in ("photos", "finetune_photos"):
-    return ["", "garden", "garden,eps", "garden,triplet,hdml", "garden,multi_similarity,eps",
-            *(f"garden,{loss}" for loss in recipes.LOSSES)]  # fmt: skip
-  if name not in GRID:
-    return [""]
-  losses = ["", *LOSSES] if method in ("eps", "hdml") else [""]
-  added = ("", "hdml") if method == "eps" else ADDED
-  protocols = ("",) if data == "glyphs" else ("", "fair", "paper", "code")
-  return [",".join(filter(None, names)) for names in itertools.product(losses, added, protocols)]
+def resolved(config):
+  """Resolved for 8 devices, which the batch divides among; the weights need not be here."""
+  config.encoder.init = ""
+  return training.resolve(config, 8)
 
 
-def test_no_config_is_missing():
-  assert set(GRID) <= {path.stem for path in PATHS}
+def values(config):
+  return json.loads(json.dumps(config_lib.flatten(resolved(config))))
 
 
-@pytest.mark.parametrize("name", [path.stem for path in PATHS])
-def test_loads_and_is_accepted(name):
-  known = config_lib.flatten(defaults.get_config().to_dict()).keys()
-  get_config = load(name).get_config
-  for arg in arguments(name):
-    config = get_config(arg) if arg else get_config()
-    # 8 devices, for the batch divides; resolved, for the variants of HDML fill in the rest.
-    config.encoder.init = ""  # Its weights need not be here.
-    training.resolve(config, 8)
-    keys = config_lib.flatten(config.to_dict()).keys()
-    unknown = {k for k in keys - known if not re.search(r"options\.\w+$", k)}
-    assert not unknown, (arg, unknown)
-    assert "hdml" not in f"{name},{arg}" or config.hdml.enabled, arg
-    easy, asked = config.mining.positive == "nearest_positive", re.split("[_,]", f"{name},{arg}")
-    assert easy or "eps" not in asked, arg
-    if "garden" in asked:
-      assert config.data.dataset == "image_folder/garden"
-      assert easy == ("eps" in asked or arg == "garden")
+def cases():
+  for page in PAGES:
+    for arg in PHOTOS if page in ("photos", "finetune_photos") else [""]:
+      yield f"{page}:{arg}", lambda page=page, arg=arg: load(page).get_config(*filter(None, [arg]))
+  for arg in GRID:
+    yield f"grid:{arg}", lambda arg=arg: grid.get_config(arg)
 
 
-@pytest.mark.parametrize("name", [path.stem for path in PATHS])
-def test_header_says_how_to_run_it(name):
-  header = load(name).__doc__
+CASES = dict(cases())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_is_accepted_and_does_what_its_name_says(case):
+  config = CASES[case]()
+  unknown = {k for k in config_lib.flatten(config).keys() - KNOWN if not re.search(r"options\.", k)}
+  assert not unknown
+  resolved(config)
+  names = re.split("[:_,]", case)
+  assert config.hdml.enabled == ("hdml" in names)
+  easy = config.mining.positive == "nearest_positive"
+  assert easy == ("eps" in names or case in EASY)
+  if "garden" in names:
+    assert config.data.dataset == "image_folder/garden"
+  if "fair" in names:
+    assert (config.encoder.name, config.embedding.dim, config.eval.folds) == ("resnet50", 128, 4)
+    assert config.encoder.frozen_bn
+
+
+def test_no_two_are_the_same():
+  seen = {}
+  for case, make in CASES.items():
+    if case in ("photos:", "finetune_photos:"):  # Those of "photos:garden", of another folder.
+      continue
+    seen.setdefault(json.dumps(values(make()), sort_keys=True), []).append(case)
+  assert [same for same in seen.values() if len(same) > 1] == []
+
+
+@pytest.mark.parametrize("page", OF_GRID)
+def test_a_page_and_the_grid_say_the_same(page):
+  get_config = load(page).get_config
+  assert values(get_config()) == values(grid.get_config(OF_GRID[page]))
+  with_argument = OF_GRID[page].replace(",npair", "").replace(",margin", "") + ",triplet"
+  assert values(get_config("triplet,eps" if "eps" in page or "glyphs" in page else "triplet")) == (
+    values(grid.get_config(with_argument))
+  )
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_header_says_how_to_run_it_and_what_came_of_it(page):
+  header = load(page).__doc__
   words = " ".join(header.split())
   commands = re.findall(
     r"^python -m jaxdml\.main --config=configs/(\w+)\.py.* --workdir=", header, re.M
   )
-  assert commands == [name]
-  if name in GRID:
-    for word in ("Published", "Variants, in configs/common.py"):
-      assert word in words
-    assert re.search(r"Ours: not run|Result \(", words)
-    assert re.search(r"Cost: (about [\d.]+ minutes|not measured here)", words)
+  assert commands == [page]
+  assert "Published" in words and "Measured" in words
+  assert re.search(r"Cost: (about |under |2 minutes|not measured here)", words)
+  source = pathlib.Path(load(page).__file__).read_text()
+  for key in ("data.batch_size", "embedding.dim", "loss.name", "optimizer.learning_rate",
+              "train.duration"):  # fmt: skip
+    assert f"config.{key} = " in source, key
+
+
+def test_the_command_of_the_grid_is_one_of_its_configs():
+  (arg,) = re.findall(r"^python -m jaxdml.main --config=configs/grid.py:(\S+) ", grid.__doc__, re.M)
+  resolved(grid.get_config(arg))
 
 
 def test_the_argument_decides():
-  config = load("hdml_cars").get_config()
+  config = grid.get_config("cars,hdml")
   assert (config.loss.name, config.loss.layout, config.hdml.slots) == ("npair", "npair", 0)
   assert (config.encoder.name, config.hdml.alpha, config.hdml.beta) == ("googlenet", 90.0, 1e4)
   assert config.optimizer.weight_decay_in_loss
   config = load("hdml_cars").get_config("triplet,eps")
   assert (config.loss.name, config.mining.positive) == ("triplet", "nearest_positive")
-  assert config.hdml.enabled
   assert config.optimizer.weight_decay_in_loss is False
   # alpha is in units of the loss; beta in units of J_gen, which is summed here as in their form.
   assert (config.hdml.alpha, config.hdml.beta) == (0.06, 1e4)
   assert config.hdml.sum_reconstruction is None
-  config = load("triplet_sop").get_config("fair")
-  assert (config.encoder.name, config.embedding.dim, config.eval.folds) == ("resnet50", 128, 4)
-  assert config.encoder.frozen_bn
-  assert not config.hdml.enabled
-  assert config.eval.ks == (1, 10, 100, 1000)
-  assert load("eps_cub").get_config("contrastive").loss.name == "contrastive"
-  assert load("eps_cub").get_config().loss.name == "margin"
-  assert load("npair_cub").get_config("eps").loss.options.l2_reg == 1.5e-2
+  assert grid.get_config("triplet,sop,fair").eval.ks == (1, 10, 100, 1000)
+  assert load("eps_cars").get_config("fair").loss.name == "margin"
+  assert grid.get_config("npair,cub,eps").loss.options.l2_reg == 1.5e-2
   config = load("hdml_glyphs").get_config()
   assert (config.mining.positive, config.hdml.slots) == ("nearest_positive", 16)
   assert load("hdml_glyphs").get_config("triplet").mining.positive == "random_positive"
 
 
-@pytest.mark.parametrize("form", ["", "triplet", "margin"])
+@pytest.mark.parametrize("form", ["npair", "triplet", "margin"])
 def test_variants_decide_what_they_differ_in(form):
   """No value of the config stands in the way of the variant's."""
-  for variant in common.VARIANTS:
-    arg = ",".join(filter(None, [variant, form]))
-    config = training.resolve(load("hdml_cub").get_config(arg))
-    flat = config_lib.flatten(config.to_dict())
+  for variant in grid.VARIANTS:
+    config = resolved(grid.get_config(f"cub,hdml,{variant},{form}"))
+    flat = config_lib.flatten(config)
     for key, value in hdml.VARIANTS[variant].items():
       if key != "loss.options.l2_over" or config.loss.name == "npair":
         assert flat[key] == (value[config.loss.layout] if isinstance(value, dict) else value), key
@@ -125,48 +159,49 @@ def test_variants_decide_what_they_differ_in(form):
 
 
 @pytest.mark.parametrize(
-  ("name", "arg", "message"),
+  ("arg", "message"),
   [
-    (
-      "hdml_cars",
-      "tripplet",
-      "expected names of npair, .*, published, fair, paper, code; got 'tri",
-    ),
-    ("hdml_cars", "fair,published", "one of published, fair; got"),
-    ("triplet_cars", "margin", "expected one of npair, .*; got margin and triplet"),
-    ("eps_sop", "random", "expected one of eps, random"),
-    ("hdml_glyphs", "fair", "expected names of npair, .*, hdml, .*; got 'fair'"),
+    ("", r"one data set of cars, cub, sop, inshop, glyphs; got none in ''\. .* as in con"),
+    ("triplet", "one data set of cars, cub, sop, inshop, glyphs; got none in 'triplet'"),
+    ("cars,tripplet", "of cars, .*npair, .*, published, fair, paper, code; got 'tripplet'; did you "
+                      "mean 'triplet'"),
+    ("cars,cub", "one data set of .*; got cars and cub"),
+    ("cars,fair,published", "one protocol of published, fair; got fair and published"),
+    ("cars,triplet,margin", "expected one of npair, .*; got margin and triplet"),
+    ("sop,eps,random", "expected one of eps, random"),
+    ("glyphs,fair", "of cars, .*, hdml, .*; got 'fair'"),
   ],
-)
-def test_wrong_arguments(name, arg, message):
-  with pytest.raises(config_lib.ConfigError, match=message):
-    load(name).get_config(arg)
+)  # fmt: skip
+def test_wrong_arguments(arg, message):
+  with pytest.raises(training.ConfigError, match=message):
+    grid.get_config(arg)
 
 
-def test_wrong_argument_on_the_command_line(tmp_path):
+def test_a_wrong_argument_on_the_command_line_is_one_line(tmp_path):
   result = subprocess.run(
-    [sys.executable, "-m", "jaxdml.main", "--config=configs/hdml_cub.py:tripplet",
+    [sys.executable, "-m", "jaxdml.main", "--config=configs/grid.py:cub,tripplet",
      f"--workdir={tmp_path}"],
     cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
   )  # fmt: skip
   assert result.returncode == 2
   assert "Traceback" not in result.stderr
-  assert result.stderr.startswith("error: --config: the config's argument: expected names of npair")
-  assert "got 'tripplet'" in result.stderr
+  assert result.stderr.startswith("error: --config: configs/grid.py takes names joined by commas")
+  assert "got 'tripplet'; did you mean 'triplet'?" in result.stderr
 
 
-@pytest.mark.parametrize(
-  ("name", "arg"), [("triplet_glyphs", ""), ("hdml_glyphs", "margin,eps"), ("hdml_cars", "")]
-)
-def test_programs_of_configs(name, arg):
+def test_every_name_of_the_recipes_is_in_the_grid():
+  for name in recipes.RECIPES:
+    assert grid.get_config(f"glyphs,{name}").data.dataset == "glyphs"
+
+
+@pytest.mark.parametrize("arg", ["triplet,glyphs", "glyphs,hdml,margin,eps", "cars,hdml"])
+def test_programs_of_configs(arg):
   """The step keeps the state's shapes, so it can be repeated; a small ConvNet stands in."""
-  config = load(name).get_config(arg)
+  config = grid.get_config(arg)
   config.update_from_flattened_dict(
-    {"encoder.name": "convnet", "data.image_size": 16, "data.batch_size": 16, "encoder.init": ""}
+    {"encoder.name": "convnet", "data.image_size": 16, "data.batch_size": 16}
   )
-  program = program_lib.build(
-    training.resolve(config), num_classes=8, total_steps=10, steps_per_epoch=5
-  )
+  program = program_lib.build(resolved(config), num_classes=8, total_steps=10, steps_per_epoch=5)
   state = jax.eval_shape(program.init, jax.random.key(0))
   size, channels = config.data.image_size, config.data.channels
   batch = {

@@ -57,7 +57,7 @@ def test_unknown_key(tmp_path):
 def test_options_by_name():
   """The dictionaries of options take keys that the config file does not have."""
   given = [
-    "main", "--config=configs/npair_glyphs.py", "--config.loss.options.l2_reg=0.5", "--workdir=x",
+    "main", "--config=configs/grid.py:glyphs", "--config.loss.options.l2_reg=0.5", "--workdir=x",
     "--config.mining.options.k", "2", "--config.loss.options={'l2_reg': 0.1}", "-config.seed=3",
     "--config.loss.options.names=[1, 'a']", "--config.encoder.options.pooling=gem",
   ]  # fmt: skip
@@ -76,7 +76,7 @@ def test_options_by_name():
 def test_an_unknown_option(tmp_path):
   refused(
     "loss 'triplet' has no option ['margine']; valid options: margin, refs",
-    "--config=configs/triplet_glyphs.py",
+    "--config=configs/grid.py:triplet,glyphs",
     f"--workdir={tmp_path / 'run'}",
     "--config.loss.options.margine=0.3",
   )

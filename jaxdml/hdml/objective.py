@@ -39,24 +39,23 @@ class HdmlConfig(NamedTuple):
   Attributes:
     alpha: hardness, lambda = exp(-alpha / J_avg).
     beta: trust in the synthetics, J_metric = w J_m + (1 - w) J_syn with w = exp(-beta / J_gen).
-    reconstruction_weight: weight of J_recon in J_gen; 1 in the paper, 0.5 in the code.
-    soft_weight: weight of J_soft in J_gen; 0.5 in the paper, 1e4 * 0.5 in the code.
-    sum_reconstruction: J_recon sums the squared error over the batch (both); else it is the mean of
-      each example's squared error.
-    sum_soft: J_soft sums over all synthetic features (paper); else it is one mean or two.
-    joint_soft: J_soft is one mean over all synthetic features (the code's triplet form); else the
-      mean over anchors plus the mean over partners (its N-pair form).
-    weighted_average: J_avg averages w J_m, as the code does; else J_m (paper).
-    window: steps in the means J_avg and J_gen; an epoch in the paper, 64 in the code.
+    reconstruction_weight: weight of J_recon in J_gen.
+    soft_weight: weight of J_soft in J_gen.
+    sum_reconstruction: J_recon sums the squared error over the batch; else it is the mean of each
+      example's squared error.
+    sum_soft: J_soft sums over all synthetic features; else it is one mean or two.
+    joint_soft: J_soft is one mean over all synthetic features; else the mean over anchors plus the
+      mean over partners.
+    weighted_average: J_avg averages w J_m; else J_m.
+    window: steps in the means J_avg and J_gen.
     slots: partners synthesised for each anchor; None is all (`tuples.private_tuples`).
-    synthetic_members: "all": anchors and positives pass through the generator like the negatives
-      (both); "negatives": they stay real, which opens a shortcut, for generated features are easily
-      told from real ones.
-    detach: which gradients of J_syn are stopped: "none" (both). The others are different
-      algorithms: "distances", the pull's factor [lambda d- + (1 - lambda) d+] / d- is a constant;
-      "anchors", a negative's pull moves the negative and its distances, not the anchor it is pulled
-      towards; "generated", y~ is a constant, so J_syn trains the embedding alone and never the
-      encoder, as in reimplementations that detach z before the pull or the generator's output.
+    synthetic_members: "all": anchors and positives pass through the generator like the negatives;
+      "negatives": they stay real, which opens a shortcut, for generated features are easily told
+      from real ones.
+    detach: gradients of J_syn that are stopped: "none". The others are different algorithms:
+      "distances", the pull's factor [lambda d- + (1 - lambda) d+] / d- is a constant; "anchors", a
+      negative's pull moves the negative and its distances, not the anchor; "generated", y~ is a
+      constant, so J_syn trains the embedding alone and never the encoder.
     block_size: anchors whose synthetics are made at a time, where the networks tell their layers;
       None: as many as suit the machine.
   """

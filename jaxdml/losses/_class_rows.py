@@ -157,24 +157,16 @@ def from_classes(
   block_size: int | None = None,
   axis_name: str | None = None,
 ) -> Array:
-  """Returns the loss of anchors against class vectors; labels index these.
+  """Returns the loss of anchors against class vectors; a label that indexes none makes it NaN.
+
+  The other arguments are those of every loss (docs/conventions.md).
 
   Args:
     row_fn: as in `from_rows`; where a class has several vectors, `pairs.distances`,
       `pairs.positive` and `pairs.negative` are [r, per class, num_classes].
     parameter: what is learnt.
-    embeddings: [n, d].
-    labels: [n] int; one out of range makes the loss NaN.
     params: {parameter.name: vectors}.
-    distance_fn: of embeddings to class vectors.
-    reduce_fn: from rows to the value.
     penalty_fn: vectors -> scalar that is added once to the reduced loss.
-    where: as all that follows explained in docs/conventions.md.
-    weights: [n].
-    mining_fn: narrows the class vectors that an anchor sees.
-    key: for random miners.
-    block_size: anchors at a time.
-    axis_name: mapped axis to reduce over.
   """
   embeddings, labels, where, weights, vectors = check_examples(
     embeddings, labels, where, weights, params, parameter

@@ -51,20 +51,10 @@ def from_rows(
 ) -> Array:
   """Returns the loss whose rows `row_fn` sums; what every loss ends in, also one of your own.
 
+  All arguments but the first and the last are those of every loss (docs/conventions.md).
+
   Args:
     row_fn: (pairs, inputs) -> Rows of a block of anchors, or a `TwoPass`.
-    embeddings: [n, d].
-    labels: [n].
-    distance_fn: between anchors and references.
-    reduce_fn: from rows to the value.
-    refs: as all that follows explained in docs/conventions.md.
-    ids: [n] int.
-    where: [n] bool.
-    weights: [n].
-    mining_fn: narrows the pairs.
-    key: for random miners.
-    block_size: anchors at a time.
-    axis_name: mapped axis to reduce over.
     whole_rows: row_fn tells references by their column, so it gets all of them, in their order,
       whatever was mined.
   """

@@ -284,6 +284,8 @@ def _take_centers(
       parts = lax.all_gather(lowered.T, _AXIS, axis=1)
       order = jnp.argsort(jnp.sum(parts.reshape(-1, trials), axis=0))
       best = standing[order[0]]
+      # The winner leaves, and with it the worst of this turn: the next of the list take their
+      # places. All others stand again, as their distances are known already.
       leave = jnp.concatenate([order[:1], order[max(trials - _DROPPED, 1) :]])
       standing = standing.at[leave].set(following + jnp.arange(len(leave)))
       closest = jnp.minimum(closest, distances[best])

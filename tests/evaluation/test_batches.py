@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdml.evaluation import batches as batches_module
-from jaxdml.evaluation import embed_batches, raw_pixels, retrieval_metrics
+from jaxdml.evaluation import embed_batches, raw_pixels
 
 
 def batches(n=10, size=4, devices=None):
@@ -81,4 +81,4 @@ def test_raw_pixels():
   centred = raw_pixels(batches(), center=True).embeddings
   np.testing.assert_allclose(centred.mean(1), 0, atol=1e-6)
   np.testing.assert_allclose(centred, embeddings - embeddings.mean(1, keepdims=True))
-  assert retrieval_metrics(embeddings, columns["label"])["num_queries"] == 10
+  np.testing.assert_array_equal(columns["label"], np.arange(10) % 3)

@@ -5,6 +5,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 from sklearn import cluster
 
 from jaxdml.evaluation import kmeans
@@ -53,8 +54,8 @@ def test_lloyd_equals_a_plain_loop(monkeypatch, n, k, block_size, scatter):
 
 @pytest.mark.parametrize(
   ("n", "k", "scatter"),
-  [(101, 30, True), (401, 12, False), (2100, 12, True)],
-  ids=["scatter", "one-hot", "seeded on a sample"],
+  [(401, 12, False), (2101, 30, True)],
+  ids=["one-hot", "scatter, seeded on a sample"],
 )
 def test_eight_devices_equal_one(monkeypatch, n, k, scatter):
   """Bitwise, whatever the rounding: the assignment, the centers and so the metrics."""
@@ -71,7 +72,7 @@ def test_eight_devices_equal_one(monkeypatch, n, k, scatter):
   assert eight.inertia == one.inertia
 
 
-@pytest.mark.parametrize("n", [1000, 8000], ids=["all points", "a sample"])
+@pytest.mark.parametrize("n", [1000, 6000], ids=["all points", "a sample"])
 def test_seeding_is_as_good_as_greedy_k_means_plus_plus(n):
   """The squared distances left by the seeds alone: scikit-learn's, and less than random rows'."""
   points, _ = blobs(n=n, k=200, d=16, spread=0.3)
@@ -86,7 +87,7 @@ def test_seeding_is_as_good_as_greedy_k_means_plus_plus(n):
     assert all(center.tobytes() in rows_taken for center in ours), "seeds are points"
     seeds = {"ours": ours + points.mean(0), "greedy": greedy, "random": points[rows]}
     for name, centers in seeds.items():
-      left[name].append(((points[:, None] - centers) ** 2).sum(-1).min(1).sum())
+      left[name].append(cdist(points, centers, "sqeuclidean").min(1).sum())
   ours, greedy, random = (np.mean(left[name]) for name in ("ours", "greedy", "random"))
   assert ours <= 1.05 * greedy
   assert ours <= 0.7 * random

@@ -1,10 +1,15 @@
 """Every metric has one name, one meaning and one place in tables; the text table shows them."""
 
+import pathlib
+import re
+
 import numpy as np
 import pytest
 
 from jaxdml import evaluation
 from jaxdml.evaluation import describe_metric, format_table
+
+DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
 
 
 def test_dir_is_all():
@@ -12,7 +17,7 @@ def test_dir_is_all():
   assert all(hasattr(evaluation, name) for name in evaluation.__all__)
 
 
-def test_every_metric_is_named_and_explained():
+def test_every_metric_is_named_explained_and_documented():
   x = np.random.default_rng(0).normal(size=(12, 4))
   labels, fine = np.repeat([0, 1], 6), np.repeat([0, 1, 2, 3], 3)
   found = evaluation.retrieval_metrics(x, labels, ks=(1, 2, 10), macro=True)
@@ -20,6 +25,10 @@ def test_every_metric_is_named_and_explained():
   found |= {f"collapse/{k}": v for k, v in evaluation.collapse_metrics(x, labels, fine).items()}
   keys = [key for key in found if not key.startswith("num_")]
   assert len(keys) == 27
+  section = DOCS.read_text().partition("## Retrieval\n")[2].partition("\n- ")[0]
+  named = {"recall@1" if name == "recall@K" else name for name in
+           re.findall(r"^\| `([^`]+)`", section, flags=re.MULTILINE)}  # fmt: skip
+  assert named - {"macro/NAME"} == set(keys[:8]) - {"recall@2", "recall@10"}
   metrics = {key: describe_metric(key) for key in keys}
   assert [key for key, metric in metrics.items() if not metric.meaning] == []
   assert len({metric.label for metric in metrics.values()}) == len(keys)

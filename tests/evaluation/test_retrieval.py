@@ -48,7 +48,7 @@ def reference(x, labels, gallery, gallery_labels, ids, gallery_ids, normalize, k
   return result | {"num_queries": len(rows), "num_without_match": len(x) - len(rows)}
 
 
-def data(kind, n=60, d=3, seed=0):
+def data(kind, n=60, d=4, seed=0):
   """Embeddings and labels; small whole numbers, where float32 is exact, make the ties exact."""
   rng = np.random.default_rng(seed)
   labels = rng.integers(0, 8, n)
@@ -89,7 +89,7 @@ def test_equals_the_double_loop(kind, normalize, way):
   assert (expected["num_without_match"] > 0) == (kind == "singletons")
 
 
-@pytest.mark.parametrize("block_size", [1, 7, 60, 64, 10_000])
+@pytest.mark.parametrize("block_size", [1, 7, 10_000])
 def test_any_block_size_gives_the_same(block_size):
   x, labels = data("tied")
   whole = retrieval_metrics(x, labels, normalize=False)

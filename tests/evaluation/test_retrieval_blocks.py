@@ -1,8 +1,5 @@
 """Retrieval in blocks: devices, several sets of labels, memory, scores that nearly tie."""
 
-import pathlib
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +22,7 @@ def way(request, monkeypatch):
   if request.param == "in order":
     monkeypatch.setattr(ranks, "_MOST_COUNTED_CPU", 0)
   monkeypatch.setattr(ranks, "_TILE_CPU", 64)
+  return request.param
 
 
 def test_every_device_count_gives_the_same(way, monkeypatch):
@@ -72,15 +70,13 @@ def test_several_sets_of_labels_in_one_pass(way):
   gallery, gallery_fine = points(n=90, seed=1)
   sets = {"fine": fine, "name": np.array([f"<{v % 7}>" for v in fine])}
   others = {"name": np.array([f"<{v % 7}>" for v in gallery_fine]), "fine": gallery_fine}
-  both = retrieval_metrics(x, sets, macro=True)
-  across = retrieval_metrics(x, sets, gallery=gallery, gallery_labels=others)
+  with_gallery = way == "counted"  # each way of ranking once: programs are dear
+  given = {"gallery": gallery, "gallery_labels": others} if with_gallery else {}
+  both = retrieval_metrics(x, sets, macro=True, **given)
   for name, labels in sets.items():
-    alone = retrieval_metrics(x, labels, macro=True)
+    given = {"gallery": gallery, "gallery_labels": others[name]} if with_gallery else {}
+    alone = retrieval_metrics(x, labels, macro=True, **given)
     assert {k: v for k, v in both.items() if k.startswith(f"{name}/")} == {
-      f"{name}/{key}": pytest.approx(value, abs=1e-12) for key, value in alone.items()
-    }
-    alone = retrieval_metrics(x, labels, gallery=gallery, gallery_labels=others[name])
-    assert {k: v for k, v in across.items() if k.startswith(f"{name}/")} == {
       f"{name}/{key}": pytest.approx(value, abs=1e-12) for key, value in alone.items()
     }
 
@@ -94,9 +90,9 @@ def test_a_query_of_many_and_one_of_few_relevant_items(monkeypatch):
   used = []
   count = ranks._counted
   monkeypatch.setattr(ranks, "_counted", lambda *a, **k: used.append(len(a[2])) or count(*a, **k))
-  monkeypatch.setattr(ranks, "_COMPILATION", 100)
+  monkeypatch.setattr(ranks, "_COMPILATION", 25_000)
   assert retrieval_metrics(x, labels) == pytest.approx(expected, abs=1e-12)
-  assert len(used) > 1 and 0 < sum(used) < len(x) - 139
+  assert len(used) == 2 and 0 < sum(used) < len(x) - 139
 
 
 def test_memory_does_not_grow_with_the_product():
@@ -153,12 +149,3 @@ def test_many_views_of_one_picture_are_dropped(way):
     near = seen[np.argmin(((x[seen] - x[i]) ** 2).sum(1))]
     hits.append(labels[near] == labels[i])
   assert found["recall@1"] == pytest.approx(np.mean(hits))
-
-
-def test_the_documentation_names_every_metric():
-  page = pathlib.Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
-  section = page.read_text().partition("## Retrieval\n")[2].partition("\n- ")[0]
-  named = re.findall(r"^\| `([^`]+)`", section, flags=re.MULTILINE)
-  found = retrieval_metrics(np.eye(3), [0, 0, 1], ks=(1,))
-  counts = {"num_queries", "num_without_match"}
-  assert {name.replace("@K", "@1") for name in named} - {"macro/NAME"} == set(found) - counts

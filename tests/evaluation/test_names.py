@@ -12,11 +12,6 @@ from jaxdml.evaluation import describe_metric, format_table
 DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
 
 
-def test_dir_is_all():
-  assert dir(evaluation) == sorted(evaluation.__all__)
-  assert all(hasattr(evaluation, name) for name in evaluation.__all__)
-
-
 def test_every_metric_is_named_explained_and_documented():
   x = np.random.default_rng(0).normal(size=(12, 4))
   labels, fine = np.repeat([0, 1], 6), np.repeat([0, 1, 2, 3], 3)

@@ -12,11 +12,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
-from jaxdml.models.blocks import BatchNorm, Dtype
+from jaxdml.models.layers import BatchNorm, Dtype
 from jaxdml.types import Array
 
 EMBEDDING_NORMS = ("batch", "layer", "none")
-"""What `Embedding` may do to features before its dense layer."""
+"""Normalisations of features before the dense layer of `Embedding`."""
 
 GLOROT_INIT = nn.initializers.glorot_uniform()
 
@@ -27,15 +27,15 @@ class Embedding(nn.Module):
   z = BN(y) W + b, [..., feature_dim] -> [..., dim] float32. By default z is NOT normalised: HDML
   trains on plain Euclidean distances and dot products; evaluation normalises on its own.
 
-  HDML sends SYNTHETIC features through the same BatchNorm and weights. What normalises them, and
-  whether they move the running statistics, is up to the caller:
+  HDML sends SYNTHETIC features through the same BatchNorm and weights. The caller decides what
+  normalises them, and whether they move the running statistics:
 
-  - `embedding(y, train=True, update_stats=False)`: their own batch's statistics; the running ones
-    go on describing real features. Without `mutable` it is the same.
-  - `embedding.apply(variables, y, train=True, mutable=["batch_stats"])`: they move the running ones
-    too, as in the authors' release.
+  - `embedding.apply(variables, y, train=True)`: their own batch's statistics; the running ones go
+    on describing real features.
+  - the same with `mutable=["batch_stats"]`: they move the running ones too, as in the authors'
+    release.
   - `embedding.apply(variables, y, train=False)` with the real batch's mean and variance
-    (`blocks.batch_statistics`) in place of the running ones: normalised as the real features are.
+    (`layers.batch_statistics`) in place of the running ones: normalised as the real features are.
 
   Attributes:
     dim: size of the embedding.
@@ -73,13 +73,12 @@ class Embedding(nn.Module):
   epsilon: float = 1e-3
 
   @nn.compact
-  def __call__(self, y: Array, train: bool, update_stats: bool = True) -> Array:
+  def __call__(self, y: Array, train: bool) -> Array:
     """Returns z [..., dim] float32 of features y [..., feature_dim].
 
     Args:
       y: real or synthetic features.
       train: normalise by the statistics of this batch.
-      update_stats: let this batch move the running statistics; False for synthetic features.
 
     Raises:
       ValueError: unknown `norm`.
@@ -95,7 +94,7 @@ class Embedding(nn.Module):
         epsilon=self.epsilon,
         dtype=self.dtype,
         name="bn",
-      )(y, train, update_stats)
+      )(y, train)
     elif self.norm == "layer":
       # In float32, whatever `dtype`: bfloat16 has 8 bits for a mean of a thousand features.
       y = nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name="ln")(y.astype(jnp.float32))
@@ -136,7 +135,7 @@ class Generator(nn.Module):
   epsilon: float = 1e-3
 
   @nn.compact
-  def __call__(self, z: Array, train: bool, update_stats: bool = True) -> Array:
+  def __call__(self, z: Array, train: bool) -> Array:
     """Returns y' [..., feature_dim] float32 of embeddings z [..., dim]."""
     y = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=self.kernel_init, name="fc1")(z)
     y = BatchNorm(
@@ -145,7 +144,7 @@ class Generator(nn.Module):
       epsilon=self.epsilon,
       dtype=self.dtype,
       name="bn",
-    )(nn.relu(y), train, update_stats)
+    )(nn.relu(y), train)
     y = nn.Dense(self.feature_dim, dtype=self.dtype, kernel_init=self.kernel_init, name="fc2")(y)
     return y.astype(jnp.promote_types(y.dtype, jnp.float32))
 

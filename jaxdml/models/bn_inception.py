@@ -8,17 +8,11 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
-from jaxdml.models.blocks import (
-  BatchNorm,
-  Dtype,
-  check_images,
-  max_pool,
-  max_pool_ceil,
-  remat,
-)
+from jaxdml.models.base import Encoder, Published, State, caffe, register, torch_leaf
 from jaxdml.models.googlenet import ConvUnit, inception_stage, inception_stages
-from jaxdml.models.pooling import Pooling
+from jaxdml.models.layers import Pooling, max_pool, max_pool_ceil, remat
 from jaxdml.types import Array
 
 
@@ -101,7 +95,7 @@ class Block(nn.Module):
     return nn.avg_pool(x, (3, 3), (1, 1), ((1, 1), (1, 1)))
 
 
-class BNInception(nn.Module):
+class BNInception(Encoder):
   """BN-Inception without a classifier: images to globally pooled features [n, 1024].
 
   Images [n, h, w, c] float32 -> features [n, 1024] float32; sides of at least 32 (usually 224 or
@@ -109,20 +103,10 @@ class BNInception(nn.Module):
   biases besides BatchNorm, and pooling rounds up.
 
   Attributes:
-    axis_name: mapped axis over which BatchNorm's statistics are synchronised.
-    frozen_bn: BatchNorm uses its running statistics in training too, and never moves them.
-    frozen_bn_affine: with it, its scale and bias get no gradient either.
-    momentum: share of the old running statistics that an update keeps.
-    dtype: of the computation; parameters, statistics and features stay float32.
-    pooling: of the last map, one of `pooling.POOLINGS`; "none" returns it, [n, h/32, w/32, 1024].
+    pooling: of the last map, one of `layers.POOLINGS`; "none" returns it, [n, h/32, w/32, 1024].
     remat: gradient checkpointing of every block.
   """
 
-  axis_name: Any = None
-  frozen_bn: bool = False
-  frozen_bn_affine: bool = False
-  momentum: float = 0.9
-  dtype: Dtype = jnp.float32
   pooling: str = "avg"
   remat: bool = False
 
@@ -137,21 +121,14 @@ class BNInception(nn.Module):
     return inception_stages(self.pooling)
 
   def stage_of(self, path: Sequence[str]) -> str:
-    """The stage of the parameter or statistic at `path` in the encoder's tree."""
+    """Returns the stage of the parameter or statistic at `path` in the encoder's tree."""
     return inception_stage(path)
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> Array:
     """Returns features [n, 1024] float32 of images [n, h, w, c]."""
-    check_images(images, 32)
-    norm = partial(
-      BatchNorm,
-      axis_name=self.axis_name,
-      frozen=self.frozen_bn,
-      frozen_affine=self.frozen_bn_affine,
-      momentum=self.momentum,
-      dtype=self.dtype,
-    )
+    self.check_images(images)
+    norm = self.make_norm()
     unit = partial(ConvUnit, norm=norm, bias=True, dtype=self.dtype)
     block = remat(Block, self.remat)
     x = images.astype(self.dtype)
@@ -161,3 +138,34 @@ class BNInception(nn.Module):
     for name, widths in BLOCKS.items():
       x = block(widths, unit, name=f"inception_{name}")(x, train)
     return Pooling(self.pooling, name="pool")(x)
+
+
+_STEM = {"conv1": "conv1_7x7_s2", "conv2_reduce": "conv2_3x3_reduce", "conv2": "conv2_3x3"}
+
+
+def _name_of(path: tuple[str, ...]) -> str:
+  """("params", "inception_3a", "1x1", "bn", "scale") -> "inception_3a_1x1_bn.weight"."""
+  *blocks, unit, kind, leaf = path[1:]
+  layer = "_".join((*blocks, unit)) if blocks else _STEM[unit]
+  return f"{layer}{'_bn' if kind == 'bn' else ''}.{torch_leaf(leaf)}"
+
+
+def _tidied(state: State) -> State:
+  """The published file has BatchNorm's arrays as [1, n]; [n] is taken too."""
+  return {
+    name: array[0] if "_bn." in name and np.ndim(array) == 2 and len(array) == 1 else array
+    for name, array in state.items()
+  }
+
+
+register(
+  "bn_inception",
+  BNInception,
+  Published(
+    file="pretrainedmodels' bninception, bn_inception-*.pth",
+    name_of=_name_of,
+    classifier=("last_linear.weight", "last_linear.bias"),
+    preprocessing=caffe((104.0, 117.0, 128.0)),
+    tidied=_tidied,
+  ),
+)

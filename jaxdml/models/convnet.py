@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
-from jaxdml.models.blocks import HE_INIT, BatchNorm, Dtype, check_images
+from jaxdml.models.base import Encoder, register
+from jaxdml.models.layers import HE_INIT, Dtype
 from jaxdml.types import Array
 
 
@@ -45,7 +45,7 @@ class StridedConv(nn.Module):
     return y.reshape(n, h // 2, w // 2, self.features)
 
 
-class ConvNet(nn.Module):
+class ConvNet(Encoder):
   """Stride-2 3x3 convolutions with BatchNorm and ReLU, then a coarse grid of average pools.
 
   Images [n, h, w, c] float32 -> features [n, feature_dim] float32, with
@@ -58,11 +58,6 @@ class ConvNet(nn.Module):
   Attributes:
     widths: channels of each stride-2 block.
     grid: cells along each side of the final pooling; 1 is global average pooling.
-    axis_name: mapped axis over which BatchNorm's statistics are synchronised.
-    frozen_bn: BatchNorm uses its running statistics in training too, and never moves them.
-    frozen_bn_affine: with it, its scale and bias get no gradient either.
-    dtype: of the computation; parameters, statistics and features stay float32.
-    momentum: share of the old running statistics that an update keeps.
 
   >>> import jax
   >>> model = ConvNet(widths=(8, 16, 32))
@@ -73,11 +68,6 @@ class ConvNet(nn.Module):
 
   widths: Sequence[int] = (32, 64, 128)
   grid: int = 2
-  axis_name: Any = None
-  frozen_bn: bool = False
-  frozen_bn_affine: bool = False
-  dtype: Dtype = jnp.float32
-  momentum: float = 0.9
 
   @property
   def feature_dim(self) -> int:
@@ -85,19 +75,25 @@ class ConvNet(nn.Module):
     return self.grid * self.grid * self.widths[-1]
 
   @property
+  def sides(self) -> tuple[int, int]:
+    """Smallest side of an image in pixels, and the number that sides are multiples of."""
+    multiple = self.grid * 2 ** len(self.widths)
+    return multiple, multiple
+
+  @property
   def stages(self) -> tuple[str, ...]:
     """Groups of parameters from input to output: the blocks."""
     return tuple(f"block{block}" for block in range(len(self.widths)))
 
   def stage_of(self, path: Sequence[str]) -> str:
-    """The stage of the parameter or statistic at `path` in the encoder's tree."""
+    """Returns the stage of the parameter or statistic at `path` in the encoder's tree."""
     return f"block{path[0].removeprefix('conv').removeprefix('bn')}"
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> Array:
     """Returns features [n, feature_dim] float32 of images [n, h, w, c]."""
-    multiple = self.grid * 2 ** len(self.widths)
-    check_images(images, multiple, multiple)
+    self.check_images(images)
+    make_norm = self.make_norm()
     x = images.astype(self.dtype)
     for block, width in enumerate(self.widths):
       if block == 0:
@@ -107,17 +103,12 @@ class ConvNet(nn.Module):
         )
       else:
         conv = StridedConv(width, dtype=self.dtype, name=f"conv{block}")
-      norm = BatchNorm(
-        axis_name=self.axis_name,
-        frozen=self.frozen_bn,
-        frozen_affine=self.frozen_bn_affine,
-        momentum=self.momentum,
-        dtype=self.dtype,
-        name=f"bn{block}",
-      )
-      x = nn.relu(norm(conv(x), train))
+      x = nn.relu(make_norm(name=f"bn{block}")(conv(x), train))
     n, h, w, c = x.shape
     cells = x.astype(jnp.float32).reshape(
       n, self.grid, h // self.grid, self.grid, w // self.grid, c
     )
     return cells.mean((2, 4)).reshape(n, self.feature_dim)
+
+
+register("convnet", ConvNet)

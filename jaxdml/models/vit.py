@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxdml.models.blocks import Dtype, check_images, remat
-from jaxdml.models.pooling import Pooling, check_pooling
+from jaxdml.models.base import Encoder, Preprocessing, Published, register, torch_leaf
+from jaxdml.models.layers import Dtype, Pooling, check_pooling, remat
 from jaxdml.types import Array
 
 POOLINGS = ("token", "avg", "max", "avg+max", "none")
-"""The class token, or what `pooling.Pooling` makes of the patches. "gem" is not among them: it is
-for features that are not negative, and these come from a layer normalisation."""
+"""Class token, or what `layers.Pooling` makes of the patches. "gem" is not among them: it is for
+features that are not negative, and these come from a layer normalisation."""
 
 _INIT = nn.initializers.truncated_normal(0.02)
 # The variance in two passes, in float32 whatever the encoder computes in.
@@ -61,7 +61,7 @@ class Block(nn.Module):
     return y * self.param(name, init, (y.shape[-1],), jnp.float32).astype(self.dtype)
 
 
-class ViT(nn.Module):
+class ViT(Encoder):
   """A vision transformer: images to the normalised class token, or pooled patches.
 
   Images [n, h, w, c] float32 -> features [n, feature_dim] float32, with sides that are multiples of
@@ -69,6 +69,7 @@ class ViT(nn.Module):
   number of them: bicubic (a = -0.5) with antialiasing, as timm does. DINO's and DINOv2's own code
   takes a = -0.75 without antialiasing and scales by (side + 0.1) / grid, so at other sizes than
   the trained one its features differ a little from these. There is no dropout of any kind.
+  Normalisation and softmax are float32 whatever `dtype`.
 
   Attributes:
     width: of the tokens, and size of the features.
@@ -78,11 +79,6 @@ class ViT(nn.Module):
     grid: patches along each side for which the position embedding was trained.
     layer_scale: where LayerScale's factors start (DINOv2: 1e-5); None for none.
     registers: extra tokens without a position (arXiv 2309.16588; "DINOv2 with registers": 4).
-    axis_name: unused, as the next three: there is no BatchNorm. Every encoder takes them.
-    frozen_bn: unused.
-    frozen_bn_affine: unused.
-    momentum: unused.
-    dtype: of the computation; parameters, normalisation, softmax and features stay float32.
     pooling: one of `POOLINGS`; "none" returns the patches, [n, h/patch, w/patch, feature_dim].
     remat: gradient checkpointing of every block.
   """
@@ -94,11 +90,6 @@ class ViT(nn.Module):
   grid: int = 14
   layer_scale: float | None = None
   registers: int = 0
-  axis_name: Any = None
-  frozen_bn: bool = False
-  frozen_bn_affine: bool = False
-  momentum: float = 0.9
-  dtype: Dtype = jnp.float32
   pooling: str = "token"
   remat: bool = False
 
@@ -108,19 +99,24 @@ class ViT(nn.Module):
     return self.width
 
   @property
+  def sides(self) -> tuple[int, int]:
+    """Smallest side of an image in pixels, and the number that sides are multiples of."""
+    return self.patch, self.patch
+
+  @property
   def stages(self) -> tuple[str, ...]:
     """Groups of parameters from input to output."""
     return ("patch_embed", *(f"block{block}" for block in range(self.depth)), "norm")
 
   def stage_of(self, path: Sequence[str]) -> str:
-    """The stage of the parameter at `path` in the encoder's tree."""
+    """Returns the stage of the parameter at `path` in the encoder's tree."""
     return path[0] if path[0] in self.stages else "patch_embed"
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> Array:
     """Returns features [n, feature_dim] float32 of images [n, h, w, c]; `train` changes nothing."""
     check_pooling(self.pooling, POOLINGS)
-    check_images(images, self.patch, self.patch)
+    self.check_images(images)
     n, rows, columns = images.shape[0], *(side // self.patch for side in images.shape[1:3])
     x = self._patches(images.astype(self.dtype))
     x = self._with_tokens(x, rows, columns)
@@ -164,7 +160,7 @@ class ViT(nn.Module):
 
 
 def resize_positions(positions: Array, grid: int, rows: int, columns: int) -> Array:
-  """Interpolates positions [1, grid^2, c] of a square grid to [1, rows * columns, c].
+  """Returns positions [1, grid^2, c] of a square grid, interpolated to [1, rows * columns, c].
 
   Bicubic, a = -0.5, with antialiasing where the grid shrinks.
   """
@@ -175,11 +171,59 @@ def resize_positions(positions: Array, grid: int, rows: int, columns: int) -> Ar
   return jax.image.resize(square, (1, rows, columns, c), "cubic").reshape(1, rows * columns, c)
 
 
-ViTS16 = partial(ViT, width=384, heads=6)
+_PARTS = {
+  "patch_embed": "patch_embed.proj",
+  "qkv": "attn.qkv",
+  "proj": "attn.proj",
+  "fc1": "mlp.fc1",
+  "fc2": "mlp.fc2",
+}
+_LEAVES = {
+  "class_token": "cls_token",
+  "position_embedding": "pos_embed",
+  "register_tokens": "register_tokens",
+  "ls1": "ls1.gamma",
+  "ls2": "ls2.gamma",
+}
+
+
+def _name_of(path: tuple[str, ...]) -> str:
+  """("params", "block3", "fc1", "kernel") -> "blocks.3.mlp.fc1.weight"."""
+  modules = [re.sub(r"^block(\d+)$", r"blocks.\1", _PARTS.get(m, m)) for m in path[1:-1]]
+  return ".".join((*modules, _LEAVES.get(path[-1]) or torch_leaf(path[-1])))
+
+
+def _published(file: str) -> Published:
+  """Weights of timm, DeiT, DINO or DINOv2: one and the same names up to the head."""
+  return Published(
+    file=file,
+    name_of=_name_of,
+    classifier=("head.weight", "head.bias"),
+    preprocessing=Preprocessing(interpolation="bicubic"),
+    ignore="mask_token",  # DINOv2's, for training alone
+  )
+
+
+def _deit(size: str, dino: str) -> Published:
+  return _published(
+    f"DeiT's deit_{size}_patch16_224-*.pth, DINO's {dino}_pretrain.pth, or timm's "
+    f"deit_{size}_patch16_224, model.safetensors (timm's vit_{size}_patch16_224.augreg_* took "
+    "data.normalize=half)"
+  )
+
+
+ViTS16 = register("vit_s16", partial(ViT, width=384, heads=6), _deit("small", "dino_deitsmall16"))
 """ViT-S/16: DeiT's, and DINO's small one; 21,665,664 parameters."""
 
-ViTB16 = partial(ViT, width=768, heads=12)
+ViTB16 = register("vit_b16", partial(ViT, width=768, heads=12), _deit("base", "dino_vitbase16"))
 """ViT-B/16: DeiT's, and DINO's base one; 85,798,656 parameters."""
 
-DinoV2S14 = partial(ViT, width=384, heads=6, patch=14, grid=37, layer_scale=1e-5)
+DinoV2S14 = register(
+  "dinov2_s14",
+  partial(ViT, width=384, heads=6, patch=14, grid=37, layer_scale=1e-5),
+  _published(
+    "DINOv2's dinov2_vits14_pretrain.pth (without registers), or timm's "
+    "vit_small_patch14_dinov2.lvd142m, model.safetensors"
+  ),
+)
 """DINOv2's ViT-S/14, trained at 518 pixels: 22,056,192 parameters (arXiv 2304.07193)."""

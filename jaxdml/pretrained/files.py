@@ -1,7 +1,8 @@
-"""Reading other libraries' weight files; nothing in them is ever run."""
+"""Other libraries' weight files, read without running anything in them, and the card of one."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import pickle
@@ -15,18 +16,55 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from jaxdml.pretrained.card import Preprocessing
-from jaxdml.pretrained.mapping import ConvertError, State
+from jaxdml.errors import JaxdmlError
+from jaxdml.models.base import Preprocessing, State
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "teacher")
-"""Where training scripts put the state dict of the file that they save."""
+"""Keys under which training scripts put the state dict of the file that they save."""
 
 PREFIXES = ("module.", "_orig_mod.", "backbone.")
-"""What data-parallel, compiled and DINO's wrappers put before every name."""
+"""Prefixes of every name, of data-parallel, compiled and DINO's wrappers."""
+
+
+class ConvertError(JaxdmlError, ValueError):
+  """A file that cannot become the encoder's weights; the message says why and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+  """Origin of converted weights; card.json beside them.
+
+  Attributes:
+    arch: the encoder, as `jaxdml.models.create` calls it.
+    source: name of the file that was converted.
+    sha256: of that file.
+    converter: version of jaxdml that converted it.
+    classes: outputs of the classifier that is kept beside the encoder; 0: none was in the file.
+    preprocessing: of the pixels.
+  """
+
+  arch: str
+  source: str
+  sha256: str
+  converter: str
+  classes: int
+  preprocessing: Preprocessing
+
+  def to_json(self) -> dict[str, Any]:
+    """Returns what `from_json` takes."""
+    return dataclasses.asdict(self)
+
+  @classmethod
+  def from_json(cls, data: Any) -> Card:
+    """Returns the card; ValueError, KeyError or TypeError for anything but what `to_json` gave."""
+    fields = dict(data)
+    pixels = dict(fields.pop("preprocessing"))
+    pixels = {key: tuple(v) if isinstance(v, list) else v for key, v in pixels.items()}
+    return cls(preprocessing=Preprocessing(**pixels), **fields)
 
 
 def read(path: Path) -> State:
-  """The arrays of a .pth, .pt or .bin file of PyTorch, a .safetensors or an .npz file, by name.
+  """Returns a file's arrays by name: PyTorch's .pth, .pt or .bin, a .safetensors or an .npz.
 
   Wrappers such as {"state_dict": ...} are taken off, and prefixes such as "module.".
 
@@ -52,7 +90,7 @@ def read(path: Path) -> State:
 
 
 def sha256(path: Path) -> str:
-  """The file's SHA-256."""
+  """Returns the file's SHA-256."""
   with path.open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -180,7 +218,7 @@ _READERS: dict[str, Callable[[Path], State]] = {
 
 
 def timm_preprocessing(path: Path, usual: Preprocessing) -> Preprocessing | None:
-  """What timm's config.json says of the pixels, or None if it is no such file.
+  """Returns the preprocessing in timm's config.json, or None if it is no such file.
 
   Args:
     path: config.json as it lies beside model.safetensors on Hugging Face.

@@ -1,4 +1,4 @@
-"""Building blocks that the encoders share: BatchNorm with three modes, pooling, input checks."""
+"""Layers that encoders share: BatchNorm with three modes, pooling, gradient checkpointing."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class BatchNorm(nn.Module):
   `dtype`, the variance in two passes (subtracting the mean first, so that it never cancels).
   Parameters and `batch_stats` are named as in `flax.linen.BatchNorm`.
 
-  `train` chooses the statistics of this batch, `update_stats` whether the running ones move; they
-  only ever move in training and where the caller passes `mutable=["batch_stats"]`.
+  `train` chooses the statistics of this batch. The running ones only ever move in training and
+  where the caller passes `mutable=["batch_stats"]`.
 
   Attributes:
     axis_name: mapped axis (or axes) over which the statistics are averaged, so that N devices with
@@ -46,8 +46,8 @@ class BatchNorm(nn.Module):
   scale_init: Any = nn.initializers.ones_init()
 
   @nn.compact
-  def __call__(self, x: Array, train: bool, update_stats: bool = True) -> Array:
-    """Normalises x [..., c]; returns the same shape in `dtype`."""
+  def __call__(self, x: Array, train: bool) -> Array:
+    """Returns x [..., c] normalised, in its shape and in `dtype`."""
     features = (x.shape[-1],)
     scale = self.param("scale", self.scale_init, features, jnp.float32)
     bias = self.param("bias", nn.initializers.zeros_init(), features, jnp.float32)
@@ -60,7 +60,7 @@ class BatchNorm(nn.Module):
     if train and not self.frozen:
       # No axis is bound while the module initialises, outside the mapped step.
       mean, var = batch_statistics(x, None if self.is_initializing() else self.axis_name)
-      if update_stats and not self.is_initializing() and self.is_mutable_collection("batch_stats"):
+      if not self.is_initializing() and self.is_mutable_collection("batch_stats"):
         keep = self.momentum
         running_mean.value = keep * running_mean.value + (1 - keep) * lax.stop_gradient(mean)
         running_var.value = keep * running_var.value + (1 - keep) * lax.stop_gradient(var)
@@ -71,7 +71,7 @@ class BatchNorm(nn.Module):
 
 
 def batch_statistics(x: Array, axis_name: Any = None) -> tuple[Array, Array]:
-  """Mean and variance [c] of x [..., c] over all axes but the last, as `BatchNorm` takes them.
+  """Returns mean and variance [c] of x [..., c] over all axes but the last, as `BatchNorm` does.
 
   In at least float32; the mean is subtracted before squaring, so that nothing cancels.
 
@@ -87,7 +87,7 @@ def batch_statistics(x: Array, axis_name: Any = None) -> tuple[Array, Array]:
 
 
 def remat(block: type[nn.Module], enabled: bool) -> type[nn.Module]:
-  """The module class `block`, called as block(...)(x, train), with gradient checkpointing.
+  """Returns the module class `block`, called as block(...)(x, train), with gradient checkpointing.
 
   Its activations are computed again in the backward pass instead of being kept: the same values and
   gradients, less memory, one more forward pass.
@@ -96,12 +96,12 @@ def remat(block: type[nn.Module], enabled: bool) -> type[nn.Module]:
 
 
 def max_pool(x: Array, window: int, stride: int, padding: tuple[int, int]) -> Array:
-  """Square max pooling of x [n, h, w, c] with the same (low, high) padding for rows and columns."""
+  """Returns the square max pooling of x [n, h, w, c]; (low, high) pads rows and columns alike."""
   return nn.max_pool(x, (window, window), (stride, stride), (padding, padding))
 
 
 def max_pool_ceil(x: Array, window: int = 3) -> Array:
-  """Max pooling with stride 2 that counts a last partial window, as Caffe does.
+  """Returns the max pooling with stride 2 that counts a last partial window, as Caffe does.
 
   A side of n becomes ceil((n - window) / 2) + 1.
 
@@ -112,33 +112,66 @@ def max_pool_ceil(x: Array, window: int = 3) -> Array:
   return nn.max_pool(x, (window, window), (2, 2), pads)
 
 
-def check_images(images: Array, smallest: int, multiple: int = 1) -> None:
-  """Raises ValueError unless images are [n, h, w, c] with sides that the encoder can take.
+POOLINGS = ("avg", "max", "avg+max", "gem", "none")
+"""Kinds of `Pooling`."""
 
-  Args:
-    images: the encoder's input.
-    smallest: the smallest side allowed.
-    multiple: sides have to be multiples of this.
+GEM_INIT = 3.0
+"""Start of GeM's exponent, as in arXiv 1711.02512."""
+
+
+class Pooling(nn.Module):
+  """Pools maps [n, h, w, c] to features [n, c] float32; "none" keeps the map.
+
+  - "avg", "max": over all positions.
+  - "avg+max": their sum, as metric-learning work with BN-Inception and ResNet-50 has it (Proxy
+    Anchor, arXiv 2003.13911). It keeps c channels, unlike their concatenation.
+  - "gem": the generalised mean (mean x^p)^(1/p) over positions of x = max(map, epsilon), whose
+    parameter `p` is learned from 3 (arXiv 1711.02512). p = 1 is the average, a large p the maximum.
+
+  Attributes:
+    kind: one of `POOLINGS`.
+    epsilon: smallest value that "gem" sees.
+
+  >>> x = jnp.array([1.0, 2.0, 3.0, 6.0]).reshape(1, 2, 2, 1)
+  >>> [Pooling(kind).apply({}, x).tolist() for kind in ("avg", "max", "avg+max")]
+  [[[3.0]], [[6.0]], [[9.0]]]
   """
-  if images.ndim != 4:
-    raise ValueError(
-      f"images: expected [n, height, width, channels], got shape {images.shape}; "
-      "add the batch or channel axis"
-    )
-  if not jnp.issubdtype(images.dtype, jnp.floating):
-    raise TypeError(
-      f"images: expected floats, got {images.dtype}; convert and scale the pixels first, "
-      "for instance images.astype('float32') / 255"
-    )
-  if any(side < smallest or side % multiple for side in images.shape[1:3]):
-    raise ValueError(
-      f"images: expected sides of at least {smallest} pixels that are multiples of {multiple}, "
-      f"got {images.shape[1]}x{images.shape[2]}; resize or pad the images"
-    )
+
+  kind: str = "avg"
+  epsilon: float = 1e-6
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Returns features [n, c] float32 of x [n, h, w, c], or x itself as float32.
+
+    Raises:
+      ValueError: unknown kind.
+    """
+    check_pooling(self.kind)
+    x = x.astype(jnp.float32)
+    if self.kind == "avg":
+      return x.mean((1, 2))
+    if self.kind == "max":
+      return x.max((1, 2))
+    if self.kind == "avg+max":
+      return x.mean((1, 2)) + x.max((1, 2))
+    if self.kind == "none":
+      return x
+    p = self.param("p", nn.initializers.constant(GEM_INIT), (), jnp.float32)
+    x = jnp.maximum(x, self.epsilon)
+    # Relative to the largest: neither x^p nor its mean leaves float32's range, whatever p becomes.
+    largest = lax.stop_gradient(x.max((1, 2), keepdims=True))
+    return largest[:, 0, 0] * ((x / largest) ** p).mean((1, 2)) ** (1 / p)
+
+
+def check_pooling(kind: str, kinds: tuple[str, ...] = POOLINGS) -> None:
+  """Raises ValueError unless `kind` is one of `kinds`."""
+  if kind not in kinds:
+    raise ValueError(f"pooling: expected one of {', '.join(kinds)}; got {kind!r}")
 
 
 def count_parameters(params: Any) -> int:
-  """Number of scalars in a tree of arrays or of `jax.ShapeDtypeStruct`.
+  """Returns the number of scalars in a tree of arrays or of `jax.ShapeDtypeStruct`.
 
   >>> count_parameters({"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(4)})
   16

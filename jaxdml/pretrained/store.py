@@ -1,85 +1,50 @@
-"""Converted weights on disk: an Orbax checkpoint and a card, written whole or not at all."""
+"""Converted weights on disk: an Orbax checkpoint and a card, written whole or not at all.
+
+And ImageNet's weights that come as a Python package: converted once, then kept in a cache.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 from flax import traverse_util
 
+from jaxdml import _files
 from jaxdml._version import __version__
-from jaxdml.pretrained import files, mapping, names
-from jaxdml.pretrained.card import Card
+from jaxdml.errors import JaxdmlError
+from jaxdml.models.base import Encoder, published_encoders
+from jaxdml.pretrained import conversion, files
+from jaxdml.pretrained.files import Card, ConvertError
 
 _CARD = "card.json"
 _WEIGHTS = "weights"
 
 
-class WeightsError(ValueError):
+class WeightsError(JaxdmlError, ValueError):
   """Weights that are not there, cannot be read or do not fit; the message says what to do."""
-
-
-def convert(arch: str, source: Path, *, model_config: Path | None = None) -> tuple[Any, Card]:
-  """Reads a published file as the weights of `arch`, in memory.
-
-  Args:
-    arch: one of `names.FAMILIES`.
-    source: the file.
-    model_config: timm's config.json of the model, which says how its pixels were prepared; by
-      default the one beside the file, if there is one.
-
-  Returns:
-    ({"params", "batch_stats", "classifier"}, its card).
-
-  Raises:
-    mapping.ConvertError: the file cannot be read, or is not that of `arch`.
-  """
-  family = names.FAMILIES[arch]
-  usual = family.preprocessing
-  preprocessing = files.timm_preprocessing(model_config or source.parent / "config.json", usual)
-  if model_config and preprocessing is None:
-    raise mapping.ConvertError(f"{model_config}: expected timm's config.json, with pretrained_cfg")
-  state = files.read(source)
-  try:
-    weights = family.rename(state)
-  except mapping.ConvertError as error:
-    if other := names.looks_like(state, besides=arch):
-      raise mapping.ConvertError(
-        f"{source} is not of {arch}: this looks like {other}; use --arch {other}"
-      ) from error
-    raise mapping.ConvertError(
-      f"{source} is not what {arch} is made from ({family.file}): {error}"
-    ) from error
-  classifier = weights["classifier"]
-  card = Card(
-    arch=arch,
-    source=source.name,
-    sha256=files.sha256(source),
-    converter=__version__,
-    classes=len(classifier["bias"]) if classifier else 0,
-    preprocessing=preprocessing or usual,
-  )
-  return weights, card
 
 
 def check_free(directory: Path, overwrite: bool) -> None:
   """Refuses to write over anything, or with `overwrite` over anything but older weights.
 
   Raises:
-    mapping.ConvertError: naming the directory.
+    ConvertError: naming the directory.
   """
   if not os.path.lexists(directory):
     return
   if not overwrite:
-    raise mapping.ConvertError(f"{directory} exists; give another --out, or --overwrite")
+    raise ConvertError(f"{directory} exists; give another --out, or --overwrite")
   if not directory.is_dir() or (any(directory.iterdir()) and not (directory / _CARD).exists()):
-    raise mapping.ConvertError(
+    raise ConvertError(
       f"{directory} exists and is no directory of converted weights, so --overwrite leaves it alone"
     )
 
@@ -88,7 +53,7 @@ def save(directory: Path, weights: Any, card: Card, *, overwrite: bool = False) 
   """Writes weights and card into `directory`, which appears whole or not at all.
 
   Raises:
-    mapping.ConvertError: it exists already, or cannot be written.
+    ConvertError: it exists already, or cannot be written.
   """
   import orbax.checkpoint as ocp
 
@@ -100,21 +65,21 @@ def save(directory: Path, weights: Any, card: Card, *, overwrite: bool = False) 
     temporary.mkdir(parents=True)
     with ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save(temporary / _WEIGHTS, weights)
-    (temporary / _CARD).write_text(json.dumps(card.to_json(), indent=2) + "\n")
+    _files.write_json(temporary / _CARD, card.to_json())
     if directory.exists():
       directory.rename(old)
     temporary.rename(directory)
   except Exception as error:
     # Orbax has several errors for a disk that is full or read-only.
     reason = str(error).strip().split("\n")[0][:300]
-    raise mapping.ConvertError(f"cannot write {directory}: {reason}") from error
+    raise ConvertError(f"cannot write {directory}: {reason}") from error
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def read_card(directory: Path) -> Card:
-  """The card of converted weights.
+  """Returns the card of converted weights.
 
   Raises:
     WeightsError: there is none, or it is damaged.
@@ -130,7 +95,7 @@ def read_card(directory: Path) -> Card:
 
 
 def restore(directory: Path) -> Any:
-  """Everything that `save` wrote, as NumPy arrays.
+  """Returns everything that `save` wrote, as NumPy arrays.
 
   Raises:
     WeightsError: it is damaged.
@@ -154,7 +119,7 @@ def restore(directory: Path) -> Any:
     ) from error
 
 
-def fit(weights: Any, card: Card, encoder: nn.Module) -> tuple[Any, Any]:
+def fit(weights: Any, card: Card, encoder: Encoder) -> tuple[Any, Any]:
   """Returns (params, batch_stats) of `weights`, once they are seen to fit `encoder`.
 
   What the encoder has in its stage "pool" (GeM's exponent) is no part of published weights, so it
@@ -163,7 +128,7 @@ def fit(weights: Any, card: Card, encoder: nn.Module) -> tuple[Any, Any]:
   Raises:
     WeightsError: names or shapes differ.
   """
-  ours = traverse_util.flatten_dict(dict(mapping.abstract(encoder, card.preprocessing.image_size)))
+  ours = traverse_util.flatten_dict(dict(conversion.abstract(encoder)))
   theirs = traverse_util.flatten_dict({k: weights[k] for k in ("params", "batch_stats")})
   wrong = [
     f"{'/'.join(path)} (expected {list(leaf.shape)}, found {list(theirs[path].shape)})"
@@ -173,21 +138,21 @@ def fit(weights: Any, card: Card, encoder: nn.Module) -> tuple[Any, Any]:
   missing = ["/".join(p) for p in ours if p not in theirs and encoder.stage_of(p[1:]) != "pool"]
   left = ["/".join(p) for p in theirs if p not in ours]
   try:
-    mapping.refuse({"missing": missing, "left over": left, "wrong shape": wrong})
-  except mapping.ConvertError as error:
+    conversion.refuse({"missing": missing, "left over": left, "wrong shape": wrong})
+  except ConvertError as error:
     raise WeightsError(f"weights of {card.arch} do not fit the encoder: {error}") from error
   return weights["params"], weights["batch_stats"]
 
 
-def load(directory: str | os.PathLike[str], encoder: nn.Module) -> tuple[Any, Any, Card]:
-  """Loads converted weights for an encoder.
+def load(directory: str | os.PathLike[str], encoder: Encoder) -> tuple[Any, Any, Card]:
+  """Returns (params, batch_stats, card) of converted weights, for an encoder.
 
   Args:
     directory: as given to jaxdml convert --out.
     encoder: of the architecture in the card, with any options that keep its parameters' shapes.
 
   Returns:
-    (params, batch_stats, card): trees of NumPy arrays; params lacks what only `pooling` adds.
+    Trees of NumPy arrays and the card; params lacks what only `pooling` adds.
 
   Raises:
     WeightsError: not there, damaged, or of another encoder.
@@ -198,7 +163,7 @@ def load(directory: str | os.PathLike[str], encoder: nn.Module) -> tuple[Any, An
 
 
 def load_classifier(directory: str | os.PathLike[str]) -> Any:
-  """The classifier {"kernel", "bias"} kept beside an encoder, for `logits`; {} if it has none.
+  """Returns the classifier {"kernel", "bias"} kept beside an encoder; {} if it has none.
 
   Raises:
     WeightsError: not there or damaged.
@@ -206,3 +171,80 @@ def load_classifier(directory: str | os.PathLike[str]) -> Any:
   path = Path(directory).expanduser()
   read_card(path)
   return restore(path)["classifier"]
+
+
+def logits(features: jax.Array, classifier: Mapping[str, jax.Array]) -> jax.Array:
+  """Returns class logits [n, classes] of features [n, d], by weights' own classifier."""
+  return features @ classifier["kernel"] + classifier["bias"]
+
+
+def cache_dir() -> Path:
+  """Returns the folder of converted weights: $XDG_CACHE_HOME/jaxdml, by default ~/.cache/jaxdml."""
+  return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxdml"
+
+
+def imagenet_card(arch: str) -> Card:
+  """Returns the card of the ImageNet weights that a Python package carries.
+
+  Raises:
+    WeightsError: as `load_imagenet`.
+  """
+  return _weights(arch)[1]
+
+
+def load_imagenet(arch: str, encoder: Encoder) -> tuple[Any, Any, Card]:
+  """Returns what `load` does, of the ImageNet weights that a Python package carries.
+
+  The first call converts them, for which it needs PyTorch, and keeps them in `cache_dir`.
+
+  Raises:
+    WeightsError: no package carries those of `arch`, or it is not installed; the message says
+      which file to get and how to convert it.
+  """
+  weights, card = _weights(arch)
+  return *fit(weights, card, encoder), card
+
+
+@functools.lru_cache(maxsize=1)
+def _weights(arch: str) -> tuple[Any, Card]:
+  published = published_encoders().get(arch)
+  if published is None:
+    raise WeightsError(
+      f"no published weights fit {arch}; there are some for {', '.join(published_encoders())}"
+    )
+  if published.bundled is None:
+    raise WeightsError(
+      f"no Python package carries weights of {arch}: get {published.file}; convert it by\n"
+      f"  jaxdml convert --arch {arch} --src FILE --out weights/{arch}\n"
+      f"and give weights/{arch} instead of imagenet"
+    )
+  try:
+    source = published.bundled()
+    kept = cache_dir() / f"{arch}-{__version__}-{files.sha256(source)[:12]}"
+    return _read(kept) or _convert(arch, source, kept)
+  except (OSError, ImportError, ConvertError) as error:
+    raise WeightsError(f"{arch}: {error}") from error
+
+
+def _read(directory: Path) -> tuple[Any, Card] | None:
+  """What an earlier call kept; None if it did not, or if that is damaged."""
+  if not directory.exists():
+    return None
+  try:
+    card = read_card(directory)
+    return restore(directory), card
+  except WeightsError:
+    return None
+
+
+def _convert(arch: str, source: Path, directory: Path) -> tuple[Any, Card]:
+  weights, card = conversion.convert(arch, source)
+  # Of several hosts Orbax would have one write, and the others wait for it.
+  if jax.process_count() == 1:
+    try:
+      save(directory, weights, card, overwrite=True)
+    except ConvertError as error:
+      # Another process may have been faster.
+      if _read(directory) is None:
+        warnings.warn(f"weights will be converted at each start: {error}", stacklevel=2)
+  return weights, card

@@ -1,0 +1,197 @@
+"""Convolutions that XLA's are slow at on a CPU: 1x1 ones in training, and depthwise ones.
+
+On a CPU they are matrix products and sums of shifted images, on every other platform XLA's own.
+The platform is that which a program is lowered for (`jax.lax.platform_dependent`).
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxdml.models.layers import Dtype
+from jaxdml.types import Array
+
+
+def _fast_on_cpu(fast: Any, gradients: Any) -> Any:
+  """Returns convolve(x, kernel, stride), `fast` on a CPU and XLA's own on every other platform.
+
+  Args:
+    fast: (x, kernel, stride) -> the convolution.
+    gradients: (x, kernel, gradient, stride) -> the gradients of x and of the kernel.
+  """
+
+  def convolve(x: Array, kernel: Array, stride: int) -> Array:
+    return lax.platform_dependent(
+      x, kernel, cpu=lambda x, k: fast(x, k, stride), default=lambda x, k: native(x, k, stride)
+    )
+
+  def forward(x: Array, kernel: Array, stride: int) -> tuple[Array, Any]:
+    return convolve(x, kernel, stride), (x, kernel)
+
+  def backward(stride: int, saved: Any, gradient: Array) -> tuple[Array, Array]:
+    return lax.platform_dependent(
+      *saved,
+      gradient,
+      cpu=lambda x, k, g: gradients(x, k, g, stride),
+      default=lambda x, k, g: _gradients_of(native)(x, k, g, stride),
+    )
+
+  convolve = jax.custom_vjp(convolve, nondiff_argnums=(2,))
+  convolve.defvjp(forward, backward)
+  return convolve
+
+
+def _gradients_of(function: Any) -> Any:
+  """The backward pass that JAX derives from a convolution."""
+  return lambda x, k, g, stride: jax.vjp(lambda x, k: function(x, k, stride), x, k)[1](g)
+
+
+def native(x: Array, kernel: Array, stride: int) -> Array:
+  """Returns XLA's convolution with "SAME" padding, in as many groups as the kernel is made for."""
+  return lax.conv_general_dilated(
+    x,
+    kernel,
+    (stride, stride),
+    "SAME",
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    feature_group_count=x.shape[-1] // kernel.shape[2],
+  )
+
+
+def _product(x: Array, kernel: Array, stride: int) -> Array:
+  x = lax.slice(x, (0, 0, 0, 0), x.shape, (1, stride, stride, 1))
+  wide = jnp.promote_types(x.dtype, jnp.float32)
+  y = jnp.dot(x.reshape(-1, x.shape[-1]), kernel[0, 0], preferred_element_type=wide)
+  return y.reshape(*x.shape[:-1], -1).astype(x.dtype)
+
+
+pointwise = _fast_on_cpu(_product, _gradients_of(_product))
+"""1x1 convolution: every `stride`-th pixel of x [n, h, w, c] times the kernel [1, 1, c, d].
+
+On a CPU it is a matrix product, as its gradients are: XLA's convolution takes 2 to 13 times as long
+(benchmarks/pointwise.py).
+"""
+
+
+def _convolve(x: Array, kernel: Array, strides: Any, padding: Any, **options: Any) -> Array:
+  plain = all(s == 1 for key in ("lhs_dilation", "rhs_dilation") for s in options[key])
+  unpadded = padding in ("SAME", "VALID") or not any(sum(map(tuple, padding), ()))
+  if (
+    kernel.shape[:2] == (1, 1) and len(set(strides)) == 1 and plain and unpadded
+    and options["feature_group_count"] == 1 and options["precision"] is None
+  ):  # fmt: skip
+    return pointwise(x, kernel, strides[0])
+  return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+
+Conv = functools.partial(nn.Conv, conv_general_dilated=_convolve)
+"""`flax.linen.Conv` whose 1x1 convolutions are `pointwise`."""
+
+
+class DepthwiseConv(nn.Module):
+  """Depthwise convolution with "SAME" padding and no bias, [n, h, w, c] -> [n, h/s, w/s, c].
+
+  Equals `nn.Conv(c, (size, size), stride, feature_group_count=c, use_bias=False)`, with a kernel of
+  that name and layout [size, size, 1, c]. Sides are rounded up, and of an odd padding the larger
+  half comes last, as in TensorFlow.
+
+  Attributes:
+    size: side of the kernel.
+    stride: of both sides.
+    dtype: of the result; the kernel stays float32.
+  """
+
+  size: int
+  stride: int = 1
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """Returns the convolution of x."""
+    shape = (self.size, self.size, 1, x.shape[-1])
+    # Each output channel sees size^2 inputs.
+    init = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal", in_axis=(0, 1, 2))
+    kernel = self.param("kernel", init, shape, jnp.float32)
+    return depthwise(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+
+
+def _padding(side: int, size: int, stride: int) -> tuple[int, int, int]:
+  """The side of the result, and the padding before and after."""
+  out = -(-side // stride)
+  total = max((out - 1) * stride + size - side, 0)
+  return out, total // 2, total - total // 2
+
+
+def _taps(x: Array, size: int, stride: int, rows: int, columns: int) -> list[Array]:
+  """What each weight of a kernel sees of a padded x: size^2 arrays [n, rows, columns, c]."""
+  n, _, _, c = x.shape
+  height, width = (rows - 1) * stride + 1, (columns - 1) * stride + 1
+  return [
+    lax.slice(x, (0, i, j, 0), (n, i + height, j + width, c), (1, stride, stride, 1))
+    for i in range(size)
+    for j in range(size)
+  ]
+
+
+def _input_taps(x: Array, size: int, stride: int) -> list[Array]:
+  rows, *vertical = _padding(x.shape[1], size, stride)
+  columns, *horizontal = _padding(x.shape[2], size, stride)
+  x = jnp.pad(x.astype(jnp.float32), ((0, 0), vertical, horizontal, (0, 0)))
+  return _taps(x, size, stride, rows, columns)
+
+
+def _weighted(taps: list[Array], kernel: Array) -> Array:
+  weights = kernel.astype(jnp.float32).reshape(len(taps), -1)
+  return functools.reduce(operator.add, map(operator.mul, taps, weights))
+
+
+def _shifted(x: Array, kernel: Array, stride: int) -> Array:
+  return _weighted(_input_taps(x, kernel.shape[0], stride), kernel).astype(x.dtype)
+
+
+def _input_gradient(x: Array, kernel: Array, gradient: Array, stride: int) -> Array:
+  """The same sum with the kernel turned around, over gradients `stride` apart."""
+  size, (_, height, width, _) = kernel.shape[0], x.shape
+  spread = [(0, 0, 0)]
+  for side in (height, width):
+    out, before, _ = _padding(side, size, stride)
+    low, high = size - 1 - before, side - 1 + before - (out - 1) * stride
+    spread.append((low, high, stride - 1))
+  gradient = lax.pad(gradient.astype(jnp.float32), 0.0, [*spread, (0, 0, 0)])
+  taps = _taps(gradient, size, 1, height, width)
+  return _weighted(taps, kernel[::-1, ::-1]).astype(x.dtype)
+
+
+def _kernel_gradient(x: Array, kernel: Array, gradient: Array, stride: int) -> Array:
+  """An image at a time: a sum over all positions of a large batch runs out of cache."""
+
+  def of_image(pair: tuple[Array, Array]) -> Array:
+    image, g = pair
+    taps = _input_taps(image[None], kernel.shape[0], stride)
+    return jnp.stack([(tap[0] * g.astype(jnp.float32)).sum((0, 1)) for tap in taps])
+
+  total = lax.map(of_image, (x, gradient)).sum(0)
+  return total.reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _both_gradients(x: Array, kernel: Array, gradient: Array, stride: int) -> tuple[Array, Array]:
+  return (
+    _input_gradient(x, kernel, gradient, stride),
+    _kernel_gradient(x, kernel, gradient, stride),
+  )
+
+
+depthwise = _fast_on_cpu(_shifted, _both_gradients)
+"""Depthwise convolution with "SAME" padding of x [n, h, w, c] by a kernel [k, k, 1, c].
+
+XLA's CPU convolution is slow with a group a channel: an EfficientNet took 8 times as long. On a CPU
+it becomes a sum of shifted and scaled images, one for each weight of the kernel, which is
+vectorised over channels; backwards likewise.
+"""

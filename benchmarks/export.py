@@ -15,9 +15,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxdml import training
+from jaxdml import models, training
 from jaxdml.inference import export, model
-from jaxdml.models import registry
 from jaxdml.training import networks as networks_lib
 from jaxdml.training.trained import fingerprint
 
@@ -53,7 +52,7 @@ def untrained(name: str) -> model.TrainedModel:
 def main() -> None:
   """Prints one row an encoder."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("--encoder", nargs="*", default=list(registry.ENCODERS))
+  parser.add_argument("--encoder", nargs="*", default=list(models.ENCODERS))
   rows = []
   for name in tqdm(parser.parse_args().encoder, disable=None):
     trained, cells = untrained(name), []

@@ -15,7 +15,7 @@ import jax
 import machine
 import page
 
-from jaxdml.models import pointwise
+from jaxdml.models import convolutions
 
 # Images, side, channels in, channels out.
 SHAPES = (
@@ -50,8 +50,8 @@ def main() -> None:
   for n, side, inputs, outputs in SHAPES:
     x = jax.random.normal(jax.random.key(0), (n, side, side, inputs))
     kernel = jax.random.normal(jax.random.key(1), (1, 1, inputs, outputs))
-    native = milliseconds(pointwise._native, x, kernel)
-    product = milliseconds(pointwise._product, x, kernel)
+    native = milliseconds(convolutions.native, x, kernel)
+    product = milliseconds(convolutions._product, x, kernel)
     shape = f"{n}, {side}, {inputs} to {outputs}"
     lines.append(f"| {shape} | {native:.2f} | {product:.2f} | {native / product:.1f}x |")
   lines.append(f"\n{machine.describe()}.")

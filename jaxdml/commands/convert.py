@@ -10,15 +10,14 @@ from pathlib import Path
 
 import jax
 
+from jaxdml import models, pretrained
 from jaxdml.commands import errors as command
-from jaxdml.pretrained import checkpoint, names
-from jaxdml.pretrained.mapping import ConvertError
 
 
 def _parser() -> argparse.ArgumentParser:
   lines = ["what each --arch is made from:"]
-  for arch, family in names.FAMILIES.items():
-    text = f"  {arch}: {family.file}"
+  for arch, published in models.published_encoders().items():
+    text = f"  {arch}: {published.file}"
     lines += textwrap.wrap(text, 90, subsequent_indent="    ", break_on_hyphens=False)
   lines += [
     "",
@@ -36,7 +35,8 @@ def _parser() -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  parser.add_argument("--arch", required=True, choices=list(names.FAMILIES), help="the encoder")
+  archs = list(models.published_encoders())
+  parser.add_argument("--arch", required=True, choices=archs, help="the encoder")
   parser.add_argument(
     "--src", required=True, type=Path, metavar="FILE", help=".pth, .pt, .bin, .safetensors or .npz"
   )
@@ -58,10 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Converts one file; returns the exit status: 0, or 2 with one message on stderr."""
   args = _parser().parse_args(argv)
   try:
-    checkpoint.check_free(args.out, args.overwrite)
-    weights, card = checkpoint.convert(args.arch, args.src, model_config=args.model_config)
-    checkpoint.save(args.out, weights, card, overwrite=args.overwrite)
-  except ConvertError as error:
+    pretrained.check_free(args.out, args.overwrite)
+    weights, card = pretrained.convert(args.arch, args.src, model_config=args.model_config)
+    pretrained.save(args.out, weights, card, overwrite=args.overwrite)
+  except pretrained.ConvertError as error:
     print(f"error: {error}", file=sys.stderr)
     return 2
   arrays = jax.tree.leaves({k: weights[k] for k in ("params", "batch_stats")})

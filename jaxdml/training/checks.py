@@ -8,10 +8,9 @@ from collections.abc import Collection
 import jax
 from ml_collections import ConfigDict
 
-from jaxdml import distances, hdml, losses, mining, refs
+from jaxdml import distances, hdml, losses, mining, models, refs
 from jaxdml.data import cache, preprocess, sampling
 from jaxdml.losses import reducers
-from jaxdml.models import registry
 from jaxdml.models.autoencoder import EMBEDDING_NORMS
 from jaxdml.training.config import ConfigError, duration
 from jaxdml.types import DistanceFn
@@ -74,7 +73,7 @@ def _check_distance(config: ConfigDict) -> None:
     distance_fn = distance_of(config)
     reducers.create(loss.reducer or "mean")
     mining.create(names, **options)
-    registry.create(config.encoder.name, **config.encoder.options)
+    models.create(config.encoder.name, **config.encoder.options)
   except (ValueError, TypeError) as error:
     raise ConfigError(f"config: {error}") from error
   on_sphere = distance_fn is distances.normalized_euclidean or (
@@ -215,7 +214,8 @@ def check(config: ConfigDict, device_count: int | None) -> None:
   data, loss = config.data, config.loss
   _check_ranges(config)
   _check_data(config)
-  _one_of("encoder.name", config.encoder.name, list(registry.ENCODERS))
+  if ":" not in config.encoder.name:  # Else an encoder of the user's own: package.module:factory.
+    _one_of("encoder.name", config.encoder.name, sorted(models.ENCODERS))
   _one_of("embedding.norm", config.embedding.norm, EMBEDDING_NORMS)
   _one_of("encoder.dtype", config.encoder.dtype, ("float32", "bfloat16"))
   _one_of("loss.name", loss.name, list(losses.LOSSES))

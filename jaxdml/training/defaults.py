@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
   config.data.max_bad_images = 0.01  # share that may fail to decode before the run stops
 
   config.encoder = ConfigDict()
-  config.encoder.name = "convnet"  # or googlenet, resnet50, ...: jaxdml.models.registry.ENCODERS
+  config.encoder.name = "convnet"  # one of models.ENCODERS, or package.module:factory
   config.encoder.init = ""  # DIR of jaxdml.commands.convert, a WORKDIR, or imagenet; "": random
   config.encoder.dtype = "float32"  # or bfloat16: compute only, parameters stay float32
   config.encoder.frozen_bn = False

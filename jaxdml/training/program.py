@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxdml import hdml, models
-from jaxdml.models.blocks import batch_statistics
+from jaxdml.models.layers import batch_statistics
 from jaxdml.training import networks as networks_lib
 from jaxdml.training import optimizers
 from jaxdml.training.config import Config, duration

@@ -12,7 +12,7 @@ import pytest
 
 from jaxdml import models, pretrained
 from jaxdml.commands import convert
-from jaxdml.pretrained import checkpoint, files, names
+from jaxdml.pretrained import files
 from tests.pretrained.published import published, without_libraries
 
 
@@ -52,7 +52,7 @@ def test_resnet_from_a_training_script_s_file(tmp_path, capsys):
   params, stats, card = pretrained.load(tmp_path / "new" / "w", models.create("resnet18"))
   assert (card.arch, card.source, card.classes) == ("resnet18", "r.pth", 7)
   assert card.sha256 == files.sha256(source) and len(card.sha256) == 64
-  assert card.preprocessing == names.FAMILIES["resnet18"].preprocessing
+  assert card.preprocessing == models.published_encoders()["resnet18"].preprocessing
   kernel = arrays["layer2.0.conv1.weight"]
   np.testing.assert_array_equal(params["layer2_0"]["conv1"]["kernel"], kernel.transpose(2, 3, 1, 0))
   np.testing.assert_array_equal(stats["layer4_1"]["bn2"]["var"], arrays["layer4.1.bn2.running_var"])
@@ -139,9 +139,8 @@ def test_every_family_says_where_its_file_is_from(capsys):
     convert.main(["--help"])
   text = " ".join(capsys.readouterr().out.split())
   assert done.value.code == 0
-  for arch, family in names.FAMILIES.items():
-    assert f"{arch}: {family.file}" in text
-  assert names.FAMILIES.keys() == models.registry.ENCODERS.keys() - {"convnet"}
+  for arch, published_weights in models.published_encoders().items():
+    assert f"{arch}: {published_weights.file}" in text
 
 
 def test_another_architecture_s_file_is_recognised(tmp_path, capsys):
@@ -282,7 +281,7 @@ def test_output_is_whole_or_absent_and_never_somebody_else_s(tmp_path, capsys, m
   assert (photos / "a.jpg").exists()
 
   assert run("googlenet", source, out) == 0
-  first = jax.tree.leaves(checkpoint.load(out, models.create("googlenet"))[:2])
+  first = jax.tree.leaves(pretrained.load(out, models.create("googlenet"))[:2])
   capsys.readouterr()
   assert "--overwrite" in refused(capsys, "googlenet", source, out)
   np.savez(source, **published("googlenet", seed=1))
@@ -294,9 +293,9 @@ def test_output_is_whole_or_absent_and_never_somebody_else_s(tmp_path, capsys, m
     patch.setattr(pathlib.Path, "write_text", full)
     message = refused(capsys, "googlenet", source, out, "--overwrite")
   assert "cannot write" in message and "No space left on device" in message
-  kept = jax.tree.leaves(checkpoint.load(out, models.create("googlenet"))[:2])
+  kept = jax.tree.leaves(pretrained.load(out, models.create("googlenet"))[:2])
   jax.tree.map(np.testing.assert_array_equal, kept, first)
   assert run("googlenet", source, out, "--overwrite") == 0
-  new = jax.tree.leaves(checkpoint.load(out, models.create("googlenet"))[:2])
+  new = jax.tree.leaves(pretrained.load(out, models.create("googlenet"))[:2])
   assert not np.array_equal(new[0], first[0])
   assert sorted(p.name for p in tmp_path.iterdir()) == ["photos", "r.npz", "w"]

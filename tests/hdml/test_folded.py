@@ -9,7 +9,7 @@ import pytest
 
 from jaxdml import distances, hdml, losses, mining, models, refs
 from jaxdml.hdml import _folded as folded
-from jaxdml.models.blocks import batch_statistics
+from jaxdml.models.layers import batch_statistics
 from jaxdml.training import networks, parallel
 from tests.hdml import tiny
 

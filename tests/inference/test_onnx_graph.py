@@ -10,10 +10,8 @@ from jax import lax
 
 from jaxdml.data import normalize
 from jaxdml.inference import onnx_graph, onnx_rules
-from jaxdml.models.blocks import max_pool, max_pool_ceil
-from jaxdml.models.depthwise import depthwise
-from jaxdml.models.pointwise import pointwise
-from jaxdml.models.pooling import Pooling
+from jaxdml.models.convolutions import depthwise, pointwise
+from jaxdml.models.layers import Pooling, max_pool, max_pool_ceil
 
 RNG = np.random.default_rng(0)
 

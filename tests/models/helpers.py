@@ -5,14 +5,22 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from jaxdml import models
+from jaxdml.models.efficientnet import Stage
 from jaxdml.models.resnet import BasicBlock, ResNet
 
 # Small enough to run; the sizes that papers use are only traced.
 SMALL = {
   "convnet": functools.partial(models.ConvNet, widths=(4, 8)),
   "resnet": functools.partial(ResNet, stage_sizes=(1, 1), block=BasicBlock, width=4),
+  "efficientnet": functools.partial(
+    models.EfficientNetLite,
+    layout=(Stage(1, 3, 1, 1, 4), Stage(2, 3, 2, 2, 6)),
+    stem_width=4,
+    head_width=8,
+  ),
 }
 
 
@@ -39,8 +47,28 @@ def applied(model, variables, images, train):
   return jitted(model, "apply")(variables, images, train=train)
 
 
-def traced(model, shape):
-  images = jax.ShapeDtypeStruct(shape, jnp.float32)
-  variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
-  apply = functools.partial(model.apply, train=True, mutable=["batch_stats"])
-  return variables, *jax.eval_shape(apply, variables, images)
+@functools.partial(jax.jit, static_argnums=0)
+def step(model, variables, images):
+  """Features, updated statistics, gradients of the sum of squares; in training mode."""
+
+  def loss(params):
+    state = {**variables, "params": params}
+    features, updates = model.apply(state, images, train=True, mutable=["batch_stats"])
+    return jnp.sum(jnp.square(features)), (features, updates)
+
+  gradients, (features, updates) = jax.grad(loss, has_aux=True)(variables["params"])
+  return features, updates, gradients
+
+
+@functools.lru_cache
+def traced_init(name, side=64, **options):
+  """An encoder of the registry, its features and variables as shapes, its parameters' paths."""
+  model, paths = models.create(name, **options), []
+
+  def init(key, images):
+    features, variables = model.init_with_output(key, images, train=False)
+    paths.extend(flatten_dict(variables["params"]))  # in the order in which linen made them
+    return features, variables
+
+  images = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
+  return model, *jax.eval_shape(init, jax.random.key(0), images), paths

@@ -9,7 +9,7 @@ import pytest
 
 from jaxdml import models
 from jaxdml.models.googlenet import ConvUnit, Inception
-from tests.models.helpers import SMALL, applied, images_of, initialized
+from tests.models.helpers import SMALL, applied, images_of, initialized, step
 
 small = pytest.mark.parametrize("make", SMALL.values(), ids=SMALL.keys())
 
@@ -50,28 +50,24 @@ def test_convnet_keeps_layout():
 
 
 @small
-def test_bfloat16_keeps_parameters_statistics_and_features_float32(make):
+def test_bfloat16_keeps_parameters_statistics_gradients_and_features_float32(make):
   images = images_of(4)
-  model, reference = make(dtype=jnp.bfloat16), make()
-  variables = initialized(model, images)
-  features, updates = applied(model, variables, images, train=True)
-  assert features.dtype == jnp.float32
-  assert {leaf.dtype for leaf in jax.tree.leaves((variables, updates))} == {jnp.dtype("float32")}
-  exact, _ = applied(reference, variables, images, train=True)
-  assert not np.array_equal(features, exact)
-  np.testing.assert_allclose(features, exact, atol=0.05 * np.abs(exact).max())
+  variables = initialized(make(), images)
+  exact = step(make(), variables, images)
+  found = step(make(dtype=jnp.bfloat16), variables, images)
+  assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("float32")}
+  assert not np.array_equal(found[0], exact[0])
+  np.testing.assert_allclose(found[0], exact[0], atol=0.05 * np.abs(exact[0]).max())
 
 
 @small
 def test_training_moves_running_statistics_and_evaluation_does_not(make):
-  images = images_of(4)
-  model = make()
+  images, model = images_of(4), make()
   variables = initialized(model, images)
   for leaf in jax.tree.leaves(variables["batch_stats"]):
     assert set(np.unique(leaf)) <= {0.0, 1.0}, "initialisation counts as no batch"
-  apply = functools.partial(applied, model, variables, images)
-  _, evaluated = apply(train=False)
-  _, trained = apply(train=True)
+  _, evaluated = applied(model, variables, images, train=False)
+  _, trained, _ = step(model, variables, images)
   for old, same, new in zip(
     *map(
       jax.tree.leaves, (variables["batch_stats"], *(u["batch_stats"] for u in (evaluated, trained)))
@@ -83,52 +79,68 @@ def test_training_moves_running_statistics_and_evaluation_does_not(make):
 
 
 @small
-def test_frozen_batchnorm(make):
+def test_frozen_batchnorm_trains_as_it_evaluates(make):
+  """Its scale and bias have gradients unless told not to, its statistics stay."""
   images = images_of(4)
-  model = make(frozen_bn=True)
-  variables = initialized(model, images)
-  features, updates = applied(model, variables, images, train=True)
-  jax.tree.map(np.testing.assert_array_equal, updates["batch_stats"], variables["batch_stats"])
-  alone, _ = applied(model, variables, images[:1], train=True)
-  np.testing.assert_allclose(features[:1], alone, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("affine", [False, True])
-def test_frozen_batchnorm_trains_its_scale_unless_told_not_to(affine):
-  images = images_of(4)
-  model = models.ConvNet(widths=(4, 8), frozen_bn=True, frozen_bn_affine=affine)
-  variables = initialized(model, images)
-
-  def loss(params):
-    return jnp.sum(model.apply({**variables, "params": params}, images, train=True) ** 2)
-
-  gradient = jax.jit(jax.grad(loss))(variables["params"])
-  assert np.any(gradient["conv0"]["kernel"])
-  assert np.any(gradient["bn0"]["scale"]) == (not affine)
-  assert np.any(gradient["bn1"]["bias"]) == (not affine)
+  variables = initialized(make(), images)
+  expected, _ = applied(make(), variables, images, train=False)
+  for affine in (False, True):
+    model = make(frozen_bn=True, frozen_bn_affine=affine)
+    features, updates, gradients = step(model, variables, images)
+    np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, updates["batch_stats"], variables["batch_stats"])
+    kinds = {"kernel": [], "scale": [], "bias": []}
+    for path, leaf in jax.tree.leaves_with_path(gradients):
+      kinds[path[-1].key].append(np.any(leaf))
+    assert all(kinds["kernel"])
+    assert set(kinds["scale"]) == set(kinds["bias"]) == {not affine}
 
 
 @small
 def test_gradients_are_finite_even_for_blank_images(make):
-  model = make()
-
-  @jax.jit
-  def gradients(variables, images):
-    def loss(params):
-      state = {**variables, "params": params}
-      features, _ = model.apply(state, images, train=True, mutable=["batch_stats"])
-      return jnp.sum(features**2)
-
-    return jax.grad(loss)(variables["params"])
-
-  variables = initialized(model, images_of(4))
-  for images in (images_of(4), jnp.zeros((4, 32, 32, 3)), jnp.repeat(images_of(1), 4, axis=0)):
-    for leaf in jax.tree.leaves(gradients(variables, images)):
+  variables = initialized(make(), images_of(4))
+  for images in (jnp.zeros((4, 32, 32, 3)), jnp.repeat(images_of(1), 4, axis=0)):
+    _, _, gradients = step(make(), variables, images)
+    for leaf in jax.tree.leaves(gradients):
       assert np.isfinite(leaf).all()
 
 
+@pytest.mark.parametrize("name", ["resnet", "efficientnet"])
+def test_remat_changes_no_value_statistic_or_gradient(name):
+  images = images_of(4)
+  variables = initialized(SMALL[name](), images)
+  plain, checkpointed = (
+    step(SMALL[name](remat=remat), variables, images) for remat in (False, True)
+  )
+  close = functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-5)
+  jax.tree.map(close, checkpointed, plain)
+
+
+def test_efficientnet_stages():
+  model = SMALL["efficientnet"](pooling="gem")
+  assert model.stages == ("stem", "stage1", "stage2", "head", "pool")
+  assert model.stage_of(("stage2_1", "expand_bn", "scale")) == "stage2"
+
+
+def test_blocks_are_left_out_where_the_shape_stays():
+  """With its last scale at zero a block is the identity, unless it changes the shape."""
+  model = SMALL["efficientnet"](pooling="none")
+  variables = initialized(model, images_of(2))
+  without = jax.tree.map(lambda x: x, variables)
+  without["params"]["stage2_1"]["project_bn"]["scale"] *= 0
+  _, state = jax.jit(
+    functools.partial(
+      model.apply, train=False, capture_intermediates=True, mutable=["intermediates"]
+    )
+  )(without, images_of(2))
+  maps = {k: v["__call__"][0] for k, v in state["intermediates"].items() if k != "__call__"}
+  np.testing.assert_array_equal(maps["stage2_1"], maps["stage2_0"])
+  assert maps["stage1_0"].shape == (2, 16, 16, 4) and maps["stage2_0"].shape == (2, 8, 8, 6)
+
+
 @pytest.mark.parametrize(
-  ("name", "spread"), [("convnet", "vmap"), ("convnet", "pmap"), ("resnet", "pmap")]
+  ("name", "spread"),
+  [("convnet", "vmap"), ("convnet", "pmap"), ("resnet", "pmap"), ("efficientnet", "pmap")],
 )
 def test_eight_devices_equal_one(name, spread):
   """Features, updated statistics and gradients of 8 x 2 images equal those of 16 at once."""
@@ -164,32 +176,3 @@ def test_eight_devices_equal_one(name, spread):
   for device in (0, 7):
     jax.tree.map(lambda a, b, device=device: close(a[device], b), updates, expected[2])
     jax.tree.map(lambda a, b, device=device: close(a[device], b), gradients, expected[0])
-
-
-@pytest.mark.parametrize(
-  ("name", "shape", "match"),
-  [
-    ("convnet", (1, 30, 30, 1), "multiples of 16, got 30x30"),
-    ("convnet", (32, 32, 1), "batch or channel axis"),
-    ("resnet18", (1, 16, 64, 3), "at least 32 pixels"),
-    ("googlenet", (1, 16, 16, 3), "at least 32 pixels"),
-  ],
-)
-def test_wrong_images_are_refused(name, shape, match):
-  with pytest.raises(ValueError, match=match):
-    models.create(name).init(jax.random.key(0), jnp.zeros(shape), train=False)
-
-
-def test_undecoded_pixels_are_refused():
-  with pytest.raises(TypeError, match="uint8"):
-    models.ConvNet().init(jax.random.key(0), jnp.zeros((1, 32, 32, 1), jnp.uint8), train=False)
-
-
-def test_registry_refuses_unknown_names_and_attributes():
-  with pytest.raises(ValueError, match=r"convnet, googlenet, .*resnet50.*; got 'resnet5'"):
-    models.create("resnet5")
-  with pytest.raises(ValueError, match="widths; got 'width'; did you mean 'widths'"):
-    models.create("convnet", width=3)
-  with pytest.raises(ValueError, match="stage_sizes"):
-    models.create("resnet50", stage_sizes=(1, 1))
-  assert models.create("resnet18", dtype=jnp.bfloat16).dtype == jnp.bfloat16

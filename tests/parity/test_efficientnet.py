@@ -9,7 +9,6 @@ import pytest
 from sklearn.datasets import load_sample_images
 
 from jaxdml import models, pretrained
-from jaxdml.pretrained import names
 from tests.parity import torch_models
 
 torch = torch_models.torch
@@ -73,7 +72,7 @@ def test_imagenet_weights_name_the_temple_and_the_flower(photo, first, sensible,
   """And with the peer's confidence. The card's preprocessing is what makes them sure."""
   photos = load_sample_images()
   found = [name.endswith(photo) for name in photos.filenames].index(True)
-  card = names.FAMILIES[ARCH].preprocessing
+  card = models.ENCODERS[ARCH].published.preprocessing
   resized = round(card.image_size / card.crop_pct)
   height, width = photos.images[found].shape[:2]
   scale = resized / min(height, width)
@@ -84,7 +83,7 @@ def test_imagenet_weights_name_the_temple_and_the_flower(photo, first, sensible,
   pixels = ((image / 255 - card.mean) / card.std).astype(np.float32)[None]
 
   network = of_imagenet()
-  weights = names.FAMILIES[ARCH].rename(torch_models.state_of(network))
+  weights = torch_models.renamed(ARCH, torch_models.state_of(network))
   variables = {name: weights[name] for name in ("params", "batch_stats")}
   features = jax.jit(models.create(ARCH).apply, static_argnums=2)(variables, pixels, False)
   ours = jax.nn.softmax(pretrained.logits(features, weights["classifier"])[0])

@@ -5,8 +5,8 @@ import functools
 import numpy as np
 import pytest
 
+from jaxdml import models
 from jaxdml.models.googlenet import INCEPTION
-from jaxdml.pretrained import names
 from tests.parity import torch_models
 
 pytest.importorskip("torch", reason="needs pip install '.[parity]'")
@@ -51,7 +51,7 @@ def test_the_card_does_what_torchvision_does_to_the_pixels_of_its_weights():
   usual = (pixels - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
   module = of_torchvision(transform_input=True)
   theirs = module._transform_input(torch.tensor(usual.transpose(0, 3, 1, 2)))
-  card = names.FAMILIES["googlenet_bn"].preprocessing
+  card = models.ENCODERS["googlenet_bn"].published.preprocessing
   ours = (pixels - card.mean) / card.std
   np.testing.assert_allclose(ours, theirs.numpy().transpose(0, 2, 3, 1), atol=1e-6)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxdml import models, pretrained
-from jaxdml.pretrained import names, vit
+from jaxdml.pretrained import conversion
 from tests.parity import torch_models
 
 torch = torch_models.torch
@@ -18,6 +18,11 @@ def timm_vit(name, classes=10, **kwargs):
   create = torch_models.peer("timm").create_model
   module = create(name, dynamic_img_size=True, num_classes=classes, **kwargs)
   return torch_models.randomize(module, seed=2)
+
+
+def rename_for(encoder, state):
+  """The weights of a ViT of any size; all have one table of names."""
+  return conversion.rename(encoder, models.ENCODERS["vit_s16"].published, state)
 
 
 def images_of(height, width, n=2):
@@ -58,7 +63,7 @@ def check(encoder, weights, module, height, width, with_patches=True):
 def test_two_blocks_with_shrunk_positions(arch, peer, height, width):
   module = timm_vit(peer, depth=2)
   encoder = models.create(arch, depth=2)
-  weights = vit.rename_for(encoder, torch_models.state_of(module))
+  weights = rename_for(encoder, torch_models.state_of(module))
   check(encoder, weights, module, height, width)
 
 
@@ -67,7 +72,7 @@ def test_grown_positions(height, width):
   """Three by three positions: as they are, and for more patches than there were."""
   module = timm_vit("vit_small_patch16_224", depth=1, img_size=48)
   encoder = models.create("vit_s16", depth=1, grid=3)
-  weights = vit.rename_for(encoder, torch_models.state_of(module))
+  weights = rename_for(encoder, torch_models.state_of(module))
   check(encoder, weights, module, height, width)
 
 
@@ -77,7 +82,7 @@ def test_dinov2(size):
   module = timm_vit("vit_small_patch14_dinov2", classes=0)
   state = torch_models.state_of(module)
   state["mask_token"] = np.ones((1, 384), np.float32)
-  weights = names.FAMILIES["dinov2_s14"].rename(state)
+  weights = torch_models.renamed("dinov2_s14", state)
   assert weights["classifier"] == {}
   check(models.create("dinov2_s14"), weights, module, size, size, with_patches=False)
 
@@ -91,7 +96,7 @@ def test_dinov2_with_registers():
   state["cls_token"] = state["cls_token"] - position
   state["pos_embed"] = np.concatenate([position, state["pos_embed"]], axis=1)
   encoder = models.create("dinov2_s14", depth=2, registers=4)
-  check(encoder, vit.rename_for(encoder, state), module, 42, 42)
+  check(encoder, rename_for(encoder, state), module, 42, 42)
 
 
 @pytest.mark.slow
@@ -101,5 +106,5 @@ def test_dinov2_with_registers():
 )
 def test_whole(arch, peer, size):
   module = timm_vit(peer, classes=1000)
-  weights = names.FAMILIES[arch].rename(torch_models.state_of(module))
+  weights = torch_models.renamed(arch, torch_models.state_of(module))
   check(models.create(arch), weights, module, size, size, with_patches=False)

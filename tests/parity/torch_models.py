@@ -16,7 +16,7 @@ pytest.importorskip("torch", reason="needs pip install '.[parity]'")
 import torch
 
 from jaxdml import models, pretrained
-from jaxdml.pretrained import names
+from jaxdml.pretrained import conversion
 
 TOLERANCE = 1e-4
 _SCHEMAS = (
@@ -69,6 +69,11 @@ def state_of(module):
   return {name: tensor.numpy().copy() for name, tensor in module.state_dict().items()}
 
 
+def renamed(arch, state):
+  """A file's arrays as the weights of `arch`."""
+  return conversion.rename(models.create(arch), models.ENCODERS[arch].published, state)
+
+
 def pixels(size, n=2, seed=1):
   """Images [n, size, size, 3] in the range of normalised ones, and the same for PyTorch."""
   images = np.random.default_rng(seed).normal(size=(n, size, size, 3)).astype(np.float32)
@@ -91,7 +96,7 @@ def _applied(arch):
 
 def check_evaluation(arch, module, features_of, logits_of, size, arrays_of=state_of, scale=1):
   """Features and logits with running statistics; returns both differences."""
-  weights = names.FAMILIES[arch].rename(arrays_of(module))
+  weights = renamed(arch, arrays_of(module))
   images, tensor = (scale * x for x in pixels(size))
   variables = {name: weights[name] for name in ("params", "batch_stats")}
   features, _ = _applied(arch)(variables, images, train=False)
@@ -112,8 +117,7 @@ def check_training(arch, module, features_of, size, n=8, momentum=0.1):
   PyTorch moves the running variance towards the unbiased one, we (and Flax) towards the biased one
   that normalised the batch: that factor is taken out here.
   """
-  rename = names.FAMILIES[arch].rename
-  before = rename(state_of(module))
+  before = renamed(arch, state_of(module))
   counts = {}
   hooks = [
     layer.register_forward_hook(
@@ -140,7 +144,7 @@ def check_training(arch, module, features_of, size, n=8, momentum=0.1):
   stats = updates["batch_stats"]
   moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), stats, before["batch_stats"])
   assert min(jax.tree.leaves(moved)) > momentum / 100
-  wrong = jax.tree.map(difference, stats, rename(new)["batch_stats"])
+  wrong = jax.tree.map(difference, stats, renamed(arch, new)["batch_stats"])
   found = difference(features, theirs), max(jax.tree.leaves(wrong))
   print(f"{arch}, {size} px, training: features {found[0]:.1e}, statistics {found[1]:.1e}")
   assert max(found) <= TOLERANCE, found

@@ -1,21 +1,20 @@
 """Files as others publish them, with random arrays; no library of theirs is needed."""
 
-from unittest import mock
-
 import numpy as np
+from flax import traverse_util
 
-from jaxdml.pretrained import mapping, names
+from jaxdml import models
+from jaxdml.pretrained import conversion
 
 
 def published(arch, classes=7, seed=0):
   """Arrays by the published names of `arch`, in the published shapes, all of them different."""
-  with mock.patch.object(mapping, "rename") as recorder:
-    names.FAMILIES[arch].rename({})
-  (encoder, _, name_of), options = recorder.call_args.args, recorder.call_args.kwargs
-  variables = mapping.traverse_util.flatten_dict(mapping.abstract(encoder))
-  weight, bias = options["classifier"]
+  encoder, published_weights = models.create(arch), models.ENCODERS[arch].published
+  name_of = published_weights.name_of
+  variables = traverse_util.flatten_dict(dict(conversion.abstract(encoder)))
+  weight, bias = published_weights.classifier
   shapes = {
-    name_of(path): mapping.source_shape(path, leaf.shape) for path, leaf in variables.items()
+    name_of(path): conversion.source_shape(path, leaf.shape) for path, leaf in variables.items()
   }
   shapes |= {weight: (classes, encoder.feature_dim), bias: (classes,)}
   rng = np.random.default_rng(seed)

@@ -10,7 +10,6 @@ import pytest
 
 from jaxdml import models, pretrained
 from jaxdml.commands import convert
-from jaxdml.pretrained import names
 from tests.pretrained.published import published
 
 
@@ -67,8 +66,8 @@ def test_absent_and_damaged_weights_are_refused(directory, tmp_path):
 
 
 def test_a_card_survives_json():
-  for family in names.FAMILIES.values():
-    card = pretrained.Card("a", "b", "c", "d", 3, family.preprocessing)
+  for published_weights in models.published_encoders().values():
+    card = pretrained.Card("a", "b", "c", "d", 3, published_weights.preprocessing)
     assert pretrained.Card.from_json(json.loads(json.dumps(card.to_json()))) == card
 
 

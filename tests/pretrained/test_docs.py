@@ -6,7 +6,7 @@ import re
 import pytest
 
 from jaxdml import models
-from jaxdml.pretrained import mapping, names
+from jaxdml.pretrained import conversion
 
 TEXT = (pathlib.Path(__file__).resolve().parents[2] / "docs" / "encoders.md").read_text()
 TABLE = TEXT[: TEXT.index("## Converting")]
@@ -17,15 +17,19 @@ ROWS = {
 
 
 def test_every_encoder_has_a_row():
-  assert ROWS.keys() == models.registry.ENCODERS.keys() - {"convnet"} == names.FAMILIES.keys()
+  assert ROWS.keys() == models.ENCODERS.keys()
 
 
-@pytest.mark.parametrize("arch", names.FAMILIES)
+@pytest.mark.parametrize("arch", models.ENCODERS)
 def test_a_row_says_what_the_code_does(arch):
   row, encoder = ROWS[arch], models.create(arch)
-  size = models.count_parameters(mapping.abstract(encoder)["params"])
+  size = models.count_parameters(conversion.abstract(encoder)["params"])
   assert row[2:4] == [str(encoder.feature_dim), f"{size:,}"]
-  pixels = names.FAMILIES[arch].preprocessing
+  published = models.ENCODERS[arch].published
+  if published is None:
+    assert row[4:] == ["none", "", ""]
+    return
+  pixels = published.preprocessing
   assert row[6].startswith(pixels.channel_order)
   assert ("ImageNet's" in row[6]) == (pixels.mean == (0.485, 0.456, 0.406))
   if numbers := re.search(r"0\.\.255 - \((.*)\)", row[6]):
@@ -36,6 +40,6 @@ def test_a_row_says_what_the_code_does(arch):
 def test_the_commands_exist():
   from jaxdml.commands import convert
 
-  (command,) = re.findall(r"python -m jaxdml\.pretrained\.convert (.*)", TEXT)
+  (command,) = re.findall(r"jaxdml convert (.*)", TEXT)
   args = convert._parser().parse_args(command.split())
   assert args.arch == "resnet50" and args.out == pathlib.Path("weights/resnet50")

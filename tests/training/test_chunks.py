@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdml import losses, mining
-from jaxdml.models import registry
+from jaxdml import losses, mining, models
 from jaxdml.training import parallel
 from jaxdml.training.networks import encode_in_chunks
 from tests.training.helpers import build_program, fake_batch, tiny_config
@@ -18,7 +17,7 @@ OPTIONS = {"encoder.frozen_bn": True, "loss.name": "multi_similarity"}
 @pytest.fixture(scope="module")
 def problem():
   """(value and gradient of a loss over 1,024 images by chunk size, parameters)."""
-  encoder = registry.create("convnet", widths=(4, 8), grid=2, frozen_bn=True)
+  encoder = models.create("convnet", widths=(4, 8), grid=2, frozen_bn=True)
   key = jax.random.key(0)
   images = jax.random.normal(key, (SIZE, 16, 16, 1))
   variables = encoder.init(key, images[:1], train=False)

@@ -1,5 +1,6 @@
 """Runs that start from published weights: the encoder's state, the pixels, and what is refused."""
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -11,9 +12,8 @@ import pytest
 from jaxdml import models, pretrained, training
 from jaxdml.commands import convert
 from jaxdml.data import normalize
-from jaxdml.models import registry
+from jaxdml.models import base
 from jaxdml.models.resnet import BasicBlock, ResNet
-from jaxdml.pretrained import names, resnet
 from jaxdml.training import encoder_init, loop, setup
 from jaxdml.training.config import ConfigError
 from tests.inference.test_model import write_run
@@ -26,12 +26,13 @@ TINY = functools.partial(ResNet, stage_sizes=(1, 1), block=BasicBlock, width=4)
 
 @pytest.fixture(scope="module", autouse=True)
 def _tiny_encoder():
-  """An encoder "tiny" that trains in no time, with published encoder_init."""
+  """An encoder "tiny" that trains in no time, with published weights."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(registry.ENCODERS, "tiny", TINY)
-    rename = functools.partial(resnet.rename, "tiny")
-    family = names.Family(rename, names.caffe((104.0, 117.0, 128.0)), "nobody's tiny.pth")
-    patch.setitem(names.FAMILIES, "tiny", family)
+    fits = models.ENCODERS["resnet18"].published
+    fits = dataclasses.replace(
+      fits, file="nobody's tiny.pth", preprocessing=base.caffe((104.0, 117.0, 128.0))
+    )
+    patch.setitem(models.ENCODERS, "tiny", base.Entry(TINY, fits))
     yield
 
 
@@ -80,8 +81,7 @@ def test_named_normalisations_are_recognised():
     ("resnet50", "imagenet"), ("googlenet", "caffe"), ("googlenet_bn", "half"),
     ("bn_inception", "bgr mean 104 117 128 std 1 1 1"),
   ):  # fmt: skip
-    family = names.FAMILIES[arch]
-    card = pretrained.Card(arch, "", "", "", 0, family.preprocessing)
+    card = pretrained.Card(arch, "", "", "", 0, models.ENCODERS[arch].published.preprocessing)
     assert encoder_init.normalize_text(card) == name
 
 

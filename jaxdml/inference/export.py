@@ -23,7 +23,7 @@ import numpy as np
 
 from jaxdml._version import __version__
 from jaxdml.data.decode import FORMATS as IMAGE_FORMATS
-from jaxdml.inference import onnx_graph, onnx_rules
+from jaxdml.inference import _onnx
 from jaxdml.inference.model import CARD, STABLEHLO, TrainedModel
 from jaxdml.types import Array
 
@@ -143,10 +143,10 @@ def _read_stablehlo(path: pathlib.Path) -> Callable[[np.ndarray], np.ndarray]:
 
 def _write_onnx(model: TrainedModel, path: pathlib.Path, batch: int | None) -> None:
   try:
-    graph = onnx_graph.convert(
+    graph = _onnx.convert(
       _function(model), (batch, *model.image_shape), np.uint8, name=model.config.encoder.name
     )
-  except onnx_rules.UnsupportedError as error:
+  except _onnx.UnsupportedError as error:
     raise ExportError(
       f"{error}, in encoder.name={model.config.encoder.name}; StableHLO takes every encoder: "
       "--format=stablehlo"

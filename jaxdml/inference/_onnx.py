@@ -1,0 +1,366 @@
+"""From a JAX function to an ONNX graph: the operations that encoders are made of, and no others.
+
+The function is traced to a jaxpr and each operation written as ONNX's by its rule in `RULES`. What
+depends on constants alone is computed now; of code chosen by platform the plain form is taken, not
+the one for CPUs. jax2onnx is no way out yet: docs/export.md says what it cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.extend import core as jex
+
+from jaxdml.errors import JaxdmlError
+
+__all__ = ["UnsupportedError", "convert"]
+
+OPSET, IR_VERSION = 18, 10  # of 2023, which every current runtime reads
+_END = np.iinfo(np.int64).max
+_CALLS = {
+  "jit", "pjit", "closed_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat2",
+}  # fmt: skip
+
+
+class UnsupportedError(JaxdmlError, ValueError):
+  """The function has an operation that is not written as ONNX; the message names it."""
+
+
+def convert(
+  function: Callable[[Any], Any], shape: tuple[int | None, ...], dtype: Any, *, name: str
+) -> Any:
+  """Returns function(x) as an `onnx.ModelProto` with the input "images", the output "embeddings".
+
+  Args:
+    function: of one array to one array.
+    shape: of the input; None as its first size leaves the batch open.
+    dtype: of the input.
+    name: of the graph.
+
+  Raises:
+    UnsupportedError: an operation that this does not know.
+    ImportError: the package onnx is not installed.
+  """
+  from onnx import checker, helper
+
+  first = jax.export.symbolic_shape("batch")[0] if shape[0] is None else shape[0]
+  spec = jax.ShapeDtypeStruct((first, *shape[1:]), dtype)
+  closed = jax.make_jaxpr(function)(spec)
+  graph = Graph()
+  (result,) = graph.run(closed.jaxpr, closed.consts, [Value("images", spec.shape)])
+  graph.node("Identity", graph.full(result, closed.out_avals[0].shape), output="embeddings")
+  names = lambda sizes: [s if isinstance(s, int) else "batch" for s in sizes]
+  info = lambda name, aval: helper.make_tensor_value_info(
+    name, helper.np_dtype_to_tensor_dtype(np.dtype(aval.dtype)), names(aval.shape)
+  )
+  model = helper.make_model(
+    helper.make_graph(
+      graph.nodes,
+      name,
+      [info("images", spec)],
+      [info("embeddings", closed.out_avals[0])],
+      graph.initializers,
+    ),
+    opset_imports=[helper.make_opsetid("", OPSET)],
+    ir_version=IR_VERSION,
+    producer_name="jaxdml",
+  )
+  checker.check_model(model, full_check=True)
+  return model
+
+
+class Value(NamedTuple):
+  """A tensor of the graph.
+
+  Attributes:
+    name: in the graph.
+    shape: it has. It may have 1 where JAX's value is broadcast: ONNX broadcasts by itself.
+  """
+
+  name: str
+  shape: tuple[Any, ...]
+
+
+class Graph:
+  """Nodes and constants written so far; values are NumPy arrays where they are known now."""
+
+  def __init__(self):
+    self.nodes: list[Any] = []
+    self.initializers: list[Any] = []
+
+  def run(self, jaxpr: Any, consts: Any, arguments: list[Any]) -> list[Any]:
+    """Writes a jaxpr and those that it calls; returns its results."""
+    known = dict(zip(jaxpr.constvars, map(np.asarray, consts), strict=True))
+    known |= dict(zip(jaxpr.invars, arguments, strict=True))
+    read = lambda v: np.asarray(v.val) if isinstance(v, jex.Literal) else known[v]
+    for equation in jaxpr.eqns:
+      outs = self._equation(equation, [read(v) for v in equation.invars])
+      known |= dict(zip(equation.outvars, outs, strict=True))
+    return [read(v) for v in jaxpr.outvars]
+
+  def _equation(self, equation: Any, ins: list[Any]) -> list[Any]:
+    name, params = equation.primitive.name, equation.params
+    if name == "platform_index":
+      # The branch for no platform in particular.
+      return [np.asarray([p is None for p in params["platforms"]].index(True))]
+    if name == "cond" and isinstance(ins[0], np.ndarray):
+      branch = params["branches"][int(ins[0])]
+      return self.run(branch.jaxpr, branch.consts, ins[1:])
+    if name in _CALLS:
+      inner = params["call_jaxpr"] if "call_jaxpr" in params else params["jaxpr"]
+      jaxpr, consts = (inner.jaxpr, inner.consts) if hasattr(inner, "consts") else (inner, ())
+      return self.run(jaxpr, consts, ins)
+    out = equation.outvars[0].aval
+    fixed = all(isinstance(size, int) for size in out.shape)
+    if fixed and all(isinstance(x, np.ndarray) for x in ins):
+      results = equation.primitive.bind(*ins, **params)
+      return [
+        np.asarray(x) for x in (results if equation.primitive.multiple_results else [results])
+      ]
+    if name in ELEMENTWISE:
+      return [self.node(ELEMENTWISE[name], *ins)]
+    if name not in RULES:
+      raise UnsupportedError(f"ONNX: there is no rule for JAX's {name!r}")
+    full = [self.full(x, v.aval.shape) for x, v in zip(ins, equation.invars, strict=True)]
+    return [RULES[name](self, *full, out=out, **params)]
+
+  def node(
+    self, op: str, *ins: Any, output: str | None = None, shape: Any = None, **attributes: Any
+  ) -> Value:
+    """Writes one node; without `shape` its result has the broadcast shape of `ins`."""
+    from onnx import helper
+
+    if shape is None:
+      shape = _broadcast([x.shape for x in ins])
+    output = output or f"v{len(self.nodes)}"
+    names = [self._named(x) for x in ins]
+    self.nodes.append(helper.make_node(op, names, [output], **attributes))
+    return Value(output, tuple(shape))
+
+  def _named(self, x: Any) -> str:
+    from onnx import numpy_helper
+
+    if isinstance(x, Value):
+      return x.name
+    name = f"c{len(self.initializers)}"
+    self.initializers.append(
+      numpy_helper.from_array(np.ascontiguousarray(x).reshape(x.shape), name)
+    )
+    return name
+
+  def full(self, x: Any, shape: tuple[Any, ...]) -> Any:
+    """Returns x in the shape that JAX's value has."""
+    if tuple(x.shape) == tuple(shape):
+      return x
+    if all(isinstance(size, int) for size in shape):
+      sizes = np.int64(shape)
+    else:
+      batch = self.node("Shape", Value("images", (1,)), shape=(1,), start=0, end=1)
+      parts = [np.int64([s]) if isinstance(s, int) else batch for s in shape]
+      sizes = self.node("Concat", *parts, shape=(len(shape),), axis=0)
+    return self.node("Expand", x, sizes, shape=shape)
+
+  def permuted(self, x: Any, order: Any) -> Any:
+    """Returns x with its axes in another order."""
+    if isinstance(x, np.ndarray):
+      return x.transpose(order)
+    shape = [x.shape[axis] for axis in order]
+    return self.node("Transpose", x, shape=shape, perm=[int(axis) for axis in order])
+
+
+def _broadcast(shapes: list[tuple[Any, ...]]) -> tuple[Any, ...]:
+  """NumPy's rule, for sizes that may be symbolic."""
+  rank = max(map(len, shapes))
+  columns = zip(*((1,) * (rank - len(s)) + tuple(s) for s in shapes), strict=True)
+  return tuple(
+    next((s for s in sizes if not (isinstance(s, int) and s == 1)), 1) for sizes in columns
+  )
+
+
+ELEMENTWISE = {
+  "abs": "Abs", "add": "Add", "and": "And", "ceil": "Ceil", "div": "Div", "eq": "Equal",
+  "erf": "Erf", "exp": "Exp", "floor": "Floor", "ge": "GreaterOrEqual", "gt": "Greater",
+  "le": "LessOrEqual", "log": "Log", "logistic": "Sigmoid", "lt": "Less", "max": "Max",
+  "min": "Min", "mul": "Mul", "neg": "Neg", "not": "Not", "or": "Or", "pow": "Pow",
+  "sign": "Sign", "sqrt": "Sqrt", "sub": "Sub", "tanh": "Tanh",
+}  # fmt: skip
+"""JAX's name -> ONNX's, of what broadcasts and has no attributes."""
+
+
+# Rules: (graph, operands, out = the result's shape and dtype, the operation's parameters) -> value.
+
+
+def _reshape(g: Graph, x: Any, *, out: Any, **_: Any) -> Any:
+  if isinstance(x, np.ndarray):
+    return x.reshape(out.shape)
+  sizes = [size if isinstance(size, int) else -1 for size in out.shape]
+  return g.node("Reshape", x, np.int64(sizes), shape=out.shape)
+
+
+def _broadcast_in_dim(g: Graph, x: Any, *, out: Any, broadcast_dimensions: Any, **_: Any) -> Any:
+  sizes = [1] * len(out.shape)
+  for axis, size in zip(broadcast_dimensions, x.shape, strict=True):
+    sizes[axis] = size
+  if tuple(sizes) == tuple(x.shape):
+    return x
+  return _reshape(g, x, out=jax.ShapeDtypeStruct(tuple(sizes), out.dtype))
+
+
+def _convert_element_type(g: Graph, x: Any, *, out: Any, **_: Any) -> Any:
+  from onnx import helper
+
+  if np.dtype(out.dtype).name == "bfloat16":
+    raise UnsupportedError("ONNX: bfloat16, which its CPU runtimes do not compute in")
+  return g.node("Cast", x, to=helper.np_dtype_to_tensor_dtype(np.dtype(out.dtype)))
+
+
+def _slice(
+  g: Graph, x: Any, *, out: Any, start_indices: Any, limit_indices: Any, strides: Any
+) -> Any:
+  ends = [limit if isinstance(limit, int) else _END for limit in limit_indices]
+  steps = strides or [1] * len(ends)
+  axes = np.arange(len(ends))
+  return g.node(
+    "Slice", x, np.int64(start_indices), np.int64(ends), axes, np.int64(steps), shape=out.shape
+  )
+
+
+def _gather(
+  g: Graph, x: Any, indices: Any, *, out: Any, dimension_numbers: Any, slice_sizes: Any, **_: Any
+) -> Any:
+  """Indexing by constants where the batch is open: x[:, 0], x[:, 1:, 0], x[..., ::-1]."""
+  axes, extra = dimension_numbers.start_index_map, len(indices.shape) - 1
+  collapsed, offsets = dimension_numbers.collapsed_slice_dims, dimension_numbers.offset_dims
+  sizes = list(enumerate(zip(slice_sizes, x.shape, strict=True)))
+  whole = all(n == m for i, (n, m) in sizes if i not in axes)
+  rest = [i for i in range(len(out.shape)) if not axes[0] <= i < axes[0] + extra]
+  if whole and isinstance(indices, np.ndarray) and list(offsets) == rest:
+    if extra == 0:
+      ends = indices + [slice_sizes[axis] for axis in axes]
+      shape = [n if i in axes else m for i, (n, m) in sizes]
+      x = g.node("Slice", x, np.int64(indices), np.int64(ends), np.int64(axes), shape=shape)
+      return _reshape(g, x, out=out) if collapsed else x
+    if axes == collapsed and len(axes) == 1:
+      return g.node("Gather", x, np.int64(indices[..., 0]), shape=out.shape, axis=axes[0])
+  raise UnsupportedError("ONNX: there is no rule for indexing by several arrays, or unknown ones")
+
+
+def _rev(g: Graph, x: Any, *, out: Any, dimensions: Any) -> Any:
+  count = len(dimensions)
+  last, before_first = np.full(count, -1), np.full(count, -_END)
+  steps = np.full(count, -1)
+  return g.node("Slice", x, last, before_first, np.int64(dimensions), steps, shape=out.shape)
+
+
+def _pad(g: Graph, x: Any, value: Any, *, out: Any, padding_config: Any) -> Any:
+  low, high, interior = zip(*padding_config, strict=True)
+  if any(interior):
+    raise UnsupportedError("ONNX: there is no rule for padding between elements")
+  return g.node("Pad", x, np.int64([*low, *high]), value, shape=out.shape)
+
+
+def _reduced(op: str) -> Callable[..., Any]:
+  return lambda g, x, *, out, axes, **_: g.node(op, x, np.int64(axes), shape=out.shape, keepdims=0)
+
+
+def _dot_general(g: Graph, x: Any, y: Any, *, out: Any, dimension_numbers: Any, **_: Any) -> Any:
+  (x_sum, y_sum), (x_batch, y_batch) = dimension_numbers
+  if (tuple(x_sum), tuple(y_sum)) == ((len(x.shape) - 1,), (0,)) and len(y.shape) == 2:
+    return g.node("MatMul", x, y, shape=out.shape)
+  letters = iter("abcdefghijklmnopqrstuvwxyz")
+  ours, theirs = [next(letters) for _ in x.shape], [next(letters) for _ in y.shape]
+  for i, j in zip((*x_sum, *x_batch), (*y_sum, *y_batch), strict=True):
+    theirs[j] = ours[i]
+  result = [ours[i] for i in x_batch]
+  result += [a for i, a in enumerate(ours) if i not in (*x_sum, *x_batch)]
+  result += [a for j, a in enumerate(theirs) if j not in (*y_sum, *y_batch)]
+  equation = f"{''.join(ours)},{''.join(theirs)}->{''.join(result)}"
+  return g.node("Einsum", x, y, shape=out.shape, equation=equation)
+
+
+def _conv_general_dilated(
+  g: Graph, x: Any, kernel: Any, *, out: Any, window_strides: Any, padding: Any, lhs_dilation: Any,
+  rhs_dilation: Any, dimension_numbers: Any, feature_group_count: int, batch_group_count: int,
+  **_: Any,
+) -> Any:  # fmt: skip
+  if batch_group_count != 1 or any(d != 1 for d in lhs_dilation):
+    raise UnsupportedError("ONNX: there is no rule for transposed or batch-grouped convolutions")
+  order = dimension_numbers.out_spec
+  y = g.node(
+    "Conv",
+    g.permuted(x, dimension_numbers.lhs_spec),
+    g.permuted(kernel, dimension_numbers.rhs_spec),
+    shape=[out.shape[axis] for axis in order],
+    strides=list(window_strides),
+    pads=[low for low, _ in padding] + [high for _, high in padding],
+    dilations=list(rhs_dilation),
+    group=feature_group_count,
+  )
+  return g.permuted(y, np.argsort(order))
+
+
+def _pooled(g: Graph, op: str, x: Any, params: dict[str, Any], out: Any, **attributes: Any) -> Any:
+  """Pooling of a 4-D x over any two of its axes: ONNX knows the last two."""
+  window, strides = params["window_dimensions"], params["window_strides"]
+  low, high = zip(*params["padding"], strict=True)
+  plain = (
+    w == s == 1 and p == (0, 0) for w, s, p in zip(window, strides, params["padding"], strict=True)
+  )
+  # The axes that nothing happens to come first.
+  order = sorted(range(len(window)), key=lambda axis, idle=list(plain): not idle[axis])
+  dilated = any(d != 1 for d in (*params["base_dilation"], *params["window_dilation"]))
+  if len(window) != 4 or any(window[axis] != 1 for axis in order[:2]) or dilated:
+    raise UnsupportedError("ONNX: there is no rule for windows over more than two axes of four")
+  y = g.node(
+    op,
+    g.permuted(x, order),
+    shape=[out.shape[axis] for axis in order],
+    kernel_shape=[window[axis] for axis in order[2:]],
+    strides=[strides[axis] for axis in order[2:]],
+    pads=[side[axis] for side in (low, high) for axis in order[2:]],
+    **attributes,
+  )
+  return g.permuted(y, np.argsort(order))
+
+
+def _reduce_window_max(g: Graph, x: Any, *, out: Any, **params: Any) -> Any:
+  return _pooled(g, "MaxPool", x, params, out)
+
+
+def _reduce_window_sum(g: Graph, x: Any, *, out: Any, **params: Any) -> Any:
+  mean = _pooled(g, "AveragePool", x, params, out, count_include_pad=1)
+  return g.node("Mul", mean, np.asarray(np.prod(params["window_dimensions"]), out.dtype))
+
+
+RULES: dict[str, Callable[..., Any]] = {
+  "broadcast_in_dim": _broadcast_in_dim,
+  "clamp": lambda g, low, x, high, **_: g.node("Min", g.node("Max", x, low), high),
+  "concatenate": lambda g, *parts, out, dimension, **_: g.node(
+    "Concat", *parts, shape=out.shape, axis=dimension
+  ),
+  "conv_general_dilated": _conv_general_dilated,
+  "convert_element_type": _convert_element_type,
+  "dot_general": _dot_general,
+  "erfc": lambda g, x, *, out, **_: g.node("Sub", np.asarray(1, out.dtype), g.node("Erf", x)),
+  "gather": _gather,
+  "integer_pow": lambda g, x, *, out, y, **_: g.node("Pow", x, np.asarray(y, out.dtype)),
+  "ne": lambda g, x, y, **_: g.node("Not", g.node("Equal", x, y)),
+  "pad": _pad,
+  "reduce_max": _reduced("ReduceMax"),
+  "reduce_sum": _reduced("ReduceSum"),
+  "reduce_window_max": _reduce_window_max,
+  "reduce_window_sum": _reduce_window_sum,
+  "rev": _rev,
+  "rsqrt": lambda g, x, **_: g.node("Reciprocal", g.node("Sqrt", x)),
+  "select_n": lambda g, which, if_false, if_true, **_: g.node("Where", which, if_true, if_false),
+  "slice": _slice,
+  "square": lambda g, x, **_: g.node("Mul", x, x),
+  "transpose": lambda g, x, *, permutation, **_: g.permuted(x, permutation),
+  **dict.fromkeys(("reshape", "squeeze", "expand_dims"), _reshape),
+  # Labels for checkpointing and gradients, which say nothing of the value.
+  **dict.fromkeys(("copy", "stop_gradient", "name"), lambda g, x, **_: x),
+}
+"""JAX's name of an operation -> how it is written."""

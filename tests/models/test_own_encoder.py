@@ -5,9 +5,8 @@ import re
 
 import numpy as np
 
-from jaxdml import models
+from jaxdml import models, training
 from jaxdml.inference import model
-from jaxdml.training import loop
 from tests.training.conftest import data_dir as data_dir
 from tests.training.test_loop import digits_config
 
@@ -23,7 +22,7 @@ def test_it_trains_and_loads(data_dir, tmp_path, monkeypatch):
     "encoder.name": name, "encoder.options": {"width": 8}, "train.duration": "2 steps",
     "train.evaluate_every": "2 steps", "eval.raw_pixels": False,
   }  # fmt: skip
-  rows = loop.train_and_evaluate(digits_config(data_dir, **keys), tmp_path / "run")
+  rows = training.train_and_evaluate(digits_config(data_dir, **keys), tmp_path / "run")
   assert 0 < rows["trained model"]["recall@1"] <= 1
   trained = model.load(tmp_path / "run")
   params = trained.variables["params"]["encoder"]

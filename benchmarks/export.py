@@ -15,15 +15,15 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxdml import models, training
-from jaxdml.inference import export, model
+from jaxdml import inference, models, training
+from jaxdml.inference import exporting
 from jaxdml.training import networks as networks_lib
 from jaxdml.training.trained import fingerprint
 
 SIZES = {"convnet": 32, "dinov2_s14": 56}  # pixels; the others 64
 
 
-def untrained(name: str) -> model.TrainedModel:
+def untrained(name: str) -> inference.TrainedModel:
   """A model of random weights."""
   config = training.default_config()
   config.encoder.name = name
@@ -38,7 +38,7 @@ def untrained(name: str) -> model.TrainedModel:
     kind: {part: v[kind] for part, v in parts.items() if kind in v}
     for kind in ("params", "batch_stats")
   }
-  return model.TrainedModel(
+  return inference.TrainedModel(
     workdir=pathlib.Path(),
     config=config,
     step=0,
@@ -56,19 +56,18 @@ def main() -> None:
   rows = []
   for name in tqdm(parser.parse_args().encoder, disable=None):
     trained, cells = untrained(name), []
-    for form in export.FORMATS:
+    for form in exporting.FORMATS:
       with tempfile.TemporaryDirectory() as folder:
         try:
-          card = export.export(trained, pathlib.Path(folder) / "out", formats=[form])
-        except export.ExportError as error:
+          card = inference.export(trained, pathlib.Path(folder) / "out", formats=[form])
+        except inference.ExportError as error:
           cells.append(f"no: {error}")
           continue
-        size = (pathlib.Path(folder) / "out" / export.FORMATS[form]).stat().st_size
+        size = (pathlib.Path(folder) / "out" / exporting.FORMATS[form]).stat().st_size
       cells.append(f"{card['largest_difference'][form]:.1e} ({size / 1e6:.1f} MB)")
     rows.append(f"| `{name}` | {trained.image_shape[0]} | {' | '.join(cells)} |")
-  print(
-    f"| encoder | pixels | {' | '.join(export.FORMATS)} |\n|---|---|{'---|' * len(export.FORMATS)}"
-  )
+  print(f"| encoder | pixels | {' | '.join(exporting.FORMATS)} |")
+  print(f"|---|---|{'---|' * len(exporting.FORMATS)}")
   print("\n".join(rows))
   versions = {k: v for k, v in card["versions"].items() if k != "jaxdml"}
   print(f"\n{json.dumps(versions)}")

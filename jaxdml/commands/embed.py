@@ -43,8 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   # After parsing, so that --help does not wait for JAX.
   import jax
 
-  from jaxdml import data, search
-  from jaxdml.inference import model
+  from jaxdml import data, inference, search
   from jaxdml.training import checkpoints
   from jaxdml.training import config as config_lib
 
@@ -52,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     jax.distributed.initialize()
   try:
     source = None if args.images is None else search.FolderImages.open(args.images)
-    trained = model.load(args.workdir, data_dir=args.data_dir)
+    trained = inference.load(args.workdir, data_dir=args.data_dir)
     for remark in trained.remarks:
       print(f"note: {remark}", file=sys.stderr)
     keys = trained.config.data

@@ -99,19 +99,18 @@ def evaluate(
     "step", "fingerprint", "dataset", "split", "label".
 
   Raises:
-    CheckpointError, ConfigError: as `training.model.load`.
+    CheckpointError, ConfigError: as `inference.load`.
     DatasetNotPreparedError: the data set is not there.
     ValueError: no such data set, split or column.
     ImageDecodeError: too many of its images cannot be decoded.
   """
   from ml_collections import ConfigDict
 
-  from jaxdml import data
-  from jaxdml.inference import model
+  from jaxdml import data, inference
   from jaxdml.training.evaluator import Evaluator
   from jaxdml.training.workdir import changed_data
 
-  trained = model.load(workdir, data_dir=data_dir)
+  trained = inference.load(workdir, data_dir=data_dir)
   for remark in trained.remarks:
     print(f"note: {remark}", file=sys.stderr)
   config = ConfigDict(trained.config)

@@ -41,19 +41,20 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   args = parser.parse_args(argv)
   # After parsing, so that --help does not wait for JAX.
+  from jaxdml import inference
   from jaxdml.data import ImageDecodeError
-  from jaxdml.inference import export, model
+  from jaxdml.inference import exporting
   from jaxdml.training import checkpoints
   from jaxdml.training import config as config_lib
 
   try:
     if args.batch != "dynamic" and not args.batch.isdecimal():
       raise ValueError(f"--batch: expected a number or dynamic; got {args.batch!r}")
-    trained = model.load(args.workdir)
+    trained = inference.load(args.workdir)
     for remark in trained.remarks:
       print(f"note: {remark}", file=sys.stderr)
     images = None if args.images is None else _read(trained, pathlib.Path(args.images))
-    card = export.export(
+    card = inference.export(
       trained,
       args.out,
       formats=args.format.split(","),
@@ -61,21 +62,21 @@ def main(argv: Sequence[str] | None = None) -> int:
       images=images,
       tolerance=args.tolerance,
     )
-  except export.MismatchError as error:
+  except inference.MismatchError as error:
     print(f"error: {error}", file=sys.stderr)
     return 1
   except (
-    checkpoints.CheckpointError, config_lib.ConfigError, export.ExportError, ImageDecodeError,
+    checkpoints.CheckpointError, config_lib.ConfigError, inference.ExportError, ImageDecodeError,
     OSError, ValueError,
   ) as error:  # fmt: skip
     print(f"error: {error}", file=sys.stderr)
     return 2
   for name, difference in card["largest_difference"].items():
     print(
-      f"{pathlib.Path(args.out) / export.FORMATS[name]}: largest difference {difference:.2g} "
+      f"{pathlib.Path(args.out) / exporting.FORMATS[name]}: largest difference {difference:.2g} "
       f"on {card['compared_on']}"
     )
-  print(f"{pathlib.Path(args.out) / model.CARD}: {card['encoder']}, step {card['step']}, "
+  print(f"{pathlib.Path(args.out) / exporting.CARD}: {card['encoder']}, step {card['step']}, "
         f"d = {card['dimension']}, fingerprint {card['fingerprint']}")  # fmt: skip
   return 0
 

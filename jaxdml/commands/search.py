@@ -135,12 +135,11 @@ def read_queries(paths: Sequence[str]) -> list[Any]:
 
 def _open(args: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[Any, Any]:
   """The store to search and the model that made it."""
-  from jaxdml import search
-  from jaxdml.inference import model
+  from jaxdml import inference, search
 
   if args.images is not None:
     source = search.FolderImages.open(args.images)
-    trained = model.load(args.workdir)
+    trained = inference.load(args.workdir)
     folder = stack.enter_context(_cache(args.out, trained, source))
     share = trained.config.data.max_bad_images
     share = share if args.max_bad_images is None else args.max_bad_images
@@ -161,7 +160,7 @@ def _open(args: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[Any, A
       f"{args.embeddings} was made by the model in {workdir}, which is not there any more; give "
       "its new place as --workdir"
     )
-  trained = model.load(workdir)
+  trained = inference.load(workdir)
   ours = trained.fingerprint, trained.dimension
   if ours != (made_by["fingerprint"], made_by["dimension"]):
     raise search.SearchError(

@@ -24,9 +24,9 @@ __all__ = [
 ]
 
 # Names of before, for the commands, until these are written anew tonight.
-from jaxdml.inference.embed import DatasetImages as DatasetImages
-from jaxdml.inference.embed import FolderImages as FolderImages
-from jaxdml.inference.embed import embed_images as embed_files  # noqa: F401
+from jaxdml.inference.embedding import DatasetImages as DatasetImages
+from jaxdml.inference.embedding import FolderImages as FolderImages
+from jaxdml.inference.embedding import embed_images as embed_files  # noqa: F401
 
 embed_images = build_store
 

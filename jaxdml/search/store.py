@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxdml import data
-from jaxdml.inference.embed import DatasetImages, FolderImages, Model, embed_source
+from jaxdml.inference.embedding import DatasetImages, FolderImages, Model, embed_source
 from jaxdml.search import _shards
 from jaxdml.search.errors import SearchError
 

@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 from absl import logging
 
-from jaxdml import data, evaluation, search, training
+from jaxdml import data, evaluation, inference, search, training
 from jaxdml.commands import embed, evaluate
 from jaxdml.commands import search as retrieve
-from jaxdml.inference import model
-from jaxdml.inference.embed import embed_images
 from jaxdml.training.config import ConfigError
 from tests.search.helpers import make_workdir, png, write_images
 from tests.training.conftest import data_dir as data_dir
@@ -62,7 +60,7 @@ def refused(command, arguments, capsys, *patterns):
 
 
 def test_embed_and_retrieve(workdir, photos, store, tmp_path, capsys):
-  trained = model.load(workdir)
+  trained = inference.load(workdir)
   opened = search.Store.open(store)
   assert opened.model["fingerprint"] == trained.fingerprint
   assert opened.labels == ("<b>dog&", "cat", "cat", None)
@@ -217,8 +215,8 @@ def test_embed_a_data_set(workdir, data_dir, tmp_path, capsys):
 
 
 def test_a_host_of_several(workdir, photos, tmp_path, capsys, monkeypatch):
-  joined, trained = [], model.load(workdir)
-  monkeypatch.setattr(model, "load", lambda *_, **__: trained)
+  joined, trained = [], inference.load(workdir)
+  monkeypatch.setattr(inference, "load", lambda *_, **__: trained)
   monkeypatch.setattr(jax.distributed, "initialize", lambda: joined.append(True))
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   given = [f"--workdir={workdir}", f"--images={photos}", f"--out={tmp_path / 's'}"]
@@ -243,8 +241,8 @@ def test_evaluate(workdir, data_dir, tmp_path, capsys):
   assert result["step"] == 3 and result["dataset"] == "digits" and result["label"] == "label"
   # The model's row is measured, not read; it equals the metrics of its embeddings.
   metrics = result["metrics"]["trained model"]
-  trained, test = model.load(workdir), data.load("digits", "test", data_dir=data_dir)
-  x = embed_images(trained, test.read(range(len(test))))
+  trained, test = inference.load(workdir), data.load("digits", "test", data_dir=data_dir)
+  x = inference.embed(trained, test.read(range(len(test))))
   expected = evaluation.retrieval_metrics(x, test.column("label"), ks=(1, 2, 4, 8))
   for name in ("recall@1", "recall@8", "map@r"):
     assert metrics[name] == pytest.approx(expected[name], abs=2e-3)
@@ -262,19 +260,19 @@ def test_evaluate(workdir, data_dir, tmp_path, capsys):
 
 def test_a_model_that_is_not_finished_says_so(data_dir, tmp_path, capsys):
   run = make_workdir(tmp_path / "run", data_dir)
-  (remark,) = model.load(run).remarks
+  (remark,) = inference.load(run).remarks
   assert remark.endswith("has not finished; its best model so far is that of step 3")
   assert evaluate.main([f"--workdir={run}"]) == 0
   assert f"note: {remark}\n" in capsys.readouterr().err
   (run / "results.json").write_text("{}")
-  assert model.load(run).remarks == []
-  (beaten,) = dataclasses.replace(model.load(run), step=0).remarks
+  assert inference.load(run).remarks == []
+  (beaten,) = dataclasses.replace(inference.load(run), step=0).remarks
   assert "training has not beaten it" in beaten
 
 
 def test_reading_checkpoints_warns_of_nothing(workdir, caplog):
   before = logging.get_verbosity()
-  model.load(workdir)
+  inference.load(workdir)
   assert not caplog.records and logging.get_verbosity() == before
 
 

@@ -5,8 +5,7 @@ import re
 
 import numpy as np
 
-from jaxdml import models, training
-from jaxdml.inference import model
+from jaxdml import inference, models, training
 from tests.training.conftest import data_dir as data_dir
 from tests.training.test_loop import digits_config
 
@@ -24,7 +23,7 @@ def test_it_trains_and_loads(data_dir, tmp_path, monkeypatch):
   }  # fmt: skip
   rows = training.train_and_evaluate(digits_config(data_dir, **keys), tmp_path / "run")
   assert 0 < rows["trained model"]["recall@1"] <= 1
-  trained = model.load(tmp_path / "run")
+  trained = inference.load(tmp_path / "run")
   params = trained.variables["params"]["encoder"]
   assert params["conv"]["kernel"].shape[-1] == 8
   assert trained.embed_batch(np.zeros((1, *trained.image_shape), np.uint8)).shape == (1, 8)

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from jaxdml import data, search
-from jaxdml.inference import embed
+from jaxdml import data, inference, search
 from tests.search.helpers import PATHS, FakeModel, png, write_images
 from tests.training.conftest import data_dir as data_dir
 
@@ -21,11 +20,13 @@ def photos(tmp_path):
 
 def build(photos, out, model=None, **options):
   options = {"shard_size": 4, "batch_size": 3, **options}
-  return search.build_store(model or FakeModel(), embed.FolderImages.open(photos), out, **options)
+  return search.build_store(
+    model or FakeModel(), inference.FolderImages.open(photos), out, **options
+  )
 
 
 def reference(photos, paths=PATHS):
-  return embed.embed_images(FakeModel(), [(photos / path).read_bytes() for path in paths])
+  return inference.embed(FakeModel(), [(photos / path).read_bytes() for path in paths])
 
 
 @pytest.mark.parametrize(("shard_size", "batch_size"), [(4, 3), (3, 4), (100, 100), (1, 1), (2, 9)])
@@ -153,9 +154,9 @@ def test_a_model_that_diverged(photos, tmp_path):
 
 
 def test_a_data_set(data_dir, tmp_path):
-  source = embed.DatasetImages.open("digits", "test", label="parity", data_dir=data_dir)
+  source = inference.DatasetImages.open("digits", "test", label="parity", data_dir=data_dir)
   whole = source.dataset
-  few = embed.DatasetImages(whole.select(np.arange(100, 130)), "parity", data_dir)
+  few = inference.DatasetImages(whole.select(np.arange(100, 130)), "parity", data_dir)
   search.build_store(FakeModel(), few, tmp_path / "out", shard_size=20, batch_size=16)
   store = search.Store.open(tmp_path / "out")
   assert store.paths[7] == "digits/test/7" and store.file(7) is None
@@ -163,7 +164,7 @@ def test_a_data_set(data_dir, tmp_path):
   values = whole.column("parity")[100:130]
   assert store.labels == tuple(names[v] if names else str(v) for v in values)
   np.testing.assert_allclose(
-    store.embeddings, embed.embed_images(FakeModel(), few.read(range(30))), rtol=1e-6
+    store.embeddings, inference.embed(FakeModel(), few.read(range(30))), rtol=1e-6
   )
   assert store.image(7) == whole.read([7])[0]
   table = parquet.read_table(tmp_path / "out" / "shard-00001-of-00002.parquet")
@@ -171,9 +172,9 @@ def test_a_data_set(data_dir, tmp_path):
   assert table.column("index").to_pylist() == list(range(20, 30))
   assert table.column("label_label").to_pylist() == whole.column("label")[120:130].tolist()
   with pytest.raises(ValueError, match="no label column 'species'"):
-    embed.DatasetImages.open("digits", "test", label="species", data_dir=data_dir)
+    inference.DatasetImages.open("digits", "test", label="species", data_dir=data_dir)
   with pytest.raises(data.DatasetNotPreparedError):
-    embed.DatasetImages.open("cub200_2011", "test", data_dir=data_dir)
+    inference.DatasetImages.open("cub200_2011", "test", data_dir=data_dir)
 
 
 class Damaged(data.Dataset):
@@ -188,7 +189,7 @@ class Damaged(data.Dataset):
 def test_an_unreadable_record_is_named_by_its_number(data_dir, tmp_path):
   whole = data.load("digits", "test", data_dir=data_dir)
   few = Damaged(**whole.__getstate__()).select(np.arange(100, 130))
-  source = embed.DatasetImages(few, "label", data_dir)
+  source = inference.DatasetImages(few, "label", data_dir)
   summary = search.build_store(
     FakeModel(), source, tmp_path / "out", shard_size=20, max_bad_images=0.1, process_index=1,
     process_count=2,

@@ -8,9 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxdml import search
+from jaxdml import inference, search
 from jaxdml.drawing import found as picture
-from jaxdml.inference import embed
 from jaxdml.search import page, results
 from tests.search.helpers import FakeModel, png, write_images
 
@@ -99,14 +98,14 @@ def test_only_pages_and_pictures(tmp_path):
 
 def test_collect(tmp_path):
   photos = write_images(tmp_path / "photos", ["a/1.png", "a/2.png", "b/3.png"])
-  source = embed.FolderImages.open(photos)
+  source = inference.FolderImages.open(photos)
   search.build_store(FakeModel(), source, tmp_path / "store")
   store = search.Store.open(tmp_path / "store")
   (photos / "b" / "3.png").unlink()
   (photos / "a" / "2.png").write_bytes(png(5))  # The same file, whatever is in it now.
   queries = [search.Query("x.png", png(0)), search.Query(str(photos / "b/../a/2.png"), png(1))]
   index = search.Index(store.embeddings)
-  vectors = embed.embed_images(FakeModel(), [query.image for query in queries])
+  vectors = inference.embed(FakeModel(), [query.image for query in queries])
   one, two = search.collect(store, queries, index.search(vectors, 5))
   assert [hit.rank for hit in one.hits] == [1, 2, 3]
   assert one.hits[0][1:4] == (pytest.approx(1, abs=1e-5), "a", "a/1.png")

@@ -5,11 +5,10 @@ import re
 
 import pytest
 
-from jaxdml import search
+from jaxdml import inference, search
 from jaxdml.commands import embed as embed_command
 from jaxdml.commands import evaluate
 from jaxdml.commands import search as retrieve
-from jaxdml.inference import embed, model
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "retrieval.md").read_text(encoding="utf-8")
@@ -23,9 +22,9 @@ def test_python_runs():
   assert names["found"].indices.shape == (3, 5)
   whole, serving = re.findall(r"```py\n(.*?)```", TEXT, flags=re.DOTALL)
   compile(whole + serving, "retrieval.md", "exec")
-  used = re.findall(r"\b(search|model|embed)\.(\w+)", TEXT.split("## From Python")[1])
+  used = re.findall(r"\b(search|inference)\.(\w+)", TEXT.split("## From Python")[1])
   assert len(used) > 8
-  modules = {"search": search, "model": model, "embed": embed}
+  modules = {"search": search, "inference": inference}
   assert [name for name in used if not hasattr(modules[name[0]], name[1])] == []
 
 

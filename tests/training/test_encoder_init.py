@@ -16,7 +16,7 @@ from jaxdml.models import base
 from jaxdml.models.resnet import BasicBlock, ResNet
 from jaxdml.training import encoder_init, loop, setup
 from jaxdml.training.config import ConfigError
-from tests.inference.test_model import write_run
+from tests.inference.test_trained_model import write_run
 from tests.pretrained.published import published
 from tests.training.helpers import tiny_config
 from tests.training.test_loop import digits_config

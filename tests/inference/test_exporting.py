@@ -10,11 +10,12 @@ import cv2
 import numpy as np
 import pytest
 
+from jaxdml import inference
 from jaxdml.commands import evaluate
 from jaxdml.commands import export as command
-from jaxdml.inference import export, model
+from jaxdml.inference import exporting
 from jaxdml.training import checkpoints
-from tests.inference.test_model import write_run
+from tests.inference.test_trained_model import write_run
 from tests.training.conftest import data_dir as data_dir
 from tests.training.test_loop import digits_config
 
@@ -31,14 +32,14 @@ def workdir(data_dir, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(workdir):
-  return model.load(workdir)
+  return inference.load(workdir)
 
 
 @pytest.fixture(scope="module")
 def folder(trained, tmp_path_factory):
   """An export in both formats."""
   path = tmp_path_factory.mktemp("exported") / "digits"
-  export.export(trained, path, formats=("stablehlo", "onnx"))
+  inference.export(trained, path, formats=("stablehlo", "onnx"))
   return path
 
 
@@ -66,32 +67,32 @@ def test_the_card_says_what_there_is(folder, trained):
 
 
 def test_an_export_loads_as_a_model(folder, trained, data_dir):
-  loaded = model.load(folder)
+  loaded = inference.load(folder)
   assert loaded.fingerprint == trained.fingerprint and loaded.dimension == 8
   images = some_images()
   expected = trained.embed_batch(images)
   expected /= np.linalg.norm(expected, axis=1, keepdims=True)
   np.testing.assert_allclose(loaded.embed_batch(images), expected, atol=1e-6)
-  with pytest.raises(export.ExportError, match="is an export already"):
-    export.export(loaded, folder.parent / "again")
+  with pytest.raises(inference.ExportError, match="is an export already"):
+    inference.export(loaded, folder.parent / "again")
 
 
 def test_a_fixed_batch(trained, tmp_path):
   # 5 images make two batches of 4, the last one filled up.
-  card = export.export(
+  card = inference.export(
     trained, tmp_path / "out", formats=("stablehlo", "onnx"), batch=4, images=some_images()
   )
   assert card["input"]["shape"][0] == 4 and card["compared_on"] == "5 given images"
-  loaded = model.load(tmp_path / "out")
+  loaded = inference.load(tmp_path / "out")
   assert loaded.embed_batch(some_images(4)).shape == (4, 8)
   with pytest.raises(ValueError, match="takes batches of 4; got 5"):
     loaded.embed_batch(some_images())
 
 
 def spoil(monkeypatch, change):
-  write, read = export._WRITERS["stablehlo"]
+  write, read = exporting._WRITERS["stablehlo"]
   spoiled = lambda path: lambda images: change(np.array(read(path)(images)))
-  monkeypatch.setitem(export._WRITERS, "stablehlo", (write, spoiled))
+  monkeypatch.setitem(exporting._WRITERS, "stablehlo", (write, spoiled))
 
 
 @pytest.mark.parametrize("change", [lambda z: z + 2e-4, lambda z: z * np.nan])
@@ -106,8 +107,8 @@ def test_other_embeddings_leave_nothing(workdir, tmp_path, monkeypatch, capsys, 
 def test_a_failed_export_keeps_the_one_before(trained, folder, monkeypatch):
   before = {p.name: p.read_bytes() for p in folder.iterdir()}
   spoil(monkeypatch, lambda z: -z)
-  with pytest.raises(export.MismatchError):
-    export.export(trained, folder)
+  with pytest.raises(inference.MismatchError):
+    inference.export(trained, folder)
   assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 
@@ -162,18 +163,18 @@ def test_an_exported_model_is_evaluated(workdir, folder, data_dir, capsys):
 
 def test_onnx_refuses_bfloat16(data_dir, tmp_path):
   write_run(tmp_path / "run", digits_config(data_dir, **{"encoder.dtype": "bfloat16"}))
-  with pytest.raises(export.ExportError, match=r"bfloat16.*--format=stablehlo"):
-    export.export(model.load(tmp_path / "run"), tmp_path / "out", formats=("onnx",))
+  with pytest.raises(inference.ExportError, match=r"bfloat16.*--format=stablehlo"):
+    inference.export(inference.load(tmp_path / "run"), tmp_path / "out", formats=("onnx",))
   assert not (tmp_path / "out").exists()
 
 
 def test_refuses_a_damaged_export(folder, tmp_path):
   (tmp_path / "model_card.json").write_bytes((folder / "model_card.json").read_bytes())
   with pytest.raises(checkpoints.CheckpointError, match=r"without model\.stablehlo"):
-    model.load(tmp_path)
+    inference.load(tmp_path)
   (tmp_path / "model.stablehlo").write_bytes(b"\0" * 100)
   with pytest.raises(checkpoints.CheckpointError, match="cannot read"):
-    model.load(tmp_path)
+    inference.load(tmp_path)
 
 
 @pytest.mark.slow

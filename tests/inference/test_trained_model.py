@@ -6,8 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from jaxdml import training
-from jaxdml.inference import model
+from jaxdml import inference, training
 from jaxdml.training import checkpoints, defaults, setup
 from jaxdml.training import workdir as workdir_lib
 from jaxdml.training.config import ConfigError
@@ -55,7 +54,7 @@ def test_embeds_as_the_run_does_without_its_data_set(workdir, moved, monkeypatch
   run = training.restore(workdir)
   encoded, expected = run.setup.measured.read(np.arange(13)), run.embed()[:13]
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "nowhere"))
-  trained = model.load(moved)
+  trained = inference.load(moved)
   images = np.stack([trained.preprocess(e) for e in encoded])
   np.testing.assert_array_equal(images, run.images(np.arange(13)))
   # 13 images do not divide among the 8 devices of tests/conftest.py.
@@ -65,7 +64,7 @@ def test_embeds_as_the_run_does_without_its_data_set(workdir, moved, monkeypatch
   assert trained.embed_batch(images[:0]).shape == (0, 8)
   assert (trained.step, trained.dimension, trained.image_shape) == (3, 8, (16, 16, 1))
   assert set(trained.variables["params"]) == {"encoder", "embedding"}
-  assert trained.fingerprint == model.load(workdir).fingerprint
+  assert trained.fingerprint == inference.load(workdir).fingerprint
 
 
 def test_pictures_are_kept_only_where_their_directory_is(workdir, tmp_path):
@@ -82,7 +81,7 @@ def test_pictures_are_kept_only_where_their_directory_is(workdir, tmp_path):
 def test_networks_without_statistics(data_dir, tmp_path):
   overrides = {"encoder.name": "vit_s16", "encoder.options": {"depth": 0}, "embedding.norm": "none"}
   state = write_run(tmp_path / "run", digits_config(data_dir, **overrides))
-  trained = model.load(tmp_path / "run")
+  trained = inference.load(tmp_path / "run")
   assert trained.variables["batch_stats"] == {}
   for name in ("encoder", "embedding"):
     np.testing.assert_equal(trained.variables["params"][name], state.params[name])
@@ -123,34 +122,34 @@ def test_fingerprint_is_the_same_everywhere_and_of_what_matters():
 )
 def test_refuses_other_images(workdir, images, error, message):
   with pytest.raises(error, match=message):
-    model.load(workdir).embed_batch(images)
+    inference.load(workdir).embed_batch(images)
 
 
 def test_refuses_what_is_no_run(tmp_path, moved):
   with pytest.raises(checkpoints.CheckpointError, match="holds no run"):
-    model.load(tmp_path / "nowhere")
+    inference.load(tmp_path / "nowhere")
   shutil.rmtree(moved / "checkpoints")
   with pytest.raises(checkpoints.CheckpointError, match="holds no checkpoint"):
-    model.load(moved)
+    inference.load(moved)
 
 
 def test_refuses_another_version(moved):
   edit(moved, "encoder", colour="blue")
   with pytest.raises(ConfigError, match="no config of this version"):
-    model.load(moved)
+    inference.load(moved)
 
 
 def test_refuses_an_unknown_encoder(moved):
   edit(moved, "encoder", name="convnext")
   with pytest.raises(ConfigError, match="convnext"):
-    model.load(moved)
+    inference.load(moved)
 
 
 @pytest.mark.parametrize("dim", [4, 16])
 def test_refuses_a_checkpoint_of_another_shape(moved, dim):
   edit(moved, "embedding", dim=dim)
   with pytest.raises(checkpoints.CheckpointError, match="cannot read the checkpoint"):
-    model.load(moved)
+    inference.load(moved)
 
 
 def test_refuses_a_damaged_checkpoint(moved):
@@ -159,4 +158,4 @@ def test_refuses_a_damaged_checkpoint(moved):
     if path.is_file():
       path.write_bytes(path.read_bytes()[:10])
   with pytest.raises(checkpoints.CheckpointError, match="cannot read the checkpoint"):
-    model.load(moved)
+    inference.load(moved)

@@ -23,27 +23,30 @@ import numpy as np
 
 from jaxdml._version import __version__
 from jaxdml.data.decode import FORMATS as IMAGE_FORMATS
+from jaxdml.errors import JaxdmlError
 from jaxdml.inference import _onnx
-from jaxdml.inference.model import CARD, STABLEHLO, TrainedModel
+from jaxdml.inference.trained_model import CARD, STABLEHLO, TrainedModel
 from jaxdml.types import Array
 
-__all__ = ["FORMATS", "PLATFORMS", "ExportError", "MismatchError", "export"]
+__all__ = ["CARD", "FORMATS", "PLATFORMS", "ExportError", "MismatchError", "export"]
 
 FORMATS = {"stablehlo": STABLEHLO, "onnx": "model.onnx"}
 """Format -> its file in the folder."""
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-"""What the StableHLO file runs on."""
+"""Platforms that the StableHLO file runs on."""
 
 _TOLERANCE = 1e-4
 
 
-class ExportError(RuntimeError):
+class ExportError(JaxdmlError, RuntimeError):
   """A model that cannot be exported so; the message says why and what to do."""
 
 
 class MismatchError(ExportError):
   """An exported file gives other embeddings than the model; nothing is kept of it."""
+
+  exit_status = 1
 
 
 def export(
@@ -58,7 +61,7 @@ def export(
   """Writes a model into a folder, in each format, with a card (`model_card.json`).
 
   Args:
-    model: as `model.load` gives it, from a run's workdir.
+    model: as `inference.load` gives it, from a run's workdir.
     out: the folder, made if needed; an earlier export in it is replaced, when all is well.
     formats: of `FORMATS`.
     batch: images a call; None leaves their number open.

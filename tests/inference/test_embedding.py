@@ -8,7 +8,7 @@ from PIL import Image
 
 from jaxdml import data
 from jaxdml.data.picture_files import FolderError
-from jaxdml.inference.embed import EmbeddingError, FolderImages, embed_images, embed_source
+from jaxdml.inference.embedding import EmbeddingError, FolderImages, embed_images, embed_source
 from tests.search.helpers import PATHS, FakeModel, png, write_images
 
 

@@ -230,7 +230,7 @@ def _describe(model: TrainedModel, batch: int | None) -> dict[str, Any]:
 
 
 def _before(model: TrainedModel) -> list[str]:
-  """What the caller does to an image, in words and numbers; as `data.preprocess` does it."""
+  """Steps of the caller before the program, in words and numbers: those of `data.preprocess`."""
   height, width, channels = model.image_shape
   mode = "RGB" if channels == 3 else "8-bit grey"
   steps = [

@@ -1,4 +1,4 @@
-"""A trained model alone: `model = load("runs/glyphs"); model.embed_batch(images)`.
+"""A trained model alone: `model = inference.load("runs/glyphs"); model.embed_batch(images)`.
 
 Needs the workdir and nothing else, neither the data set nor its directory.
 """
@@ -24,14 +24,14 @@ from jaxdml.training import trained as trained_lib
 from jaxdml.types import PyTree
 
 CARD, STABLEHLO = "model_card.json", "model.stablehlo"
-"""Files of an exported model, which `export.export` writes and `load` reads."""
+"""Files of an exported model, which `export` writes and `load` reads."""
 
 __all__ = ["CARD", "STABLEHLO", "TrainedModel", "load"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainedModel:
-  """What turns encoded images into embeddings.
+  """Networks and preprocessing of a run, from encoded images to embeddings.
 
   Attributes:
     workdir: where it was loaded from.
@@ -54,7 +54,7 @@ class TrainedModel:
 
   @functools.cached_property
   def preprocessing(self) -> preprocess_lib.Preprocess:
-    """What images pass through before the network in evaluation, with nothing random."""
+    """Preprocessing of images in evaluation, with nothing random."""
     return preprocess_lib.from_config(self.config.data, train=False)
 
   @property
@@ -64,7 +64,7 @@ class TrainedModel:
 
   @property
   def remarks(self) -> list[str]:
-    """What to know before relying on it: the run has not finished, or has learned nothing."""
+    """Warnings before relying on it: the run has not finished, or has learned nothing."""
     if not self.variables:  # Exported: nothing of its run is there.
       return []
     notes = {

@@ -130,7 +130,7 @@ def _padding(side: int, size: int, stride: int) -> tuple[int, int, int]:
 
 
 def _taps(x: Array, size: int, stride: int, rows: int, columns: int) -> list[Array]:
-  """What each weight of a kernel sees of a padded x: size^2 arrays [n, rows, columns, c]."""
+  """Pixels of a padded x that each weight of a kernel sees: size^2 arrays [n, rows, columns, c]."""
   n, _, _, c = x.shape
   height, width = (rows - 1) * stride + 1, (columns - 1) * stride + 1
   return [

@@ -227,7 +227,7 @@ def _weights(arch: str) -> tuple[Any, Card]:
 
 
 def _read(directory: Path) -> tuple[Any, Card] | None:
-  """What an earlier call kept; None if it did not, or if that is damaged."""
+  """Weights that an earlier call kept; None if it did not, or if they are damaged."""
   if not directory.exists():
     return None
   try:

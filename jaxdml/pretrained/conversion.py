@@ -90,7 +90,7 @@ def rename(encoder: Encoder, published: Published, state: State) -> Weights:
   """
   if published.tidied:
     state = published.tidied(state)
-  expected = _leaves(encoder)
+  expected = leaves(encoder)
   weight, bias = published.classifier
   names = {path: published.name_of(path) for path in expected}
   shapes = {names[path]: source_shape(path, leaf.shape) for path, leaf in expected.items()}
@@ -139,8 +139,8 @@ def abstract(encoder: Encoder) -> Any:
 
 
 @functools.lru_cache
-def _leaves(encoder: Encoder) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
-  # Tracing takes a second, and `looks_like` asks for every encoder.
+def leaves(encoder: Encoder) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
+  """Returns `abstract` by path, kept: tracing takes a second, and `looks_like` asks for all."""
   return traverse_util.flatten_dict(dict(abstract(encoder)))
 
 

@@ -1,7 +1,6 @@
 """Files as others publish them, with random arrays; no library of theirs is needed."""
 
 import numpy as np
-from flax import traverse_util
 
 from jaxdml import models
 from jaxdml.pretrained import conversion
@@ -11,7 +10,7 @@ def published(arch, classes=7, seed=0):
   """Arrays by the published names of `arch`, in the published shapes, all of them different."""
   encoder, published_weights = models.create(arch), models.ENCODERS[arch].published
   name_of = published_weights.name_of
-  variables = traverse_util.flatten_dict(dict(conversion.abstract(encoder)))
+  variables = conversion.leaves(encoder)
   weight, bias = published_weights.classifier
   shapes = {
     name_of(path): conversion.source_shape(path, leaf.shape) for path, leaf in variables.items()

@@ -40,11 +40,12 @@ def _unnamed(fn: MiningFn) -> MiningFn:
   return lambda pairs: fn(pairs)._replace(positive_columns=None, negative_columns=None)
 
 
-def switch(index: Array | int, *mining_fns: MiningFn) -> Miner:
+def switch(index: Array | int, *mining_fns: MiningFn) -> MiningFn:
   """Makes the miner at `index`, which may be traced: another choice compiles nothing.
 
   lax.switch wants the same structure of every branch, while miners differ in which columns they
-  name (`Pairs.positive_columns`). Behind this one none are named: a constant choice is faster.
+  name (`Pairs.positive_columns`). So this is a plain function, which states nothing: a constant
+  choice is faster.
 
   >>> from jaxdml import mining
   >>> harder_later = lambda step: switch(
@@ -52,7 +53,7 @@ def switch(index: Array | int, *mining_fns: MiningFn) -> Miner:
   ... )
   """
   branches = [_unnamed(fn) for fn in mining_fns]
-  return Miner(lambda pairs: jax.lax.switch(index, branches, pairs), name="switch")
+  return lambda pairs: jax.lax.switch(index, branches, pairs)
 
 
 def multi_similarity_filter(*, epsilon: float = 0.1) -> Miner:
@@ -122,11 +123,13 @@ def _expanded(pairs: Pairs, max_positives: int | None) -> Pairs:
     fold = lambda key: jax.vmap(lambda j: jax.random.fold_in(key, j))(jnp.arange(k))
     # Typed keys are [r], raw uint32 ones [r, 2].
     keys = jax.vmap(fold)(keys).reshape(-1, *keys.shape[1:])
+  columns = pairs.negative_columns
   each = Pairs(
     distances=repeat(pairs.distances),
     positive=repeat(pairs.positive),
     negative=repeat(pairs.negative) & (index < m)[:, None],
     anchor=repeat(pairs.anchor),
     keys=keys,
+    negative_columns=None if columns is None else repeat(columns),
   )
   return keep(each, positives=index)

@@ -81,6 +81,7 @@ def test_ami_corrects_for_chance_where_nmi_does_not():
   assert ami(true, pred) == pytest.approx(0, abs=0.005)
 
 
+@pytest.mark.usefixtures("one_device")
 def test_clustering_metrics():
   points, labels = blobs(spread=0.02)
   assert clustering_metrics(points, labels) == pytest.approx({"nmi": 1, "ami": 1, "f1": 1})

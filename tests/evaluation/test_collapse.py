@@ -325,6 +325,7 @@ def test_wrong_input_is_refused(call, match):
     call()
 
 
+@pytest.mark.usefixtures("one_device")
 def test_the_documentation_names_every_metric_and_its_code_runs():
   path = pathlib.Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
   text = path.read_text()

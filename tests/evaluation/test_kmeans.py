@@ -13,12 +13,7 @@ from tests.evaluation.helpers import blobs
 
 module = sys.modules[kmeans.__module__]
 DEVICES = jax.local_devices()
-
-
-@pytest.fixture(autouse=True)
-def one_device(monkeypatch):
-  """Compiling for one takes half as long."""
-  monkeypatch.setattr(module.jax, "local_devices", lambda: DEVICES[:1])
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 def plain_lloyd(points, centers, iterations):

@@ -12,6 +12,7 @@ from jaxdml.evaluation import describe_metric, format_table
 DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs" / "evaluation.md"
 
 
+@pytest.mark.usefixtures("one_device")
 def test_every_metric_is_named_explained_and_documented():
   x = np.random.default_rng(0).normal(size=(12, 4))
   labels, fine = np.repeat([0, 1], 6), np.repeat([0, 1, 2, 3], 3)

@@ -19,6 +19,7 @@ def reference(queries, gallery, k, dropped, normalize=False):
   return np.where(np.isneginf(values), -1, order), values
 
 
+@pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize("tile", [64, 16_384])
 def test_equals_a_full_sort_with_ties_whatever_the_tile(monkeypatch, tile):
   """Few distinct whole numbers: most similarities are tied, and exact."""

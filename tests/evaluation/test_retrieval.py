@@ -7,6 +7,7 @@ from jaxdml.evaluation import _ranks as ranks
 from jaxdml.evaluation import retrieval_metrics
 
 KS = (1, 2, 4, 8, 50)
+pytestmark = pytest.mark.usefixtures("one_device")
 
 
 def reference(x, labels, gallery, gallery_labels, ids, gallery_ids, normalize, ks=KS):

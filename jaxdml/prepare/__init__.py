@@ -8,7 +8,15 @@ name)` finds people's own photos, and `write(source, data_dir)` makes of either 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from jaxdml.prepare import image_folder as image_folder
+  from jaxdml.prepare.sets import CARDS as CARDS
+  from jaxdml.prepare.source import PrepareError as PrepareError
+  from jaxdml.prepare.writing import is_current as is_current
+  from jaxdml.prepare.writing import target as target
+  from jaxdml.prepare.writing import write as write
 
 __all__ = ["CARDS", "PrepareError", "image_folder", "is_current", "target", "write"]
 

@@ -1,6 +1,7 @@
 """One copy of the bundled data sets a test session, and a public one in miniature."""
 
 import dataclasses
+import fcntl
 import os
 from pathlib import Path
 
@@ -15,21 +16,27 @@ from jaxdml.data import bundled
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
-  """TFDS data directory that the workers of pytest-xdist share; builds may race."""
+  """TFDS data directory that the workers of pytest-xdist share."""
   base = tmp_path_factory.getbasetemp()
   root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tfds"
   root.mkdir(exist_ok=True)
   return root
 
 
+def _both_splits(name, data_dir):
+  with (data_dir / f".lock-{name}").open("a") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)  # One worker builds it, the others wait.
+    return {split: data.load(name, split, data_dir=data_dir) for split in ("train", "test")}
+
+
 @pytest.fixture(scope="session")
 def glyphs(data_dir):
-  return {split: data.load("glyphs", split, data_dir=data_dir) for split in ("train", "test")}
+  return _both_splits("glyphs", data_dir)
 
 
 @pytest.fixture(scope="session")
 def digits(data_dir):
-  return {split: data.load("digits", split, data_dir=data_dir) for split in ("train", "test")}
+  return _both_splits("digits", data_dir)
 
 
 def _picture(number):

@@ -19,19 +19,8 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 
-from jaxdml.evaluation._scores import (
-  Problem,
-  blocks_of_rows,
-  descending_keys,
-  device_mesh,
-  matches,
-  on_each_device,
-  padded_slices,
-  power_of_two,
-  replicated,
-  scores,
-  sharded,
-)
+from jaxdml.evaluation import _scores
+from jaxdml.evaluation._scores import Problem, scores
 from jaxdml.types import Array
 
 # Relevant items that are counted at most; beyond it, on a CPU, a row is put in order in less time.
@@ -77,7 +66,7 @@ class Relevant:
 
   def __init__(self, task: Problem, labels: np.ndarray, item_labels: np.ndarray):
     self.labels, self.item_labels = labels, item_labels
-    self._order, self._start, self._stop = matches(labels, item_labels)
+    self._order, self._start, self._stop = _scores.matches(labels, item_labels)
     self._task = task
     self.counts = self._stop - self._start
     # An item that the query must not see is not relevant to it, if it was of its class.
@@ -96,7 +85,7 @@ class Relevant:
   def table(self, rows: np.ndarray, width: int) -> np.ndarray:
     """Returns the relevant items of queries `rows`, ascending, int32 [b, width], filled with m."""
     m = len(self._order)
-    table = padded_slices(self._order, self._start[rows], self._stop[rows], fill=m)
+    table = _scores.padded_slices(self._order, self._start[rows], self._stop[rows], fill=m)
     for column in self._task.excluded(rows).T:
       table[table == column[:, None]] = m
     table.sort(axis=1)
@@ -188,9 +177,9 @@ def _counted(
   """
   on_cpu = jax.default_backend() == "cpu"
   m = len(task.items)
-  block = min(block_size or (_BLOCK_CPU if on_cpu else _BLOCK), power_of_two(len(rows)))
+  block = min(block_size or (_BLOCK_CPU if on_cpu else _BLOCK), _scores.power_of_two(len(rows)))
   tile = min(_TILE_CPU if on_cpu else _TILE, -(-m // 64) * 64)
-  mesh = device_mesh(-(-len(rows) // block))
+  mesh = _scores.device_mesh(-(-len(rows) // block))
   tiles, offset = task.tiles(tile, order)
   index = np.full(offset.shape, m, np.int32)
   index.reshape(-1)[:m] = order
@@ -198,19 +187,19 @@ def _counted(
   place[order] = np.arange(m, dtype=np.int32)
   # Unit vectors need no offset, and one pass less over the scores is a tenth of the time.
   zeros = offset.size - m if task.normalize else 0
-  whole = replicated(mesh, (tiles, None if task.normalize else offset, index))
+  whole = _scores.replicated(mesh, (tiles, None if task.normalize else offset, index))
   del tiles
   # A CPU writes each comparison down before it sums them: no more at a time than its caches hold.
   width = table_fn(rows[:1]).shape[1]
-  piece = power_of_two(max(_COMPARED_CPU // (width * tile), 8)) if on_cpu else block
-  for chosen in blocks_of_rows(
+  piece = _scores.power_of_two(max(_COMPARED_CPU // (width * tile), 8)) if on_cpu else block
+  for chosen in _scores.blocks_of_rows(
     len(rows), block, mesh, work=len(rows) * task.items.size, description="rank", progress=progress
   ):
     some = rows[chosen]
     table, dropped = table_fn(some), task.excluded(some)
     wanted, count = _wanted_tiles(place[table], place[dropped], tile, len(index), mesh.size)
     inputs = task.query_rows(some), table, place[table], dropped, place[dropped], wanted, count
-    split = sharded(mesh, inputs)
+    split = _scores.sharded(mesh, inputs)
     ranks = np.asarray(_count_all(split, whole, mesh=mesh, piece=piece, zeros=zeros))
     real = int(chosen[-1] + 1 - chosen[0])
     yield some[:real], table[:real], ranks[:real]
@@ -235,7 +224,7 @@ def _count_all(
   split: tuple[Array, ...], whole: tuple[Array | None, ...], *, mesh: Mesh, piece: int, zeros: int
 ) -> Array:
   """Calls `_count` on every device: ranks [b, w]."""
-  return on_each_device(partial(_count, piece=piece, zeros=zeros), mesh, split, whole)
+  return _scores.on_each_device(partial(_count, piece=piece, zeros=zeros), mesh, split, whole)
 
 
 def _count(
@@ -349,18 +338,20 @@ def _in_order(
     return
   m = len(task.items)
   tiles, offset = task.tiles(min(_SORTED_TILE, -(-m // 64) * 64))
-  block = min(max(_SORTED_SCORES // offset.size, 1), 256, power_of_two(len(rows)))
-  mesh = device_mesh(-(-len(rows) // block))
-  whole = replicated(mesh, (tiles, offset))
+  block = min(max(_SORTED_SCORES // offset.size, 1), 256, _scores.power_of_two(len(rows)))
+  mesh = _scores.device_mesh(-(-len(rows) // block))
+  whole = _scores.replicated(mesh, (tiles, offset))
   del tiles
   workers = os.cpu_count() or 1
   with ThreadPoolExecutor(workers) as pool:
-    for chosen in blocks_of_rows(
+    for chosen in _scores.blocks_of_rows(
       len(rows), block, mesh, work=len(rows) * task.items.size, description="sort",
       progress=progress,
     ):  # fmt: skip
       some = rows[chosen]
-      similarity = np.asarray(_all_scores(sharded(mesh, task.query_rows(some)), *whole, mesh=mesh))
+      similarity = np.asarray(
+        _all_scores(_scores.sharded(mesh, task.query_rows(some)), *whole, mesh=mesh)
+      )
       some = some[: int(chosen[-1] + 1 - chosen[0])]
       parts = (similarity[: len(some), :m], task.excluded(some))
       parts = [np.array_split(part, workers) for part in parts]
@@ -370,7 +361,7 @@ def _in_order(
 def _order(similarity: np.ndarray, excluded: np.ndarray) -> np.ndarray:
   """Items by descending similarity [b, m], then by index, the excluded ones last."""
   m = similarity.shape[1]
-  keys = descending_keys(similarity)
+  keys = _scores.descending_keys(similarity)
   row, column = np.nonzero(excluded < m)
   keys[row, excluded[row, column]] |= np.uint64(np.iinfo(np.uint32).max << 32)
   keys.sort(axis=1)
@@ -385,4 +376,4 @@ def _all_scores(queries: Array, tiles: Array, offset: Array, *, mesh: Mesh) -> A
     similarity = lax.map(lambda tile: scores(queries, *tile), (tiles, offset))
     return similarity.swapaxes(0, 1).reshape(len(queries), -1)
 
-  return on_each_device(one_device, mesh, (queries,), (tiles, offset))
+  return _scores.on_each_device(one_device, mesh, (queries,), (tiles, offset))

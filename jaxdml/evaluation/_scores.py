@@ -75,13 +75,7 @@ class Problem(NamedTuple):
 
 
 def problem(
-  queries: Any,
-  gallery: Any,
-  ids: Any,
-  gallery_ids: Any,
-  normalize: bool,
-  *,
-  name: str,
+  queries: Any, gallery: Any, ids: Any, gallery_ids: Any, normalize: bool, *, name: str
 ) -> Problem:
   """Checks the arguments that every ranking takes; `name` is the queries' in the messages."""
   queries = as_embeddings(name, queries)

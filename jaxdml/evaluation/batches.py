@@ -51,13 +51,9 @@ def embed_batches(
   waiting = None
   if total is None and hasattr(batches, "__len__"):
     total = len(batches)
+  hidden = None if progress else True
   for batch in tqdm(
-    batches,
-    total=total,
-    desc=description,
-    unit="batch",
-    disable=None if progress else True,
-    leave=False,
+    batches, total=total, desc=description, unit="batch", disable=hidden, leave=False
   ):
     running = (apply_fn(batch["image"]), batch)
     # One batch behind, so that the device computes while the host copies.

@@ -51,14 +51,8 @@ def clustering_metrics(
   k = len(np.unique(labels))
   if restarts is None:
     restarts = 3 if k <= 1000 else 1
-  clusters = kmeans(
-    embeddings,
-    k,
-    seed=seed,
-    restarts=restarts,
-    max_iterations=max_iterations,
-    block_size=block_size,
-  ).assignment
+  options = {"restarts": restarts, "max_iterations": max_iterations, "block_size": block_size}
+  clusters = kmeans(embeddings, k, seed=seed, **options).assignment
   return {
     "nmi": nmi(labels, clusters),
     "ami": ami(labels, clusters),
@@ -96,12 +90,7 @@ def ami(labels_true: Any, labels_pred: Any) -> float:
   0 however many clusters there are; NMI grows with their number. Vinh, Epps and Bailey, JMLR 2010,
   equation 24a; exact. It takes O(n) memory and O(n s) time, s the number of different class sizes.
 
-  Args:
-    labels_true: [n], of any type that compares.
-    labels_pred: [n].
-
-  Raises:
-    ValueError: lengths that differ, or nothing to compare.
+  Arguments and errors are those of `nmi`.
 
   >>> round(ami([0, 0, 1, 1], [5, 5, 7, 7]), 6), round(ami([0, 0, 1, 1], [0, 1, 0, 1]), 6)
   (1.0, -0.5)
@@ -122,12 +111,7 @@ def pairwise_f1(labels_true: Any, labels_pred: Any) -> float:
   same-class pairs that are in one cluster. 1 where neither partition has a pair, 0 where no pair is
   common.
 
-  Args:
-    labels_true: [n], of any type that compares.
-    labels_pred: [n].
-
-  Raises:
-    ValueError: lengths that differ, or nothing to compare.
+  Arguments and errors are those of `nmi`.
 
   >>> round(pairwise_f1([0, 0, 0, 1], [0, 0, 1, 1]), 6)  # P = 1/2, R = 1/3
   0.4

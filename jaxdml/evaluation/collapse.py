@@ -1,4 +1,9 @@
-"""Diagnostics of class collapse: how much of the structure inside a class an embedding keeps."""
+"""Diagnostics of class collapse: how much of the structure inside a class an embedding keeps.
+
+Everywhere x is [n, d], labels (the classes) and fine_labels (the modes inside them) are [n]; a fine
+label that occurs in two classes is a mode of each. The functions of single figures take x as it is,
+scaled as wanted, and options with the meaning that they have in `collapse_metrics`.
+"""
 
 from __future__ import annotations
 
@@ -89,11 +94,6 @@ def spectral_decay(x: np.ndarray, *, seed: int = 0, block_size: int = 1024) -> d
   effective rank of Roy and Vetterli, EUSIPCO 2007. Beyond d = 2,048 both are those of 2,048 rows
   drawn at random. Rows that are all zero count as one direction.
 
-  Args:
-    x: [n, d], scaled as wanted.
-    seed: of the draw of rows.
-    block_size: rows at a time.
-
   >>> x = np.diag([1.0, 3.0])  # p = (1/4, 3/4): (log 4/2 + log 4/6) / 2
   >>> round(spectral_decay(x)["spectral_decay"], 6)
   0.143841
@@ -125,15 +125,10 @@ def class_spread(x: np.ndarray, labels: np.ndarray, *, block_size: int = 1024) -
       pi_inter = mean of D(c_k, c_l) over pairs of classes, c = the class mean at unit norm
       class_spread = pi_intra / max(pi_inter, 1e-8),   D(a, b) = |a - b|^2 / 2
 
-  For rows of unit norm D is the cosine distance 1 - a.b, as in the paper's code. No pair is ever
-  formed: the mean of D over the pairs of m points is sum |x_i - mean|^2 / (m - 1). Classes of one
-  item have no pi_intra; without two classes, or without a class of two items, nothing is returned.
+  For rows of unit norm (or zero) D is the cosine distance 1 - a.b, as in the paper's code. No pair
+  is ever formed: the mean of D over the pairs of m points is sum |x_i - mean|^2 / (m - 1). Classes
+  of one item have no pi_intra; without two classes, or one of two items, nothing is returned.
   Collapsed classes give 0.
-
-  Args:
-    x: [n, d], rows of unit norm or zero.
-    labels: [n].
-    block_size: rows at a time.
 
   >>> x = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [-1.0, 0.0]])
   >>> round(class_spread(x, np.array([0, 0, 1, 1]))["class_spread"], 6)  # 1/2 over 1 + 1/sqrt(2)
@@ -171,13 +166,6 @@ def within_class_retrieval(
   averaged over the same queries. Chance: the class has collapsed, or its modes are mixed. A query
   with no other item of its fine label is left out, and so is one whose class has no other fine
   label: there every ranking scores 1. Items that are equally near rank by their index.
-
-  Args:
-    x: [n, d], rows of unit norm or zero.
-    labels: [n] classes.
-    fine_labels: [n] modes; one that occurs in two classes is a mode of each.
-    seed: of the draw of queries.
-    max_queries: at most as many rows, drawn at random, are queries; all are ranked.
 
   >>> x = normalized(np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1]], np.float32))
   >>> within_class_retrieval(x, np.zeros(4), np.array(list("aabb")))["within/map@r"]
@@ -237,12 +225,6 @@ def modes_kept(
   In one class this is the epsilon squared of Kelley, 1935. 1: each mode is a point of its own; 0:
   the labels of the modes might as well be shuffled (collapsed or mixed), below 0: by chance, or
   worse. A class that is one point counts as 0, a class of one mode is left out.
-
-  Args:
-    x: [n, d].
-    labels: [n] classes.
-    fine_labels: [n] modes; one that occurs in two classes is a mode of each.
-    block_size: rows at a time.
 
   >>> x = np.array([[0.0], [2.0], [4.0], [6.0]])  # T = 20, W = 4: eta^2 = 0.8; E = 1/3
   >>> round(modes_kept(x, np.zeros(4), np.array([0, 0, 1, 1]))["modes_kept"], 6)

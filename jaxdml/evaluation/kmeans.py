@@ -194,15 +194,9 @@ def _seed(rng: np.random.Generator, data: _Data, k: int, bar: tqdm) -> np.ndarra
     draws = rng.random(trials + a_round * (1 + _DROPPED)) * cumulative[-1]
     # The first row whose cumulative weight exceeds the draw has weight above zero.
     rows = np.minimum(np.searchsorted(cumulative, draws, side="right"), n - 1)
+    points, candidates = (data.sharded, data.sharded_squares), (data.rows(rows), data.squares[rows])
     taken, closest = _take_centers(
-      data.sharded,
-      data.sharded_squares,
-      closest,
-      data.rows(rows),
-      data.squares[rows],
-      mesh=data.mesh,
-      count=a_round,
-      trials=trials,
+      *points, closest, *candidates, mesh=data.mesh, count=a_round, trials=trials
     )
     chosen.extend(rows[np.asarray(taken)])
     bar.update()
@@ -216,13 +210,9 @@ def _lloyd(
   scatter = jax.default_backend() == "cpu"
   before, moved = np.inf, True
   for iteration in range(max_iterations + 1):
+    points = data.sharded, data.sharded_squares
     assignment, distance, sums = _assign_points(
-      data.sharded,
-      data.sharded_squares,
-      centers,
-      mesh=data.mesh,
-      blocks=data.blocks,
-      scatter=scatter,
+      *points, centers, mesh=data.mesh, blocks=data.blocks, scatter=scatter
     )
     assignment, distance = data.get(assignment), data.get(distance)
     bar.update()
@@ -351,10 +341,6 @@ def _assign_points(
     sums, _ = lax.scan(add, jnp.zeros((k, d)), (points, cluster))
     return cluster[:, None], distance[:, None], sums
 
-  return jax.shard_map(
-    local,
-    mesh=mesh,
-    in_specs=(_SHARDED, _SHARDED, _REPLICATED),
-    out_specs=(_SHARDED, _SHARDED, _REPLICATED),
-    check_vma=False,
-  )(points, squares, centers)
+  specs = (_SHARDED, _SHARDED, _REPLICATED)
+  mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=specs, check_vma=False)
+  return mapped(points, squares, centers)

@@ -12,19 +12,10 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 
+from jaxdml.evaluation import _scores
 from jaxdml.evaluation._checks import as_column, as_positive
 from jaxdml.evaluation._ranks import Ranks, Relevant, relevant_ranks
-from jaxdml.evaluation._scores import (
-  blocks_of_rows,
-  codes,
-  device_mesh,
-  on_each_device,
-  power_of_two,
-  problem,
-  replicated,
-  scores,
-  sharded,
-)
+from jaxdml.evaluation._scores import scores
 from jaxdml.types import Array
 
 _AVERAGES = ("map@r", "r_precision", "precision@1", "map", "mrr")
@@ -84,21 +75,21 @@ def nearest_neighbours(
   ([[2, 1], [0, 2], [0, 1]], [1.0, 0.0])
   """
   k = as_positive("k", k)
-  task = problem(queries, gallery, ids, gallery_ids, normalize, name="queries")
+  task = _scores.problem(queries, gallery, ids, gallery_ids, normalize, name="queries")
   n, m = len(task.queries), len(task.items)
   if block_size is None:
     block_size = _BLOCK_CPU if jax.default_backend() == "cpu" else _BLOCK
-  block = min(as_positive("block_size", block_size), power_of_two(n))
-  mesh = device_mesh(-(-n // block))
+  block = min(as_positive("block_size", block_size), _scores.power_of_two(n))
+  mesh = _scores.device_mesh(-(-n // block))
   tile = min(_TILE, -(-m // 64) * 64)
   found = min(k, m)
-  items, offset = replicated(mesh, task.tiles(tile))
+  items, offset = _scores.replicated(mesh, task.tiles(tile))
   indices = np.full((n, k), -1, np.int32)
   similarities = np.full((n, k), -np.inf, np.float32)
-  for rows in blocks_of_rows(
+  for rows in _scores.blocks_of_rows(
     n, block, mesh, work=n * task.items.size, description="neighbours", progress=progress
   ):
-    chosen = sharded(mesh, (task.query_rows(rows), task.excluded(rows)))
+    chosen = _scores.sharded(mesh, (task.query_rows(rows), task.excluded(rows)))
     values, places = _nearest(*chosen, items, offset, k=found, mesh=mesh)
     here = slice(rows[0], rows[-1] + 1)
     count = here.stop - here.start
@@ -176,7 +167,7 @@ def retrieval_metrics(
     raise ValueError(f"ks: expected numbers, such as (1, 10), got {ks!r}")
   ks = [as_positive("ks", k) for k in ks]
   block_size = None if block_size is None else as_positive("block_size", block_size)
-  task = problem(embeddings, gallery, ids, gallery_ids, normalize, name="embeddings")
+  task = _scores.problem(embeddings, gallery, ids, gallery_ids, normalize, name="embeddings")
   sets = _label_sets(labels, gallery_labels, len(task.queries), len(task.items), gallery is None)
   relevant = [Relevant(task, mine, theirs) for mine, theirs in sets.values()]
   values = [_Values(ks, len(task.queries)) for _ in sets]
@@ -218,7 +209,7 @@ def _nearest(
     nothing = jnp.full((len(queries), k), -jnp.inf), jnp.full((len(queries), k), -1, jnp.int32)
     return lax.scan(body, nothing, (jnp.arange(len(items)), items, offset))[0]
 
-  return on_each_device(one_device, mesh, (queries, excluded), (items, offset))
+  return _scores.on_each_device(one_device, mesh, (queries, excluded), (items, offset))
 
 
 def _top_k(values: Array, k: int) -> tuple[Array, Array]:
@@ -309,5 +300,5 @@ def _label_sets(
     other = mine
     if not alone:
       other = as_column(f"gallery_labels{suffix}", theirs[name], m, "gallery")
-    result[name] = codes(mine, other)
+    result[name] = _scores.codes(mine, other)
   return result

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdml.commands import errors as command
+from jaxdml import commands
 
 __all__ = ["Composition", "of_batches"]
 
@@ -108,4 +108,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(command.run(main))
+  sys.exit(commands.guard(main))

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxdml.commands import errors as command
+from jaxdml import commands
 
 __all__ = ["CURVES", "curves"]
 
@@ -115,4 +115,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(command.run(main))
+  sys.exit(commands.guard(main))

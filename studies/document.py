@@ -18,7 +18,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxdml.commands import errors as command
+from jaxdml import commands
 from studies import contrasts, markdown, naming, table
 from studies.collected import PageError, collect, read_info
 
@@ -242,4 +242,4 @@ def _update(place: Place, *, write: bool, redraw_all: bool) -> list[pathlib.Path
 
 
 if __name__ == "__main__":
-  sys.exit(command.run(main))
+  sys.exit(commands.guard(main))

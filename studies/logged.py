@@ -12,7 +12,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from jaxdml.commands import errors as command
+from jaxdml import commands
 
 __all__ = ["last_values", "main"]
 
@@ -74,4 +74,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(command.run(main))
+  sys.exit(commands.guard(main))

@@ -31,8 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdml import losses, mining
-from jaxdml.commands import errors as command
+from jaxdml import commands, losses, mining
 from jaxdml.distances import l2_normalize
 from jaxdml.losses import reducers
 from jaxdml.types import Array, PyTree
@@ -260,4 +259,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-  sys.exit(command.run(main))
+  sys.exit(commands.guard(main))

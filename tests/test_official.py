@@ -46,7 +46,7 @@ def test_archives_to_results(config, tmp_path):
   photos = write(tmp_path / "source")
   data_dir, workdir = tmp_path / "data", tmp_path / "run"
   prepared = run(
-    "jaxdml.commands.prepare", name, f"--source={tmp_path / 'source'}", f"--data_dir={data_dir}",
+    "jaxdml", "prepare", name, f"--source={tmp_path / 'source'}", f"--data_dir={data_dir}",
     "--allow_partial",
   )  # fmt: skip
   assert "is not whole" in prepared.stderr  # The official counts are compared.

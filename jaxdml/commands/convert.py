@@ -1,20 +1,19 @@
-"""Converts published weights: jaxdml convert --arch A --src FILE --out DIR."""
+"""`jaxdml convert`: published weights to a checkpoint that `encoder.init` takes."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 import textwrap
-from collections.abc import Sequence
-from pathlib import Path
 
-import jax
+from jaxdml.commands import _options
+from jaxdml.commands._cli import Command, Parser
 
-from jaxdml import models, pretrained
-from jaxdml.commands import errors as command
+__all__ = ["COMMAND"]
 
 
-def _parser() -> argparse.ArgumentParser:
+def _add_options(parser: Parser) -> None:
+  from jaxdml import models
+
   lines = ["what each --arch is made from:"]
   for arch, published in models.published_encoders().items():
     text = f"  {arch}: {published.file}"
@@ -25,45 +24,38 @@ def _parser() -> argparse.ArgumentParser:
     "downloads one when it makes the model with its weights. A .npz of Caffe's blobs comes from",
     "  numpy.savez(FILE, **{f'{layer}/{kind}': blob.data for layer, blobs in net.params.items()",
     "                       for kind, blob in zip(('weights', 'biases'), blobs)})",
-    "in pycaffe, or of ONNX's model from its graph.initializer by name.",
+    "in pycaffe, or of ONNX's model from its graph.initializer by name. Every name and shape is",
+    "checked, and nothing in the file is run.",
   ]
-  parser = argparse.ArgumentParser(
-    prog="jaxdml convert",
-    description="Turns a published file of weights into an Orbax checkpoint with a card (source, "
-    "hash, preprocessing), every name and shape checked. Nothing in the file is run.",
-    epilog="\n".join(lines),
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
-  archs = list(models.published_encoders())
-  parser.add_argument("--arch", required=True, choices=archs, help="the encoder")
+  parser.epilog = "\n".join(lines)
   parser.add_argument(
-    "--src", required=True, type=Path, metavar="FILE", help=".pth, .pt, .bin, .safetensors or .npz"
+    "--arch",
+    required=True,
+    type=_options.one_of(list(models.published_encoders())),
+    help="the encoder",
   )
-  parser.add_argument(
-    "--out", required=True, type=Path, metavar="DIR", help="made; config.encoder.init takes it"
-  )
-  parser.add_argument("--overwrite", action="store_true", help="replace weights that are in DIR")
-  parser.add_argument(
-    "--model-config",
-    type=Path,
+  _options.add(
+    parser,
+    "source",
+    required=True,
     metavar="FILE",
-    help="timm's config.json, which says how pixels are prepared (default: config.json beside "
-    "--src, if it is timm's; else as the arch's authors did)",
+    help="the published file: .pth, .pt, .bin, .safetensors or .npz",
   )
-  return parser
+  _options.add(
+    parser, "out", required=True, metavar="DIR", help="made; config.encoder.init takes it"
+  )
+  _options.add(parser, "overwrite", help="replace weights that are in DIR")
+  _options.add(parser, "model_config")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-  """Converts one file; returns the exit status: 0, or 2 with one message on stderr."""
-  args = _parser().parse_args(argv)
-  try:
-    pretrained.check_free(args.out, args.overwrite)
-    weights, card = pretrained.convert(args.arch, args.src, model_config=args.model_config)
-    pretrained.save(args.out, weights, card, overwrite=args.overwrite)
-  except pretrained.ConvertError as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
+def _run(args: argparse.Namespace) -> None:
+  import jax
+
+  from jaxdml import pretrained
+
+  pretrained.check_free(args.out, args.overwrite)
+  weights, card = pretrained.convert(args.arch, args.source, model_config=args.model_config)
+  pretrained.save(args.out, weights, card, overwrite=args.overwrite)
   arrays = jax.tree.leaves({k: weights[k] for k in ("params", "batch_stats")})
   size = sum(array.size for array in jax.tree.leaves(weights["params"]))
   classifier = f"a classifier of {card.classes} classes" if card.classes else "no classifier"
@@ -74,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     f"written to {args.out}; train with --config.encoder.name={card.arch} "
     f"--config.encoder.init={args.out}"
   )
-  return 0
 
 
-if __name__ == "__main__":
-  sys.exit(command.run(main))
+COMMAND = Command(
+  "Converts a published file of weights into a checkpoint to start from", _add_options, _run
+)

@@ -1,7 +1,4 @@
-"""Measures a trained model on its test split, or on any other prepared data set.
-
-jaxdml evaluate --workdir=runs/glyphs --dataset=digits
-"""
+"""`jaxdml evaluate`: all metrics of a trained model on its test split, or on other data."""
 
 from __future__ import annotations
 
@@ -9,55 +6,41 @@ import argparse
 import json
 import os
 import pathlib
-import sys
-from collections.abc import Sequence
 from typing import Any
 
-from jaxdml.commands import errors as command
+from jaxdml.commands import _options
+from jaxdml.commands._cli import Command, Parser, note
+
+__all__ = ["COMMAND", "evaluate"]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-  """Prints the metrics; returns the exit status."""
-  parser = argparse.ArgumentParser(
-    prog="jaxdml evaluate",
-    description="Measures a trained model: retrieval, clustering, collapse (docs/evaluation.md).",
+def _add_options(parser: Parser) -> None:
+  _options.add(parser, "workdir", required=True)
+  _options.add(parser, "dataset")
+  _options.add(parser, "split")
+  _options.add(parser, "label")
+  _options.add(parser, "data_dir")
+  _options.add(parser, "out", help="JSON file for all metrics and how they came")
+  parser.epilog = (
+    "Without --dataset and --label, on those of the run. docs/evaluation.md says more."
   )
-  parser.add_argument("--workdir", required=True, help="of a run of python -m jaxdml.main")
-  parser.add_argument("--dataset", default=None, help="glyphs, tfds:NAME, ...; default: the run's")
-  parser.add_argument("--split", default="test", help="of the data set (test)")
-  parser.add_argument(
-    "--label", default=None,
-    help="column that says what matches; default: the run's, of another data set its own",
-  )  # fmt: skip
-  parser.add_argument("--data_dir", default=None, help="TFDS data directory; default: the run's")
-  parser.add_argument("--out", default=None, help="JSON file for all metrics and how they came")
-  args = parser.parse_args(argv)
-  # After parsing, so that --help does not wait for JAX.
-  from jaxdml import data, evaluation
-  from jaxdml.training import checkpoints
-  from jaxdml.training import config as config_lib
 
-  try:
-    out = None if args.out is None else pathlib.Path(args.out).expanduser()
-    if out is not None:  # Before the work begins.
-      if out.is_dir():
-        raise ValueError(f"--out={out} is a folder; expected the name of a file")
-      out.parent.mkdir(parents=True, exist_ok=True)
-    result = evaluate(
-      args.workdir,
-      dataset=args.dataset,
-      split=args.split,
-      label=args.label,
-      data_dir=args.data_dir,
-    )
-    if out is not None:
-      out.write_text(json.dumps(result, indent=2) + "\n")
-  except (
-    checkpoints.CheckpointError, config_lib.ConfigError, data.DatasetNotPreparedError,
-    data.ImageDecodeError, data.WorkerError, OSError, ValueError,
-  ) as error:  # fmt: skip
-    print(f"error: {error}", file=sys.stderr)
-    return 2
+
+def _run(args: argparse.Namespace) -> None:
+  if args.out is not None:  # Before the work begins.
+    _options.check_file("out", args.out)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+  from jaxdml import evaluation
+
+  result = evaluate(
+    args.workdir,
+    dataset=args.dataset,
+    split=args.split,
+    label=args.label,
+    data_dir=args.data_dir,
+  )
+  if args.out is not None:
+    args.out.write_text(json.dumps(result, indent=2) + "\n")
   rows = result["metrics"]
   trained = rows["trained model"]
   print(
@@ -70,9 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   width = max(map(len, diagnostics), default=0)
   for name, value in diagnostics.items():
     print(f"{name:<{width}}  {value:.3f}")
-  if out is not None:
-    print(f"wrote {out}")
-  return 0
+  if args.out is not None:
+    print(f"wrote {args.out}")
 
 
 def evaluate(
@@ -112,7 +94,7 @@ def evaluate(
 
   trained = inference.load(workdir, data_dir=data_dir)
   for remark in trained.remarks:
-    print(f"note: {remark}", file=sys.stderr)
+    note(remark)
   config = ConfigDict(trained.config)
   keys = config.data
   own = dataset in (None, keys.dataset)
@@ -131,7 +113,7 @@ def evaluate(
   floors = pathlib.Path(workdir) / "results.json"
   if own and split == "test" and used == matched and config.eval.test and floors.is_file():
     if changed := changed_data(pathlib.Path(workdir), {split: images}, keys.label):
-      print(f"note: {changed}. The floors of results.json are left out", file=sys.stderr)
+      note(f"{changed}. The floors of results.json are left out")
     else:
       metrics = {**json.loads(floors.read_text()), **metrics}
   return {
@@ -161,5 +143,6 @@ def _number(value: Any) -> float | int:
   return int(value) if float(value).is_integer() else float(value)
 
 
-if __name__ == "__main__":
-  sys.exit(command.run(main))
+COMMAND = Command(
+  "Measures a trained model: retrieval, clustering, class collapse", _add_options, _run
+)

@@ -1,4 +1,4 @@
-"""Prepares data sets: `jaxdml prepare cars196 --source=DIR_WITH_THE_ARCHIVES`.
+"""`jaxdml prepare NAME`: data sets from archives, from folders of photos, or drawn here.
 
 The public data sets are made from archives that the user already has, people's own photos from a
 folder, the bundled data sets from nothing; no network, no TensorFlow. The result is a TFDS data set
@@ -8,18 +8,17 @@ in array_record, with encoded images as they were.
 from __future__ import annotations
 
 import argparse
+import pathlib
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from jaxdml.data import records
-from jaxdml.data.bundled import BUNDLED as BUNDLED
-from jaxdml.data.bundled import build as build
-from jaxdml.data.bundled import default_data_dir as default_data_dir
-from jaxdml.data.bundled import quiet_tfds as quiet_tfds
-from jaxdml.prepare import image_folder, writing
-from jaxdml.prepare.sets import CARDS
-from jaxdml.prepare.source import PrepareError, Source
+from jaxdml.commands import _options
+from jaxdml.commands._cli import Command, Parser
+
+if TYPE_CHECKING:
+  from jaxdml.prepare.source import Source
+
+__all__ = ["COMMAND"]
 
 _EPILOG = """\
 what to put into --source (names as they were downloaded; .tar.gz is as good as .tgz; found in
@@ -39,40 +38,37 @@ place: nothing is extracted. "jaxdml prepare NAME --help" has the options of NAM
 """
 
 
-def _parser() -> argparse.ArgumentParser:
+def _add_options(parser: Parser) -> None:
+  from jaxdml import prepare
+  from jaxdml.data import bundled
+
   archives = "\n".join(
     f"  {name}\n" + "".join(f"        {line.strip()}\n" for line in card.help.splitlines())
-    for name, card in CARDS.items()
+    for name, card in prepare.CARDS.items()
   )
-  parser = argparse.ArgumentParser(
-    prog="jaxdml prepare",
-    description=__doc__,
-    epilog=_EPILOG.format(archives=archives),
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  parser.epilog = _EPILOG.format(archives=archives)
   names = parser.add_subparsers(dest="name", required=True, metavar="NAME")
-  for name, card in CARDS.items():
-    sub = _command(names, name, card.help)
-    _writing_options(sub)
+  for name, card in prepare.CARDS.items():
+    sub = _add_name(names, name, card.help)
+    _add_writing_options(sub)
     sub.add_argument(
       "--allow_partial",
       action="store_true",
       help="prepare what is there although images are missing; its results do not compare with "
       "published ones",
     )
-  sub = _command(names, "image_folder", "Your own photos, in folders by class or with a manifest.")
-  _writing_options(sub)
+  sub = _add_name(names, "image_folder", "Your own photos, in folders by class or with a manifest.")
+  _add_writing_options(sub)
   sub.add_argument("--name", required=True, dest="config", help="loaded as image_folder/NAME")
-  sub.add_argument(
-    "--manifest", type=Path, help="CSV or JSONL: path, label [, coarse, fine, split]"
-  )
+  _options.add(sub, "manifest")
   sub.add_argument(
     "--test_share",
     type=float,
     default=0.5,
+    metavar="SHARE",
     help="share of the classes that test, if the photos come without splits (0.5)",
   )
-  sub.add_argument("--seed", type=int, default=0, help="chooses those classes (0)")
+  _options.add(sub, "seed", help="chooses those classes (0)")
   sub.add_argument(
     "--drop_copies",
     action="store_true",
@@ -84,54 +80,43 @@ def _parser() -> argparse.ArgumentParser:
     type=int,
     metavar="PIXELS",
     help="write larger pictures as JPEGs whose longer side has so many pixels; two to three times "
-    "data.image_size is enough, and training reads them many times faster (default: as they are)",
+    "data.image_size is enough, and training reads them many times faster (as they are)",
   )
-  for name in BUNDLED:
-    _command(names, name, "A bundled data set, drawn here.")
-  return parser
+  for name in bundled.BUNDLED:
+    _add_name(names, name, "A bundled data set, drawn here.")
 
 
-def _command(names: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
-  sub = names.add_parser(
-    name,
-    help=text.splitlines()[0],
-    description=text,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  sub.add_argument(
-    "--data_dir",
-    type=Path,
-    help="TFDS data directory; by default $TFDS_DATA_DIR or ~/tensorflow_datasets",
+def _add_name(names: Any, name: str, text: str) -> Parser:
+  sub = names.add_parser(name, help=text.splitlines()[0], description=text)
+  _options.add(
+    sub, "data_dir", help="TFDS data directory ($TFDS_DATA_DIR or ~/tensorflow_datasets)"
   )
   return sub
 
 
-def _writing_options(sub: argparse.ArgumentParser) -> None:
-  sub.add_argument("--source", type=Path, required=True, metavar="DIR", help="where the files are")
-  sub.add_argument(
-    "--max_bad",
-    type=float,
+def _add_writing_options(sub: Parser) -> None:
+  _options.add(sub, "source", required=True)
+  _options.add(
+    sub,
+    "max_bad_images",
     default=0.01,
     help="share of the images that may be left out because they cannot be decoded (0.01)",
   )
-  sub.add_argument(
-    "--overwrite", action="store_true", help="make it anew; the old one stays until it is done"
-  )
+  _options.add(sub, "overwrite")
 
 
-def prepare(args: argparse.Namespace) -> Path:
-  """Prepares the data set that the command line asks for; returns its directory.
+def _run(args: argparse.Namespace) -> None:
+  from jaxdml import prepare
+  from jaxdml.data import bundled, records
 
-  Raises:
-    PrepareError: the message says what is wrong and what to do.
-  """
-  data_dir = Path(args.data_dir or default_data_dir()).expanduser()
-  if args.name in BUNDLED:
-    return build(args.name, data_dir)
-  source_dir, max_side = args.source.expanduser(), None
+  data_dir = pathlib.Path(args.data_dir or bundled.default_data_dir()).expanduser()
+  if args.name in bundled.BUNDLED:
+    print(bundled.build(args.name, data_dir))
+    return
+  max_side = None
   if args.name == "image_folder":
-    source: Source = image_folder.source(
-      source_dir,
+    source: Source = prepare.image_folder.source(
+      args.source,
       args.config,
       manifest=args.manifest,
       test_share=args.test_share,
@@ -139,50 +124,44 @@ def prepare(args: argparse.Namespace) -> Path:
       drop_copies=args.drop_copies,
     )
     max_side = args.max_side
-    directory = writing.target(source.name, source.version, data_dir)
+    directory = prepare.target(source.name, source.version, data_dir)
     if records.is_prepared(directory) and not args.overwrite:
       _check_current(source, directory, max_side)
-      return _already(directory)
+      _tell_prepared(directory)
+      return
   else:
-    card = CARDS[args.name]
-    directory = writing.target(card.name, card.version, data_dir)
+    card = prepare.CARDS[args.name]
+    directory = prepare.target(card.name, card.version, data_dir)
     if records.is_prepared(directory) and not args.overwrite:
-      return _already(directory)
-    source = card.source(source_dir, allow_partial=args.allow_partial)
-  directory = writing.write(
-    source, data_dir, max_bad=args.max_bad, max_side=max_side, overwrite=args.overwrite
+      _tell_prepared(directory)
+      return
+    source = card.source(args.source, allow_partial=args.allow_partial)
+  directory = prepare.write(
+    source, data_dir, max_bad=args.max_bad_images, max_side=max_side, overwrite=args.overwrite
   )
   if args.name == "image_folder":
     _check_current(source, directory, max_side)  # Another process may have made it meanwhile.
-  return directory
+  print(directory)
 
 
-def _check_current(source: Source, directory: Path, max_side: int | None) -> None:
-  if not writing.is_current(source, directory, max_side):
-    raise PrepareError(
+def _check_current(source: Source, directory: pathlib.Path, max_side: int | None) -> None:
+  from jaxdml import prepare
+
+  if not prepare.is_current(source, directory, max_side):
+    raise prepare.PrepareError(
       f"{source.name} is already prepared, from OTHER photos or options, and was left as it is in "
       f"{directory}; --overwrite makes it anew, another --name keeps both"
     )
 
 
-def _already(directory: Path) -> Path:
+def _tell_prepared(directory: pathlib.Path) -> None:
   print("already prepared; --overwrite makes it anew", file=sys.stderr)
-  return directory
+  print(directory)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-  """Prepares a data set and prints its directory; returns the exit status."""
-  args = _parser().parse_args(argv)
-  try:
-    print(prepare(args))
-  except (PrepareError, OSError) as error:  # OSError: a file of the source or a lock.
-    print(f"error: {error}", file=sys.stderr)
-    return 2
-  except KeyboardInterrupt:
-    print("interrupted; the same command goes on from here", file=sys.stderr)
-    return 130
-  return 0
-
-
-if __name__ == "__main__":
-  sys.exit(main())
+COMMAND = Command(
+  "Prepares a data set, from archives or your own photos",
+  _add_options,
+  _run,
+  resumes="goes on from here",
+)

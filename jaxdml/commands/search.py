@@ -1,8 +1,4 @@
-"""Searches embedded images, or a folder of them, for those that look like some query images.
-
-jaxdml search --embeddings=embeddings --query=photo.jpg --out=results.html
-jaxdml search --workdir=runs/glyphs --images=photos --query=photo.jpg --out=results.html
-"""
+"""`jaxdml search`: the images that look most like some query images."""
 
 from __future__ import annotations
 
@@ -18,103 +14,69 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jaxdml._text import printable
-from jaxdml.commands import errors as command
+from jaxdml.commands import _options
+from jaxdml.commands._cli import Command, Parser, UsageError, note
+
+__all__ = ["COMMAND", "check", "read_queries"]
 
 _CHECKED = 1000  # rows of the store that --check searches for
 _BACKENDS = ("exact", "faiss", "usearch")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-  """Prints what is nearest to each query; returns the exit status."""
-  parser = argparse.ArgumentParser(
-    prog="jaxdml search",
-    description="Finds the images nearest to query images, in a folder of jaxdml embed "
-    "or, embedding it first, in a folder of images.",
-  )
-  parser.add_argument("--embeddings", action="append", help="the --out of jaxdml embed")
-  parser.add_argument("--images", help="or a folder of images, to embed now; needs --workdir")
+def _add_options(parser: Parser) -> None:
+  searched = parser.add_mutually_exclusive_group(required=True)
+  _options.add(searched, "embeddings")
+  _options.add(searched, "images", help="or a folder of images, to embed now; needs --workdir")
+  _options.add(parser, "query", required=True, help="images, or folders of them")
+  _options.add(parser, "k", default=10, help="images to find for each query (10)")
   parser.add_argument(
-    "--query", nargs="+", action="extend", required=True, help="image files, or folders of them"
-  )
-  parser.add_argument("--k", type=int, default=10, help="images to find for each query (10)")
-  parser.add_argument(
-    "--backend", default="exact",
+    "--backend",
+    default="exact",
+    type=_options.one_of(_BACKENDS),
     help="exact; or faiss, usearch: approximate, faster in large collections (exact)",
-  )  # fmt: skip
-  parser.add_argument("--out", help="results as a page, .html, or a picture, .png")
-  parser.add_argument(
-    "--workdir", help="of the model; default: where it was when the embeddings were made"
   )
+  _options.add(parser, "out", help="results as a page, .html, or a picture, .png")
+  _options.add(parser, "workdir", help="of the model (where it was when the embeddings were made)")
   parser.add_argument(
     "--check", action="store_true", help="measure how much an approximate backend misses"
   )
-  parser.add_argument(
-    "--max_bad_images", type=float, default=None, help="with --images: as in jaxdml embed"
-  )
-  args = parser.parse_args(argv)
-  # After parsing, so that --help does not wait for JAX.
-  from jaxdml import data, search
-  from jaxdml.training import checkpoints
-  from jaxdml.training import config as config_lib
-
-  try:
-    _check_arguments(args)
-    queries = read_queries(args.query)
-    with contextlib.ExitStack() as stack:
-      store, trained = _open(args, stack)
-      for remark in trained.remarks:
-        print(f"note: {remark}", file=sys.stderr)
-      _retrieve(args, queries, store, trained)
-  except (
-    checkpoints.CheckpointError, config_lib.ConfigError, data.DatasetNotPreparedError,
-    data.ImageDecodeError, data.WorkerError, search.SearchError, OSError, ValueError,
-  ) as error:  # fmt: skip
-    print(f"error: {error}", file=sys.stderr)
-    return 2
-  return 0
+  _options.add(parser, "max_bad_images")
 
 
-def _check_arguments(args: argparse.Namespace) -> None:
-  """What can be refused before anything is read."""
-  from jaxdml import search
-  from jaxdml.search import page
-
+def _run(args: argparse.Namespace) -> None:
   if args.embeddings is not None:
     first, *others = args.embeddings
     if others:
-      raise ValueError(
-        f"--embeddings: expected one folder, got {first} and {', '.join(others)}; to search "
-        "several folders of images at once, embed the folder above them"
+      raise UsageError(
+        f"--embeddings: expected one folder, got {first} and {', '.join(map(str, others))}; to "
+        "search several folders of images at once, embed the folder above them"
       )
     args.embeddings = first
-  if (args.embeddings is None) == (args.images is None):
-    raise ValueError(
-      "expected either --embeddings=DIR of jaxdml embed or --images=DIR of images, "
-      f"got {'both' if args.images else 'neither'}"
-    )
   if args.images is not None and args.workdir is None:
-    raise ValueError("--images needs --workdir, the run whose model embeds them")
-  if args.k < 1:
-    raise ValueError(f"--k: expected at least 1, got {args.k}")
-  if args.backend not in search.BACKENDS:
-    raise ValueError(f"--backend: expected one of {', '.join(_BACKENDS)}; got {args.backend!r}")
+    raise UsageError("--images needs --workdir, the run whose model embeds them")
   if args.out is not None:
-    page.check_out(args.out)
+    _options.check_file("out", args.out, (".html", ".htm", ".png"))
+  queries = read_queries(args.query)
+  with contextlib.ExitStack() as stack:
+    store, trained = _open(args, stack)
+    for remark in trained.remarks:
+      note(remark)
+    _retrieve(args, queries, store, trained)
 
 
-def read_queries(paths: Sequence[str]) -> list[Any]:
+def read_queries(paths: Sequence[pathlib.Path]) -> list[Any]:
   """Reads query images, those of a folder at any depth.
 
   Raises:
     SearchError: there is no such file, it cannot be read, or a folder holds no image.
   """
-  from jaxdml import data, search
+  from jaxdml import data, inference, search
 
   queries = []
   for given in paths:
     path = pathlib.Path(given).expanduser()
     if path.is_dir():
-      folder = search.FolderImages.open(path)
+      folder = inference.FolderImages.open(path)
       # As it was given, for people to recognise.
       files = [path / below for below in folder.paths]
     elif path.exists():
@@ -138,12 +100,12 @@ def _open(args: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[Any, A
   from jaxdml import inference, search
 
   if args.images is not None:
-    source = search.FolderImages.open(args.images)
+    source = inference.FolderImages.open(args.images)
     trained = inference.load(args.workdir)
     folder = stack.enter_context(_cache(args.out, trained, source))
     share = trained.config.data.max_bad_images
     share = share if args.max_bad_images is None else args.max_bad_images
-    summary = search.embed_images(trained, source, folder, max_bad_images=share,
+    summary = search.build_store(trained, source, folder, max_bad_images=share,
                                   num_workers=trained.config.data.num_workers)  # fmt: skip
     for file, reason in summary.skipped:
       print(f"left out: {file}: {reason}", file=sys.stderr)
@@ -173,7 +135,7 @@ def _open(args: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[Any, A
 
 
 @contextlib.contextmanager
-def _cache(out: str | None, trained: Any, source: Any) -> Iterator[str]:
+def _cache(out: pathlib.Path | None, trained: Any, source: Any) -> Iterator[str]:
   """Where the embeddings of --images go: next to --out, for the next time, or away at the end."""
   if out is None:
     with tempfile.TemporaryDirectory(prefix="jaxdml-") as folder:
@@ -182,22 +144,21 @@ def _cache(out: str | None, trained: Any, source: Any) -> Iterator[str]:
   # Other photos or another model, another folder.
   what = json.dumps([trained.fingerprint, source.settings()], sort_keys=True)
   name = hashlib.sha256(what.encode()).hexdigest()[:12]
-  path = pathlib.Path(out).expanduser()
-  folder = os.fspath(path.with_name(f"{path.stem}.embeddings-{name}"))
+  folder = os.fspath(out.with_name(f"{out.stem}.embeddings-{name}"))
   yield folder
   print(f"embeddings are in {folder}: --embeddings={folder} searches them again")
 
 
 def _retrieve(args: argparse.Namespace, queries: list[Any], store: Any, trained: Any) -> None:
   """Searches, prints and writes."""
-  from jaxdml import search
+  from jaxdml import inference, search
 
   k = min(args.k, len(store))
   if k < args.k:
     print(f"--k={args.k}: there are {len(store)} images to search, so {k} are shown",
           file=sys.stderr)  # fmt: skip
   index = search.Index(store.embeddings, backend=args.backend)
-  found = index.search(search.embed_files(trained, [query.image for query in queries]), k)
+  found = index.search(inference.embed(trained, [query.image for query in queries]), k)
   results = search.collect(store, queries, found)
   source = store.source
   # Names without their folders: pages are passed on.
@@ -234,5 +195,4 @@ def check(index: Any, store: Any, k: int, seed: int = 0) -> str:
   return f"{index.backend} finds {share:.4f} of the {k} nearest, for {count} images of the store"
 
 
-if __name__ == "__main__":
-  sys.exit(command.run(main))
+COMMAND = Command("Finds the images nearest to query images", _add_options, _run)

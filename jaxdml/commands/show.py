@@ -1,35 +1,28 @@
-"""Draws what the network receives: training batches after augmentation, a row a class, as one PNG.
+"""`jaxdml show`: what the network receives, as a picture.
 
-jaxdml show --config=configs/hdml_glyphs.py [--config.data.KEY=VALUE] [--batches=3]
-[--out=batch.png]
-
-The batches come from the same code as in training, and the pixels are normalised as on the device,
-then turned back.
+Training batches after augmentation, a row a class. They come from the same code as in training, and
+their pixels are normalised as on the device, then turned back.
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
 import pathlib
-from collections.abc import Sequence
+import sys
+from typing import TYPE_CHECKING
 
-import jax
-import numpy as np
-from absl import app, flags, logging
-from matplotlib.figure import Figure
-from ml_collections import ConfigDict
-from tqdm import tqdm
+from jaxdml.commands import _config, _options
+from jaxdml.commands._cli import Command, Parser
 
-from jaxdml import data, main
-from jaxdml.drawing import batch as picture
-from jaxdml.training import config as config_lib
-from jaxdml.training import setup
+if TYPE_CHECKING:
+  import numpy as np
+  from matplotlib.figure import Figure
+  from ml_collections import ConfigDict
 
-__all__ = ["look"]
+  from jaxdml import data
 
-flags.declare_key_flag("config")
-_BATCHES = flags.DEFINE_integer("batches", 3, "How many batches, from the first.", lower_bound=1)
-_OUT = flags.DEFINE_string("out", "batch.png", "The picture to write: .png, .pdf or .svg.")
+__all__ = ["COMMAND", "look"]
 
 
 def look(config: ConfigDict, batches: int) -> Figure:
@@ -45,6 +38,13 @@ def look(config: ConfigDict, batches: int) -> Figure:
     ImageDecodeError: too many images cannot be decoded.
     WorkerError: a process that prepares batches died.
   """
+  import jax
+  import numpy as np
+  from tqdm import tqdm
+
+  from jaxdml import data, drawing
+  from jaxdml.training import setup
+
   config = config.copy_and_resolve_references()
   # The batches are the same without workers, which take long to start for a few, and without the
   # weights, which need not be there to see pictures.
@@ -63,7 +63,7 @@ def look(config: ConfigDict, batches: int) -> Figure:
       # In the order in which the batch has them.
       classes = label[np.sort(np.unique(label, return_index=True)[1])]
       blocks[f"batch {step}: {len(label)} images, {len(classes)} classes"] = [
-        picture.Row(name(batch["index"][own]), images[own], batch["replaced"][own])
+        drawing.Row(name(batch["index"][own]), images[own], batch["replaced"][own])
         for own in (label == c for c in classes)
       ]
   keys = config.data
@@ -71,7 +71,7 @@ def look(config: ConfigDict, batches: int) -> Figure:
   if len(bad):
     note += f". Framed: stands in for an image that cannot be decoded ({len(bad)} met)"
   title = f"{train.name} {train.split} by {keys.label}: what the network receives ({keys.sampler})"
-  return picture.draw(blocks, title, note)
+  return drawing.draw_batches(blocks, title, note)
 
 
 def _name(config: ConfigDict, train: data.Dataset, records: np.ndarray) -> str:
@@ -84,28 +84,29 @@ def _name(config: ConfigDict, train: data.Dataset, records: np.ndarray) -> str:
   return " / ".join(shown)
 
 
-def _main(argv: Sequence[str]) -> int:
-  del argv
-  out = pathlib.Path(_OUT.value)
+def _add_options(parser: Parser) -> None:
+  _config.add_option(parser)
+  _options.add(parser, "batches")
+  _options.add(
+    parser, "out", default=pathlib.Path("batch.png"), help=".png, .pdf or .svg (batch.png)"
+  )
+  parser.epilog = _config.EXPLAINED
+
+
+def _run(args: argparse.Namespace) -> int:
+  _options.check_file("out", args.out, _options.PICTURES)
+  config = _config.read(args.config, args.overrides)
+  from jaxdml.data import ImageDecodeError
+
   try:
-    picture.check_suffix("--out", out)
-  except ValueError as error:
-    return main.fail(error, 2)
-  try:
-    figure = look(main.CONFIG.value, _BATCHES.value)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out)
-  except (config_lib.ConfigError, data.DatasetNotPreparedError) as error:
-    return main.fail(error, 2)
-  except (data.ImageDecodeError, data.WorkerError) as error:
-    return main.fail(error, 1)
-  except (OSError, ValueError) as error:  # No such folder, or too large a picture.
-    return main.fail(f"--out={out}: {error}", 2)
-  print(f"wrote {out.resolve()}")
+    figure = look(config, args.batches)
+  except ImageDecodeError as error:  # The command was right: its data are damaged.
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  args.out.parent.mkdir(parents=True, exist_ok=True)
+  figure.savefig(args.out)
+  print(f"wrote {args.out.resolve()}")
   return 0
 
 
-if __name__ == "__main__":
-  logging.set_verbosity(logging.WARNING)
-  parse = functools.partial(main.parse, required=("config",), command="jaxdml.commands.show")
-  app.run(_main, flags_parser=parse)
+COMMAND = Command("Draws the training batches that the network will receive", _add_options, _run)

@@ -312,8 +312,8 @@ class _Build:
           f"{least}{bad} of the {total} images of {self._source.name!r} cannot be decoded, and "
           f"max_bad allows {self._allowed}:",
           *listed,
-          f"Repair or remove them, or leave them out with --max_bad={_share(bad, total)}{more}; "
-          "what is finished is kept",
+          "Repair or remove them, or leave them out with "
+          f"--max_bad_images={_share(bad, total)}{more}; what is finished is kept",
         ]
       )
     )

@@ -215,7 +215,7 @@ def _weights(arch: str) -> tuple[Any, Card]:
   if published.bundled is None:
     raise WeightsError(
       f"no Python package carries weights of {arch}: get {published.file}; convert it by\n"
-      f"  jaxdml convert --arch {arch} --src FILE --out weights/{arch}\n"
+      f"  jaxdml convert --arch {arch} --source FILE --out weights/{arch}\n"
       f"and give weights/{arch} instead of imagenet"
     )
   try:

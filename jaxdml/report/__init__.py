@@ -1,20 +1,29 @@
-"""What a model learned, to look at: one HTML page (`build`, `of_run`), or a picture (`gallery`)."""
+"""A report: one HTML file that shows what a model learned, of a run or of any embeddings."""
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from jaxdml.report._page import build as build
+  from jaxdml.report._run import of_run as of_run
+  from jaxdml.report._run import write as write
+  from jaxdml.report._sections import Curve as Curve
+  from jaxdml.report._sections import Setting as Setting
 
 __all__ = ["Curve", "Setting", "build", "of_run", "write"]
 
+_PLACES = {"Curve": "_sections", "Setting": "_sections", "build": "_page", "of_run": "_run",
+           "write": "_run"}  # fmt: skip
+
 
 def __getattr__(name: str) -> Any:
-  # When asked for: JAX and Bokeh are slow to import, and `--help` needs neither.
-  if name in ("of_run", "write"):
-    from jaxdml.report import run
+  # When asked for: JAX and Bokeh are slow to import.
+  if name not in _PLACES:
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+  return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
 
-    return getattr(run, name)
-  if name in __all__:
-    from jaxdml.report import page
 
-    return getattr(page, name)
-  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+  return __all__

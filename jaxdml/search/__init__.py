@@ -23,13 +23,6 @@ __all__ = [
   "write_store",
 ]
 
-# Names of before, for the commands, until these are written anew tonight.
-from jaxdml.inference.embedding import DatasetImages as DatasetImages
-from jaxdml.inference.embedding import FolderImages as FolderImages
-from jaxdml.inference.embedding import embed_images as embed_files  # noqa: F401
-
-embed_images = build_store
-
 
 def __dir__() -> list[str]:
   return __all__

@@ -8,12 +8,13 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from jaxdml import _files
-from jaxdml.drawing import found as picture
+from matplotlib.figure import Figure
+
+from jaxdml import _files, drawing
 from jaxdml.search.errors import SearchError
 from jaxdml.search.results import Hit, Result, encode, thumbnail
 
-__all__ = ["check_out", "to_html", "write_page"]
+__all__ = ["check_out", "draw", "to_html", "write_page"]
 
 _SUFFIXES = (".html", ".htm", ".png")
 _SIDE = 240  # pixels; sharp on phones, and about 10 kB a photo
@@ -100,10 +101,54 @@ def write_page(
   out = check_out(path)
   with _files.replacing(out) as temporary:
     if out.suffix.lower() == ".png":
-      picture.draw(results, title=title, note=note).savefig(temporary, format="png")
+      draw(results, title=title, note=note).savefig(temporary, format="png")
     else:
       temporary.write_text(to_html(results, title=title, note=note), encoding="utf-8")
   return out
+
+
+def draw(results: Sequence[Result], *, title: str, note: str = "") -> Figure:
+  """Draws each query and what was found for it, with similarity, label and file name.
+
+  The query itself has a blue frame among its hits.
+
+  Args:
+    results: at least one.
+    title: over the picture.
+    note: under it.
+
+  Raises:
+    ValueError: no results.
+  """
+  if not results:
+    raise ValueError("results: expected at least one, got none")
+  lines = [
+    [
+      [_cell(query.image, ("query", _file_name(query.path)), "#333333")],
+      [
+        _cell(
+          hit.image,
+          (
+            "no label" if hit.label is None else hit.label,
+            f"{hit.similarity:.3f}  {'the query itself' if hit.itself else _file_name(hit.path)}",
+          ),
+          "#1f5fa8" if hit.itself else None,
+        )
+        for hit in hits
+      ],
+    ]
+    for query, hits in results
+  ]
+  return drawing.draw_neighbours(lines, title=title, note=note)
+
+
+def _cell(encoded: bytes | None, captions: tuple[str, ...], frame: str | None) -> drawing.Cell:
+  image = thumbnail(encoded, _SIDE)
+  return drawing.Cell(image, frame, captions=captions)
+
+
+def _file_name(path: str) -> str:
+  return path.rpartition("/")[2]
 
 
 def to_html(results: Sequence[Result], *, title: str, note: str = "") -> str:

@@ -36,7 +36,7 @@ def get_config() -> ConfigDict:
 
   config.encoder = ConfigDict()
   config.encoder.name = "convnet"  # one of models.ENCODERS, or package.module:factory
-  config.encoder.init = ""  # DIR of jaxdml.commands.convert, a WORKDIR, or imagenet; "": random
+  config.encoder.init = ""  # DIR of jaxdml convert, a WORKDIR, or imagenet; "": random
   config.encoder.dtype = "float32"  # or bfloat16: compute only, parameters stay float32
   config.encoder.frozen_bn = False
   config.encoder.chunk_size = 0  # images a device encodes at a time, the loss stays global; 0: all

@@ -7,6 +7,7 @@ import contextlib
 import pathlib
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jaxdml import _files, data, evaluation, models
+from jaxdml.errors import JaxdmlError
 from jaxdml.training import checkpoints, encoder_init, metrics_log, parallel, runs, setup
 from jaxdml.training import config as config_lib
 from jaxdml.training import workdir as workdir_lib
@@ -23,8 +25,10 @@ from jaxdml.training.monitors import Interrupt, Starving
 __all__ = ["NonFiniteError", "train_and_evaluate"]
 
 
-class NonFiniteError(RuntimeError):
+class NonFiniteError(JaxdmlError, RuntimeError):
   """The loss or a gradient became NaN or infinite; training stopped, checkpoints are kept."""
+
+  exit_status = 1
 
 
 def _say(message: str) -> None:
@@ -33,10 +37,15 @@ def _say(message: str) -> None:
     tqdm.write(message, file=sys.stderr)
 
 
+Finished = Callable[[runs.Restored, evaluation.Embedded], None]
+"""What `train_and_evaluate` may do at its end, with the run and its embedded test split."""
+
+
 class _Run:
   """One run: what is built once, and the steps of its life."""
 
-  def __init__(self, config: ConfigDict, workdir: pathlib.Path):
+  def __init__(self, config: ConfigDict, workdir: pathlib.Path, finished: Finished | None):
+    self.finished = finished
     config = setup.resolve(config, jax.device_count())
     self.config, self.workdir = config, workdir
     if config.hdml.enabled and config.hdml.variant != "default":
@@ -243,38 +252,26 @@ class _Run:
       f"{f', {bad} images that cannot be decoded left out' if bad else ''}. Trained model: step "
       f"{memory['best_step']} of {self.total}, {how}.\n{evaluation.format_table(rows)}"
     )
-    if self.config.train.report:
-      self.report(state, memory, embedded)
+    if self.finished is not None:
+      self.finished(runs.Restored(self.setup, state, memory, self.test), embedded)
     return rows
-
-  def report(self, state, memory: dict[str, Any], embedded: evaluation.Embedded) -> None:
-    """Writes workdir/report.html; the results are safe on disk, whatever becomes of it."""
-    run = runs.Restored(self.setup, state, memory, self.test)
-    try:
-      # Here, as it reads finished runs: training needs nothing of it.
-      from jaxdml import report
-
-      page = report.of_run(run, workdir=self.workdir, embedded=embedded)
-      _say(f"wrote {report.write(page, self.workdir / 'report.html')}")
-    except Exception as error:
-      reason = " ".join(str(error).split())
-      _say(
-        f"no report was written: {type(error).__name__}: {reason}. The results are whole; "
-        f"python -m jaxdml.report --workdir={self.workdir} tries again"
-      )
 
 
 def train_and_evaluate(
-  config: ConfigDict, workdir: str | pathlib.Path
+  config: ConfigDict,
+  workdir: str | pathlib.Path,
+  *,
+  finished: Finished | None = None,
 ) -> dict[str, dict[str, float]] | None:
   """Trains as the config says, or resumes the same config's run in `workdir`, and evaluates.
 
-  Writes to workdir: config.json, metrics.jsonl, TensorBoard events, checkpoints/, results.json,
-  and, with `config.train.report`, report.html.
+  Writes to workdir: config.json, metrics.jsonl, TensorBoard events, checkpoints/ and results.json.
 
   Args:
     config: every key of jaxdml/training/defaults.py.
     workdir: made if needed.
+    finished: called on the first host when results.json is written, with the run and its embedded
+      test split; `jaxdml train` writes its report so.
 
   Returns:
     {"raw pixels", "untrained encoder" ("pretrained encoder" with `encoder.init`),
@@ -291,6 +288,6 @@ def train_and_evaluate(
     ImageDecodeError: more than config.data.max_bad_images cannot be decoded, or a whole class.
     WorkerError: a process that prepares batches died.
   """
-  run = _Run(config, pathlib.Path(workdir))
+  run = _Run(config, pathlib.Path(workdir), finished)
   with contextlib.closing(run):
     return run.train()

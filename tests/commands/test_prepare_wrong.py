@@ -4,8 +4,7 @@ import shutil
 
 import pytest
 
-from jaxdml import data
-from jaxdml.commands import prepare
+from jaxdml import commands, data
 from jaxdml.prepare.sets import inshop
 from tests.data import official
 
@@ -68,9 +67,9 @@ def test_files_that_cannot_be_opened_are_named(tmp_path, monkeypatch, capsys):
 
   monkeypatch.setattr(inshop.Path, "open", refuse)
   assert official.run("inshop", tmp_path) == 2
-  assert "error: [Errno 13] Permission denied: " in capsys.readouterr().err
+  assert "source: Permission denied: " in capsys.readouterr().err
   monkeypatch.undo()
-  assert prepare.main(["inshop", f"--source={tmp_path / 'source' / 'img.zip'}"]) == 2
+  assert commands.main(["prepare", "inshop", f"--source={tmp_path / 'source' / 'img.zip'}"]) == 2
   assert "img.zip is no directory; give the one with the archives" in capsys.readouterr().err
 
 

@@ -1,8 +1,8 @@
 """Writes tiny archives in the official layout of each public data set, for tests.
 
     photos = official.write_cub(tmp_path / "source")
-    prepare.main(["cub200_2011", f"--source={tmp_path / 'source'}", f"--data_dir={tmp_path}",
-                  "--allow_partial"])
+    commands.main(["prepare", "cub200_2011", f"--source={tmp_path / 'source'}",
+                   f"--data_dir={tmp_path}", "--allow_partial"])
 
 Every writer takes the same arguments and returns the photos, in the order of the annotations.
 """
@@ -18,8 +18,7 @@ import cv2
 import numpy as np
 from scipy import io as scipy_io
 
-from jaxdml import data
-from jaxdml.commands import prepare as cli
+from jaxdml import commands, data
 
 
 class Photo(NamedTuple):
@@ -225,7 +224,8 @@ LABELS = {
 
 def run(name, root, *options):
   """The exit status of `prepare` from root/source to root/tfds."""
-  return cli.main([name, f"--source={root / 'source'}", f"--data_dir={root / 'tfds'}", *options])
+  paths = [f"--source={root / 'source'}", f"--data_dir={root / 'tfds'}"]
+  return commands.main(["prepare", name, *paths, *options])
 
 
 def check(name, root, photos):

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxdml import data
+from jaxdml import commands, data
 from jaxdml.data import bundled
 from jaxdml.data import glyphs as glyphs_lib
 
@@ -190,7 +190,5 @@ def test_digits(digits):
 
 
 def test_command_line(data_dir, digits, capsys):
-  from jaxdml.commands import prepare
-
-  assert prepare.main(["digits", f"--data_dir={data_dir}"]) == 0
+  assert commands.main(["prepare", "digits", f"--data_dir={data_dir}"]) == 0
   assert capsys.readouterr().out.strip() == str(data_dir / "digits" / "1.0.0")

@@ -7,9 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxdml import _files, data
-from jaxdml.commands import prepare
-from jaxdml.data import catalog, records
+from jaxdml import _files, commands, data
+from jaxdml.data import bundled, catalog, records
 
 
 def _label_of(encoded):
@@ -60,7 +59,7 @@ def test_a_missing_public_data_set_says_how_to_get_it(tmp_path, name):
   command = f"jaxdml prepare {name} --source=THAT_DIRECTORY --data_dir={tmp_path}"
   assert command in message
   # What it says works, but for the directory.
-  assert prepare.main([*command.split()[2:], "--overwrite"]) == 2
+  assert commands.main([*command.split()[1:], "--overwrite"]) == 2
 
 
 def test_tfds_layout_of_cub_points_to_ours(tmp_path):
@@ -221,6 +220,6 @@ def test_select(digits):
 
 def test_default_data_dir(monkeypatch, tmp_path):
   monkeypatch.setenv("TFDS_DATA_DIR", os.fspath(tmp_path))
-  assert prepare.default_data_dir() == tmp_path
+  assert bundled.default_data_dir() == tmp_path
   monkeypatch.delenv("TFDS_DATA_DIR")
-  assert prepare.default_data_dir().name == "tensorflow_datasets"
+  assert bundled.default_data_dir().name == "tensorflow_datasets"

@@ -10,9 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from jaxdml import inference
+from jaxdml import commands, inference
 from jaxdml.commands import evaluate
-from jaxdml.commands import export as command
 from jaxdml.inference import exporting
 from jaxdml.training import checkpoints
 from tests.inference.test_trained_model import write_run
@@ -99,7 +98,7 @@ def spoil(monkeypatch, change):
 def test_other_embeddings_leave_nothing(workdir, tmp_path, monkeypatch, capsys, change):
   spoil(monkeypatch, change)
   out = tmp_path / "out"
-  assert command.main([f"--workdir={workdir}", f"--out={out}"]) == 1
+  assert commands.main(["export", f"--workdir={workdir}", f"--out={out}"]) == 1
   assert "embeddings differ from the model's" in capsys.readouterr().err
   assert list(tmp_path.iterdir()) == []
 
@@ -115,31 +114,32 @@ def test_a_failed_export_keeps_the_one_before(trained, folder, monkeypatch):
 def test_the_command(workdir, folder, tmp_path, capsys):
   images = tmp_path / "images" / "below"
   images.mkdir(parents=True)
-  assert command.main([f"--workdir={workdir}", "--out=x", f"--images={images.parent}"]) == 2
-  assert "none in" in capsys.readouterr().err
+  arguments = ["export", f"--workdir={workdir}", f"--images={images.parent}"]
+  assert commands.main([*arguments, "--out=x"]) == 2
+  assert "holds no image" in capsys.readouterr().err
   png = cv2.imencode(".png", np.zeros((3, 4), np.uint8))[1].tobytes()
   (images / "a.png").write_bytes(png)
   out = tmp_path / "out"
-  arguments = [f"--workdir={workdir}", f"--out={out}"]
-  assert command.main([*arguments, f"--images={images.parent}"]) == 0
+  arguments += [f"--out={out}"]
+  assert commands.main(arguments) == 0
   printed = capsys.readouterr().out
   assert re.search(r"model.stablehlo: largest difference \S+ on 1 given images", printed)
   (images / "b.png").write_bytes(png[:40])
-  assert command.main([*arguments, f"--images={images.parent}"]) == 0
+  assert commands.main(arguments) == 0
   printed = capsys.readouterr()
   assert "left out: " in printed.err and "b.png: a PNG that is cut short" in printed.err
   assert "on 1 given images" in printed.out
   (images / "a.png").unlink()
-  assert command.main([*arguments, f"--images={images.parent}"]) == 2
-  assert "none of the 1 in" in capsys.readouterr().err
+  assert commands.main(arguments) == 2
+  assert "none of the first 1 in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    (["--format=torch"], "expected some of stablehlo, onnx; got 'torch'"),
-    (["--batch=0"], "batch: expected at least 1"),
-    (["--batch=many"], "--batch: expected a number or dynamic; got 'many'"),
+    (["--format=torch"], "--format: expected one of stablehlo, onnx, got 'torch'"),
+    (["--batch_size=0"], "--batch_size: expected a whole number of at least 1"),
+    (["--batch_size=many"], "--batch_size: expected a whole number of at least 1"),
     (["--workdir=nowhere"], "holds no run"),
     (["--out=OCCUPIED"], "holds other files"),
     (["--images=nowhere"], "expected a folder"),
@@ -148,13 +148,14 @@ def test_the_command(workdir, folder, tmp_path, capsys):
 def test_the_command_refuses(arguments, message, workdir, tmp_path, capsys):
   (tmp_path / "notes.txt").write_text("mine")
   arguments = [a.replace("OCCUPIED", str(tmp_path)) for a in arguments]
-  assert command.main([f"--workdir={workdir}", f"--out={tmp_path / 'out'}", *arguments]) == 2
+  given = ["export", f"--workdir={workdir}", f"--out={tmp_path / 'out'}", *arguments]
+  assert commands.main(given) == 2
   assert message in capsys.readouterr().err
   assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_an_exported_model_is_evaluated(workdir, folder, data_dir, capsys):
-  assert evaluate.main([f"--workdir={folder}", f"--data_dir={data_dir}"]) == 0
+  assert commands.main(["evaluate", f"--workdir={folder}", f"--data_dir={data_dir}"]) == 0
   printed = capsys.readouterr()
   of_run = evaluate.evaluate(workdir, data_dir=data_dir)["metrics"]["trained model"]
   assert "digits test, by label: 896 queries" in printed.out and "note:" not in printed.err

@@ -5,8 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from jaxdml import data
-from jaxdml.commands import prepare
+from jaxdml import commands, data
 from jaxdml.prepare import copies, image_folder
 from jaxdml.prepare.image_folder import ImageFolderError
 from jaxdml.prepare.photos import Photo
@@ -142,10 +141,10 @@ def test_the_command(tmp_path, capsys):
   files = {path: official.jpeg(numbers.index(content)) for path, content in FILES.items()}
   write(tmp_path / "source", files)
   argv = [f"--source={tmp_path / 'source'}", f"--data_dir={tmp_path / 'tfds'}", "--name=mine"]
-  assert prepare.main(["image_folder", *argv]) == 0
+  assert commands.main(["prepare", "image_folder", *argv]) == 0
   assert "--drop_copies leaves them out" in capsys.readouterr().err
-  assert prepare.main(["image_folder", *argv, "--drop_copies"]) == 2
+  assert commands.main(["prepare", "image_folder", *argv, "--drop_copies"]) == 2
   assert "already prepared, from OTHER photos or options" in capsys.readouterr().err
-  assert prepare.main(["image_folder", *argv, "--drop_copies", "--overwrite"]) == 0
+  assert commands.main(["prepare", "image_folder", *argv, "--drop_copies", "--overwrite"]) == 0
   parts = [data.load("image_folder/mine", s, data_dir=tmp_path / "tfds") for s in ("train", "test")]
   assert sum(map(len, parts)) == 6

@@ -131,7 +131,7 @@ def test_too_many_bad_images_are_all_named_and_what_is_finished_is_kept(tmp_path
   # What was left out before counts the second time too.
   with pytest.raises(PrepareError, match="3 of the 30 images"):
     writing.write(source, tmp_path, max_bad=0.05)
-  (share,) = re.findall(r"--max_bad=([\d.]+);", message)
+  (share,) = re.findall(r"--max_bad_images=([\d.]+);", message)
   directory = writing.write(source, tmp_path, max_bad=float(share))
   assert source.starts == [0]
   assert {
@@ -147,7 +147,7 @@ def test_the_search_for_bad_images_ends_and_goes_on_where_it_was(tmp_path, monke
   with pytest.raises(PrepareError) as error:
     writing.write(source, tmp_path, max_bad=0)
   assert str(error.value).startswith("at least 3 of the 30 images")
-  assert "--max_bad=0.1 or more" in str(error.value)
+  assert "--max_bad_images=0.1 or more" in str(error.value)
   assert 0 < len(finished(tmp_path)) < 8
   with pytest.raises(PrepareError, match=r"at least 21 of .*\n(  .*\n){3}  and 18 more\n"):
     writing.write(source, tmp_path, max_bad=20 / 30)

@@ -8,8 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdml import models, pretrained
-from jaxdml.commands import convert
+from jaxdml import commands, models, pretrained
 from tests.pretrained.published import published
 
 
@@ -17,8 +16,8 @@ from tests.pretrained.published import published
 def directory(tmp_path_factory):
   folder = tmp_path_factory.mktemp("weights")
   np.savez(folder / "r.npz", **published("resnet18"))
-  arguments = ["--arch", "resnet18", "--src", str(folder / "r.npz"), "--out", str(folder / "w")]
-  assert convert.main(arguments) == 0
+  arguments = ["--arch", "resnet18", "--source", str(folder / "r.npz"), "--out", str(folder / "w")]
+  assert commands.main(["convert", *arguments]) == 0
   return folder / "w"
 
 
@@ -75,6 +74,6 @@ def test_imagenet_weights_that_no_package_carries():
   for arch in ("resnet50", "googlenet"):
     with pytest.raises(pretrained.WeightsError, match="no Python package carries") as raised:
       pretrained.load_imagenet(arch, models.create(arch))
-    assert f"convert --arch {arch} --src FILE --out weights/{arch}" in str(raised.value)
+    assert f"convert --arch {arch} --source FILE --out weights/{arch}" in str(raised.value)
   with pytest.raises(pretrained.WeightsError, match="no published weights fit convnet"):
     pretrained.imagenet_card("convnet")

@@ -5,28 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from jaxdml.evaluation import _checks as checks
-from jaxdml.report import analysis
-
-
-def test_average_precision_by_hand():
-  hits = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 0], [1, 1, 1], [1, 0, 0]], bool)
-  scores = analysis.average_precision(hits, np.array([2, 5, 4, 9, 0]))
-  np.testing.assert_allclose(scores, [1.0, (1 / 2) / 3, 0.0, 1.0, np.nan])
-
-
-def test_queries_are_the_best_the_worst_and_never_without_a_match():
-  labels = np.array([0, 0, 1, 1, 2, 2, 3])
-  scores = np.array([1.0, 1.0, 1.0, 0.2, 0.0, 0.0, np.nan])
-  similarities = np.array([[0.9], [0.5], [0.7], [0.6], [0.3], [0.8], [0.9]])
-  hits = np.array([[1], [1], [1], [0], [0], [0], [0]], bool)
-  chosen = analysis.choose_queries(labels, scores, similarities, hits, 3, 0)
-  # Row 1 is the least alike of class 0; then one of each other class; then what is left.
-  assert chosen["best"].tolist() == [1, 2, 4] or chosen["best"].tolist() == [1, 2, 5]
-  # 5 is surer of its mistake than 4; 3 is of another class; then 4. Perfect ones are none.
-  assert chosen["worst"].tolist() == [5, 3, 4]
-  many = analysis.choose_queries(labels, scores, similarities, hits, 99, 0)
-  assert sorted(many["random"].tolist()) == [0, 1, 2, 3, 4, 5]
-  assert sorted(many["worst"].tolist()) == [3, 4, 5]
+from jaxdml.report import _analysis
 
 
 def test_hubs_equal_a_loop():
@@ -35,7 +14,7 @@ def test_hubs_equal_a_loop():
   indices[:15, 0] = 8
   indices[3, 2] = -1
   similarities = -np.sort(-rng.random((20, 3)), axis=1)
-  hubs = analysis.find_hubs(indices, similarities, 12, 4, 5)
+  hubs = _analysis.find_hubs(indices, similarities, 12, 4, 5)
   counts = [int((indices == item).sum()) for item in range(12)]
   assert hubs.rows[0] == 8 and hubs.occurrences.tolist() == sorted(counts, reverse=True)[:4]
   deviation = np.array(counts) - np.mean(counts)
@@ -52,7 +31,7 @@ def test_pair_similarities_equal_a_loop():
   rng = np.random.default_rng(1)
   labels = rng.integers(0, 5, 60)
   x = checks.normalized(rng.normal(size=(60, 4)) + 2 * np.eye(5, 4)[labels])
-  found = analysis.pair_similarities(x, labels)
+  found = _analysis.pair_similarities(x, labels)
   pairs = [(x[i] @ x[j], labels[i] == labels[j]) for i in range(60) for j in range(i)]
   similarity, same = map(np.array, zip(*pairs, strict=True))
   assert (found.positive_pairs, found.negative_pairs) == (same.sum(), (~same).sum())
@@ -70,7 +49,7 @@ def test_pair_similarities_sampled_are_near_the_exact_ones():
   rng = np.random.default_rng(2)
   labels = rng.integers(0, 4, 400)
   x = checks.normalized(rng.normal(size=(400, 6)) + np.eye(4, 6)[labels])
-  exact, drawn = (analysis.pair_similarities(x, labels, max_pairs=m) for m in (10**6, 40_000))
+  exact, drawn = (_analysis.pair_similarities(x, labels, max_pairs=m) for m in (10**6, 40_000))
   assert drawn.anchors == 100
   assert drawn.positive_pairs + drawn.negative_pairs == 100 * 399
   assert drawn.auc == pytest.approx(exact.auc, abs=0.03)
@@ -79,10 +58,10 @@ def test_pair_similarities_sampled_are_near_the_exact_ones():
 
 def test_pair_similarities_of_one_class_or_of_singletons():
   x = checks.normalized(np.eye(3))
-  assert analysis.pair_similarities(x, np.zeros(3)) is None
-  assert analysis.pair_similarities(x, np.arange(3)) is None
+  assert _analysis.pair_similarities(x, np.zeros(3)) is None
+  assert _analysis.pair_similarities(x, np.arange(3)) is None
   # Collapsed: every pair is 1, and no pair is told from another.
-  same = analysis.pair_similarities(np.ones((4, 1)), np.array([0, 0, 1, 1]))
+  same = _analysis.pair_similarities(np.ones((4, 1)), np.array([0, 0, 1, 1]))
   assert (same.auc, same.overlap) == (0.5, 1.0)
 
 
@@ -90,7 +69,7 @@ def test_projection_keeps_clusters_apart_and_says_which_rows():
   rng = np.random.default_rng(3)
   labels = np.repeat([0, 1], 30)
   x = checks.normalized(rng.normal(size=(60, 5)) * 0.1 + np.eye(2, 5)[labels])
-  found = analysis.project(x, max_points=40, seed=1)
+  found = _analysis.project(x, max_points=40, seed=1)
   assert len(np.unique(found.rows)) == 40
   for points in (found.pca, found.tsne):
     assert points.shape == (40, 2)
@@ -98,13 +77,13 @@ def test_projection_keeps_clusters_apart_and_says_which_rows():
     centres = np.stack([points[of == c].mean(0) for c in (0, 1)])
     nearest = np.linalg.norm(points[:, None] - centres, axis=2).argmin(1)
     assert (nearest == of).all()
-  again = analysis.project(x, max_points=40, seed=1)
+  again = _analysis.project(x, max_points=40, seed=1)
   np.testing.assert_array_equal(found.tsne, again.tsne)
   assert 0.5 < found.explained.sum() <= 1
 
 
 @pytest.mark.parametrize("x", [np.ones((12, 3)), np.eye(3), np.ones((2, 1)), np.eye(9)[:, :1]])
 def test_projection_of_odd_embeddings_is_finite(x):
-  found = analysis.project(x, max_points=100)
+  found = _analysis.project(x, max_points=100)
   assert np.isfinite(found.pca).all() and np.isfinite(found.explained).all()
   assert found.tsne is None or np.isfinite(found.tsne).all()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdml import report
-from jaxdml.report import history, markup, thumbnails
+from jaxdml.report import _galleries, _run, _sections
 from tests.report.samples import NASTY, clusters, nasty_page
 
 ADDRESSES = ("src", "href", "action", "poster", "data", "srcset")
@@ -83,7 +83,7 @@ def test_nothing_is_fetched(parsed):
   (policy,) = [a["content"] for t, a in parsed.elements if t == "meta" and "http-equiv" in a]
   assert policy.startswith("default-src 'none'; script-src 'sha256-")
   for attrs, body in parsed.scripts:
-    assert (markup.csp_hash(body) in policy) == ("type" not in attrs)
+    assert (_sections.csp_hash(body) in policy) == ("type" not in attrs)
 
 
 def test_everything_is_there_and_named(parsed):
@@ -151,15 +151,15 @@ def test_bad_arguments_are_named(changes, message):
 
 def test_large_pictures_are_made_smaller_until_they_fit(monkeypatch):
   rng = np.random.default_rng(0)
-  pictures = thumbnails.Pictures(rng.integers(0, 256, (40, 90, 80, 3)).astype(np.uint8), 40)
+  pictures = _galleries.Pictures(rng.integers(0, 256, (40, 90, 80, 3)).astype(np.uint8), 40)
   rows = np.arange(40)
-  free = thumbnails.sheets(pictures, rows)
+  free = _galleries.sheets(pictures, rows)
   assert free.side == 64 and len(free.uris) == 1
-  monkeypatch.setattr(thumbnails, "_SHEET_BYTES", 20_000)
-  monkeypatch.setattr(thumbnails, "_SINGLE_BYTES", 20_000)
-  tight = thumbnails.sheets(pictures, rows)
+  monkeypatch.setattr(_galleries, "_SHEET_BYTES", 20_000)
+  monkeypatch.setattr(_galleries, "_SINGLE_BYTES", 20_000)
+  tight = _galleries.sheets(pictures, rows)
   assert tight.side < 64 and sum(map(len, tight.uris)) * 3 / 4 <= 20_100
-  assert sum(map(len, thumbnails.singles(pictures, rows).values())) * 3 / 4 <= 22_000
+  assert sum(map(len, _galleries.singles(pictures, rows).values())) * 3 / 4 <= 22_000
 
 
 def test_sheets_hold_the_images_in_their_order():
@@ -170,7 +170,7 @@ def test_sheets_hold_the_images_in_their_order():
 
   shades = np.linspace(0, 250, 600).astype(np.uint8)
   images = np.broadcast_to(shades[:, None, None], (600, 8, 8))
-  sheets = thumbnails.sheets(thumbnails.Pictures(images, 600), np.arange(600))
+  sheets = _galleries.sheets(_galleries.Pictures(images, 600), np.arange(600))
   assert (sheets.side, len(sheets.uris)) == (8, 2)
   for index in (0, 33, 511, 512, 599):
     sheet, cell = divmod(index, sheets.per_sheet)
@@ -193,18 +193,18 @@ def test_history_sorts_what_a_run_logs(tmp_path):
   path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 6, "los')
   split = "image_folder/my photos test"
   results = {"raw pixels": {"recall@1": 0.3}, "trained model": {"recall@1": 0.5}}
-  curves = history.curves(history.read_history(tmp_path), results, split)
+  curves = _run.curves(_run.read_history(tmp_path), results, split)
   assert [(c.group, c.name, c.floor, c.of) for c in curves] == [
     ("metrics", "R@1", 0.3, split),
+    ("diagnostics", "MAP@R within the class", None, split),
     ("metrics", "R@1 by class", None, split),
-    ("diagnostics", "within/map@r", None, split),
     ("dials", "λ: 1 pulls nothing, 0 all the way", None, ""),
     ("training", "grad_norm", None, ""),
     ("loss", "loss/real", None, ""),
   ]
   assert curves[0].steps.tolist() == [0, 5] and curves[0].values.tolist() == [0.2, 0.5]
-  assert history.curves(history.read_history(tmp_path), results, "other")[0].floor is None
-  assert history.read_history(tmp_path / "none") == {}
+  assert _run.curves(_run.read_history(tmp_path), results, "other")[0].floor is None
+  assert _run.read_history(tmp_path / "none") == {}
   path.write_text("[1]}\n")
   with pytest.raises(ValueError, match=r"metrics.jsonl, line 1: expected metrics"):
-    history.read_history(tmp_path)
+    _run.read_history(tmp_path)

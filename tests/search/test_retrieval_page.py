@@ -5,14 +5,11 @@ import re
 
 import pytest
 
-from jaxdml import inference, search
-from jaxdml.commands import embed as embed_command
-from jaxdml.commands import evaluate
-from jaxdml.commands import search as retrieve
+from jaxdml import commands, inference, search
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "retrieval.md").read_text(encoding="utf-8")
-COMMANDS = {"embed": embed_command, "evaluate": evaluate, "search": retrieve}
+COMMANDS = ("embed", "evaluate", "search")
 
 
 def test_python_runs():
@@ -30,8 +27,7 @@ def test_python_runs():
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_flags_exist(name, capsys):
-  with pytest.raises(SystemExit):
-    COMMANDS[name].main(["--help"])
+  assert commands.main([name, "--help"]) == 0
   known = set(re.findall(r"--\w+", capsys.readouterr().out))
   lines = re.findall(rf"^jaxdml {name} (.*)$", TEXT, flags=re.MULTILINE)
   assert lines

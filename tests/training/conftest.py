@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxdml.commands import prepare
+from jaxdml.data import bundled
 
 
 @pytest.fixture(scope="session")
@@ -12,5 +12,5 @@ def data_dir(tmp_path_factory):
   if root.name.startswith("popen-"):
     root = root.parent
   directory = root / "tfds"
-  prepare.build("digits", directory)
+  bundled.build("digits", directory)
   return str(directory)

@@ -9,8 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdml import models, pretrained, training
-from jaxdml.commands import convert
+from jaxdml import commands, models, pretrained, training
 from jaxdml.data import normalize
 from jaxdml.models import base
 from jaxdml.models.resnet import BasicBlock, ResNet
@@ -41,7 +40,7 @@ def converted(tmp_path_factory, _tiny_encoder):
   folder = tmp_path_factory.mktemp("weights")
   np.savez(folder / "t.npz", **published("tiny"))
   source, out = str(folder / "t.npz"), str(folder / "tiny")
-  assert convert.main(["--arch", "tiny", "--src", source, "--out", out]) == 0
+  assert commands.main(["convert", "--arch", "tiny", "--source", source, "--out", out]) == 0
   return folder / "tiny"
 
 

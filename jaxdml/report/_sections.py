@@ -1,17 +1,21 @@
-"""The sections of a report as HTML; everything that comes from data goes through `text`."""
+"""The sections of a report as HTML; all that comes from data goes through `text`, never as code."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdml.report import definitions, figures
-from jaxdml.report.analysis import Projection, Similarities
-from jaxdml.report.markup import number, table, text
+from jaxdml import _files
+from jaxdml.evaluation import describe_metric
+from jaxdml.report import _figures
+from jaxdml.report._analysis import Projection, Similarities
 
-__all__ = ["GALLERY_NOTE", "Curve", "Setting"]
+__all__ = ["GALLERY_NOTE", "Curve", "Setting", "csp_hash", "data_uri", "json_script", "text"]
 
 GALLERY_NOTE = (
   "<p>The image asked about comes first. A solid frame with ✓ has its class; a dashed frame with "
@@ -20,6 +24,86 @@ GALLERY_NOTE = (
 _CARDS = 4
 _GROUPS = {"metrics": "Curves", "loss": "Loss", "dials": "HDML's dials",
            "training": "Training", "diagnostics": "Class collapse"}  # fmt: skip
+
+
+def text(value: Any) -> str:
+  """Escapes anything for an HTML text or a quoted attribute.
+
+  >>> text('<b> & "quotes"')
+  '&lt;b&gt; &amp; &quot;quotes&quot;'
+  """
+  return html.escape(str(value), quote=True)
+
+
+def json_script(element_id: str, value: Any) -> str:
+  """A script element that holds `value` as JSON; nothing in it can end the element.
+
+  >>> json_script("x", ["</script><!--", float("nan")])
+  '<script type="application/json" id="x">["\\\\u003c/script\\\\u003e\\\\u003c!--",null]</script>'
+  """
+  dumped = _files.dump_json(value, strict=True)
+  for character in "<>&":
+    dumped = dumped.replace(character, f"\\u{ord(character):04x}")
+  return f'<script type="application/json" id="{text(element_id)}">{dumped}</script>'
+
+
+def csp_hash(script: str) -> str:
+  """How a Content-Security-Policy names an inline script that may run."""
+  return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def data_uri(content: bytes, kind: str) -> str:
+  """Bytes as an address that needs no request."""
+  return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def number(value: float | None) -> str:
+  """A metric for people: three decimals, or four digits where those would hide it.
+
+  >>> [number(x) for x in (0.65432, 1234567.0, 0.000123, 42, None)]
+  ['0.654', '1.235e+06', '0.000123', '42', '-']
+  """
+  if value is None:
+    return "-"
+  if isinstance(value, int) or (abs(value) >= 100 and value == int(value) and abs(value) < 1e6):
+    return f"{int(value)}"
+  return f"{value:.3f}" if value == 0 or 1e-2 <= abs(value) < 100 else f"{value:.4g}"
+
+
+def table(
+  caption: str, header: Sequence[str], rows: Mapping[str, Sequence[float | None]], *, best: bool
+) -> str:
+  """A table of numbers, a line a model; `best` marks the largest of each column.
+
+  Args:
+    caption: over it.
+    header: names of the columns.
+    rows: name -> its numbers; None is shown as "-".
+    best: the largest of a column is bold and carries a star.
+  """
+  columns = list(zip(*rows.values(), strict=True))
+  tops = [max((v for v in column if v is not None), default=None) for column in columns]
+  cells = "".join(f'<th scope="col">{text(name)}</th>' for name in header)
+  lines = []
+  for name, values in rows.items():
+    line = f'<th scope="row">{text(name)}</th>'
+    for value, top in zip(values, tops, strict=True):
+      first = best and len(rows) > 1 and value is not None and value == top
+      line += f'<td class="best">{number(value)}</td>' if first else f"<td>{number(value)}</td>"
+    lines.append(f"<tr>{line}</tr>")
+  return (
+    f'<div class="scroll" tabindex="0" role="region" aria-label="{text(caption)}"><table>'
+    f"<caption>{text(caption)}</caption><thead><tr><td></td>{cells}</tr></thead>"
+    f"<tbody>{''.join(lines)}</tbody></table></div>"
+  )
+
+
+def _label(metric: str) -> str:
+  return describe_metric(metric).label
+
+
+def _order(metric: str) -> tuple[int, int, str]:
+  return describe_metric(metric).order
 
 
 class Curve(NamedTuple):
@@ -61,7 +145,7 @@ def header(
 ) -> str:
   """Heading, the result in a line, and the main metrics as cards, beside the floors."""
   *floors, model = metrics
-  keys = [key for key in sorted(metrics[model], key=definitions.rank) if _is_score(key)]
+  keys = [key for key in sorted(metrics[model], key=_order) if _is_score(key)]
   preferred = ("recall@1", "map@r", "r_precision", "nmi", "recall@8", "f1")
   main = [key for key in preferred if key in keys][:_CARDS]
   cards = []
@@ -72,10 +156,10 @@ def header(
       if key in metrics[floor]
     )
     cards.append(
-      f'<div class="card">{text(definitions.short(key))}<b>{number(metrics[model][key])}</b>'
+      f'<div class="card">{text(_label(key))}<b>{number(metrics[model][key])}</b>'
       f"{below or f'<span>{text(model)}</span>'}</div>"
     )
-  said = ", ".join(f"{definitions.short(key)} {number(metrics[model][key])}" for key in main[:2])
+  said = ", ".join(f"{_label(key)} {number(metrics[model][key])}" for key in main[:2])
   lead = f"{text(said)} on {text(what)}." if said else f"{text(what)}."
   return (
     f'<header>{f"""<p class="over">{text(about)}</p>""" if about else ""}<h1>{text(title)}</h1>'
@@ -90,7 +174,7 @@ def _is_score(key: str) -> bool:
 
 
 def _meanings(keys: Sequence[str]) -> str:
-  known = dict(filter(None, map(definitions.meaning, keys)))
+  known = {metric.family: metric.meaning for metric in map(describe_metric, keys) if metric.meaning}
   lines = "".join(f"<dt>{text(name)}</dt><dd>{text(said)}</dd>" for name, said in known.items())
   return f"<details><summary>What these mean</summary><dl>{lines}</dl></details>"
 
@@ -98,7 +182,7 @@ def _meanings(keys: Sequence[str]) -> str:
 def metrics(rows: Mapping[str, Mapping[str, float]]) -> str:
   """The table of all models, and what its columns mean."""
   present = {key for row in rows.values() for key in row}
-  keys = sorted(filter(_is_score, present), key=definitions.rank)
+  keys = sorted(filter(_is_score, present), key=_order)
   counts = list(rows.values())[-1]
   said = []
   if "num_queries" in counts:
@@ -122,7 +206,7 @@ def metrics(rows: Mapping[str, Mapping[str, float]]) -> str:
 
 def _of(caption: str, rows: Mapping[str, Mapping[str, float]], keys: Sequence[str]) -> str:
   values = {name: [row.get(key) for key in keys] for name, row in rows.items()}
-  return table(caption, [definitions.short(key) for key in keys], values, best=True)
+  return table(caption, [_label(key) for key in keys], values, best=True)
 
 
 def collapse(rows: Mapping[str, Mapping[str, float]]) -> str:
@@ -133,7 +217,7 @@ def collapse(rows: Mapping[str, Mapping[str, float]]) -> str:
   kept = {name: row for name, row in rows.items() if any(key in row for key in keys)}
   # Metrics as lines: there are more of them than models.
   lines = {
-    definitions.short(key): [row.get(key) for row in kept.values()] for key in keys
+    _label(key): [row.get(key) for row in kept.values()] for key in keys
   }  # fmt: skip
   caption = "None of these is better high or low by itself"
   return (
@@ -200,7 +284,7 @@ def curves(anchor: str, group: Sequence[Curve]) -> tuple[str, dict[str, Any]]:
     if not len(steps):
       continue
     target = f"{anchor}-{place}"
-    plots[target] = figures.curve(steps, values, one.floor)
+    plots[target] = _figures.curve(steps, values, one.floor)
     said = (
       f"{one.name} over training steps: {number(float(values[0]))} at step {int(steps[0])}, "
       f"{number(float(values[-1]))} at step {int(steps[-1])}"
@@ -213,7 +297,7 @@ def curves(anchor: str, group: Sequence[Curve]) -> tuple[str, dict[str, Any]]:
       f"{number(float(values[-1]))}</span>{dash}</figcaption>"
       f'<div id="{target}" class="plot" role="img" aria-label="{text(said)}"></div></figure>'
     )
-  of = max(figures.thinned(c.steps, c.values)[2] for c in group)
+  of = max(_figures.thinned(c.steps, c.values)[2] for c in group)
   note = f", each point the mean of up to {of} that were logged" if of > 1 else ""
   splits = ", ".join(dict.fromkeys(c.of for c in group if c.of))
   measured = f" on {splits}" if splits else ""

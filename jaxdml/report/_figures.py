@@ -21,7 +21,7 @@ from bokeh.models import (
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 
-from jaxdml.report.analysis import Projection, Similarities
+from jaxdml.report._analysis import Projection, Similarities
 
 __all__ = ["curve", "histogram", "item", "library", "scatter"]
 

@@ -1,4 +1,4 @@
-"""What a report shows of embeddings: queries, hubs, similarities of pairs, a map. Arrays only."""
+"""Measures of embeddings that a report shows: hubs, similarities of pairs, a map. Arrays only."""
 
 from __future__ import annotations
 
@@ -6,86 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = [
-  "Hubs",
-  "Projection",
-  "Similarities",
-  "average_precision",
-  "choose_queries",
-  "find_hubs",
-  "pair_similarities",
-  "project",
-]
+__all__ = ["Hubs", "Projection", "Similarities", "find_hubs", "pair_similarities", "project"]
 
 _BINS = 1000  # of cosine similarity, from -1 to 1; shown in at most _SHOWN
 _SHOWN = 80
 _BLOCK_ELEMENTS = 1 << 22
-
-
-def average_precision(hits: np.ndarray, relevant: np.ndarray) -> np.ndarray:
-  """Scores each query's k neighbours, from 0 (none right) to 1 (all right that could be).
-
-      AP@k = 1 / min(R, k) sum_{i <= k, neighbour i right} (right ones among the first i) / i
-
-  Args:
-    hits: [q, k] bool, whether each neighbour is right, the nearest first.
-    relevant: [q], R: how many there are to find.
-
-  Returns:
-    float64 [q]; NaN where nothing is to be found.
-
-  >>> average_precision(np.array([[True, False, True]]), np.array([2])).round(3).tolist()
-  [0.833]
-  """
-  k = hits.shape[1]
-  precision = np.cumsum(hits, axis=1) / np.arange(1, k + 1)
-  most = np.minimum(relevant, k)
-  score = (hits * precision).sum(1) / np.maximum(most, 1)
-  return np.where(most > 0, score, np.nan)
-
-
-def choose_queries(
-  labels: np.ndarray,
-  scores: np.ndarray,
-  similarities: np.ndarray,
-  hits: np.ndarray,
-  count: int,
-  seed: int,
-) -> dict[str, np.ndarray]:
-  """Picks queries to look at: "random", "best" and "worst", as places 0..q-1.
-
-  Best: the highest score, and of equal ones those whose right neighbours are least similar, which
-  is harder than near duplicates. Worst: the lowest score, and of equal ones those most similar to
-  their nearest neighbour: mistakes made with confidence; a query without a mistake is
-  none of them. Both take one query a class while there are classes left. Queries with nothing to
-  find (NaN) are left out.
-
-  Args:
-    labels: [q].
-    scores: [q], of `average_precision`.
-    similarities: [q, k].
-    hits: [q, k].
-    count: how many of each; fewer if there are fewer.
-    seed: of the random ones.
-  """
-  scored = np.flatnonzero(np.isfinite(scores))
-  rng = np.random.default_rng(seed)
-  closeness = np.where(hits, similarities, 0.0).sum(1) / np.maximum(hits.sum(1), 1)
-  best = scored[np.lexsort((closeness[scored], -scores[scored]))]
-  worst = scored[np.lexsort((-similarities[scored, 0], scores[scored]))]
-  worst = worst[scores[worst] < 1]
-  return {
-    "random": rng.permutation(scored)[:count],
-    "best": _one_a_class(best, labels, count),
-    "worst": _one_a_class(worst, labels, count),
-  }
-
-
-def _one_a_class(ordered: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
-  """The first of each class in the order given, then the rest: `count` of them, in that order."""
-  first = np.zeros(len(ordered), bool)
-  first[np.unique(labels[ordered], return_index=True)[1]] = True
-  return np.concatenate([ordered[first], ordered[~first]])[:count]
 
 
 class Hubs(NamedTuple):

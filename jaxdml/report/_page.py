@@ -13,13 +13,10 @@ from tqdm import tqdm
 
 from jaxdml import evaluation
 from jaxdml.evaluation import _checks as checks
-from jaxdml.report import analysis, figures, galleries, sections, thumbnails
-from jaxdml.report.markup import csp_hash, json_script, text
+from jaxdml.report import _analysis, _figures, _galleries, _sections
+from jaxdml.report._sections import Curve, Setting, csp_hash, json_script, text
 
-__all__ = ["Curve", "Setting", "build"]
-
-Curve = sections.Curve
-Setting = sections.Setting
+__all__ = ["build"]
 
 
 class _Part(NamedTuple):
@@ -104,7 +101,7 @@ def build(
   stored = None if gallery is None else checks.as_column("gallery", gallery, n, "embeddings") > 0
   if stored is not None and (stored.all() or not stored.any()):
     raise ValueError("gallery: expected some rows in it and some queries; got all or none")
-  pictures = thumbnails.Pictures(images, n)
+  pictures = _galleries.Pictures(images, n)
   call = functools.partial(_name, names)
   record = record or (lambda row: f"row {row}")
 
@@ -118,30 +115,30 @@ def build(
     if metrics is None:
       metrics = {"embeddings": _measure(x, labels, stored)}
     done("metrics", None)
-    near = _galleries(x, labels, stored, pictures, call, record, queries, k, seed)
+    near = _neighbours(x, labels, stored, pictures, call, record, queries, k, seed)
     done("galleries", None)
-    projection = analysis.project(x, max_points=max(2, max_points), seed=seed)
+    projection = _analysis.project(x, max_points=max(2, max_points), seed=seed)
     done("map", None)
-    sheets = thumbnails.sheets(pictures, projection.rows)
+    sheets = _galleries.sheets(pictures, projection.rows)
     done("images", None)
-    pairs = analysis.pair_similarities(x, labels, seed=seed)
+    pairs = _analysis.pair_similarities(x, labels, seed=seed)
     done("similarities", None)
 
   all_columns = {label_name: [call(v) for v in labels.tolist()]}
   all_columns |= {name: [str(v) for v in values.tolist()] for name, values in others.items()}
   classes = len(np.unique(labels))
-  items = {"map-plot": figures.scatter(projection)}
+  items = {"map-plot": _figures.scatter(projection)}
   parts = [
-    _Part("metrics", "Metrics", sections.metrics(metrics)),
+    _Part("metrics", "Metrics", _sections.metrics(metrics)),
     _Part("neighbours", "Nearest neighbours", near),
-    _Part("map", "Map", sections.map_controls(projection, n, classes)),
+    _Part("map", "Map", _sections.map_controls(projection, n, classes)),
   ]
   if pairs is not None:
-    items["pairs-plot"] = figures.histogram(pairs)
-    parts.append(_Part("pairs", "Similarities", sections.pairs(pairs, n)))
-  collapse = sections.collapse(metrics)
-  for group, heading, drawn in sections.grouped(curves):
-    html, plots = sections.curves(f"{group}-curves", drawn)
+    items["pairs-plot"] = _figures.histogram(pairs)
+    parts.append(_Part("pairs", "Similarities", _sections.pairs(pairs, n)))
+  collapse = _sections.collapse(metrics)
+  for group, heading, drawn in _sections.grouped(curves):
+    html, plots = _sections.curves(f"{group}-curves", drawn)
     items |= plots
     if group == "diagnostics":
       collapse += html
@@ -150,13 +147,13 @@ def build(
   if collapse:
     parts.append(_Part("collapse", "Class collapse", collapse))
   facts = {"page made": f"{datetime.datetime.now():%Y-%m-%d %H:%M}", **(facts or {})}
-  parts.append(_Part("run", "Settings and versions", sections.settings(settings, facts)))
+  parts.append(_Part("run", "Settings and versions", _sections.settings(settings, facts)))
   data = [
     json_script("map-data", _map_data(projection, sheets, all_columns, record)),
     json_script("figures", list(items)),
-    *(json_script(f"{name}-item", figures.item(plot, name)) for name, plot in items.items()),
+    *(json_script(f"{name}-item", _figures.item(plot, name)) for name, plot in items.items()),
   ]
-  header = sections.header(title, about, notices, metrics, f"{n:,} images of {classes:,} classes")
+  header = _sections.header(title, about, notices, metrics, f"{n:,} images of {classes:,} classes")
   return _document(title, header, parts, data, sheets)
 
 
@@ -179,11 +176,11 @@ def _measure(x: np.ndarray, labels: np.ndarray, stored: np.ndarray | None) -> di
   return {**metrics, **{f"collapse/{name}": value for name, value in collapse.items()}}
 
 
-def _galleries(
+def _neighbours(
   x: np.ndarray,
   labels: np.ndarray,
   stored: np.ndarray | None,
-  pictures: thumbnails.Pictures,
+  pictures: _galleries.Pictures,
   call: Callable[[Any], str],
   record: Callable[[int], str],
   count: int,
@@ -198,18 +195,18 @@ def _galleries(
     asked, candidates = rows[~stored], rows[stored]
     found = evaluation.nearest_neighbours(x[asked], min(k, len(candidates)), gallery=x[candidates])
   indices, similarities = np.asarray(found.indices), np.asarray(found.similarities)
-  shown = galleries.galleries(
+  shown = _galleries.galleries(
     indices, similarities, labels, asked, candidates, count=count, seed=seed
   )
   needed = {row for gallery in shown for line in gallery.lines for row in (line.row, *line.found)}
-  uris = thumbnails.singles(pictures, np.array(sorted(needed)))
+  uris = _galleries.singles(pictures, np.array(sorted(needed)))
   named = lambda row: call(labels[row].item())
-  return sections.GALLERY_NOTE + galleries.html(shown, labels, uris, named, record)
+  return _sections.GALLERY_NOTE + _galleries.html(shown, labels, uris, named, record)
 
 
 def _map_data(
-  projection: analysis.Projection,
-  sheets: thumbnails.Sheets,
+  projection: _analysis.Projection,
+  sheets: _galleries.Sheets,
   columns: Mapping[str, list[str]],
   record: Callable[[int], str],
 ) -> dict[str, Any]:
@@ -243,7 +240,7 @@ def _document(
   header: str,
   parts: Sequence[_Part],
   data: Sequence[str],
-  sheets: thumbnails.Sheets,
+  sheets: _galleries.Sheets,
 ) -> str:
   """The whole page. Only its own two scripts may run, and nothing may be fetched."""
   folder = importlib.resources.files("jaxdml.report")
@@ -251,7 +248,7 @@ def _document(
   style += "".join(
     f"\n.sheet-{i} {{ background-image: url({uri}); }}" for i, uri in enumerate(sheets.uris)
   )
-  scripts = [figures.library(), (folder / "page.js").read_text()]
+  scripts = [_figures.library(), (folder / "page.js").read_text()]
   policy = (
     f"default-src 'none'; script-src {' '.join(map(csp_hash, scripts))}; "
     "style-src 'unsafe-inline'; img-src data: blob:; font-src data:; base-uri 'none'; "

@@ -1,0 +1,266 @@
+"""The commands by name, and the one way in which any of them ends."""
+
+from __future__ import annotations
+
+import _thread
+import argparse
+import difflib
+import errno
+import importlib
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+from jaxdml._version import __version__
+from jaxdml.errors import JaxdmlError
+
+__all__ = ["NAMES", "Command", "Parser", "UsageError", "guard", "main", "note", "start"]
+
+NAMES = (
+  "train", "prepare", "show", "evaluate", "embed", "search", "export", "report", "gallery",
+  "convert",
+)  # fmt: skip
+"""Each is a module of this package with a `COMMAND`; this is the order of `jaxdml --help`."""
+
+# What the machine lacks or lost, however right the command was.
+_BROKEN = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE}
+
+
+class UsageError(JaxdmlError):
+  """A command line that cannot be run as it stands; the message names the option."""
+
+
+class Command(NamedTuple):
+  """A command as the command line knows it.
+
+  Attributes:
+    summary: its line in `jaxdml --help`.
+    add_options: puts its options into a parser. Nothing heavy is imported before.
+    run: does the work; returns the exit status, None for 0.
+    resumes: what giving the same command again does after Ctrl-C, if not all anew.
+    user_errors: exceptions of the work that say what to change, besides those of the package.
+  """
+
+  summary: str
+  add_options: Callable[[Parser], None]
+  run: Callable[[argparse.Namespace], int | None]
+  resumes: str = ""
+  user_errors: tuple[type[Exception], ...] = (ValueError,)
+
+
+class Parser(argparse.ArgumentParser):
+  """The parser of a command: no abbreviations, and mistakes raise `UsageError`.
+
+  With `overrides` it also takes --config.KEY=VALUE, as `args.overrides`.
+  """
+
+  overrides = False
+
+  def __init__(self, **options: Any):
+    options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+    super().__init__(allow_abbrev=False, **options)
+
+  def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    """Parses all arguments: there are no unknown ones to return."""
+    arguments, overrides = list(args or []), []
+    if self.overrides:
+      arguments, overrides = split_overrides(arguments)
+    namespace, unknown = super().parse_known_args(arguments, namespace)
+    if unknown:
+      name = unknown[0].partition("=")[0]
+      if not name.startswith("-"):
+        raise UsageError(f"{unknown[0]}: expected an option such as --NAME=VALUE")
+      options = re.findall(r"--\w+", self.format_usage())
+      raise UsageError(f"unknown option {name}{_nearest(name, options)}; see {self.prog} --help")
+    if self.overrides:
+      namespace.overrides = overrides
+    return namespace, []
+
+  def error(self, message: str) -> NoReturn:
+    """Raises what argparse would print under the usage."""
+    message = re.sub(r"^argument (--\w+)(, -\w)?: ", r"\1: ", message)
+    raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+  """Takes --config.KEY=VALUE, --config.KEY VALUE and --config.KEY out of arguments.
+
+  Returns:
+    The other arguments, and (KEY, VALUE) in their order. A key alone is "true", and
+    --noconfig.KEY is "false".
+
+  >>> split_overrides(["--config.seed=3", "--workdir=x", "--config.a.b", "-1", "--config.c"])
+  (['--workdir=x'], [('seed', '3'), ('a.b', '-1'), ('c', 'true')])
+  """
+  rest, found = [], []
+  waiting = list(arguments)
+  while waiting:
+    argument = waiting.pop(0)
+    match = re.fullmatch(r"--?(no)?config\.([^=]+)(?:=(.*))?", argument, re.DOTALL)
+    if match is None:
+      rest.append(argument)
+      continue
+    negated, key, value = match.groups()
+    if negated:
+      value = "false"
+    elif value is None:
+      follows = bool(waiting) and not re.match(r"-(?![\d.])", waiting[0])
+      value = waiting.pop(0) if follows else "true"
+    found.append((key, value))
+  return rest, found
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+  near = difflib.get_close_matches(name, names, n=1)
+  return f"; did you mean {near[0]}?" if near else ""
+
+
+def note(message: str) -> None:
+  """Prints a remark, which is no result, on stderr."""
+  print(f"note: {message}", file=sys.stderr)
+
+
+def _fail(message: object, status: int) -> int:
+  print(f"error: {message}", file=sys.stderr)
+  return status
+
+
+def guard(
+  work: Callable[[], int | None],
+  args: argparse.Namespace | None = None,
+  *,
+  resumes: str = "",
+  user_errors: tuple[type[Exception], ...] = (),
+) -> int:
+  """Runs a command's work; what a user can read of its errors is one line on stderr.
+
+  Args:
+    work: returns the exit status, None for 0.
+    args: its options, which the messages of errors name.
+    resumes: see `Command`.
+    user_errors: see `Command`.
+
+  Returns:
+    The exit status: 2 for what the user can mend, 1 for what broke, 130 after Ctrl-C.
+  """
+  args = args or argparse.Namespace()
+  interrupted = f"interrupted{resumes and '; the same command ' + resumes}"
+  hook, sys.unraisablehook = sys.unraisablehook, _interrupt_again
+  try:
+    status = work() or 0
+    sys.stdout.flush()
+    return status
+  except KeyboardInterrupt:
+    print(interrupted, file=sys.stderr)
+    return 130
+  except JaxdmlError as error:
+    return _fail(error, error.exit_status)
+  except BrokenPipeError:
+    # Who read our output, `head` for one, has seen enough. Python would flush it once more at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 1
+  except OSError as error:
+    return _fail(_describe(error, vars(args)), 1 if error.errno in _BROKEN else 2)
+  except Exception as error:
+    if _from_ctrl_c(error):  # It met an import, say, which reports it as an error of its own.
+      print(interrupted, file=sys.stderr)
+      return 130
+    if not isinstance(error, user_errors):
+      raise
+    # The library names its arguments, which are our options.
+    ours = str(error).partition(":")[0] in args
+    return _fail(f"{'--' if ours else ''}{error}", 2)
+  finally:
+    sys.unraisablehook = hook
+
+
+def _from_ctrl_c(error: BaseException | None) -> bool:
+  while error is not None and not isinstance(error, KeyboardInterrupt):
+    error = error.__cause__ or error.__context__
+  return error is not None
+
+
+def _interrupt_again(unraisable: Any) -> None:
+  """Repeats a Ctrl-C that is about to be lost, and shows other errors that nobody can catch.
+
+  Python calls some functions between two lines of ours, JAX's callback of the garbage collector for
+  one, and drops what they raise: about every second Ctrl-C while a command starts.
+  """
+  if issubclass(unraisable.exc_type, KeyboardInterrupt):
+    threading.Timer(0.02, _thread.interrupt_main).start()  # When we are out of that function.
+  else:
+    sys.__unraisablehook__(unraisable)
+
+
+def _describe(error: OSError, options: dict[str, Any]) -> str:
+  """The error with its file and the option that this came from; without a file, where we write."""
+  said = error.strerror or str(error) or type(error).__name__
+  if not isinstance(error.filename, str | bytes):
+    named = [f"--{name}={options[name]}: " for name in ("out", "workdir") if options.get(name)]
+    return f"{named[0] if named else ''}{said}"
+  file = os.fsdecode(error.filename)
+  for name, value in options.items():
+    place = os.fspath(value) if isinstance(value, str | os.PathLike) else ""
+    if place and (file == place or file.startswith(place + os.sep)):
+      return f"--{name}={place}: {said}{'' if file == place else ': ' + file}"
+  return f"{file}: {said}"
+
+
+def load(name: str) -> Command:
+  """Returns a command by its name, one of `NAMES`."""
+  return importlib.import_module(f"jaxdml.commands.{name}").COMMAND
+
+
+def _without_command(arguments: Sequence[str]) -> None:
+  """Answers --help and --version; anything else names no command."""
+  if arguments[:1] in (["--help"], ["-h"]):
+    width = max(map(len, NAMES))
+    lines = "\n".join(f"  {name:<{width}}  {load(name).summary}" for name in NAMES)
+    print(
+      f"usage: jaxdml COMMAND --OPTION=VALUE ...\n\nDeep metric learning in JAX.\n\n{lines}\n\n"
+      "jaxdml COMMAND --help has the options of one, jaxdml --version the version."
+    )
+  elif arguments[:1] == ["--version"]:
+    print(f"jaxdml {__version__}")
+  elif arguments:
+    near = _nearest(arguments[0], NAMES)
+    raise UsageError(f"unknown command {arguments[0]!r}{near}; expected one of {', '.join(NAMES)}")
+  else:
+    raise UsageError(f"expected a command, one of {', '.join(NAMES)}; see jaxdml --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs a command line; returns its exit status.
+
+  Args:
+    argv: the command and its options; by default those of this process.
+  """
+  arguments = list(sys.argv[1:] if argv is None else argv)
+  if not arguments or arguments[0] not in NAMES:
+    return guard(lambda: _without_command(arguments))
+  command, args = load(arguments[0]), argparse.Namespace()
+
+  def work() -> int | None:
+    parser = Parser(prog=f"jaxdml {arguments[0]}", description=f"{command.summary}.")
+    command.add_options(parser)
+    parser.parse_args(arguments[1:], args)
+    return command.run(args)
+
+  try:
+    return guard(work, args, resumes=command.resumes, user_errors=command.user_errors)
+  except SystemExit as end:  # argparse has printed the help.
+    return int(end.code or 0)
+
+
+def start(argv: Sequence[str] | None = None) -> NoReturn:
+  """Runs a command line, as `main`, and ends the process with its exit status."""
+  status = main(argv)
+  if status == 130:
+    # Ctrl-C may have met the import of a native library: Python's orderly end can crash or hang on
+    # what that left behind, and there is nothing for it to do.
+    sys.stderr.flush()
+    os._exit(status)
+  sys.exit(status)

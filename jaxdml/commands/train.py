@@ -1,0 +1,72 @@
+"""`jaxdml train`: one run, from a config to its results and report."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from jaxdml.commands import _config, _options
+from jaxdml.commands._cli import Command, Parser, UsageError
+
+__all__ = ["COMMAND"]
+
+
+def _add_options(parser: Parser) -> None:
+  _config.add_option(parser)
+  _options.add(
+    parser,
+    "workdir",
+    required=True,
+    help="where checkpoints, metrics, results and report go; an unfinished run there is resumed",
+  )
+  _options.add(parser, "multihost")
+  parser.epilog = _config.EXPLAINED
+
+
+def _run(args: argparse.Namespace) -> int:
+  config = _config.read(args.config, args.overrides)
+  import jax
+
+  if args.multihost:
+    jax.distributed.initialize()
+  from jaxdml.data import ImageDecodeError
+  from jaxdml.training import loop
+
+  def report(run: Any, embedded: Any) -> None:
+    if config.train.report and not jax.process_index():
+      _report(run, embedded, args.workdir)
+
+  if args.workdir.exists() and not args.workdir.is_dir():
+    raise UsageError(f"--workdir={args.workdir}: expected a folder, this is a file")
+  try:
+    loop.train_and_evaluate(config, args.workdir, finished=report)
+  except ImageDecodeError as error:  # The command was right: its data are damaged.
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  return 0
+
+
+def _report(run: Any, embedded: Any, workdir: Any) -> None:
+  """Writes report.html; the results are safe on disk, whatever becomes of it."""
+  from jaxdml import report
+
+  try:
+    page = report.of_run(run, workdir=workdir, embedded=embedded)
+    print(f"wrote {report.write(page, workdir / 'report.html')}", file=sys.stderr)
+  except Exception as error:
+    reason = " ".join(str(error).split())
+    print(
+      f"no report was written: {type(error).__name__}: {reason}. The results are whole; "
+      f"jaxdml report --workdir={workdir} tries again",
+      file=sys.stderr,
+    )
+
+
+COMMAND = Command(
+  "Trains an encoder as a config says, or resumes it, and evaluates it",
+  _add_options,
+  _run,
+  resumes="goes on from the last checkpoint",
+  user_errors=(),  # A ValueError may come from a loss in the config's file: a traceback helps.
+)

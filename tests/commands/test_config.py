@@ -1,0 +1,125 @@
+"""--config and its overrides: what they take, and one line for what they do not."""
+
+import pathlib
+
+import pytest
+
+from jaxdml.commands import _config
+from jaxdml.commands._cli import UsageError, split_overrides
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+FILE = f"{ROOT / 'configs' / 'grid.py'}:glyphs"
+
+
+def read(*arguments, file=FILE):
+  rest, overrides = split_overrides(arguments)
+  assert rest == []
+  return _config.read(file, overrides)
+
+
+def test_values_take_the_types_of_their_keys():
+  config = read(
+    "--config.optimizer.learning_rate=5e-4", "--config.seed", "3", "-config.data.batch_size=64",
+    "--config.data.dataset=a=b", "--config.eval.ks=(1, 10)", "--config.hdml.enabled",
+    "--noconfig.eval.test", "--config.train.report=False", "--config.optimizer.clip_norm=2",
+    "--config.hdml.window=7 steps", "--config.hdml.weighted_average=true",
+    "--config.optimizer.generator_learning_rate", "-1e-4",
+  )  # fmt: skip
+  assert config.optimizer.learning_rate == 5e-4 and config.seed == 3
+  assert config.data.batch_size == 64 and config.data.dataset == "a=b"
+  assert config.eval.ks == (1, 10) and config.hdml.enabled is True
+  assert config.eval.test is False and config.train.report is False
+  assert isinstance(config.optimizer.clip_norm, float) and config.hdml.window == "7 steps"
+  assert config.hdml.weighted_average is True
+  assert config.optimizer.generator_learning_rate == -1e-4
+  assert config.is_locked
+
+
+@pytest.mark.parametrize(
+  ("arguments", "value"),
+  [
+    (["--config.eval.ks=1", "--config.eval.ks=10"], (1, 10)),
+    (["--config.eval.ks=4"], (4,)),
+    (["--config.eval.ks=[2, 3]"], (2, 3)),
+    (["--config.eval.ks=()"], ()),
+  ],
+)
+def test_tuples_at_once_or_one_by_one(arguments, value):
+  assert read(*arguments).eval.ks == value
+  texts = read("--config.optimizer.milestones=5 steps", "--config.optimizer.milestones=9 steps")
+  assert texts.optimizer.milestones == ("5 steps", "9 steps")
+
+
+def test_options_take_keys_that_the_file_does_not_have():
+  config = read(
+    "--config.loss.options.names=[1, 'a']", "--config.mining.options.k", "2",
+    "--config.encoder.options.pooling=gem", "--config.encoder.options.cap=true",
+    "--config.loss.init_options.centers=3", "--config.loss.distance_options.curvature=0.5",
+  )  # fmt: skip
+  assert config.loss.options.names == [1, "a"] and config.mining.options.k == 2
+  assert config.encoder.options.to_dict() == {"pooling": "gem", "cap": True}
+  assert config.loss.init_options.centers == 3 and config.loss.distance_options.curvature == 0.5
+  config = read("--config.loss.options={'l2_reg': 0.1}", "--config.loss.options.margin=2")
+  assert config.loss.options.to_dict() == {"l2_reg": 0.1, "margin": 2}
+
+
+def test_the_last_value_counts():
+  assert read("--config.seed=3", "--config.seed=5").seed == 5
+
+
+@pytest.mark.parametrize(
+  ("argument", "message"),
+  [
+    (
+      "--config.optimizer.learnin_rate=1e-4",
+      "--config.optimizer.learnin_rate=1e-4: config.optimizer has no key 'learnin_rate'; did you "
+      "mean 'learning_rate'? It takes: ",
+    ),
+    ("--config.optimiser.x=1", "config has no key 'optimiser'; did you mean 'optimizer'?"),
+    ("--config.seed.x=1", "config.seed has no key 'x'. It takes: none"),
+    ("--config.loss.options.a.b=1", "config.loss.options has no key 'a'"),
+    ("--config.seed=abc", "--config.seed=abc: expected a whole number"),
+    ("--config.seed=1.5", "--config.seed=1.5: expected a whole number"),
+    ("--config.optimizer.learning_rate=high", "=high: expected a float"),
+    ("--config.eval.test=perhaps", "--config.eval.test=perhaps: expected True or False"),
+    ("--config.eval.ks=(1, 2", "--config.eval.ks=(1, 2: expected a tuple"),
+    ("--config.loss.options=3", "--config.loss.options=3: expected a"),
+    ("--config.hdml.weighted_average=3", "expected True or False"),
+  ],
+)
+def test_what_a_key_does_not_take(argument, message):
+  with pytest.raises(UsageError) as raised:
+    read(argument)
+  assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def write(tmp_path, text):
+  folder = tmp_path / "own"
+  folder.mkdir()
+  (folder / "shared.py").write_text("from ml_collections import ConfigDict\nSEED = 7\n")
+  (folder / "mine.py").write_text(f"from own.shared import SEED, ConfigDict\n{text}")
+  return str(folder / "mine.py")
+
+
+def test_a_file_with_an_argument_and_imports_of_its_own_folder(tmp_path):
+  file = write(tmp_path, "get_config = lambda arg='': ConfigDict({'seed': SEED, 'arg': arg})\n")
+  assert read(file=file).to_dict() == {"seed": 7, "arg": ""}
+  assert read("--config.seed=8", file=f"{file}:a,b:c").to_dict() == {"seed": 8, "arg": "a,b:c"}
+
+
+def test_files_that_do_not_give_a_config(tmp_path):
+  with pytest.raises(UsageError, match=r"--config=configs/nope\.py: no such file; see configs/"):
+    read(file="configs/nope.py")
+  with pytest.raises(UsageError, match=r"get_config\(\) takes 0 positional arguments but 1"):
+    read(file=f"{ROOT / 'configs' / 'default.py'}:x")
+  with pytest.raises(UsageError, match="--config: the config's argument: expected names of"):
+    read(file=f"{ROOT / 'configs' / 'hdml_cub.py'}:tripplet")
+  (tmp_path / "none.txt").write_text("")
+  with pytest.raises(UsageError, match="expected a file of Python"):
+    read(file=str(tmp_path / "none.txt"))
+  (tmp_path / "none.py").write_text("")
+  with pytest.raises(UsageError, match="has no get_config"):
+    read(file=str(tmp_path / "none.py"))
+  (tmp_path / "bug.py").write_text("def get_config():\n  return 1 + 'a'\n")
+  with pytest.raises(TypeError):  # A fault in the file keeps its traceback.
+    read(file=str(tmp_path / "bug.py"))

@@ -112,7 +112,7 @@ def test_files_that_do_not_give_a_config(tmp_path):
     read(file="configs/nope.py")
   with pytest.raises(UsageError, match=r"get_config\(\) takes 0 positional arguments but 1"):
     read(file=f"{ROOT / 'configs' / 'default.py'}:x")
-  with pytest.raises(UsageError, match="--config: configs/grid.py takes names joined by commas"):
+  with pytest.raises(UsageError, match=r"--config: configs/grid\.py takes names joined by commas"):
     read(file=f"{ROOT / 'configs' / 'hdml_cub.py'}:tripplet")
   (tmp_path / "none.txt").write_text("")
   with pytest.raises(UsageError, match="expected a file of Python"):

@@ -65,9 +65,6 @@ class Dataset:
   def __getstate__(self) -> dict[str, Any]:
     return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
-  def __setstate__(self, state: dict[str, Any]) -> None:
-    self.__dict__.update(state)
-
   @functools.cached_property
   def _source(self) -> Any:
     return records.open_records(self.directory, self.tfds_split)

@@ -12,37 +12,26 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import tensorflow_datasets as tfds
-
 from jaxdml.data import picture_files
 from jaxdml.prepare import copies, photos
 from jaxdml.prepare.photos import ImageFolderError, Photo
-from jaxdml.prepare.source import Item
+from jaxdml.prepare.source import Item, Source, column_features
 
-VERSION = "1.0.0"
+_VERSION = "1.0.0"
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _COLUMNS = ("label", "coarse", "fine")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ImageFolder:
-  """A folder of photos as a `source.Source`; `source` makes it.
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class ImageFolder(Source):
+  """A folder of photos as a source; its description is what was found, a line each.
 
   Attributes:
     root: the folder that the items' paths are relative to.
-    description: what was found, and what the user should know about it, a line each.
   """
 
   root: Path
-  name: str
-  description: str
-  features: tfds.features.FeaturesDict
-  items: Sequence[Item] = dataclasses.field(repr=False)
-  fingerprint: str
-  version: str = VERSION
-  homepage: str = ""
-  supervised: str = "label"
 
   def read(self, start: int) -> Iterator[bytes]:
     """Yields the bytes of the files `items[start:]`; at most one more than `decode.MAX_BYTES`.
@@ -136,14 +125,9 @@ def source(
   return ImageFolder(
     root=folder.path,
     name=f"image_folder/{name}",
+    version=_VERSION,
     description="\n".join(notes),
-    features=tfds.features.FeaturesDict(
-      {
-        "image": tfds.features.Image(),
-        "path": tfds.features.Text(),
-        **{column: tfds.features.ClassLabel(names=names[column]) for column in columns},
-      }
-    ),
+    features=column_features(names),
     items=items,
     fingerprint=_fingerprint(found, names),
   )
@@ -184,7 +168,7 @@ def _items(found: Sequence[Photo], names: Mapping[str, Sequence[str]]) -> list[I
 
 def _fingerprint(found: Iterable[Photo], names: Mapping[str, Sequence[str]]) -> str:
   """Changes with the classes, the splits, and the name, size or time of change of any file."""
-  digest = hashlib.sha256(json.dumps([VERSION, names]).encode())
+  digest = hashlib.sha256(json.dumps([_VERSION, names]).encode())
   for photo in found:
     digest.update(json.dumps(photo, sort_keys=True).encode())
   return digest.hexdigest()

@@ -11,11 +11,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import tensorflow_datasets as tfds
-
 from jaxdml._text import few
 from jaxdml.prepare.archives import Files, Folder, Tar, Zip, check_name
-from jaxdml.prepare.source import Item, PrepareError
+from jaxdml.prepare.source import Item, PrepareError, Source, column_features
 
 __all__ = [
   "Annotations", "Card", "Count", "Part", "Row", "find", "find_part", "load_mat", "missing_files",
@@ -159,16 +157,12 @@ class Card:
       digest.update(part.files.fingerprint.encode())
     for item in items:
       digest.update(repr((item.split, item.path, sorted(item.values.items()))).encode())
-    features: dict[str, Any] = {"image": tfds.features.Image(), "path": tfds.features.Text()}
-    for column, names in labels.items():
-      kind = {"num_classes": names} if isinstance(names, int) else {"names": names}
-      features[column] = tfds.features.ClassLabel(**kind)
     return ArchiveSource(
       name=self.name,
       version=self.version,
       description=description,
       homepage=self.homepage,
-      features=tfds.features.FeaturesDict(features),
+      features=column_features(labels),
       supervised=self.label,
       items=items,
       fingerprint=digest.hexdigest(),
@@ -176,22 +170,14 @@ class Card:
     )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ArchiveSource:
-  """A `source.Source` over some archives and folders.
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class ArchiveSource(Source):
+  """A source over some archives and folders.
 
   Attributes:
     places: of each item, the archive or folder and its name there.
   """
 
-  name: str
-  version: str
-  description: str
-  homepage: str
-  features: tfds.features.FeaturesDict
-  supervised: str
-  items: Sequence[Item]
-  fingerprint: str
   places: Sequence[tuple[Files, str]]
 
   def read(self, start: int) -> Iterator[bytes]:

@@ -77,24 +77,24 @@ class Folder:
     self._real = os.path.realpath(self.path)
     self._real_parents: dict[str, str] = {}
 
-  def _inside(self, path: str) -> bool:
+  def _resolved(self, path: str) -> str:
+    """Returns the path with the links of its folders resolved, each folder once."""
     parent, name = os.path.split(path)
     if parent not in self._real_parents:
       self._real_parents[parent] = os.path.realpath(parent)
-    real = os.path.join(self._real_parents[parent], name)
+    return os.path.join(self._real_parents[parent], name)
+
+  def _inside(self, path: str) -> bool:
+    real = self._resolved(path)
     if os.path.islink(real):
       real = os.path.realpath(real)
     return os.path.commonpath([self._real, real]) == self._real
 
   def _relative(self, path: str) -> str:
-    """An absolute path as one below the folder: as it is written, else as it resolves."""
-    parent, name = os.path.split(path)
-    if parent not in self._real_parents:
-      self._real_parents[parent] = os.path.realpath(parent)
-    resolved = os.path.join(self._real_parents[parent], name)
+    """Returns an absolute path as one below the folder: as it is written, else as it resolves."""
     # A normal form would change what ".." behind a link means.
     written = [] if ".." in path.split("/") else [os.path.normpath(path)]
-    for candidate in (*written, resolved):
+    for candidate in (*written, self._resolved(path)):
       for root in (os.path.abspath(self.path), self._real):
         if os.path.commonpath([root, candidate]) == root:
           return os.path.relpath(candidate, root)

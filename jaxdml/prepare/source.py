@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
 from jaxdml.errors import JaxdmlError
 
-__all__ = ["Item", "PrepareError", "Source"]
+__all__ = ["Item", "PrepareError", "Source", "column_features"]
 
 
 class PrepareError(JaxdmlError, ValueError):
@@ -30,8 +31,9 @@ class Item(NamedTuple):
   values: Mapping[str, Any]
 
 
-class Source(Protocol):
-  """Images with labels that `write` makes a data set of.
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Source:
+  """Images with labels that `writing.write` makes a data set of; each kind reads in its own way.
 
   Attributes:
     name: of the data set, "NAME" or "NAME/CONFIG".
@@ -45,14 +47,27 @@ class Source(Protocol):
   """
 
   name: str
-  version: str
+  version: str = "1.0.0"
   description: str
-  homepage: str
+  homepage: str = ""
   features: tfds.features.FeaturesDict
-  supervised: str
-  items: Sequence[Item]
+  supervised: str = "label"
+  items: Sequence[Item] = dataclasses.field(repr=False)
   fingerprint: str
 
   def read(self, start: int) -> Iterator[bytes]:
     """Yields the encoded bytes of items[start:], in order and unchanged."""
-    ...
+    raise NotImplementedError
+
+
+def column_features(columns: Mapping[str, Sequence[str] | int]) -> tfds.features.FeaturesDict:
+  """Returns the features of a source.
+
+  Args:
+    columns: label column -> the names of its values, or how many there are.
+  """
+  kinds: dict[str, Any] = {"image": tfds.features.Image(), "path": tfds.features.Text()}
+  for column, names in columns.items():
+    kind = {"num_classes": names} if isinstance(names, int) else {"names": names}
+    kinds[column] = tfds.features.ClassLabel(**kind)
+  return tfds.features.FeaturesDict(kinds)

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxdml import commands
+from jaxdml.training import read_metrics
 
 __all__ = ["CURVES", "curves"]
 
@@ -47,23 +48,15 @@ def curves(workdir: str | os.PathLike[str]) -> dict[str, tuple[np.ndarray, np.nd
   Raises:
     ValueError: no metrics.jsonl, or none of HDML's metrics in it.
   """
-  path = pathlib.Path(workdir) / "metrics.jsonl"
-  if not path.is_file():
+  logged = read_metrics(workdir)
+  if not logged:
     raise ValueError(f"{workdir} holds no metrics.jsonl; expected the --workdir of a run with HDML")
-  found: dict[str, list[tuple[int, float]]] = {}
-  for line in path.read_text().splitlines():
-    if line.endswith("}"):
-      logged = json.loads(line)
-      for name in CURVES:
-        if name in logged:
-          found.setdefault(name, []).append((logged["step"], logged[name]))
-  if "hdml/lambda" not in found:
+  if "hdml/lambda" not in logged:
     raise ValueError(
-      f"{path} holds no hdml/lambda: the run is one without HDML, or stopped before its first "
-      "config.train.log_every"
+      f"{workdir}: its metrics.jsonl holds no hdml/lambda: the run is one without HDML, or stopped "
+      "before its first config.train.log_every"
     )
-  columns = {name: np.array(points, np.float64).T for name, points in found.items()}
-  return {name: (columns[name][0], columns[name][1]) for name in CURVES if name in columns}
+  return {name: logged[name] for name in CURVES if name in logged}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

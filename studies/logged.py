@@ -7,12 +7,12 @@ in each cell's metrics.jsonl: this prints the mean over seeds of the last value,
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
 import sys
 from collections.abc import Sequence
 
 from jaxdml import commands
+from jaxdml.training import read_metrics
 
 __all__ = ["last_values", "main"]
 
@@ -22,20 +22,14 @@ _METRICS = (
 )  # fmt: skip
 
 
-def last_values(path: pathlib.Path, metrics: Sequence[str]) -> dict[str, float]:
-  """The last value of each metric in a metrics.jsonl; those that it never logs are left out.
+def last_values(workdir: pathlib.Path, metrics: Sequence[str]) -> dict[str, float]:
+  """The last value of each metric that a run has logged; those that it never logs are left out.
 
   Raises:
-    ValueError: a line that is no JSON.
+    ValueError: a line that no run writes.
   """
-  found = {}
-  for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-    try:
-      values = json.loads(line)
-    except ValueError as error:
-      raise ValueError(f"{path}: line {number} is no JSON: {error}") from error
-    found |= {name: values[name] for name in metrics if name in values}
-  return found
+  logged = read_metrics(workdir)
+  return {name: float(logged[name][1][-1]) for name in metrics if name in logged}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   arms: dict[str, list[dict[str, float]]] = {}
   try:
     for path in sorted(pathlib.Path(args.out, args.suite).glob("*/*/seed-*/metrics.jsonl")):
-      values = last_values(path, metrics)
+      values = last_values(path.parent, metrics)
       if len(values) == len(metrics):
         arms.setdefault(path.parts[-3], []).append(values)
   except (OSError, ValueError) as error:

@@ -20,7 +20,7 @@ from jaxdml.training import defaults, machine
 from jaxdml.training.config import flatten
 from jaxdml.training.runs import Restored
 
-__all__ = ["TRAINED", "curves", "of_run", "read_history", "write"]
+__all__ = ["TRAINED", "curves", "of_run", "write"]
 
 TRAINED = "trained model"
 _EVALUATED = re.compile(r"eval/(?P<split>.+?)/(?P<metric>(?:collapse/(?:within/)?|macro/)?[^/]+)")
@@ -69,10 +69,10 @@ def of_run(
   rows = embedded.columns["index"]
   results, notices = _results(workdir), []
   if results is None:
-    results = {**run.memory["floors"], TRAINED: evaluator.score(embedded)}
+    results = {**run.progress.floors, TRAINED: evaluator.score(embedded)}
     notices.append(
       f"This run has not finished: it is to take {run.setup.total_steps:,} steps. Shown is its "
-      f"best checkpoint so far, of step {run.memory['best_step']:,}, measured for this page."
+      f"best checkpoint so far, of step {run.progress.best_step:,}, measured for this page."
     )
   matched = config.data.eval_label or config.data.label
   named = {name: _named(dataset, name, rows) for name in dataset.labels}
@@ -99,7 +99,7 @@ def of_run(
     record=record,
     gallery=stored,
     metrics=results,
-    curves=curves(read_history(workdir), results, evaluator.name),
+    curves=curves(training.read_metrics(workdir), results, evaluator.name),
     settings=_settings(config),
     facts=_facts(run, workdir),
     queries=queries,
@@ -166,7 +166,7 @@ def _flat(config: Any) -> dict[str, Any]:
 
 
 def _facts(run: Restored, workdir: pathlib.Path) -> Mapping[str, str]:
-  config, memory = run.setup.config, run.memory
+  config, progress = run.setup.config, run.progress
   facts = {}
   log = workdir / "metrics.jsonl"
   if log.is_file():
@@ -174,44 +174,12 @@ def _facts(run: Restored, workdir: pathlib.Path) -> Mapping[str, str]:
     facts["last logged"] = f"{logged:%Y-%m-%d %H:%M}"
   selected = config.eval.select_by
   how = "the last one" if selected == "last" else f"best {selected}"
-  facts["model"] = f"step {memory['best_step']:,} of {run.setup.total_steps:,}, {how}"
+  facts["model"] = f"step {progress.best_step:,} of {run.setup.total_steps:,}, {how}"
   classes = len(run.setup.train.classes(config.data.label))
   facts["trained on"] = f"{len(run.setup.train):,} images of {classes:,} classes"
   facts["machine of this page"] = machine.describe_machine()
   facts["versions"] = f"jaxdml {jaxdml.__version__}, {machine.describe_versions('bokeh')}"
   return facts
-
-
-def read_history(workdir: str | os.PathLike[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-  """Every metric of metrics.jsonl: name -> (steps [t], values [t]); {} without the file.
-
-  A line that a kill cut off is passed over.
-
-  Raises:
-    ValueError: a line that no run writes.
-  """
-  path = pathlib.Path(workdir) / "metrics.jsonl"
-  if not path.is_file():
-    return {}
-  found: dict[str, dict[float, float]] = {}
-  for number, line in enumerate(path.read_text().splitlines(), 1):
-    if not line.endswith("}"):
-      continue
-    try:
-      logged = json.loads(line)
-      step = float(logged.pop("step"))
-      for name, value in logged.items():
-        found.setdefault(name, {})[step] = float(value)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-      raise ValueError(f"{path}, line {number}: expected metrics of a step as JSON: {error}") from (
-        error
-      )
-  return {name: _columns(points) for name, points in found.items()}
-
-
-def _columns(points: Mapping[float, float]) -> tuple[np.ndarray, np.ndarray]:
-  steps = np.array(sorted(points))
-  return steps, np.array([points[step] for step in steps.tolist()])
 
 
 def curves(
@@ -222,7 +190,7 @@ def curves(
   """Sorts metrics into the groups of a page, evaluations beside the floor of their split.
 
   Args:
-    history: of `read_history`.
+    history: of `training.read_metrics`.
     results: model -> metrics, with the floors.
     split: the one that `results` are of.
   """

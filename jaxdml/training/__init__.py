@@ -17,6 +17,7 @@ if TYPE_CHECKING:
   from jaxdml.training.defaults import get_config as default_config
   from jaxdml.training.loop import NonFiniteError as NonFiniteError
   from jaxdml.training.loop import train_and_evaluate as train_and_evaluate
+  from jaxdml.training.metrics_log import read_metrics as read_metrics
   from jaxdml.training.recipes import apply as apply_recipe
   from jaxdml.training.runs import Restored as Restored
   from jaxdml.training.runs import restore as restore
@@ -31,6 +32,7 @@ _PLACES = {
   "Restored": ("runs", "Restored"),
   "apply_recipe": ("recipes", "apply"),
   "default_config": ("defaults", "get_config"),
+  "read_metrics": ("metrics_log", "read_metrics"),
   "resolve": ("setup", "resolve"),
   "restore": ("runs", "restore"),
   "train_and_evaluate": ("loop", "train_and_evaluate"),
@@ -38,7 +40,7 @@ _PLACES = {
 
 __all__ = [
   "CheckpointError", "Config", "ConfigError", "NonFiniteError", "Restored", "apply_recipe",
-  "default_config", "resolve", "restore", "train_and_evaluate",
+  "default_config", "read_metrics", "resolve", "restore", "train_and_evaluate",
 ]  # fmt: skip
 
 

@@ -7,6 +7,7 @@ is never seen by `restore`.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -19,17 +20,33 @@ from absl import logging
 from jaxdml.errors import JaxdmlError
 from jaxdml.types import PyTree
 
-__all__ = ["CheckpointError", "Checkpoints", "open_best"]
+__all__ = ["CheckpointError", "Checkpoints", "Progress", "open_best"]
 
 
 class CheckpointError(JaxdmlError, RuntimeError):
   """A checkpoint that cannot be read or written; the message names it and says what to do."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Progress:
+  """What the loop must know to go on, beside the training state.
+
+  Attributes:
+    best: what `eval.select_by` selected by, of the best checkpoint; None before the first
+      evaluation.
+    best_step: the step of that checkpoint.
+    floors: metrics of what training must beat, by its name in the results.
+  """
+
+  best: float | None = None
+  best_step: int | None = None
+  floors: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+
+
 class Checkpoints:
   """`workdir/checkpoints/last/STEP` and `workdir/checkpoints/best/STEP`.
 
-  Each holds the unreplicated training state and a dict of what the loop must remember.
+  Each holds the unreplicated training state and the loop's `Progress`.
   """
 
   def __init__(self, workdir: pathlib.Path, keep: int | None = None, *, read_only: bool = False):
@@ -61,43 +78,41 @@ class Checkpoints:
     """The newest whole checkpoint's step, or None."""
     return self._managers[which].latest_step()
 
-  def save(self, which: str, step: int, state: PyTree, memory: dict[str, Any]) -> None:
-    """Starts saving host arrays `state` and the JSON-able `memory`; returns at once.
+  def save(self, which: str, step: int, state: PyTree, progress: Progress) -> None:
+    """Starts saving host arrays `state` and the progress; returns at once.
 
     Raises:
       CheckpointError: it cannot be written, or what was saved last could not.
     """
     if step in self._managers[which].all_steps():
       return
-    args = ocp.args.Composite(state=ocp.args.StandardSave(state), memory=ocp.args.JsonSave(memory))
+    args = ocp.args.Composite(
+      state=ocp.args.StandardSave(state),
+      progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
+    )
     with self._writing():
       self._managers[which].save(step, args=args, force=True)
 
-  def restore(self, which: str, abstract: Any) -> tuple[Any, dict[str, Any]]:
-    """The newest checkpoint as host arrays, in the structure of `abstract`, and its memory.
+  def restore(self, which: str, abstract: Any) -> tuple[Any, Progress]:
+    """The newest checkpoint as host arrays, in the structure of `abstract`, and its progress.
 
     Args:
       which: "last" or "best".
-      abstract: a NamedTuple of shapes and dtypes. Fields that are empty in it may be missing in the
-        checkpoint: it was written before there was such a field.
+      abstract: a NamedTuple of shapes and dtypes.
 
     Raises:
       CheckpointError: if it cannot be read or has another structure.
     """
-    manager, fields = self._managers[which], abstract._asdict()
-    with self._reading(which) as (step, path):
-      there = ocp.StandardCheckpointHandler().metadata(path / "state")
-      # A field younger than the checkpoint: harmless where this config leaves it empty.
-      absent = {k: v for k, v in fields.items() if k not in there and not jax.tree.leaves(v)}
-      target = _on_one_device({k: v for k, v in fields.items() if k not in absent})
-      restored = manager.restore(
+    with self._reading(which) as (step, _):
+      restored = self._managers[which].restore(
         step,
         args=ocp.args.Composite(
-          state=ocp.args.StandardRestore(target), memory=ocp.args.JsonRestore()
+          state=ocp.args.StandardRestore(_on_one_device(abstract._asdict())),
+          progress=ocp.args.JsonRestore(),
         ),
       )
-    state = type(abstract)(**jax.tree.map(np.asarray, restored["state"]), **absent)
-    return state, restored["memory"]
+      progress = Progress(**restored["progress"])
+    return type(abstract)(**jax.tree.map(np.asarray, restored["state"])), progress
 
   def restore_part(self, which: str, abstract: PyTree) -> tuple[int, PyTree]:
     """The newest checkpoint's step, and of its state what `abstract` names, as host arrays.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import pathlib
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
+import chex
 import jax
 from ml_collections import ConfigDict
 from tqdm import tqdm
@@ -19,8 +20,10 @@ from jaxdml.errors import JaxdmlError
 from jaxdml.training import checkpoints, encoder_init, metrics_log, parallel, runs, setup
 from jaxdml.training import config as config_lib
 from jaxdml.training import workdir as workdir_lib
+from jaxdml.training.checkpoints import Progress
 from jaxdml.training.evaluator import Evaluator
 from jaxdml.training.monitors import Interrupt, Starving
+from jaxdml.training.program import TrainState
 
 __all__ = ["NonFiniteError", "train_and_evaluate"]
 
@@ -42,7 +45,13 @@ Finished = Callable[[runs.Restored, evaluation.Embedded], None]
 
 
 class _Run:
-  """One run: what is built once, and the steps of its life."""
+  """One run: what is built once, and the steps of its life.
+
+  Attributes:
+    progress: of the state that training has reached; saved with it.
+  """
+
+  progress: Progress
 
   def __init__(self, config: ConfigDict, workdir: pathlib.Path, finished: Finished | None):
     self.finished = finished
@@ -55,7 +64,11 @@ class _Run:
     self.total = self.setup.total_steps
     self.sampler = setup.sampler(config, self.setup.train)
     program, validation = self.setup.program, self.setup.validation
-    self.step_fn = parallel.compile_step(program.step)
+    # A second trace would be a second compilation, minutes on an accelerator, in the middle of a
+    # run: an error. chex tells functions apart by source and callers alone, so a run of before in
+    # this process would count, too.
+    chex.clear_trace_counter()
+    self.step_fn = parallel.compile_step(chex.assert_max_traces(program.step, n=1))
     # What cannot run is found before the workdir is this config's, and before any time is spent.
     setup.trace(self.setup)
     workdir_lib.check(config, workdir)
@@ -71,20 +84,22 @@ class _Run:
       stack.callback(self.checkpoints.close)
       self.close = stack.pop_all().close
 
-  def start(self) -> tuple[Any, dict[str, Any]]:
-    """The state to go on from, on the host, and what the loop remembers."""
+  def start(self) -> TrainState:
+    """Returns the state to go on from, on the host, and sets the progress that belongs to it."""
     if self.checkpoints.latest_step() is None:
       if self.config.encoder.init:
         _say(encoder_init.describe(self.config))
-      return self.setup.initial_state(), {"best": None, "best_step": None, "floors": {}}
-    state, memory = self.checkpoints.restore("last", self.setup.abstract_state())
+      self.progress = Progress()
+      return self.setup.initial_state()
+    state, progress = self.checkpoints.restore("last", self.setup.abstract_state())
     _say(f"resuming from step {int(state.step)} of {self.total} in {self.workdir}")
-    if memory["best"] is not None and self.checkpoints.latest_step("best") is None:
-      _say(f"the best checkpoint, of step {memory['best_step']}, is gone: the best from here on")
-      memory.update(best=None, best_step=None)
-    return state, memory
+    if progress.best is not None and self.checkpoints.latest_step("best") is None:
+      _say(f"the best checkpoint, of step {progress.best_step}, is gone: the best from here on")
+      progress = Progress(floors=progress.floors)
+    self.progress = progress
+    return state
 
-  def evaluate(self, state, memory: dict[str, Any], writer: metrics_log.MetricsWriter) -> None:
+  def evaluate(self, state: TrainState, writer: metrics_log.MetricsWriter) -> None:
     """Scores the selection split; keeps the checkpoint if it is the best so far."""
     metrics = self.selection.model(state)
     step, metric = int(state.step), self.config.eval.select_by
@@ -96,23 +111,25 @@ class _Run:
     left_out = f" ({bad} images that cannot be decoded left out)" if bad else ""
     _say(f"step {step}, {self.selection.name}: {shown}{left_out}")
     score = float(step) if metric == "last" else metrics[metric]
-    if memory["best"] is None or score > memory["best"]:
-      memory.update(best=score, best_step=step)
-      self.checkpoints.save("best", step, state, memory)
+    if self.progress.best is None or score > self.progress.best:
+      self.progress = dataclasses.replace(self.progress, best=score, best_step=step)
+      self.checkpoints.save("best", step, state, self.progress)
 
-  def floors(self, state, memory: dict[str, Any]) -> None:
+  def floors(self, state: TrainState) -> dict[str, dict[str, float]]:
     """What training must beat, on the test split: raw pixels and the encoder as it starts."""
+    floors = {}
     if self.config.eval.raw_pixels or self.config.eval.untrained:
       _say(f"measuring what training must beat on {self.test.name}")
     if self.config.eval.raw_pixels:
-      memory["floors"]["raw pixels"] = self.test.raw_pixels()
+      floors["raw pixels"] = self.test.raw_pixels()
     if self.config.eval.untrained:
       name = "pretrained encoder" if self.config.encoder.init else "untrained encoder"
-      memory["floors"][name] = self.test.model(state)
+      floors[name] = self.test.model(state)
+    return floors
 
   def train(self) -> dict[str, dict[str, float]] | None:
     """Runs the remaining steps; None if SIGTERM ended them early, KeyboardInterrupt if Ctrl-C."""
-    state, memory = self.start()
+    state = self.start()
     start = int(state.step)
     train, label = self.setup.train, self.config.data.label
     devices = jax.devices()
@@ -122,21 +139,21 @@ class _Run:
       f"{len(devices)} x {devices[0].device_kind}"
     )
     with metrics_log.MetricsWriter(self.workdir, start) as writer:
-      if memory["best"] is None:  # A new run, or one whose best checkpoint is lost.
-        if not memory["floors"]:
-          self.floors(state, memory)
-        self.evaluate(state, memory, writer)
-        self.checkpoints.save("last", start, state, memory)
-      finished = start >= self.total or self._steps_from(state, memory, writer)
+      if self.progress.best is None:  # A new run, or one whose best checkpoint is lost.
+        floors = self.progress.floors or self.floors(state)
+        self.progress = dataclasses.replace(self.progress, floors=floors)
+        self.evaluate(state, writer)
+        self.checkpoints.save("last", start, state, self.progress)
+      finished = start >= self.total or self._steps_from(state, writer)
       if self.bad_images.reasons:
         _say(
           f"{len(self.bad_images)} of {len(train)} training images cannot be decoded; others of "
           "their classes stood in"
         )
       self.checkpoints.wait()
-    return self.results(memory) if finished else None
+    return self.results() if finished else None
 
-  def _steps_from(self, state, memory: dict[str, Any], writer: metrics_log.MetricsWriter) -> bool:
+  def _steps_from(self, state: TrainState, writer: metrics_log.MetricsWriter) -> bool:
     """Trains from `state` to the end; False if SIGTERM came first. Saves in any case."""
     log_every, save_every = self.setup.steps("log_every"), self.setup.steps("checkpoint_every")
     evaluate_every = self.setup.steps("evaluate_every")
@@ -164,7 +181,7 @@ class _Run:
           # A SIGTERM to the whole process group ends the data workers first.
           if not interrupt.requested:
             raise
-          return self._interrupted(interrupt, step - 1, device_state, memory, pending)
+          return self._interrupted(interrupt, step - 1, device_state, pending)
         starving.arrived()
         device_state, metrics = self.step_fn(device_state, arrays)
         starving.started(metrics["finite"])
@@ -196,17 +213,19 @@ class _Run:
           state = parallel.unreplicate(device_state)
           paused = time.perf_counter()
           if evaluate:
-            self.evaluate(state, memory, writer)
-          self.checkpoints.save("last", step, state, memory)
+            self.evaluate(state, writer)
+          self.checkpoints.save("last", step, state, self.progress)
           since += time.perf_counter() - paused
           starving.pause()
         if interrupt.requested and step < self.total:
-          return self._interrupted(interrupt, step, device_state, memory, pending)
+          return self._interrupted(interrupt, step, device_state, pending)
     return True
 
-  def _interrupted(self, interrupt: Interrupt, step: int, device_state, memory, pending) -> bool:
+  def _interrupted(
+    self, interrupt: Interrupt, step: int, device_state: TrainState, pending
+  ) -> bool:
     self._check_finite(pending)
-    self.checkpoints.save("last", step, parallel.unreplicate(device_state), memory)
+    self.checkpoints.save("last", step, parallel.unreplicate(device_state), self.progress)
     self.checkpoints.wait()
     _say(f"{interrupt.requested}: saved step {step} of {self.total}; the same command resumes it")
     if interrupt.requested == "SIGINT":
@@ -225,11 +244,11 @@ class _Run:
           "in another --workdir, and look for damaged images if it happens at the first step"
         )
 
-  def results(self, memory: dict[str, Any]) -> dict[str, dict[str, float]]:
+  def results(self) -> dict[str, dict[str, float]]:
     """The final table on the test split, of the best checkpoint; prints and keeps it."""
     state, _ = self.checkpoints.restore("best", self.setup.abstract_state())
     embedded = self.test.embed(state)
-    rows = {**memory["floors"], "trained model": self.test.score(embedded)}
+    rows = {**self.progress.floors, "trained model": self.test.score(embedded)}
     if jax.process_index():
       return rows
     # Its presence says that the run has finished: whole or not at all.
@@ -243,17 +262,17 @@ class _Run:
       if self.selection is self.test:
         split = "test" if self.config.eval.test else "validation"
         how += f" (the {split} split itself: optimistic)"
-    if not memory["best_step"]:
+    if not self.progress.best_step:
       how += "; training never beat its start"
     bad = queries["num_undecodable"]
     print(
       f"\n{self.test.name}, by {label}: {queries['num_queries']} queries, "
       f"{queries['num_without_match']} without a match left out"
       f"{f', {bad} images that cannot be decoded left out' if bad else ''}. Trained model: step "
-      f"{memory['best_step']} of {self.total}, {how}.\n{evaluation.format_table(rows)}"
+      f"{self.progress.best_step} of {self.total}, {how}.\n{evaluation.format_table(rows)}"
     )
     if self.finished is not None:
-      self.finished(runs.Restored(self.setup, state, memory, self.test), embedded)
+      self.finished(runs.Restored(self.setup, state, self.progress, self.test), embedded)
     return rows
 
 

@@ -7,13 +7,12 @@ import functools
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from jaxdml import data, evaluation
 from jaxdml.training import workdir as workdir_lib
-from jaxdml.training.checkpoints import open_best
+from jaxdml.training.checkpoints import Progress, open_best
 from jaxdml.training.config import ConfigError, replace
 from jaxdml.training.evaluator import Evaluator
 from jaxdml.training.program import TrainState
@@ -29,13 +28,13 @@ class Restored:
   Attributes:
     setup: the run's config, data and program; "test split" below is its `measured`.
     state: of the best checkpoint, on the host.
-    memory: what the loop remembered: "best" (the selection metric), "best_step", "floors".
+    progress: of the loop when it saved that.
     evaluator: of the test split.
   """
 
   setup: Setup
   state: TrainState
-  memory: dict[str, Any]
+  progress: Progress
   evaluator: Evaluator
 
   @functools.cached_property
@@ -116,6 +115,6 @@ def restore(workdir: str | os.PathLike[str], *, data_dir: str | None = None) -> 
   if changed := workdir_lib.changed_data(workdir, run.splits, config.data.label):
     raise ConfigError(f"{changed}; jaxdml evaluate measures the model as they are")
   with open_best(workdir) as manager:
-    state, memory = manager.restore("best", run.abstract_state())
+    state, progress = manager.restore("best", run.abstract_state())
   evaluator = Evaluator(config, run.measured, run.program.embed)
-  return Restored(run, state, memory, evaluator)
+  return Restored(run, state, progress, evaluator)

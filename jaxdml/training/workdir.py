@@ -20,6 +20,9 @@ from jaxdml.training.config import Config, ConfigError, flatten
 
 __all__ = ["alone", "changed_data", "check", "check_data", "read_config"]
 
+FORMAT = 2
+"""Of a workdir's files, as its config.json names it; 1, which named none, is no longer read."""
+
 _DATA = "data.json"
 # What may differ between the run that made a workdir and the one that resumes it: nothing here
 # reaches the parameters.
@@ -42,7 +45,7 @@ def check(config: Config, workdir: pathlib.Path) -> None:
     ConfigError: the workdir holds a run of another config; the differing keys are listed.
   """
   path = workdir / "config.json"
-  ours = json.loads(json.dumps(config.to_dict()))
+  ours = {"format": FORMAT, **json.loads(json.dumps(config.to_dict()))}
   if not path.exists():
     if any((workdir / "checkpoints" / "last").glob("[0-9]*")):
       raise ConfigError(
@@ -55,11 +58,13 @@ def check(config: Config, workdir: pathlib.Path) -> None:
     _files.write_json(path, ours)
     return
   try:
-    theirs = flatten(json.loads(path.read_text("utf-8")))
+    there = json.loads(path.read_text("utf-8"))
+    theirs = flatten(there)
   except (AttributeError, ValueError) as error:  # no object; no JSON, or no UTF-8
     raise ConfigError(
       f"{path} is no JSON of a config ({error}); choose another --workdir"
     ) from error
+  _check_format(there, path)
   mine = flatten(ours)
   # A key younger than the run: then it was as it is by default now.
   theirs = flatten(json.loads(json.dumps(defaults.get_config().to_dict()))) | theirs
@@ -94,10 +99,24 @@ def read_config(workdir: pathlib.Path, data_dir: str | None = None) -> Config:
       "python -m jaxdml.main"
     )
   try:
-    config = config_lib.read(json.loads(path.read_text()))
+    values = json.loads(path.read_text())
+    _check_format(values, path)
+    values.pop("format")
+    config = config_lib.read(values)
+  except ConfigError:
+    raise
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise ConfigError(f"{path} is no config of this version: {_first_line(error)}") from error
   return config if data_dir is None else config_lib.replace(config, {"data.data_dir": data_dir})
+
+
+def _check_format(values: Mapping[str, Any], path: pathlib.Path) -> None:
+  """Refuses a workdir whose checkpoints and config have the layout of another version."""
+  if (found := values.get("format", 1)) != FORMAT:
+    raise ConfigError(
+      f"{path} was written by another version of jaxdml (format {found}; this one reads {FORMAT}): "
+      "look at it with that version, or train anew in another --workdir"
+    )
 
 
 def check_data(workdir: pathlib.Path, splits: Mapping[str, Dataset], label: str) -> None:

@@ -137,7 +137,7 @@ def test_command(data_dir, tmp_path, capsys):
 def test_command_without_a_run(tmp_path, capsys):
   assert dials.main([f"--workdir={tmp_path}", f"--out={tmp_path / 'out'}"]) == 2
   assert "holds no run: there is no config.json" in capsys.readouterr().err
-  (tmp_path / "config.json").write_text("{}")
+  (tmp_path / "config.json").write_text('{"format": 2}')
   assert dials.main([f"--workdir={tmp_path}", f"--out={tmp_path / 'out'}"]) == 2
   assert "holds no checkpoint" in capsys.readouterr().err
   assert not (tmp_path / "out").exists()

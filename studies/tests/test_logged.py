@@ -7,13 +7,16 @@ from studies import logged
 
 def _write(folder, lines):
   folder.mkdir(parents=True)
-  (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+  (folder / "metrics.jsonl").write_text(
+    "".join(json.dumps({"step": n, **line}) + "\n" for n, line in enumerate(lines))
+  )
 
 
 def test_means_of_last_values(tmp_path, capsys):
   arm = tmp_path / "glyphs" / "task" / "npair-HDML"
-  _write(arm / "seed-0", [{"step": 1, "a": 9.0, "b": 9.0}, {"a": 1.0}, {"b": 2.0}, {"eval/a": 7.0}])
-  _write(arm / "seed-1", [{"step": 1, "a": 3.0, "b": 6.0}])
+  lines = [{"a": 9.0, "b": 9.0}, {"a": 1.0}, {"b": 2.0}, {"eval/a": 7.0}]
+  _write(arm / "seed-0", lines)
+  _write(arm / "seed-1", [{"a": 3.0, "b": 6.0}])
   _write(arm / "candidate-0", [{"a": 100.0, "b": 100.0}])  # tuning, no result
   _write(tmp_path / "glyphs" / "task" / "npair-plain" / "seed-0", [{"a": 1.0}])
   args = ["--suite=glyphs", f"--out={tmp_path}", "--metrics=a,b"]
@@ -27,6 +30,8 @@ def test_nothing_there_is_one_message(tmp_path, capsys):
   assert logged.main(["--suite=glyphs", f"--out={tmp_path}"]) == 2
   assert "error: no run of --suite=glyphs in --out=" in capsys.readouterr().err
   _write(tmp_path / "glyphs" / "task" / "arm" / "seed-0", [])
-  (tmp_path / "glyphs" / "task" / "arm" / "seed-0" / "metrics.jsonl").write_text("{}\n{bro")
+  (tmp_path / "glyphs" / "task" / "arm" / "seed-0" / "metrics.jsonl").write_text(
+    '{"step": 1}\n{bro}'
+  )
   assert logged.main(["--suite=glyphs", f"--out={tmp_path}"]) == 2
-  assert "line 2 is no JSON" in capsys.readouterr().err
+  assert "metrics.jsonl, line 2: expected metrics of a step" in capsys.readouterr().err

@@ -115,7 +115,7 @@ def test_without_a_run(command, tmp_path, capsys):
   assert "holds no run: there is no config.json" in capsys.readouterr().err
   assert commands.main(["report", f"--workdir={tmp_path}", "--out=x.HTM"]) == 2
   assert "holds no run" in capsys.readouterr().err
-  (tmp_path / "config.json").write_text("{}")
+  (tmp_path / "config.json").write_text('{"format": 2}')
   with pytest.raises(checkpoints.CheckpointError, match="holds no checkpoint"):
     training.restore(tmp_path)
 

@@ -22,7 +22,7 @@ def write_run(workdir, run_config):
   workdir_lib.check(run_config, workdir)
   manager = checkpoints.Checkpoints(workdir, keep=1)
   state = prepared.initial_state()
-  manager.save("best", 3, state, {"best": 0.5, "best_step": 3, "floors": {}})
+  manager.save("best", 3, state, checkpoints.Progress(0.5, 3))
   manager.close()
   return state
 

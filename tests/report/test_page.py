@@ -9,6 +9,7 @@ import pytest
 
 from jaxdml import report
 from jaxdml.report import _galleries, _run, _sections
+from jaxdml.training import read_metrics
 from tests.report.samples import NASTY, clusters, nasty_page
 
 ADDRESSES = ("src", "href", "action", "poster", "data", "srcset")
@@ -193,7 +194,7 @@ def test_history_sorts_what_a_run_logs(tmp_path):
   path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 6, "los')
   split = "image_folder/my photos test"
   results = {"raw pixels": {"recall@1": 0.3}, "trained model": {"recall@1": 0.5}}
-  curves = _run.curves(_run.read_history(tmp_path), results, split)
+  curves = _run.curves(read_metrics(tmp_path), results, split)
   assert [(c.group, c.name, c.floor, c.of) for c in curves] == [
     ("metrics", "R@1", 0.3, split),
     ("diagnostics", "MAP@R within the class", None, split),
@@ -203,8 +204,8 @@ def test_history_sorts_what_a_run_logs(tmp_path):
     ("loss", "loss/real", None, ""),
   ]
   assert curves[0].steps.tolist() == [0, 5] and curves[0].values.tolist() == [0.2, 0.5]
-  assert _run.curves(_run.read_history(tmp_path), results, "other")[0].floor is None
-  assert _run.read_history(tmp_path / "none") == {}
+  assert _run.curves(read_metrics(tmp_path), results, "other")[0].floor is None
+  assert read_metrics(tmp_path / "none") == {}
   path.write_text("[1]}\n")
   with pytest.raises(ValueError, match=r"metrics.jsonl, line 1: expected metrics"):
-    _run.read_history(tmp_path)
+    read_metrics(tmp_path)

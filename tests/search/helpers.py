@@ -66,7 +66,7 @@ def make_workdir(workdir, data_dir, seed=0, **overrides):
   abstract = jax.eval_shape(program.init, jax.random.key(0))
   state = jax.tree_util.tree_map_with_path(fill, abstract)
   manager = checkpoints.Checkpoints(workdir, keep=1)
-  manager.save("best", 3, state, {"best": 0.0, "best_step": 3, "floors": {}})
+  manager.save("best", 3, state, checkpoints.Progress(0.0, 3))
   manager.wait()
   manager.close()
   return workdir

@@ -42,9 +42,9 @@ def final_state(workdir, config):
   program = build_program(config, num_classes=2, total_steps=8, steps_per_epoch=29)
   abstract = jax.eval_shape(program.init, jax.random.key(0))
   manager = checkpoints.Checkpoints(pathlib.Path(workdir), keep=2)
-  state, memory = manager.restore("last", abstract)
+  state, progress = manager.restore("last", abstract)
   manager.close()
-  return state, memory
+  return state, progress
 
 
 def assert_bitwise(one, other):
@@ -265,7 +265,7 @@ def test_a_full_disk_is_one_error(tmp_path, monkeypatch):
 
   monkeypatch.setattr(manager._managers["last"], "save", full)
   with pytest.raises(checkpoints.CheckpointError, match="No space left on device") as caught:
-    manager.save("last", 1, {"x": np.zeros(2)}, {})
+    manager.save("last", 1, {"x": np.zeros(2)}, checkpoints.Progress())
   assert str(tmp_path / "checkpoints") in str(caught.value)
   monkeypatch.setattr(manager._managers["best"], "wait_until_finished", full)
   with pytest.raises(checkpoints.CheckpointError, match="make room there"):

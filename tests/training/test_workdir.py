@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from jaxdml import data
+from jaxdml import data, training
 from jaxdml.training import loop, workdir
 from jaxdml.training.config import ConfigError
 from tests.training.helpers import tiny_config
@@ -47,6 +47,19 @@ def test_workdir_from_before_a_key_was_as_its_default(tmp_path):
   workdir.check(tiny_config(), tmp_path)
   with pytest.raises(ConfigError, match=r"eval\.diagnostics: there True, here False"):
     workdir.check(tiny_config(**{"eval.diagnostics": False}), tmp_path)
+
+
+@pytest.mark.parametrize("number", [None, 1, 3])
+def test_a_workdir_of_another_version_is_one_message(tmp_path, number):
+  workdir.check(tiny_config(), tmp_path)
+  path = tmp_path / "config.json"
+  there = json.loads(path.read_text())
+  del there["format"]
+  path.write_text(json.dumps(there if number is None else {"format": number, **there}))
+  message = rf"another version of jaxdml \(format {number or 1}; this one reads 2\).* train anew in"
+  for read in (lambda: workdir.check(tiny_config(), tmp_path), lambda: training.restore(tmp_path)):
+    with pytest.raises(ConfigError, match=message):
+      read()
 
 
 def test_workdir_with_checkpoints_of_nobody_knows_which_config(tmp_path):

@@ -8,14 +8,14 @@ from collections.abc import Collection
 import jax
 from ml_collections import ConfigDict
 
-from jaxdml import distances, hdml, losses, mining, models, refs
+from jaxdml import distances, hdml, losses, models, refs
 from jaxdml.data import cache, preprocess, sampling
 from jaxdml.losses import reducers
 from jaxdml.models.autoencoder import EMBEDDING_NORMS
+from jaxdml.training import metric_loss
 from jaxdml.training.config import ConfigError, duration
-from jaxdml.types import DistanceFn
 
-__all__ = ["check", "distance_of"]
+__all__ = ["check"]
 
 _POSITIVE = (
   "data.batch_size", "data.image_size", "data.images_per_class", "embedding.dim",
@@ -48,14 +48,6 @@ def _check_options(config: ConfigDict) -> None:
       )
 
 
-def distance_of(config: ConfigDict) -> DistanceFn:
-  """The distance that a config names, or else its loss's own."""
-  loss = config.loss
-  if loss.distance:
-    return distances.create(loss.distance, **loss.distance_options)
-  return losses.LOSSES[loss.name].distance_fn
-
-
 def _check_distance(config: ConfigDict) -> None:
   """What names and options make; and what takes distances of unit vectors gets them."""
   loss, mined = config.loss, config.mining
@@ -64,21 +56,18 @@ def _check_distance(config: ConfigDict) -> None:
       f"config.loss.distance_options={dict(loss.distance_options)}: name the distance, too, in "
       "config.loss.distance"
     )
-  names, options = f"{mined.positive}+{mined.negative}", dict(mined.options)
-  weighted = "distance_weighted_negative" in names.split("+")
-  if weighted:
-    options.setdefault("dim", config.embedding.dim)
   try:
-    losses.create(loss.name, **loss.options)
-    distance_fn = distance_of(config)
+    metric_loss.loss_of(config)
+    metric_loss.miner_of(config)
+    distance_fn = metric_loss.distance_of(config)
     reducers.create(loss.reducer or "mean")
-    mining.create(names, **options)
     models.create(config.encoder.name, **config.encoder.options)
   except (ValueError, TypeError) as error:
     raise ConfigError(f"config: {error}") from error
   on_sphere = distance_fn is distances.normalized_euclidean or (
     distance_fn is distances.euclidean and config.embedding.unit_norm
   )
+  weighted = "distance_weighted_negative" in f"{mined.positive}+{mined.negative}".split("+")
   if weighted and not on_sphere:
     raise ConfigError(
       "config.mining.negative: distance_weighted_negative knows how often distances of unit "

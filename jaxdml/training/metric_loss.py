@@ -7,30 +7,41 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
-from jaxdml import losses, mining, refs
+from jaxdml import distances, losses, mining, refs
 from jaxdml.losses import reducers
 from jaxdml.refs import memory as memory_lib
-from jaxdml.training.checks import distance_of
 from jaxdml.training.config import Config, ConfigError, duration
-from jaxdml.types import Array, Batch, MiningFn, PyTree
+from jaxdml.types import Array, Batch, DistanceFn, MiningFn, PyTree
 
-__all__ = ["MetricLoss"]
+__all__ = ["MetricLoss", "distance_of", "loss_of", "miner_of"]
 
 
-def _mining_fn(config: Config) -> MiningFn | None:
+def loss_of(config: ConfigDict) -> Callable[..., Array]:
+  """Returns the loss that a config names, its options bound."""
+  loss = losses.create(config.loss.name, **config.loss.options)
+  return functools.partial(loss, block_size=config.loss.block_size or None)
+
+
+def distance_of(config: ConfigDict) -> DistanceFn:
+  """Returns the distance that a config names, or else its loss's own."""
+  loss = config.loss
+  if loss.distance:
+    return distances.create(loss.distance, **loss.distance_options)
+  return losses.LOSSES[loss.name].distance_fn
+
+
+def miner_of(config: ConfigDict) -> MiningFn | None:
+  """Returns the chain of miners that a config names; None where it takes all pairs."""
   names = f"{config.mining.positive}+{config.mining.negative}".split("+")
   names = [name for name in names if name not in ("all_positives", "all_negatives")]
   options = dict(config.mining.options)
   if "distance_weighted_negative" in names:
     options.setdefault("dim", config.embedding.dim)
-  return mining.create("+".join(names), **options) if names else None
-
-
-def _loss(config: Config) -> Callable[..., Array]:
-  """The loss with its options bound."""
-  loss = losses.create(config.loss.name, **config.loss.options)
-  return functools.partial(loss, block_size=config.loss.block_size or None)
+  if not names and not options:
+    return None
+  return mining.create("+".join(names or ["all_negatives"]), **options)
 
 
 class MetricLoss:
@@ -47,11 +58,11 @@ class MetricLoss:
   def __init__(self, config: Config, num_classes: int, steps_per_epoch: int, axis_name: str | None):
     self._config, self._num_classes, self._axis_name = config, num_classes, axis_name
     facts, named = losses.LOSSES[config.loss.name], config.loss.reducer
-    self._loss_fn, self.distance_fn = _loss(config), distance_of(config)
+    self._loss_fn, self.distance_fn = loss_of(config), distance_of(config)
     self.reduce_fn = reducers.create(named) if named else facts.reduce_fn
     self.additive, self._parametric = facts.additive, facts.parameter is not None
     self._warmup = duration(config.memory.warmup, steps_per_epoch, "memory.warmup")
-    self.mining_fn = _mining_fn(config)
+    self.mining_fn = miner_of(config)
     self.layout = refs.create(config.loss.layout)
 
   def init_params(self, key: Array) -> PyTree:

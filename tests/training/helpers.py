@@ -1,9 +1,13 @@
 """A tiny model and fake images, shared by the training tests."""
 
+import functools
+from typing import Any, NamedTuple
+
+import jax
 import numpy as np
 
 from jaxdml import training
-from jaxdml.training import defaults
+from jaxdml.training import defaults, parallel
 from jaxdml.training import program as program_lib
 
 
@@ -47,3 +51,44 @@ def build_program(config, *, num_classes=20, total_steps=2, steps_per_epoch=2, a
     steps_per_epoch=steps_per_epoch,
     axis_name=axis_name,
   )
+
+
+class Compiled(NamedTuple):
+  """A program, its state before training on the host, and its compiled step."""
+
+  program: Any
+  state: Any
+  step: Any
+
+
+def compiled(config, axis_name=None, **sizes):
+  """The one compilation of a test's config, shared by all tests that ask for it again."""
+  return _compiled(training.resolve(config), axis_name, tuple(sorted(sizes.items())))
+
+
+@functools.cache
+def _compiled(config, axis_name, sizes):
+  program = build_program(config, axis_name=axis_name, **dict(sizes))
+  state = jax.tree.map(np.asarray, jax.jit(program.init)(jax.random.key(0)))
+  step = jax.jit(program.step) if axis_name is None else parallel.compile_step(program.step)
+  return Compiled(program, state, step)
+
+
+def train(config, batches, **sizes):
+  """(metrics of each step as floats, last state) on one device."""
+  _, state, step = compiled(config, **sizes)
+  metrics = []
+  for batch in batches:
+    state, scalars = step(state, batch)
+    metrics.append({k: float(v) for k, v in scalars.items()})
+  return metrics, state
+
+
+def train_on_all(config, batches, **sizes):
+  """Likewise on all devices, the state as it lies there."""
+  _, state, step = compiled(config, parallel.AXIS, **sizes)
+  state, metrics = parallel.replicate(state), []
+  for batch in batches:
+    state, scalars = step(state, parallel.split(batch))
+    metrics.append({k: float(v) for k, v in parallel.unreplicate(scalars).items()})
+  return metrics, state

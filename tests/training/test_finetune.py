@@ -5,17 +5,14 @@ import numpy as np
 import pytest
 
 from jaxdml.training.config import ConfigError
-from tests.training.helpers import build_program, fake_batch, tiny_config
+from tests.training.helpers import compiled, fake_batch, tiny_config, train
 
 
 def moved(num_steps=1, **overrides):
   """Largest change of each stage's parameters over some steps: (encoder's, embedding's)."""
   config = tiny_config(**{"optimizer.learning_rate": 0.01, **overrides})
-  program = build_program(config, num_classes=20, total_steps=9, steps_per_epoch=2)
-  start = state = jax.jit(program.init)(jax.random.key(0))
-  step = jax.jit(program.step)
-  for number in range(num_steps):
-    state, _ = step(state, fake_batch(number))
+  batches = [fake_batch(number) for number in range(num_steps)]
+  start, (_, state) = compiled(config, total_steps=9).state, train(config, batches, total_steps=9)
   change = jax.tree.map(lambda a, b: np.abs(a - b).max(), start.params, state.params)
   largest = lambda tree: float(max(jax.tree.leaves(tree)))
   stages = {name: largest(tree) for name, tree in sorted(change["encoder"].items())}
@@ -38,9 +35,7 @@ def test_frozen_stages_never_change_and_cost_no_gradient():
 
   def norm(**overrides):
     config = tiny_config(**overrides)
-    program = build_program(config, num_classes=20, total_steps=9, steps_per_epoch=2)
-    state = jax.jit(program.init)(jax.random.key(0))
-    return jax.jit(program.step)(state, fake_batch(0))[1]["grad_norm"]
+    return train(config, [fake_batch(0)], total_steps=9)[0][0]["grad_norm"]
 
   assert norm(**{"encoder.frozen_stages": 1}) < norm()
 
@@ -55,15 +50,14 @@ def test_the_encoder_waits():
 def test_heads_by_config():
   for options in ({"embedding.norm": "layer"}, {"embedding.unit_norm": True}):
     config = tiny_config(**options)
-    program = build_program(config, num_classes=20, total_steps=9, steps_per_epoch=2)
-    state = jax.jit(program.init)(jax.random.key(0))
+    program, state, step = compiled(config)
     batch = fake_batch(0)
     z = jax.jit(program.embed)(
       {"params": state.params, "batch_stats": state.batch_stats}, batch["image"]
     )
     assert ("ln" in state.params["embedding"]) == (config.embedding.norm == "layer")
     assert np.allclose(np.linalg.norm(z, axis=1), 1.0) == config.embedding.unit_norm
-    assert jax.jit(program.step)(state, batch)[1]["finite"]
+    assert step(state, batch)[1]["finite"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from jaxdml import training
 from jaxdml.training import checkpoints, loop, parallel
 from jaxdml.training import config as config_lib
-from tests.training.helpers import build_program, fake_batch, tiny_config
+from tests.training.helpers import build_program, fake_batch, tiny_config, train, train_on_all
 from tests.training.test_loop import assert_bitwise, digits_config, final_state
 
 SIZE = 80
@@ -29,13 +29,7 @@ def build(config, axis_name=None):
 
 def run(config, batches):
   """Metrics of each step and the last state, on one device."""
-  program = build(config)
-  state, step_fn = jax.jit(program.init)(jax.random.key(0)), jax.jit(program.step)
-  metrics = []
-  for batch in batches:
-    state, scalars = step_fn(state, batch)
-    metrics.append({k: float(v) for k, v in scalars.items()})
-  return metrics, state
+  return train(config, batches, total_steps=4)
 
 
 @pytest.mark.parametrize("layout", ["all_pairs", "npair"])
@@ -45,13 +39,10 @@ def test_eight_devices_equal_one(layout):
   one, state = run(config, batches)
   assert [m["memory/filled"] for m in one] == [32, 64, 80, 80]
   assert len(jax.devices()) == 8
-  step_fn = parallel.compile_step(build(config, parallel.AXIS).step)
-  device_state = parallel.replicate(jax.jit(build(config).init)(jax.random.key(0)))
-  for metrics, batch in zip(one, batches, strict=True):
-    device_state, many = step_fn(device_state, parallel.split(batch))
-    many = parallel.unreplicate(many)
+  many, device_state = train_on_all(config, batches, total_steps=4)
+  for got, want in zip(many, one, strict=True):
     for name in ("loss", "grad_norm", "memory/filled"):
-      np.testing.assert_allclose(many[name], metrics[name], rtol=2e-3, err_msg=name)
+      np.testing.assert_allclose(got[name], want[name], rtol=2e-3, err_msg=name)
   for copies in jax.tree.leaves(jax.device_get(device_state)):
     np.testing.assert_array_equal(copies, copies[:1].repeat(8, axis=0))
   memory = parallel.unreplicate(device_state).memory

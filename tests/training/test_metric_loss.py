@@ -8,7 +8,7 @@ import pytest
 from jaxdml import training
 from jaxdml.training.config import ConfigError
 from jaxdml.training.metric_loss import MetricLoss
-from tests.training.helpers import build_program, fake_batch, tiny_config
+from tests.training.helpers import compiled, fake_batch, tiny_config
 
 # Two classes of two images, each in four slots of the batch, next to its own second augmentation.
 RECORDS = np.repeat(np.arange(4), 2)
@@ -30,9 +30,12 @@ def metric_of(**overrides):
 def test_the_easy_positive_is_another_image(size):
   metric = metric_of(**{"mining.positive": "nearest_positive", "memory.size": size})
   z, batch = embeddings(), {"label": jnp.asarray(LABELS), "index": jnp.asarray(RECORDS)}
-  call = lambda index: metric(
-    {}, z, {**batch, "index": index}, metric.init_memory(), jnp.int32(0), jax.random.key(0)
-  )[0]
+
+  @jax.jit
+  def call(index):
+    memory, key = metric.init_memory(), jax.random.key(0)
+    return metric({}, z, {**batch, "index": index}, memory, jnp.int32(0), key)[0]
+
   # By hand: each anchor's nearest of its class among the slots of the other image.
   d = np.linalg.norm(z[:, None] - z[None], axis=-1)
   other = (LABELS[:, None] == LABELS) & (RECORDS[:, None] != RECORDS)
@@ -52,10 +55,12 @@ def test_an_anchor_beside_itself_has_no_positive(layout):
   z = embeddings()[: 2 * group]
   labels = jnp.asarray({2: [0, 0, 1, 1], 3: [0, 0, 1, 1, 1, 0]}[group])
   records = jnp.arange(2 * group).at[1].set(0)
-  call = lambda index, z: metric(
-    {}, z, {"label": labels, "index": index}, (), jnp.int32(0), jax.random.key(0)
-  )[0]
-  slope = jax.grad(call, argnums=1)
+
+  @jax.jit
+  def call(index, z):
+    return metric({}, z, {"label": labels, "index": index}, (), jnp.int32(0), jax.random.key(0))[0]
+
+  slope = jax.jit(jax.grad(call, argnums=1))
   # The first anchor's "positive" is itself: pulling it is no part of the loss.
   far = z.at[1].add(10.0)
   assert not np.allclose(call(jnp.arange(2 * group), z), call(jnp.arange(2 * group), far))
@@ -67,8 +72,7 @@ def test_an_anchor_beside_itself_has_no_positive(layout):
 @pytest.mark.slow
 def test_hdml_learns_from_other_images_alone():
   config = tiny_config(**{"hdml.enabled": True, "hdml.slots": 2})
-  program = build_program(config, num_classes=20, total_steps=2, steps_per_epoch=2)
-  state, step = program.init(jax.random.key(0)), jax.jit(program.step)
+  _, state, step = compiled(config)
   batch = fake_batch(0)
   assert step(state, batch)[1]["loss/real"] > 0
   # Each class shows one image twice: it has no positive left.

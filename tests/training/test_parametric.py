@@ -5,10 +5,17 @@ import numpy as np
 import pytest
 
 from jaxdml import distances, losses, training
-from jaxdml.training import checks, parallel
 from jaxdml.training import config as config_lib
+from jaxdml.training import metric_loss
 from tests.losses import names
-from tests.training.helpers import build_program, fake_batch, tiny_config
+from tests.training.helpers import (
+  build_program,
+  compiled,
+  fake_batch,
+  tiny_config,
+  train,
+  train_on_all,
+)
 
 CLASSES = 20
 SOFT_TRIPLE = {"loss.name": "soft_triple", "optimizer.loss_learning_rate": 0.05}
@@ -45,20 +52,13 @@ def test_every_loss_trains_by_name(name):
 def test_eight_devices_equal_one(block_size):
   """SoftTriple: several centers a class, and a penalty that must be counted once."""
   config = configured({**SOFT_TRIPLE, "loss.block_size": block_size}, centers_per_class=2)
-  program, batches = build(config), [fake_batch(step) for step in range(2)]
-  state = start = jax.jit(program.init)(jax.random.key(0))
-  assert start.params["loss"]["centers"].shape == (CLASSES, 2, 8)
-  step_fn, one = jax.jit(program.step), []
-  for batch in batches:
-    state, metrics = step_fn(state, batch)
-    one.append(metrics)
-  sharded = parallel.compile_step(build(config, parallel.AXIS).step)
-  device_state = parallel.replicate(start)
-  for batch, expected in zip(batches, one, strict=True):
-    device_state, metrics = sharded(device_state, parallel.split(batch))
-    metrics = parallel.unreplicate(metrics)
+  batches = [fake_batch(step) for step in range(2)]
+  assert compiled(config).state.params["loss"]["centers"].shape == (CLASSES, 2, 8)
+  one, state = train(config, batches)
+  many, device_state = train_on_all(config, batches)
+  for got, want in zip(many, one, strict=True):
     for name in ("loss", "grad_norm"):
-      np.testing.assert_allclose(metrics[name], expected[name], rtol=2e-4, err_msg=name)
+      np.testing.assert_allclose(got[name], want[name], rtol=2e-4, err_msg=name)
   copies = np.asarray(device_state.params["loss"]["centers"])
   np.testing.assert_array_equal(copies, copies[:1].repeat(8, axis=0))
   np.testing.assert_allclose(copies[0], state.params["loss"]["centers"], rtol=1e-3, atol=2e-4)
@@ -66,11 +66,10 @@ def test_eight_devices_equal_one(block_size):
 
 def first_step(**overrides):
   config = tiny_config(**{"loss.name": "proxy_nca", **overrides})
-  program = build(config)
-  start = jax.jit(program.init)(jax.random.key(0))
-  state, metrics = jax.jit(program.step)(start, fake_batch(0))
+  (metrics,), state = train(config, [fake_batch(0)])
+  start = compiled(config).state
   moved = state.params["loss"]["proxies"] - start.params["loss"]["proxies"]
-  return float(metrics["loss"]), np.abs(moved).max()
+  return metrics["loss"], np.abs(moved).max()
 
 
 def test_reducer_distance_mining_and_learning_rate_of_the_config():
@@ -92,7 +91,7 @@ def test_the_distance_takes_its_options():
   def between(curvature):
     config = tiny_config(**{"loss.name": "contrastive", "loss.distance": "hyperbolic"})
     config.loss.distance_options = {"curvature": curvature}
-    return checks.distance_of(config)(x, x)[0, 1]
+    return metric_loss.distance_of(config)(x, x)[0, 1]
 
   x = np.eye(2, dtype=np.float32)
   assert between(0.1) == distances.hyperbolic(curvature=0.1)(x, x)[0, 1] != between(1.0)
@@ -133,8 +132,7 @@ def test_miners_of_several_pairs_take_their_options():
   with config.unlocked():
     config.mining.options.update({"k": 2, "epsilon": 0.2})
   training.resolve(config, 8)
-  program = build(config)
-  _, metrics = jax.jit(program.step)(jax.jit(program.init)(jax.random.key(0)), fake_batch(0))
+  (metrics,), _ = train(config, [fake_batch(0)])
   assert np.isfinite(metrics["loss"]) and metrics["loss"] > 0
   with config.unlocked():
     config.mining.options.update({"cutoff": 0.5})

@@ -9,7 +9,7 @@ from jaxdml.training import config as config_lib
 from jaxdml.training import defaults, recipes
 from jaxdml.training.metric_loss import MetricLoss
 from tests.losses import names as loss_names
-from tests.training.helpers import build_program, fake_batch, tiny_config
+from tests.training.helpers import build_program, compiled, fake_batch, tiny_config, train
 
 SEMIHARD, WEIGHTED = "semihard_negative", "distance_weighted_negative"
 TUNED = ("npair", "triplet", "margin", "multi_similarity", "contrastive")
@@ -171,10 +171,8 @@ def test_hdml_trains_the_margins_beta():
   """Random negatives and a learned boundary inside HDML: every group of parameters moves."""
   config = recipes.apply(tiny_config(**{"hdml.initial_average": 0.1}), "margin,hdml")
   config.data.batch_size = 16
-  program = build_program(config, num_classes=20, total_steps=2, steps_per_epoch=2)
-  state = jax.jit(program.init)(jax.random.key(0))
-  after, metrics = jax.jit(program.step)(state, fake_batch(0, 16))
-  assert bool(metrics["finite"])
+  state, ((metrics,), after) = compiled(config).state, train(config, [fake_batch(0, 16)])
+  assert metrics["finite"]
   assert float(metrics["hdml/trust_in_real"]) < 0.5  # The synthetics are heard.
   for name, before in state.params.items():
     moved = [

@@ -199,7 +199,7 @@ def proxy_anchor_loss(
   where, weights = shared.pop("where", None), shared.pop("weights", None)
   axis_name = shared.get("axis_name")
   x, y, where, weights, proxies = check_examples(
-    embeddings, labels, where, weights, params, PROXIES, "proxy_anchor"
+    embeddings, labels, where, weights, params, PROXIES
   )
   num_classes = proxies.shape[0]
   classes = jnp.arange(num_classes, dtype=jnp.int32)

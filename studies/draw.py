@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
+from jaxdml.evaluation import describe_metric
 from studies import contrasts, naming, statistics, style
 from studies.style import save as save
 from studies.table import Row
@@ -206,7 +207,7 @@ def _finish(
     axes.set_yticks(range(len(names)), names)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     if task == plan.tasks[-1]:
-      axes.set_xlabel(f"{measure}{naming.metric_label(metric)}")
+      axes.set_xlabel(f"{measure}{describe_metric(metric).label}")
     if metric == plan.metrics[0] and len(plan.tasks) > 1:
       axes.set_title(naming.task_label(task), fontsize=9.5, loc="left", weight="bold")
   style.legend(figure, handles)

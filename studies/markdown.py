@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from jaxdml.evaluation import describe_metric
 from studies import contrasts, naming, statistics
 from studies.table import Row
 
@@ -51,7 +52,7 @@ def results(rows: Sequence[Row], metrics: Sequence[str] | None = None) -> str:
         texts = [_cell(cells[line, m], line == bold[m], len(plan.seeds)) for m in plan.metrics]
         name = [naming.loss_label(line[0]), line[1]] if line[0] else [line[1], ""]
         body.append([*name, *texts])
-    header = ["loss", "arm", *map(naming.metric_label, plan.metrics)]
+    header = ["loss", "arm", *(describe_metric(m).label for m in plan.metrics)]
     if len(plan.tasks) > 1:
       parts.append(f"**{naming.task_label(task)}**")
     parts.append(_table(header, body))
@@ -97,7 +98,7 @@ def effects(
           body.append([name, arm, *map(_difference, differences)])
     if len(plan.tasks) > 1:
       parts.append(f"**{naming.task_label(task)}**")
-    parts.append(_table(["loss", "arm", *map(naming.metric_label, plan.metrics)], body))
+    parts.append(_table(["loss", "arm", *(describe_metric(m).label for m in plan.metrics)], body))
   n = max(difference.n for difference in found.values())
   if n > 1:
     note = (
@@ -161,7 +162,7 @@ def _clear_best(
 ) -> tuple[str, str] | None:
   """The line whose values are best beyond doubt, if there is one."""
   means = {line: sum(cell.values()) / len(cell) for line, cell in cells.items() if cell}
-  if not naming.more_is_better(metric) or len(means) < 2:
+  if not describe_metric(metric).more_is_better or len(means) < 2:
     return None
   best, second = sorted(means, key=lambda line: -means[line])[:2]
   if set(cells[best]) != set(cells[second]):

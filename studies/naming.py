@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from jaxdml.evaluation import describe_metric
 from studies.table import Row
 
 __all__ = [
@@ -13,8 +14,6 @@ __all__ = [
   "Layout",
   "layout",
   "loss_label",
-  "metric_label",
-  "more_is_better",
   "task_label",
   "with_chance",
 ]
@@ -29,20 +28,7 @@ _LOSSES = {
   "multi_similarity": "multi-similarity",
   "contrastive": "contrastive",
 }
-_METRICS = {
-  "map@r": "MAP@R",
-  "recall@1": "R@1",
-  "r_precision": "R-prec",
-  "nmi": "NMI",
-  "ami": "AMI",
-  "f1": "F1",
-  "collapse/within/map@r": "MAP@R within the class",
-  "collapse/within/recall@1": "R@1 within the class",
-  "collapse/modes_kept": "modes kept",
-  "collapse/class_spread": "class spread",
-  "collapse/spectral_decay": "spectral decay",
-  "collapse/effective_rank": "effective rank",
-}
+_MAIN = ("map@r", "recall@1", "nmi")
 _CHANCE = "collapse/within/chance_"
 
 
@@ -79,8 +65,8 @@ def layout(rows: Sequence[Row], metrics: Iterable[str] | None = None) -> Layout:
   rows = [row for row in rows if row.split == split]
   present = {row.metric for row in rows}
   if metrics is None:
-    metrics = [name for name in ("map@r", "recall@1", "nmi") if name in present] or present
-    metrics = _ordered(metrics, tuple(_METRICS))
+    metrics = tuple(name for name in _MAIN if name in present)
+    metrics = metrics or tuple(sorted(present, key=lambda name: describe_metric(name).order))
   else:
     metrics = tuple(dict.fromkeys(metrics))
   if set(metrics) - present:
@@ -120,26 +106,9 @@ def loss_label(name: str) -> str:
   return _LOSSES.get(name, name)
 
 
-def metric_label(name: str) -> str:
-  """The name of a metric in print.
-
-  >>> metric_label("map@r"), metric_label("recall@8"), metric_label("collapse/new_figure")
-  ('MAP@R', 'R@8', 'collapse/new_figure')
-  """
-  return _METRICS.get(name, re.sub(r"^recall@(\d+)$", r"R@\1", name))
-
-
 def task_label(name: str) -> str:
   """The name of a task in print, arrows as arrows."""
   return name.replace("->", "→")
-
-
-def more_is_better(metric: str) -> bool:
-  """Whether a higher value is better; of spreads and spectra neither is."""
-  last = metric.rsplit("/", 1)[-1]
-  return last in ("map@r", "r_precision", "nmi", "ami", "f1", "modes_kept") or last.startswith(
-    "recall@"
-  )
 
 
 def _ordered(names: Iterable[str], known: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Results as one self-contained file: an HTML page, or a picture."""
+"""Pages of results: one self-contained file each, HTML or a picture."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import os
 import pathlib
 from collections.abc import Sequence
 
+import cv2
+import numpy as np
 from matplotlib.figure import Figure
 
 from jaxdml import _files, drawing
+from jaxdml.data import ImageDecodeError, augment, decode
 from jaxdml.search.errors import SearchError
-from jaxdml.search.results import Hit, Result, encode, thumbnail
+from jaxdml.search.results import Hit, Result
 
-__all__ = ["check_out", "draw", "to_html", "write_page"]
+__all__ = ["draw", "to_html", "write_page"]
 
 _SUFFIXES = (".html", ".htm", ".png")
 _SIDE = 240  # pixels; sharp on phones, and about 10 kB a photo
@@ -64,23 +67,6 @@ _PAGE = """<!doctype html>
 """
 
 
-def check_out(path: str | os.PathLike[str]) -> pathlib.Path:
-  """Returns where results go, before the work for them begins.
-
-  Raises:
-    SearchError: neither a page nor a picture by its suffix, or a folder.
-  """
-  out = pathlib.Path(path).expanduser()
-  if out.suffix.lower() not in _SUFFIXES:
-    raise SearchError(
-      f"--out={out}: expected a name that ends in .html (a page) or .png (a picture), got "
-      f"{out.suffix or 'no suffix'}"
-    )
-  if out.is_dir():
-    raise SearchError(f"--out={out} is a folder; expected the name of a file in it")
-  return out
-
-
 def write_page(
   path: str | os.PathLike[str], results: Sequence[Result], *, title: str, note: str = ""
 ) -> pathlib.Path:
@@ -95,10 +81,17 @@ def write_page(
     note: under the title: what was searched, and how.
 
   Raises:
-    SearchError: an unknown suffix.
+    SearchError: neither a page nor a picture by its suffix, or a folder.
     OSError: it cannot be written.
   """
-  out = check_out(path)
+  out = pathlib.Path(path).expanduser()
+  if out.suffix.lower() not in _SUFFIXES:
+    raise SearchError(
+      f"{out}: expected a name that ends in .html (a page) or .png (a picture), got "
+      f"{out.suffix or 'no suffix'}"
+    )
+  if out.is_dir():
+    raise SearchError(f"{out} is a folder; expected the name of a file in it")
   with _files.replacing(out) as temporary:
     if out.suffix.lower() == ".png":
       draw(results, title=title, note=note).savefig(temporary, format="png")
@@ -122,37 +115,27 @@ def draw(results: Sequence[Result], *, title: str, note: str = "") -> Figure:
   """
   if not results:
     raise ValueError("results: expected at least one, got none")
-  lines = [
-    [
-      [_cell(query.image, ("query", _file_name(query.path)), "#333333")],
-      [
-        _cell(
-          hit.image,
-          (
-            "no label" if hit.label is None else hit.label,
-            f"{hit.similarity:.3f}  {'the query itself' if hit.itself else _file_name(hit.path)}",
-          ),
-          "#1f5fa8" if hit.itself else None,
-        )
-        for hit in hits
-      ],
-    ]
-    for query, hits in results
-  ]
+  lines = []
+  for query, hits in results:
+    captions = ("query", query.path.rpartition("/")[2])
+    first = drawing.Cell(_thumbnail(query.image), "#333333", captions=captions)
+    lines.append([[first], [_cell(hit) for hit in hits]])
   return drawing.draw_neighbours(lines, title=title, note=note)
 
 
-def _cell(encoded: bytes | None, captions: tuple[str, ...], frame: str | None) -> drawing.Cell:
-  image = thumbnail(encoded, _SIDE)
-  return drawing.Cell(image, frame, captions=captions)
+def _cell(hit: Hit) -> drawing.Cell:
+  name = "the query itself" if hit.itself else hit.path.rpartition("/")[2]
+  captions = (_label(hit), f"{hit.similarity:.3f}  {name}")
+  frame = "#1f5fa8" if hit.itself else None
+  return drawing.Cell(_thumbnail(hit.image), frame, captions=captions)
 
 
-def _file_name(path: str) -> str:
-  return path.rpartition("/")[2]
+def _label(hit: Hit) -> str:
+  return "no label" if hit.label is None else hit.label
 
 
 def to_html(results: Sequence[Result], *, title: str, note: str = "") -> str:
-  """The page of `write_page`, as text.
+  """Returns the page of `write_page`, as text.
 
   >>> from jaxdml.search.results import Query
   >>> page = to_html([Result(Query("q.png", b""), ())], title="<b>")
@@ -178,26 +161,47 @@ def _section(result: Result) -> str:
 
 
 def _card(hit: Hit) -> str:
-  label = "no label" if hit.label is None else hit.label
   own = '<div class="own-note">the query itself</div>' if hit.itself else ""
   return (
-    f"<li{' class=own' if hit.itself else ''}>{_frame(hit.image, label)}"
+    f"<li{' class=own' if hit.itself else ''}>{_frame(hit.image, _label(hit))}"
     f'<div class="row"><span>{hit.rank}.</span><span>{hit.similarity:.3f}</span></div>{own}'
-    f"<b>{_escape(label)}</b>"
+    f"<b>{_escape(_label(hit))}</b>"
     f'<div class="path">{_escape(hit.path)}</div></li>\n'
   )
 
 
 def _frame(encoded: bytes | None, alt: str) -> str:
-  image = thumbnail(encoded, _SIDE)
+  image = _thumbnail(encoded)
   if image is None:
     return '<div class="frame"><span>image not there</span></div>'
-  kind, content = encode(image)
-  small = " class=small" if max(image.shape[:2]) <= 96 else ""
+  # Small pictures, icons and letters, stay as they are: no losses, and pixels when enlarged.
+  small = max(image.shape[:2]) <= 96
+  suffix, options = (".png", []) if small else (".jpg", [cv2.IMWRITE_JPEG_QUALITY, 85])
+  content = cv2.imencode(suffix, image[..., ::-1], options)[1].tobytes()
+  kind = "image/png" if small else "image/jpeg"
   source = f"data:{kind};base64,{base64.b64encode(content).decode()}"
-  return f'<div class="frame"><img{small} src="{source}" alt="{_escape(alt)}"></div>'
+  style = " class=small" if small else ""
+  return f'<div class="frame"><img{style} src="{source}" alt="{_escape(alt)}"></div>'
+
+
+def _thumbnail(encoded: bytes | None, side: int = _SIDE) -> np.ndarray | None:
+  """Decodes an image to fit into a square, never enlarged: uint8 RGB [h, w, 3]; None if it cannot.
+
+  >>> _thumbnail(b"no image") is None
+  True
+  """
+  if encoded is None:
+    return None
+  try:
+    header = decode.probe(encoded)
+    ratio = min(side / max(header.height, header.width), 1.0)
+    height, width = (max(round(x * ratio), 1) for x in (header.height, header.width))
+    image = decode.decode(encoded, 3, min_size=(height, width))
+  except ImageDecodeError:
+    return None
+  return augment.resize(image, height, width)
 
 
 def _escape(text: str) -> str:
-  """Text for HTML, in an attribute too; lone surrogates, which UTF-8 cannot hold, as escapes."""
+  """Returns text for HTML, attributes too; lone surrogates, which UTF-8 has not, as escapes."""
   return html.escape(text.encode("utf-8", "backslashreplace").decode(), quote=True)

@@ -1,4 +1,4 @@
-"""What a search found, with names and pictures: the rows of the tables, pages and pictures."""
+"""Results of a search, with the names and the images of what was found, and a text table."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import cv2
-import numpy as np
-
 from jaxdml._text import printable
-from jaxdml.data import DatasetNotPreparedError, ImageDecodeError, augment, decode
+from jaxdml.data import DatasetNotPreparedError, ImageDecodeError
 from jaxdml.evaluation import Neighbours
 from jaxdml.search.store import Store
 
-__all__ = ["Hit", "Query", "Result", "collect", "encode", "format_results", "thumbnail"]
+__all__ = ["Hit", "Query", "Result", "collect", "format_results"]
 
 
 class Query(NamedTuple):
@@ -76,7 +73,7 @@ def collect(store: Store, queries: Sequence[Query], found: Neighbours) -> list[R
 
 
 def _image(store: Store, row: int) -> bytes | None:
-  """The image of a row; None where it is gone, which the page shows."""
+  """Returns the image of a row; None where it is gone, which the page shows."""
   try:
     return store.image(row)
   except (ImageDecodeError, DatasetNotPreparedError, OSError):
@@ -102,32 +99,3 @@ def format_results(results: Sequence[Result]) -> str:
       path = printable(hit.path) + ("  (the query itself)" if hit.itself else "")
       lines.append(f"  {hit.rank:>4}  {hit.similarity:>10.3f}  {label:<{width}}  {path}")
   return "\n".join(lines)
-
-
-def thumbnail(encoded: bytes | None, side: int) -> np.ndarray | None:
-  """Decodes an image to fit into a square, never enlarged: uint8 RGB [h, w, 3]; None if it cannot.
-
-  >>> thumbnail(b"no image", 64) is None
-  True
-  """
-  if encoded is None:
-    return None
-  try:
-    header = decode.probe(encoded)
-    ratio = min(side / max(header.height, header.width), 1.0)
-    height, width = (max(round(x * ratio), 1) for x in (header.height, header.width))
-    image = decode.decode(encoded, 3, min_size=(height, width))
-  except ImageDecodeError:
-    return None
-  return augment.resize(image, height, width)
-
-
-def encode(image: np.ndarray) -> tuple[str, bytes]:
-  """Encodes RGB [h, w, 3] for a page: (MIME type, bytes); small pictures without loss."""
-  suffix, options, kind = ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 85], "image/jpeg"
-  if max(image.shape[:2]) <= 96:
-    suffix, options, kind = ".png", [], "image/png"
-  done, encoded = cv2.imencode(suffix, image[..., ::-1], options)
-  if not done:
-    raise ValueError(f"image: cannot encode uint8 [h, w, 3] as {suffix}; got shape {image.shape}")
-  return kind, encoded.tobytes()

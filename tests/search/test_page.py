@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxdml import inference, search
-from jaxdml.search import page, results
+from jaxdml.search import page
 from tests.search.helpers import FakeModel, png, write_images
 
 EVIL = '<script>alert(1)</script><img src=x onerror="alert(2)">&amp;\udce4"\''
@@ -91,7 +91,7 @@ def test_only_pages_and_pictures(tmp_path):
       search.write_page(tmp_path / name, found(), title="")
   (tmp_path / "folder.html").mkdir()
   with pytest.raises(search.SearchError, match="is a folder"):
-    page.check_out(tmp_path / "folder.html")
+    search.write_page(tmp_path / "folder.html", found(), title="")
 
 
 def test_collect(tmp_path):
@@ -124,6 +124,6 @@ def test_names_cannot_steer_a_terminal():
 
 
 def test_thumbnails():
-  assert results.thumbnail(png(0), 4).shape == (4, 4, 3)
-  assert results.thumbnail(png(0), 100).shape == (8, 8, 3)  # Never enlarged.
-  assert results.thumbnail(b"", 100) is None
+  assert page._thumbnail(png(0), 4).shape == (4, 4, 3)
+  assert page._thumbnail(png(0), 100).shape == (8, 8, 3)  # Never enlarged.
+  assert page._thumbnail(b"", 100) is None

@@ -46,7 +46,6 @@ class Embedding(nn.Module):
       depend on the batch; "none", a plain dense layer.
     unit_norm: divide z by its Euclidean norm; a zero stays zero, with a zero gradient.
     dtype: of the computation; parameters and output stay float32.
-    kernel_init: initializer of the weights W.
     kernel_scale: factor on the initial W. Dot-product losses from scratch want a small one: N-pair
       loss begins at about 25 instead of log(classes) with embeddings of norm sqrt(dim).
     momentum: share of the old running statistics that an update keeps.
@@ -67,7 +66,6 @@ class Embedding(nn.Module):
   norm: str = "batch"
   unit_norm: bool = False
   dtype: Dtype = jnp.float32
-  kernel_init: Any = GLOROT_INIT
   kernel_scale: float = 1.0
   momentum: float = 0.9
   epsilon: float = 1e-3
@@ -107,7 +105,7 @@ class Embedding(nn.Module):
     return jnp.where(some, z * lax.rsqrt(jnp.where(some, square, 1.0)), 0.0)
 
   def _scaled_init(self, key: Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> Array:
-    return self.kernel_scale * self.kernel_init(key, shape, dtype)
+    return self.kernel_scale * GLOROT_INIT(key, shape, dtype)
 
 
 class Generator(nn.Module):
@@ -121,7 +119,6 @@ class Generator(nn.Module):
     hidden: width of the hidden layer.
     axis_name: mapped axis over which BatchNorm's statistics are synchronised.
     dtype: of the computation; parameters and output stay float32.
-    kernel_init: initializer of both weights.
     momentum: share of the old running statistics that an update keeps.
     epsilon: BatchNorm's.
   """
@@ -130,14 +127,13 @@ class Generator(nn.Module):
   hidden: int = 512
   axis_name: Any = None
   dtype: Dtype = jnp.float32
-  kernel_init: Any = GLOROT_INIT
   momentum: float = 0.9
   epsilon: float = 1e-3
 
   @nn.compact
   def __call__(self, z: Array, train: bool) -> Array:
     """Returns y' [..., feature_dim] float32 of embeddings z [..., dim]."""
-    y = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=self.kernel_init, name="fc1")(z)
+    y = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=GLOROT_INIT, name="fc1")(z)
     y = BatchNorm(
       axis_name=self.axis_name,
       momentum=self.momentum,
@@ -145,7 +141,7 @@ class Generator(nn.Module):
       dtype=self.dtype,
       name="bn",
     )(nn.relu(y), train)
-    y = nn.Dense(self.feature_dim, dtype=self.dtype, kernel_init=self.kernel_init, name="fc2")(y)
+    y = nn.Dense(self.feature_dim, dtype=self.dtype, kernel_init=GLOROT_INIT, name="fc2")(y)
     return y.astype(jnp.promote_types(y.dtype, jnp.float32))
 
 
@@ -158,17 +154,13 @@ class SoftmaxHead(nn.Module):
   Attributes:
     num_classes: number of training classes.
     dtype: of the computation; parameters and output stay float32.
-    kernel_init: initializer of the weights.
   """
 
   num_classes: int
   dtype: Dtype = jnp.float32
-  kernel_init: Any = GLOROT_INIT
 
   @nn.compact
   def __call__(self, y: Array) -> Array:
     """Returns the logits of features y."""
-    logits = nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=self.kernel_init, name="fc")(
-      y
-    )
+    logits = nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=GLOROT_INIT, name="fc")(y)
     return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxdml.models.layers import Dtype
+from jaxdml.models.layers import HE_INIT, Dtype
 from jaxdml.types import Array
 
 
@@ -91,8 +91,21 @@ def _convolve(x: Array, kernel: Array, strides: Any, padding: Any, **options: An
   return lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
-Conv = functools.partial(nn.Conv, conv_general_dilated=_convolve)
+Conv = functools.partial(nn.Conv, conv_general_dilated=_convolve, kernel_init=HE_INIT)
 """`flax.linen.Conv` whose 1x1 convolutions are `pointwise`."""
+
+
+def conv(
+  width: int, size: int, stride: int, dtype: Dtype, name: str, use_bias: bool = False
+) -> nn.Conv:
+  """Returns a square convolution padded by size // 2 on EVERY side, as PyTorch and Caffe do.
+
+  "SAME", TensorFlow's way, differs from that at stride 2.
+  """
+  pad = (size // 2, size // 2)
+  return Conv(
+    width, (size, size), stride, padding=(pad, pad), use_bias=use_bias, dtype=dtype, name=name
+  )
 
 
 class DepthwiseConv(nn.Module):

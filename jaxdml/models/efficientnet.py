@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxdml.models.base import Encoder, Preprocessing, Published, register, torch_leaf
 from jaxdml.models.convolutions import Conv, DepthwiseConv
-from jaxdml.models.layers import HE_INIT, Dtype, Pooling, remat
+from jaxdml.models.layers import Dtype, Pooling, remat
 from jaxdml.types import Array
 
 
@@ -47,16 +47,7 @@ LITE0 = (
 
 def _conv(width: int, size: int, stride: int, dtype: Dtype, name: str) -> nn.Conv:
   """A convolution padded as TensorFlow does: "SAME", the larger half after the image."""
-  return Conv(
-    width,
-    (size, size),
-    stride,
-    padding="SAME",
-    use_bias=False,
-    dtype=dtype,
-    kernel_init=HE_INIT,
-    name=name,
-  )
+  return Conv(width, (size, size), stride, use_bias=False, dtype=dtype, name=name)
 
 
 class InvertedResidual(nn.Module):

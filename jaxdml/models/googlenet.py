@@ -21,8 +21,8 @@ from jaxdml.models.base import (
   register,
   torch_leaf,
 )
-from jaxdml.models.convolutions import Conv
-from jaxdml.models.layers import HE_INIT, Dtype, Pooling, max_pool, max_pool_ceil, remat
+from jaxdml.models.convolutions import conv
+from jaxdml.models.layers import Dtype, Pooling, max_pool, max_pool_ceil, remat
 from jaxdml.types import Array
 
 INCEPTION = {
@@ -76,17 +76,8 @@ class ConvUnit(nn.Module):
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
     """Returns [n, h/stride, w/stride, width] of x [n, h, w, c]."""
-    pad = (self.size // 2, self.size // 2)
-    x = Conv(
-      self.width,
-      (self.size, self.size),
-      self.stride,
-      padding=(pad, pad),
-      use_bias=self.bias or self.norm is None,
-      dtype=self.dtype,
-      kernel_init=HE_INIT,
-      name="conv",
-    )(x)
+    use_bias = self.bias or self.norm is None
+    x = conv(self.width, self.size, self.stride, self.dtype, "conv", use_bias)(x)
     if self.norm is not None:
       x = self.norm(name="bn")(x, train)
     return nn.relu(x)

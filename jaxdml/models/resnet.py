@@ -11,24 +11,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxdml.models.base import Encoder, Published, register, torch_leaf
-from jaxdml.models.convolutions import Conv
-from jaxdml.models.layers import HE_INIT, Dtype, Pooling, max_pool, remat
+from jaxdml.models.convolutions import conv
+from jaxdml.models.layers import Dtype, Pooling, max_pool, remat
 from jaxdml.types import Array
-
-
-def _conv(width: int, size: int, stride: int, dtype: Dtype, name: str) -> nn.Conv:
-  """A convolution padded by size // 2 on EVERY side: "SAME" differs from that at stride 2."""
-  pad = (size // 2, size // 2)
-  return Conv(
-    width,
-    (size, size),
-    stride,
-    padding=(pad, pad),
-    use_bias=False,
-    dtype=dtype,
-    kernel_init=HE_INIT,
-    name=name,
-  )
 
 
 class BasicBlock(nn.Module):
@@ -52,9 +37,9 @@ class BasicBlock(nn.Module):
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
     """Returns the block's output."""
-    y = _conv(self.width, 3, self.stride, self.dtype, "conv1")(x)
+    y = conv(self.width, 3, self.stride, self.dtype, "conv1")(x)
     y = nn.relu(self.norm(name="bn1")(y, train))
-    y = _conv(self.width, 3, 1, self.dtype, "conv2")(y)
+    y = conv(self.width, 3, 1, self.dtype, "conv2")(y)
     y = self.norm(name="bn2", scale_init=self.last_scale_init)(y, train)
     return nn.relu(y + _shortcut(self, x, train))
 
@@ -80,11 +65,11 @@ class Bottleneck(nn.Module):
   @nn.compact
   def __call__(self, x: Array, train: bool) -> Array:
     """Returns the block's output."""
-    y = _conv(self.width, 1, 1, self.dtype, "conv1")(x)
+    y = conv(self.width, 1, 1, self.dtype, "conv1")(x)
     y = nn.relu(self.norm(name="bn1")(y, train))
-    y = _conv(self.width, 3, self.stride, self.dtype, "conv2")(y)
+    y = conv(self.width, 3, self.stride, self.dtype, "conv2")(y)
     y = nn.relu(self.norm(name="bn2")(y, train))
-    y = _conv(self.width * self.expansion, 1, 1, self.dtype, "conv3")(y)
+    y = conv(self.width * self.expansion, 1, 1, self.dtype, "conv3")(y)
     y = self.norm(name="bn3", scale_init=self.last_scale_init)(y, train)
     return nn.relu(y + _shortcut(self, x, train))
 
@@ -94,7 +79,7 @@ def _shortcut(block: BasicBlock | Bottleneck, x: Array, train: bool) -> Array:
   width = block.width * block.expansion
   if block.stride == 1 and x.shape[-1] == width:
     return x
-  x = _conv(width, 1, block.stride, block.dtype, "downsample_conv")(x)
+  x = conv(width, 1, block.stride, block.dtype, "downsample_conv")(x)
   return block.norm(name="downsample_bn")(x, train)
 
 
@@ -142,7 +127,7 @@ class ResNet(Encoder):
     self.check_images(images)
     norm = self.make_norm()
     ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
-    x = _conv(self.width, 7, 2, self.dtype, "conv1")(images.astype(self.dtype))
+    x = conv(self.width, 7, 2, self.dtype, "conv1")(images.astype(self.dtype))
     x = nn.relu(norm(name="bn1")(x, train))
     x = max_pool(x, 3, 2, (1, 1))
     block = remat(self.block, self.remat)

@@ -136,7 +136,7 @@ def _open(args: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[Any, A
 
 @contextlib.contextmanager
 def _cache(out: pathlib.Path | None, trained: Any, source: Any) -> Iterator[str]:
-  """Where the embeddings of --images go: next to --out, for the next time, or away at the end."""
+  """The folder for the embeddings of --images: next to --out, to search again, or a passing one."""
   if out is None:
     with tempfile.TemporaryDirectory(prefix="jaxdml-") as folder:
       yield os.path.join(folder, "embeddings")

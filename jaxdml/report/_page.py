@@ -210,7 +210,7 @@ def _map_data(
   columns: Mapping[str, list[str]],
   record: Callable[[int], str],
 ) -> dict[str, Any]:
-  """What the page's script knows of the points."""
+  """The points of the map, for the page's script."""
   rows = projection.rows.tolist()
   coded = []
   for name, values in columns.items():

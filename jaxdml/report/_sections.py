@@ -48,7 +48,7 @@ def json_script(element_id: str, value: Any) -> str:
 
 
 def csp_hash(script: str) -> str:
-  """How a Content-Security-Policy names an inline script that may run."""
+  """The name of an inline script that may run, in a Content-Security-Policy."""
   return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
@@ -309,7 +309,7 @@ def curves(anchor: str, group: Sequence[Curve]) -> tuple[str, dict[str, Any]]:
 
 
 def settings(keys: Sequence[Setting], facts: Mapping[str, str]) -> str:
-  """How the page came to be, and the config: what differs from the defaults first."""
+  """The origin of the page, and the config: first what differs from the defaults."""
   lines = "".join(f"<dt>{text(k)}</dt><dd>{text(v)}</dd>" for k, v in facts.items())
   html = f"<dl>{lines}</dl>"
   if not keys:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, NoReturn
 from jaxdml._version import __version__
 from jaxdml.errors import JaxdmlError
 
-__all__ = ["NAMES", "Command", "Parser", "UsageError", "guard", "main", "note", "start"]
+__all__ = ["NAMES", "Command", "Parser", "UsageError", "guard", "main", "nearest", "note", "start"]
 
 NAMES = (
   "train", "prepare", "show", "evaluate", "embed", "search", "export", "report", "gallery",
@@ -74,7 +74,7 @@ class Parser(argparse.ArgumentParser):
       if not name.startswith("-"):
         raise UsageError(f"{unknown[0]}: expected an option such as --NAME=VALUE")
       options = re.findall(r"--\w+", self.format_usage())
-      raise UsageError(f"unknown option {name}{_nearest(name, options)}; see {self.prog} --help")
+      raise UsageError(f"unknown option {name}{nearest(name, options)}; see {self.prog} --help")
     if self.overrides:
       namespace.overrides = overrides
     return namespace, []
@@ -113,7 +113,8 @@ def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str
   return rest, found
 
 
-def _nearest(name: str, names: Sequence[str]) -> str:
+def nearest(name: str, names: Sequence[str]) -> str:
+  """Returns "; did you mean ...?" with the name that is most like another one, or nothing."""
   near = difflib.get_close_matches(name, names, n=1)
   return f"; did you mean {near[0]}?" if near else ""
 
@@ -226,7 +227,7 @@ def _without_command(arguments: Sequence[str]) -> None:
   elif arguments[:1] == ["--version"]:
     print(f"jaxdml {__version__}")
   elif arguments:
-    near = _nearest(arguments[0], NAMES)
+    near = nearest(arguments[0], NAMES)
     raise UsageError(f"unknown command {arguments[0]!r}{near}; expected one of {', '.join(NAMES)}")
   else:
     raise UsageError(f"expected a command, one of {', '.join(NAMES)}; see jaxdml --help")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jaxdml.commands._cli import Parser, UsageError
+from jaxdml.commands._cli import Parser, UsageError, nearest
 
 __all__ = ["PICTURES", "add", "check_file", "count", "one_of"]
 
@@ -42,9 +41,9 @@ def one_of(names: Sequence[str]) -> Callable[[str], str]:
 
   def parse(text: str) -> str:
     if text not in names:
-      near = difflib.get_close_matches(text, names, n=1)
-      guess = f"; did you mean {near[0]}?" if near else ""
-      raise argparse.ArgumentTypeError(f"expected one of {', '.join(names)}, got {text!r}{guess}")
+      raise argparse.ArgumentTypeError(
+        f"expected one of {', '.join(names)}, got {text!r}{nearest(text, names)}"
+      )
     return text
 
   return parse

@@ -137,7 +137,11 @@ def _run(args: argparse.Namespace) -> None:
       return
     source = card.source(args.source, allow_partial=args.allow_partial)
   directory = prepare.write(
-    source, data_dir, max_bad=args.max_bad_images, max_side=max_side, overwrite=args.overwrite
+    source,
+    data_dir,
+    max_bad_images=args.max_bad_images,
+    max_side=max_side,
+    overwrite=args.overwrite,
   )
   if args.name == "image_folder":
     _check_current(source, directory, max_side)  # Another process may have made it meanwhile.

@@ -58,7 +58,7 @@ def write(
   source: Source,
   data_dir: str | os.PathLike[str],
   *,
-  max_bad: float = 0.01,
+  max_bad_images: float = 0.01,
   max_side: int | None = None,
   overwrite: bool = False,
 ) -> Path:
@@ -70,7 +70,7 @@ def write(
   Args:
     source: the images.
     data_dir: TFDS data directory.
-    max_bad: share of the images that may be left out, in [0, 1].
+    max_bad_images: share of the images that may be left out, in [0, 1].
     max_side: pictures with a longer side are written as JPEGs with this one (`pictures.shrink`);
       None writes the bytes as they are.
     overwrite: make a finished data set anew; the old one stays until the new one is whole.
@@ -81,8 +81,8 @@ def write(
   Raises:
     PrepareError: too many bad images, a full or read-only disk, a source without images.
   """
-  if not 0 <= max_bad <= 1:
-    raise PrepareError(f"max_bad must be a share between 0 and 1, got {max_bad}")
+  if not 0 <= max_bad_images <= 1:
+    raise PrepareError(f"max_bad_images must be a share between 0 and 1, got {max_bad_images}")
   if max_side is not None and max_side < 1:
     raise PrepareError(f"max_side must be at least 1 pixel, got {max_side}")
   directory = target(source.name, source.version, data_dir)
@@ -100,7 +100,7 @@ def write(
         f"{directory} exists but is not a data set (it has no dataset_info.json): "
         "delete it or choose another data_dir"
       )
-    skipped = _Build(source, work, max_bad, max_side).run()
+    skipped = _Build(source, work, max_bad_images, max_side).run()
     _publish(work, directory, old)
   if skipped:
     _report(skipped, source, directory)
@@ -160,11 +160,13 @@ def _counts(source: Source, bad: Collection[int]) -> str:
 class _Build:
   """The making of one data set: which shards there are, which are finished, writing the rest."""
 
-  def __init__(self, source: Source, work: Path, max_bad: float, max_side: int | None = None):
+  def __init__(
+    self, source: Source, work: Path, max_bad_images: float, max_side: int | None = None
+  ):
     self._source, self._max_side = source, max_side
     self._fingerprint = _fingerprint(source, max_side)
     self._items = source.items
-    self._allowed = int(max_bad * len(self._items) + 1e-6)  # 0.29 of 100 is 28.999...
+    self._allowed = int(max_bad_images * len(self._items) + 1e-6)  # 0.29 of 100 is 28.999...
     self._data, self._progress = work / "data", work / "progress"
     self._work = work
     if not self._items:
@@ -310,7 +312,7 @@ class _Build:
       "\n".join(
         [
           f"{least}{bad} of the {total} images of {self._source.name!r} cannot be decoded, and "
-          f"max_bad allows {self._allowed}:",
+          f"max_bad_images allows {self._allowed}:",
           *listed,
           "Repair or remove them, or leave them out with "
           f"--max_bad_images={_share(bad, total)}{more}; what is finished is kept",

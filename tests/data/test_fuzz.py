@@ -116,7 +116,7 @@ def test_corrupted_images(chunk, tmp_path, monkeypatch):
     passed[path] = content
   assert 0 < len(passed) < IMAGES
   source = image_folder.source(root, "fuzz", seed=chunk)
-  writing.write(source, tmp_path / "tfds", max_bad=1)
+  writing.write(source, tmp_path / "tfds", max_bad_images=1)
   kept = {}
   for split in ("train", "test"):
     dataset = data.load("tfds:image_folder/fuzz", split, data_dir=tmp_path / "tfds")

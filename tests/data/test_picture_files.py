@@ -1,6 +1,7 @@
-"""Pictures as people hold them become the bytes of an image file."""
+"""Files of pictures below folders, and pictures as people hold them as the bytes of a file."""
 
 import io
+import os
 import pathlib
 
 import numpy as np
@@ -75,3 +76,40 @@ def test_a_damaged_file_that_pillow_has_opened(tmp_path):
     pytest.raises(decode.ImageDecodeError, match="frame: "),
   ):
     picture_files.encoded(opened, "frame")
+
+
+def _fill(root, *paths):
+  for path in paths:
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_bytes(b"x")
+
+
+def test_the_walk_passes_over_what_is_hidden_and_what_systems_add(tmp_path):
+  kept = ["a.jpg", "b/1.PNG", "b/notes.txt", "b/c/2.jpg", "z/3.heic"]
+  others = (".a.jpg", ".git/a.jpg", "@eaDir/a.jpg", "b/__MACOSX/1.png", "$RECYCLE.BIN/a.jpg")
+  _fill(tmp_path, *kept, *others, "b/Thumbs.db")
+  assert list(picture_files.walk(tmp_path)) == kept
+  assert list(picture_files.walk(tmp_path, "b")) == kept[1:4]
+  assert [path for path in kept if not picture_files.is_picture(path)] == ["b/notes.txt"]
+  assert picture_files.level(tmp_path) == (["b", "z"], ["a.jpg"])
+
+
+def test_the_walk_enters_no_folder_twice_and_lists_what_leads_nowhere(tmp_path):
+  _fill(tmp_path, "a/1.jpg", "a/2.jpg")
+  (tmp_path / "b").symlink_to(tmp_path / "a")
+  (tmp_path / "a" / "circle").symlink_to(tmp_path)
+  (tmp_path / "gone.jpg").symlink_to("nowhere.jpg")
+  found = list(picture_files.walk(tmp_path, links=True))
+  assert found == ["gone.jpg", "a/1.jpg", "a/2.jpg"]
+  with pytest.raises(picture_files.FolderError, match=r"a/circle is a link to a folder"):
+    list(picture_files.walk(tmp_path))
+  with pytest.raises(OSError, match="No such file"):
+    picture_files.read(tmp_path / "gone.jpg")
+  with pytest.raises(picture_files.FolderError, match="cannot be read: No such file"):
+    list(picture_files.walk(tmp_path / "none"))
+
+
+def test_a_pipe_is_no_picture(tmp_path):
+  os.mkfifo(tmp_path / "a.jpg")
+  with pytest.raises(OSError, match="it is not a file"):
+    picture_files.read(tmp_path / "a.jpg")

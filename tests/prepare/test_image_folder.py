@@ -358,7 +358,7 @@ def test_it_becomes_a_data_set_with_the_bytes_unchanged(tmp_path, capsys):
   root = fill(tmp_path / "root", *(f"{c}/{i}.png" for c in ("ant", "猫", "cow") for i in range(3)))
   (root / "cow" / "1.png").write_bytes(b"not an image")
   made = source(root, "mine")
-  directory = writing.write(made, tmp_path / "tfds", max_bad=0.2)
+  directory = writing.write(made, tmp_path / "tfds", max_bad_images=0.2)
   assert directory == tmp_path / "tfds" / "image_folder" / "mine" / "1.0.0"
   info = tfds.builder_from_directory(os.fspath(directory)).info
   assert info.features["label"].names == ["ant", "cow", "猫"]

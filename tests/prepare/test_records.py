@@ -89,7 +89,7 @@ def test_images_labels_and_paths_are_kept_as_they_are(tmp_path, monkeypatch):
 
 
 def test_the_labels_are_there_without_reading_the_records(tmp_path, monkeypatch):
-  writing.write(Photos(bad=[4], count=99), tmp_path, max_bad=0.1)
+  writing.write(Photos(bad=[4], count=99), tmp_path, max_bad_images=0.1)
 
   def no_scan(*_):
     raise AssertionError("the records were read for their labels")
@@ -104,7 +104,7 @@ def test_the_labels_are_there_without_reading_the_records(tmp_path, monkeypatch)
 
 
 def test_bad_images_are_left_out_and_listed(tmp_path, capsys):
-  directory = writing.write(Photos(bad=[0, 8]), tmp_path, max_bad=0.1)
+  directory = writing.write(Photos(bad=[0, 8]), tmp_path, max_bad_images=0.1)
   lines = (directory / writing.SKIPPED_FILE).read_text(encoding="utf-8").splitlines()
   assert [json.loads(line)["path"] for line in lines] == ["ü/000.jpg", "ü/008.jpg"]
   assert all(json.loads(line)["reason"] for line in lines)
@@ -119,7 +119,7 @@ def test_bad_images_are_left_out_and_listed(tmp_path, capsys):
 def test_too_many_bad_images_are_all_named_and_what_is_finished_is_kept(tmp_path):
   source = Photos(bad=[2, 20, 21])
   with pytest.raises(PrepareError) as error:
-    writing.write(source, tmp_path, max_bad=0.05)
+    writing.write(source, tmp_path, max_bad_images=0.05)
   message = str(error.value)
   assert message.startswith("3 of the 30 images of 'image_folder/photos' cannot be decoded")
   assert "allows 1" in message
@@ -130,41 +130,41 @@ def test_too_many_bad_images_are_all_named_and_what_is_finished_is_kept(tmp_path
   assert len(kept) == len(shards.Plan("", [item.split for item in source.items]).sizes)
   # What was left out before counts the second time too.
   with pytest.raises(PrepareError, match="3 of the 30 images"):
-    writing.write(source, tmp_path, max_bad=0.05)
+    writing.write(source, tmp_path, max_bad_images=0.05)
   (share,) = re.findall(r"--max_bad_images=([\d.]+);", message)
-  directory = writing.write(source, tmp_path, max_bad=float(share))
+  directory = writing.write(source, tmp_path, max_bad_images=float(share))
   assert source.starts == [0]
   assert {
     n: ((directory / n).stat().st_ino, (directory / n).stat().st_mtime_ns) for n in kept
   } == kept
   with pytest.raises(PrepareError, match="2 of the 30 images"):
-    writing.write(Photos(bad=[1, 20], stop_at=None), tmp_path, max_bad=0.05, overwrite=True)
+    writing.write(Photos(bad=[1, 20], stop_at=None), tmp_path, max_bad_images=0.05, overwrite=True)
 
 
 def test_the_search_for_bad_images_ends_and_goes_on_where_it_was(tmp_path, monkeypatch):
   monkeypatch.setattr(writing, "_LISTED", 3)
   source = Photos(bad=range(8, 30))
   with pytest.raises(PrepareError) as error:
-    writing.write(source, tmp_path, max_bad=0)
+    writing.write(source, tmp_path, max_bad_images=0)
   assert str(error.value).startswith("at least 3 of the 30 images")
   assert "--max_bad_images=0.1 or more" in str(error.value)
   assert 0 < len(finished(tmp_path)) < 8
   with pytest.raises(PrepareError, match=r"at least 21 of .*\n(  .*\n){3}  and 18 more\n"):
-    writing.write(source, tmp_path, max_bad=20 / 30)
+    writing.write(source, tmp_path, max_bad_images=20 / 30)
   assert source.starts[1] > 0
 
 
 @pytest.mark.parametrize("stop_at", [1, 13, 29])
 def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(tmp_path, stop_at):
-  whole = writing.write(Photos(bad=[2]), tmp_path / "whole", max_bad=0.1)
+  whole = writing.write(Photos(bad=[2]), tmp_path / "whole", max_bad_images=0.1)
   with pytest.raises(KeyboardInterrupt):
-    writing.write(Photos(bad=[2], stop_at=stop_at), tmp_path, max_bad=0.1)
+    writing.write(Photos(bad=[2], stop_at=stop_at), tmp_path, max_bad_images=0.1)
   with pytest.raises(data.DatasetNotPreparedError):
     data.load("image_folder/photos", "train", data_dir=tmp_path)
   kept = finished(tmp_path)
   assert bool(kept) == (stop_at > 12)
   again = Photos(bad=[2])
-  directory = writing.write(again, tmp_path, max_bad=0.1)
+  directory = writing.write(again, tmp_path, max_bad_images=0.1)
   assert content(directory) == content(whole)
   # It is read from the first item of the first shard that is not finished.
   assert again.starts == {1: [0], 13: [2], 29: [24]}[stop_at]
@@ -311,10 +311,12 @@ def test_sources_that_cannot_be_written(tmp_path):
     writing.write(twice, tmp_path)
   with pytest.raises(PrepareError, match="has no images"):
     writing.write(Photos(count=0), tmp_path)
-  with pytest.raises(PrepareError, match=r"max_bad must be a share between 0 and 1, got 1\.5"):
-    writing.write(Photos(), tmp_path, max_bad=1.5)
+  with pytest.raises(
+    PrepareError, match=r"max_bad_images must be a share between 0 and 1, got 1\.5"
+  ):
+    writing.write(Photos(), tmp_path, max_bad_images=1.5)
   with pytest.raises(PrepareError, match=r"no image of the split 'test'.*ü/002\.jpg"):
-    writing.write(Photos(bad=range(2, 30, 3), fingerprint="bad"), tmp_path, max_bad=1)
+    writing.write(Photos(bad=range(2, 30, 3), fingerprint="bad"), tmp_path, max_bad_images=1)
   short = Photos()
   del short.encoded[-1]
   with pytest.raises(PrepareError, match=r"ended before ü/029\.jpg, image 30 of 30"):

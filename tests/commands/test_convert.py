@@ -274,7 +274,7 @@ def test_output_is_whole_or_absent_and_never_somebody_else_s(tmp_path, capsys, m
     def full(self, *args, **kwargs):
       raise OSError(28, "No space left on device")
 
-    patch.setattr(pathlib.Path, "write_text", full)
+    patch.setattr(pathlib.Path, "write_bytes", full)
     message = refused(capsys, "googlenet", source, out, "--overwrite")
   assert "cannot write" in message and "No space left on device" in message
   kept = jax.tree.leaves(pretrained.load(out, models.create("googlenet"))[:2])

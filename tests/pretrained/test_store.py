@@ -11,6 +11,10 @@ import pytest
 from jaxdml import commands, models, pretrained
 from tests.pretrained.published import published
 
+# Orbax leaves half-done reads of damaged files behind; when they end, at times in a later test,
+# their event loop is closed.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
@@ -38,8 +42,6 @@ def test_another_encoder_is_refused_with_the_names(directory):
   assert "missing (165): " in str(raised.value)
 
 
-# Orbax leaves half-done reads behind; when they are collected their event loop is closed.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_absent_and_damaged_weights_are_refused(directory, tmp_path):
   encoder = models.create("resnet18")
   with pytest.raises(pretrained.WeightsError, match="no such directory"):

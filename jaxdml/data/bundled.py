@@ -204,7 +204,4 @@ class Digits(BundledBuilder):
       gray = np.round(data.images[i] * (255 / 16)).astype(np.uint8)
       large = cv2.resize(gray, (_SIZE, _SIZE), interpolation=cv2.INTER_CUBIC)
       digit = int(data.target[i])
-      yield (
-        f"{i:04d}",
-        {"image": encode_png(large), "label": digit, "parity": digit % 2},
-      )
+      yield (f"{i:04d}", {"image": encode_png(large), "label": digit, "parity": digit % 2})

@@ -11,12 +11,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
-from tensorflow_datasets.core import (
-  dataset_info,
-  example_serializer,
-  file_adapters,
-  naming,
-)
+from tensorflow_datasets.core import dataset_info, example_serializer, file_adapters, naming
 
 from jaxdml import _files
 from jaxdml.prepare.source import PrepareError

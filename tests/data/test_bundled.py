@@ -35,11 +35,7 @@ def test_names(glyphs):
   part = glyphs["train"] if 0x41 in glyphs["train"].labels["codepoint"] else glyphs["test"]
   at = np.flatnonzero(part.labels["codepoint"] == 0x41)[0]
   shown = {c: part.label_names(c)[part.labels[c][at]] for c in ("label", "base_letter", "script")}
-  assert shown == {
-    "label": "U+0041 LATIN CAPITAL LETTER A",
-    "base_letter": "a",
-    "script": "LATIN",
-  }
+  assert shown == {"label": "U+0041 LATIN CAPITAL LETTER A", "base_letter": "a", "script": "LATIN"}
   assert part.label_names("codepoint") is None
   assert "DejaVuSans" in part.label_names("font")
 

@@ -342,3 +342,15 @@ def test_shards_stay_few(monkeypatch):
   assert len(plan.of_split("train")) <= shards.MAX_SHARDS
   assert [plan.sizes[key] for key in plan.of_split("test")] == [1024, 976]
   assert plan.name(("test", 1)) == "x-test.array_record-00001-of-00002"
+
+
+def test_what_was_prepared_here_is_loaded_by_its_bare_name(tmp_path):
+  photos = Photos()
+  photos.name = "zoo"
+  with pytest.raises(ValueError, match=r"unknown data set 'zoo'.*any other that jaxdml prepare"):
+    data.load("zoo", "train", data_dir=tmp_path)
+  writing.write(photos, tmp_path)
+  train, test = (data.load("zoo", split, data_dir=tmp_path) for split in ("train", "test"))
+  assert (len(train), len(test), train.default_label) == (20, 10, "label")
+  with pytest.raises(ValueError, match=r"Prepared there: zoo; did you mean 'zoo'\?"):
+    data.load("zo", "train", data_dir=tmp_path)

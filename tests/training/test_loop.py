@@ -1,5 +1,6 @@
 """The trainer in one process: results, resuming, NaN, unreadable checkpoints, odd data."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -36,6 +37,15 @@ def digits_config(data_dir, **overrides):
       **overrides,
     }
   )
+
+
+# For tests that do not look at what an evaluation measures.
+LIGHT = {
+  "eval.clustering": False,
+  "eval.diagnostics": False,
+  "eval.raw_pixels": False,
+  "eval.untrained": False,
+}
 
 
 def final_state(workdir, config):
@@ -110,8 +120,7 @@ def test_a_run_that_waits_for_images_says_so_once(data_dir, tmp_path, monkeypatc
     loop.setup, "train_batches", lambda *args, **kwargs: LateBatches(real(*args, **kwargs))
   )
   durations = {"train.evaluate_every": "8 steps", "train.checkpoint_every": "8 steps"}
-  floors = {"eval.raw_pixels": False, "eval.untrained": False}
-  loop.train_and_evaluate(digits_config(data_dir, **durations, **floors), tmp_path / "run")
+  loop.train_and_evaluate(digits_config(data_dir, **durations, **LIGHT), tmp_path / "run")
   lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
   waits = {line["step"]: line["data_wait"] for line in lines if "data_wait" in line}
   assert waits.keys() == {2, 4, 6, 8}
@@ -139,8 +148,7 @@ def test_tuning_never_looks_at_the_test_split(data_dir, tmp_path, monkeypatch, c
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_a_signal_saves_and_resuming_is_exact(finished, tmp_path, monkeypatch, capsys, name):
+def test_signals_save_and_resuming_is_exact(finished, tmp_path, monkeypatch, capsys):
   config, workdir, rows = finished
   calls = []
   real = parallel.compile_step
@@ -150,20 +158,20 @@ def test_a_signal_saves_and_resuming_is_exact(finished, tmp_path, monkeypatch, c
 
     def run(state, batch):
       calls.append(1)
-      if len(calls) == 3:
-        signal.raise_signal(signal.Signals[name])
+      if len(calls) in (3, 6):
+        signal.raise_signal(signal.SIGTERM if len(calls) == 3 else signal.SIGINT)
       return compiled(state, batch)
 
     return run
 
   monkeypatch.setattr(parallel, "compile_step", compile_and_stop)
-  if name == "SIGTERM":
-    assert loop.train_and_evaluate(config, tmp_path / "run") is None
-  else:
-    with pytest.raises(KeyboardInterrupt):
-      loop.train_and_evaluate(config, tmp_path / "run")
+  assert loop.train_and_evaluate(config, tmp_path / "run") is None
   assert len(calls) == 3
-  assert f"{name}: saved step 3 of 8" in capsys.readouterr().err
+  assert "SIGTERM: saved step 3 of 8" in capsys.readouterr().err
+  with pytest.raises(KeyboardInterrupt):
+    loop.train_and_evaluate(config, tmp_path / "run")
+  assert len(calls) == 6
+  assert "SIGINT: saved step 6 of 8" in capsys.readouterr().err
   resumed = loop.train_and_evaluate(config, tmp_path / "run")
   assert len(calls) == 8
   assert resumed == rows
@@ -183,11 +191,7 @@ def test_a_signal_saves_and_resuming_is_exact(finished, tmp_path, monkeypatch, c
 def test_nan_aborts_and_keeps_the_last_good_checkpoint(data_dir, tmp_path, evaluate_every):
   config = digits_config(
     data_dir,
-    **{
-      "optimizer.learning_rate": 1e30,
-      "eval.raw_pixels": False,
-      "train.evaluate_every": evaluate_every,
-    },
+    **{**LIGHT, "optimizer.learning_rate": 1e30, "train.evaluate_every": evaluate_every},
   )
   with pytest.raises(loop.NonFiniteError, match="NaN or infinite at step") as caught:
     loop.train_and_evaluate(config, tmp_path / "run")
@@ -247,7 +251,7 @@ def test_what_cannot_run_is_found_before_the_workdir_is_taken(data_dir, tmp_path
 
 @pytest.mark.slow
 def test_a_run_stopped_at_its_start_measures_it_once(data_dir, tmp_path, monkeypatch):
-  config = digits_config(data_dir, **{"eval.raw_pixels": False, "train.duration": "2 steps"})
+  config = digits_config(data_dir, **{**LIGHT, "train.duration": "2 steps"})
   with monkeypatch.context() as patched:
     patched.setattr(loop.setup, "train_batches", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -255,6 +259,24 @@ def test_a_run_stopped_at_its_start_measures_it_once(data_dir, tmp_path, monkeyp
   loop.train_and_evaluate(config, tmp_path / "run")
   lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
   assert [line["step"] for line in lines] == [0, 2, 2]  # the second: loss and evaluation
+
+
+def test_a_step_that_is_traced_again_is_an_error(data_dir, tmp_path, monkeypatch):
+  """As by batches of another shape: each would be compiled, in the middle of a run."""
+  monkeypatch.setattr(parallel, "compile_step", lambda step: step)
+  run = loop._Run(digits_config(data_dir, **LIGHT), tmp_path / "run", None)
+  with contextlib.closing(run):
+    step = jax.vmap(run.step_fn, in_axes=(None, 0), axis_name=parallel.AXIS)
+    state = run.setup.abstract_state()
+    for size, times in ((4, 1), (8, 2)):
+      image = jax.ShapeDtypeStruct((1, size, 16, 16, 1), np.uint8)
+      column = jax.ShapeDtypeStruct((1, size), np.int32)
+      batch = {"image": image, "label": column, "index": column}
+      if times == 1:
+        jax.eval_shape(step, state, batch)
+      else:
+        with pytest.raises(AssertionError, match="traced > 1 times"):
+          jax.eval_shape(step, state, batch)
 
 
 def test_a_full_disk_is_one_error(tmp_path, monkeypatch):
@@ -307,7 +329,7 @@ def test_damaged_images_are_counted_and_too_many_stop_it(data_dir, tmp_path, mon
     return Damaged(**{field: getattr(dataset, field) for field in fields}).select(np.arange(40))
 
   monkeypatch.setattr(data, "load", load)
-  keys = {"train.duration": "4 steps", "data.max_bad_images": 0.0, "eval.raw_pixels": False}
+  keys = {**LIGHT, "train.duration": "4 steps", "data.max_bad_images": 0.0}
   with pytest.raises(data.ImageDecodeError, match="1 of 40 images cannot be decoded, more than"):
     loop.train_and_evaluate(digits_config(data_dir, **keys), tmp_path / "run")
   # The share may be raised for the same run.

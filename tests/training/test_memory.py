@@ -10,7 +10,7 @@ from jaxdml import training
 from jaxdml.training import checkpoints, loop, parallel
 from jaxdml.training import config as config_lib
 from tests.training.helpers import build_program, fake_batch, tiny_config, train, train_on_all
-from tests.training.test_loop import assert_bitwise, digits_config, final_state
+from tests.training.test_loop import LIGHT, assert_bitwise, digits_config, final_state
 
 SIZE = 80
 XBM = {
@@ -77,9 +77,7 @@ def test_an_older_embedding_of_an_image_is_not_its_positive():
 @pytest.mark.slow
 @pytest.mark.parametrize("overrides", [XBM, {"loss.name": "proxy_nca"}], ids=["memory", "proxies"])
 def test_resuming_is_exact(overrides, data_dir, tmp_path, monkeypatch):
-  config = digits_config(
-    data_dir, **{**overrides, "train.duration": "6 steps", "eval.raw_pixels": False}
-  )
+  config = digits_config(data_dir, **{**LIGHT, **overrides, "train.duration": "6 steps"})
   loop.train_and_evaluate(config, tmp_path / "whole")
   calls = []
   real = parallel.compile_step

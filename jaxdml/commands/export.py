@@ -72,13 +72,14 @@ def _read(trained: Any, folder: pathlib.Path) -> Any:
 
   source = FolderImages.open(folder)
   images = []
-  for row in range(min(len(source), _MOST)):
+  rows = range(min(len(source), _MOST))
+  for row in rows:
     try:
       images.append(trained.preprocess(source.read([row])[0]))
     except ImageDecodeError as error:
       print(f"left out: {source.file(row)}: {error}", file=sys.stderr)
   if not images:
-    raise UsageError(f"--images: none of the first {row + 1} in {folder} can be decoded")
+    raise UsageError(f"--images: none of the first {len(rows)} in {folder} can be decoded")
   return np.stack(images)
 
 

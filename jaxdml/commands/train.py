@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import pathlib
 import sys
 from typing import Any
 
@@ -33,12 +35,9 @@ def _run(args: argparse.Namespace) -> int:
   from jaxdml.data import ImageDecodeError
   from jaxdml.training import loop
 
-  def report(run: Any, embedded: Any) -> None:
-    if config.train.report and not jax.process_index():
-      _report(run, embedded, args.workdir)
-
   if args.workdir.exists() and not args.workdir.is_dir():
     raise UsageError(f"--workdir={args.workdir}: expected a folder, this is a file")
+  report = functools.partial(_report, workdir=args.workdir) if config.train.report else None
   try:
     loop.train_and_evaluate(config, args.workdir, finished=report)
   except ImageDecodeError as error:  # The command was right: its data are damaged.
@@ -47,7 +46,7 @@ def _run(args: argparse.Namespace) -> int:
   return 0
 
 
-def _report(run: Any, embedded: Any, workdir: Any) -> None:
+def _report(run: Any, embedded: Any, workdir: pathlib.Path) -> None:
   """Writes report.html; the results are safe on disk, whatever becomes of it."""
   from jaxdml import report
 

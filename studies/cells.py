@@ -56,7 +56,7 @@ class Cell(NamedTuple):
     return json.loads(path.read_text()) if path.exists() else None
 
   def current(self) -> bool:
-    """Whether what the folder holds is of the config that this code gives the cell.
+    """True if what the folder holds is of the config that this code gives the cell.
 
     A key that did not exist then counts as its default: new keys leave what there was as it was.
     """

@@ -1,4 +1,4 @@
-"""What batches are made of where labels are coarse: python -m studies.composition.
+"""Counts what batches are made of where labels are coarse: python -m studies.composition.
 
 Easy positives can keep the modes of a class apart only where an anchor's positives are of several
 modes, and its own mode is among them. Both are properties of the data and the sampler: this counts
@@ -22,7 +22,7 @@ _TASKS = ("collapse", "scripts", "groups", "digits")
 
 
 class Composition(NamedTuple):
-  """What the positives of an anchor are, over some batches.
+  """Positives of an anchor, over some batches.
 
   Attributes:
     modes: mean number of modes of an anchor's class.

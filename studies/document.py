@@ -19,10 +19,90 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxdml import commands
-from studies import contrasts, markdown, naming, table
-from studies.collected import PageError, collect, read_info
+from studies import markdown, statistics, table
 
-__all__ = ["PageError", "Place", "collect", "main", "render", "section"]
+__all__ = [
+  "PageError",
+  "Place",
+  "collect",
+  "main",
+  "read_info",
+  "render",
+  "section",
+]
+
+
+_INFO = {
+  "command": (str,),
+  "metrics": (list,),
+  "runs": (int,),
+  "seconds": (int, float),
+  "workers": (int,),
+  "machine": (str,),
+  "versions": (str, dict),
+  "notes": (str, list),
+  "tuning": (list,),
+}
+_CANDIDATE = {"task", "loss", "arm", "candidate", "validation", "chosen"}
+
+
+class PageError(ValueError):
+  """A page whose markers do not pair, or a file beside a table that says something else."""
+
+
+def collect(out: pathlib.Path, results: pathlib.Path) -> list[str]:
+  """Copies the tables of `python -m studies.run --out=OUT` to the results folder.
+
+  OUT/NAME/table.csv becomes NAME.csv; info.json and, as its "tuning", tuning.json become NAME.json.
+
+  Args:
+    out: the folder that run wrote.
+    results: e.g. docs/results.
+
+  Returns:
+    The names of the suites.
+
+  Raises:
+    PageError: there is no table in `out`.
+    TableError: a table that cannot be read.
+  """
+  paths = sorted(out.glob("*/table.csv"))
+  if not paths:
+    raise PageError(
+      f"{out}: expected NAME/table.csv in it, as studies.run writes for every suite but "
+      "theory, which is a simulation and draws its own figure"
+    )
+  for path in paths:
+    name = path.parent.name
+    table.write(table.read(path), results / f"{name}.csv")
+    info = read_info(path.with_name("info.json"))
+    if path.with_name("tuning.json").exists():
+      info["tuning"] = _json(path.with_name("tuning.json"))
+    (results / f"{name}.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+  return [path.parent.name for path in paths]
+
+
+def _json(path: pathlib.Path) -> Any:
+  try:
+    return json.loads(path.read_text(encoding="utf-8"))
+  except ValueError as error:
+    raise PageError(f"{path}: expected JSON, got {error}") from error
+
+
+def read_info(path: pathlib.Path) -> dict[str, Any]:
+  """Returns what is known about how a table was made; nothing, if there is no such file."""
+  info = _json(path) if path.exists() else {}
+  if not isinstance(info, dict):
+    raise PageError(f"{path}: expected a JSON object, got {type(info).__name__}")
+  for name, kinds in _INFO.items():
+    if name in info and not isinstance(info[name], kinds):
+      expected = " or ".join(kind.__name__ for kind in kinds)
+      raise PageError(f"{path}: {name}: expected {expected}, got {info[name]!r}")
+  for one in info.get("tuning", ()):
+    if not isinstance(one, dict) or _CANDIDATE - set(one):
+      raise PageError(f"{path}: tuning: expected {', '.join(sorted(_CANDIDATE))}; got {one!r}")
+  return info
+
 
 NOT_RUN = "*Not run.*"
 _START = re.compile(r"<!-- suite:([\w-]+) -->")
@@ -30,7 +110,7 @@ _END = "<!-- end -->"
 
 
 class Place(NamedTuple):
-  """Where a page's sources and figures are.
+  """Places of a page, its sources and its figures.
 
   Attributes:
     page: the Markdown file.
@@ -60,9 +140,9 @@ class Suite(NamedTuple):
   @property
   def figures(self) -> dict[str, str]:
     """File name -> what it shows."""
-    plan = naming.layout(self.rows, self.metrics)
+    plan = table.layout(self.rows, self.metrics)
     figures = {f"results_{self.name}.png": "each arm with its interval, and the floors"}
-    if contrasts.all_effects(self.rows, plan):
+    if statistics.all_effects(self.rows, plan):
       figures[f"results_{self.name}_effects.png"] = "paired differences from plain"
     return figures
 
@@ -82,7 +162,7 @@ def load(place: Place, name: str) -> Suite | None:
   if suites != [name]:
     raise PageError(f"{path}: expected rows of suite {name}, got {', '.join(suites) or 'none'}")
   info = read_info(path.with_suffix(".json"))
-  rows = naming.with_chance(rows)
+  rows = table.with_chance(rows)
   present = {row.metric for row in rows}
   # A metric may be undefined for a suite's data; the figures show the others.
   metrics = tuple(metric for metric in info.get("metrics", ()) if metric in present)
@@ -90,7 +170,7 @@ def load(place: Place, name: str) -> Suite | None:
 
 
 def section(place: Place, suite: Suite | None) -> str:
-  """What stands between a suite's markers."""
+  """Returns what stands between a suite's markers."""
   if suite is None:
     return NOT_RUN
   parts = []

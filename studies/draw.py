@@ -14,7 +14,7 @@ import numpy as np
 from scipy import stats
 
 from jaxdml.evaluation import describe_metric
-from studies import contrasts, naming, statistics, style
+from studies import statistics, style, table
 from studies.style import save as save
 from studies.table import Row
 
@@ -33,12 +33,12 @@ def dots(rows: Sequence[Row], *, metrics: Sequence[str] | None = None) -> Figure
 
   Args:
     rows: of one suite.
-    metrics: those to show, see `naming.layout`.
+    metrics: those to show, see `table.layout`.
 
   Raises:
-    ValueError: see `naming.layout`.
+    ValueError: see `table.layout`.
   """
-  plan = naming.layout(rows, metrics)
+  plan = table.layout(rows, metrics)
   styles = style.styles(plan.arms)
   figure, panels = _panels(plan, len(plan.losses), len(plan.arms))
   for (task, metric), axes in panels.items():
@@ -67,30 +67,30 @@ def dots(rows: Sequence[Row], *, metrics: Sequence[str] | None = None) -> Figure
 
 @style.styled
 def effects(
-  rows: Sequence[Row], *, metrics: Sequence[str] | None = None, baseline: str = naming.BASELINE
+  rows: Sequence[Row], *, metrics: Sequence[str] | None = None, baseline: str = table.BASELINE
 ) -> Figure:
   """Draws the paired differences of every other arm from the baseline, loss by loss.
 
-  Mean, bootstrap interval (`contrasts.effect`) and single seeds; below, where there are several
+  Mean, bootstrap interval (`statistics.effect`) and single seeds; below, where there are several
   losses, the mean over them. A marker is hollow where its interval holds zero.
 
   Args:
     rows: of one suite.
-    metrics: those to show, see `naming.layout`.
+    metrics: those to show, see `table.layout`.
     baseline: the arm that the others are compared with.
 
   Raises:
     UnpairedError: a loss whose arms have different seeds.
-    ValueError: no arm, or no baseline, to compare; see also `naming.layout`.
+    ValueError: no arm, or no baseline, to compare; see also `table.layout`.
   """
-  plan = naming.layout(rows, metrics)
+  plan = table.layout(rows, metrics)
   arms = tuple(arm for arm in plan.arms if arm != baseline)
   if not arms or baseline not in plan.arms:
     raise ValueError(f"rows: expected {baseline!r} and another arm; got {', '.join(plan.arms)}")
   styles = style.styles(plan.arms)
   pooled = len(plan.losses) > 1
   figure, panels = _panels(plan, len(plan.losses) + pooled, len(arms))
-  found = contrasts.all_effects(rows, plan, baseline)
+  found = statistics.all_effects(rows, plan, baseline)
   for (task, metric), axes in panels.items():
     axes.axvline(0, color=style.TEXT, linewidth=1.0, zorder=1)
     for i, loss in enumerate([*plan.losses, None][: len(plan.losses) + pooled]):
@@ -169,7 +169,7 @@ def curves(
 
 
 def _panels(
-  plan: naming.Layout, groups: int, arms: int
+  plan: table.Layout, groups: int, arms: int
 ) -> tuple[Figure, dict[tuple[str, str], Axes]]:
   """A panel for each task and metric, with `groups` groups of `arms` lines."""
   rows, columns = len(plan.tasks), len(plan.metrics)
@@ -193,7 +193,7 @@ def _panels(
 def _finish(
   figure: Figure,
   panels: Mapping[tuple[str, str], Axes],
-  plan: naming.Layout,
+  plan: table.Layout,
   handles: Sequence[Any],
   note: str,
   measure: str = "",
@@ -202,14 +202,14 @@ def _finish(
   """Names of losses, metrics and tasks; the legend, and what is drawn under it."""
   from matplotlib.ticker import MaxNLocator
 
-  names = [*map(naming.loss_label, plan.losses), *more]
+  names = [*map(table.loss_label, plan.losses), *more]
   for (task, metric), axes in panels.items():
     axes.set_yticks(range(len(names)), names)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     if task == plan.tasks[-1]:
       axes.set_xlabel(f"{measure}{describe_metric(metric).label}")
     if metric == plan.metrics[0] and len(plan.tasks) > 1:
-      axes.set_title(naming.task_label(task), fontsize=9.5, loc="left", weight="bold")
+      axes.set_title(table.task_label(task), fontsize=9.5, loc="left", weight="bold")
   style.legend(figure, handles)
   if len(plan.seeds) == 1:
     note = f"Seed {plan.seeds[0]} alone: no interval."
@@ -222,9 +222,9 @@ def _lines(group: int, count: int) -> np.ndarray:
 
 
 def _values(
-  rows: Sequence[Row], plan: naming.Layout, task: str, loss: str, arm: str, metric: str
+  rows: Sequence[Row], plan: table.Layout, task: str, loss: str, arm: str, metric: str
 ) -> list[float]:
-  cell = contrasts.by_seed(rows, arm=arm, metric=metric, task=task, loss=loss, split=plan.split)
+  cell = statistics.by_seed(rows, arm=arm, metric=metric, task=task, loss=loss, split=plan.split)
   return [cell[seed] for seed in sorted(cell)]
 
 

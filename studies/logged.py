@@ -1,4 +1,4 @@
-"""What runs of a suite logged last in training: python -m studies.logged --suite=glyphs.
+"""Prints what runs of a suite logged last in training: python -m studies.logged --suite=glyphs.
 
 Tables hold what was measured on the test split. What training itself saw, HDML's dials for one, is
 in each cell's metrics.jsonl: this prints the mean over seeds of the last value, as Markdown.
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     description="Prints what the runs of a suite logged last in training, mean over seeds.",
   )
   parser.add_argument("--suite", required=True, help="one that studies.run has run")
-  parser.add_argument("--out", default="runs/experiments", help="its --out (%(default)s)")
+  parser.add_argument("--out", default="runs/studies", help="its --out (%(default)s)")
   parser.add_argument("--metrics", default=",".join(_METRICS), help="names (%(default)s)")
   args = parser.parse_args(argv)
   metrics = args.metrics.split(",")

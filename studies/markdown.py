@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxdml.evaluation import describe_metric
-from studies import contrasts, naming, statistics
+from studies import statistics, table
 from studies.table import Row
 
 __all__ = ["effects", "provenance", "results", "tuning"]
@@ -27,17 +27,17 @@ def results(rows: Sequence[Row], metrics: Sequence[str] | None = None) -> str:
     metrics: the first columns; MAP@R, R@1, R-precision, NMI and F1 follow where the rows have them.
 
   Raises:
-    ValueError: see `naming.layout`.
+    ValueError: see `table.layout`.
   """
   present = {row.metric for row in rows}
   shown = [*(metrics or ()), *(name for name in _COLUMNS if name in present)]
-  plan = naming.layout(rows, shown or None)
+  plan = table.layout(rows, shown or None)
   parts, any_bold = [], False
   for task in plan.tasks:
     lines = [("", floor) for floor in plan.floors]
     lines += [(loss, arm) for loss in plan.losses for arm in plan.arms]
     cells = {
-      (line, metric): contrasts.by_seed(
+      (line, metric): statistics.by_seed(
         rows, arm=line[1], metric=metric, task=task, loss=line[0], split=plan.split
       )
       for line in lines
@@ -50,11 +50,11 @@ def results(rows: Sequence[Row], metrics: Sequence[str] | None = None) -> str:
     for line in lines:
       if any(cells[line, metric] for metric in plan.metrics):
         texts = [_cell(cells[line, m], line == bold[m], len(plan.seeds)) for m in plan.metrics]
-        name = [naming.loss_label(line[0]), line[1]] if line[0] else [line[1], ""]
+        name = [table.loss_label(line[0]), line[1]] if line[0] else [line[1], ""]
         body.append([*name, *texts])
     header = ["loss", "arm", *(describe_metric(m).label for m in plan.metrics)]
     if len(plan.tasks) > 1:
-      parts.append(f"**{naming.task_label(task)}**")
+      parts.append(f"**{table.task_label(task)}**")
     parts.append(_table(header, body))
   note = "Mean ± half the 95 % t interval" if len(plan.seeds) > 1 else "One run each"
   note += f", {_seeds(plan.seeds)}."
@@ -68,25 +68,25 @@ def results(rows: Sequence[Row], metrics: Sequence[str] | None = None) -> str:
 def effects(
   rows: Sequence[Row],
   metrics: Sequence[str] | None = None,
-  baseline: str = naming.BASELINE,
+  baseline: str = table.BASELINE,
   arms: Collection[str] | None = None,
 ) -> str:
   """A table a task: each arm's paired differences from the baseline, with intervals and p-values.
 
   Args:
     rows: of one suite.
-    metrics: the columns; see `naming.layout`.
+    metrics: the columns; see `table.layout`.
     baseline: what the arms are compared with.
     arms: those to compare; by default all.
 
   Raises:
     UnpairedError: a loss whose arms have different seeds.
-    ValueError: see `naming.layout`.
+    ValueError: see `table.layout`.
   """
-  plan = naming.layout(rows, metrics)
+  plan = table.layout(rows, metrics)
   if arms is not None:
     plan = plan._replace(arms=tuple(arm for arm in plan.arms if arm in arms))
-  found = contrasts.all_effects(rows, plan, baseline)
+  found = statistics.all_effects(rows, plan, baseline)
   parts = [f"Paired differences from {baseline}:"]
   for task in plan.tasks:
     body = []
@@ -94,10 +94,10 @@ def effects(
       for arm in plan.arms:
         differences = [found.get((task, loss, arm, metric)) for metric in plan.metrics]
         if any(differences):
-          name = "*mean of losses*" if loss is None else naming.loss_label(loss)
+          name = "*mean of losses*" if loss is None else table.loss_label(loss)
           body.append([name, arm, *map(_difference, differences)])
     if len(plan.tasks) > 1:
-      parts.append(f"**{naming.task_label(task)}**")
+      parts.append(f"**{table.task_label(task)}**")
     parts.append(_table(["loss", "arm", *(describe_metric(m).label for m in plan.metrics)], body))
   n = max(difference.n for difference in found.values())
   if n > 1:
@@ -112,7 +112,7 @@ def effects(
 
 
 def tuning(candidates: Sequence[Mapping[str, Any]]) -> str:
-  """What was tried for each arm, folded away: overrides, validation score, the chosen one bold.
+  """Writes each arm's candidates, folded away: overrides, validation score, the chosen one bold.
 
   Args:
     candidates: each with task, loss, arm, candidate (overrides), validation (score or None) and
@@ -120,7 +120,7 @@ def tuning(candidates: Sequence[Mapping[str, Any]]) -> str:
   """
   lines = {}
   for one in candidates:
-    place = (naming.task_label(one["task"]), naming.loss_label(one["loss"]), one["arm"])
+    place = (table.task_label(one["task"]), table.loss_label(one["loss"]), one["arm"])
     what = ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
                      for key, value in one["candidate"].items())  # fmt: skip
     score = "failed" if one["validation"] is None else f"{one['validation']:.3f}"

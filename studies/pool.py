@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 __all__ = ["INTERRUPTED", "Done", "run"]
 
 INTERRUPTED = "interrupted"
-"""What a task returns when SIGTERM ended it early: its process ends too."""
+"""Returned by a task when SIGTERM ended it early: its process ends too."""
 
 _POLL_SECONDS = 0.5
 _SAVE_SECONDS = 60  # what a process may take to save after SIGTERM

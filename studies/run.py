@@ -1,4 +1,4 @@
-"""Runs suites of experiments: python -m studies.run --suite=digits --seeds=5.
+"""Runs suites: python -m studies.run --suite=digits --seeds=5.
 
 A suite is a grid of configs over losses, methods and seeds. Each cell is an ordinary run in a
 folder of its own; finished cells are kept, an interrupted one goes on from its checkpoint, so give
@@ -95,7 +95,7 @@ def _wanted(arm: Arm, args: argparse.Namespace) -> bool:
 
 
 def _no_such_arm(name: str, args: argparse.Namespace) -> str | None:
-  """What is wrong with --loss and --method for a suite."""
+  """Says what is wrong with --loss and --method for a suite."""
   if name == THEORY:
     return None
   arms = SUITES[name].arms
@@ -185,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   add("--loss", action="append", help="arms of this loss alone; may be given again (all)")
   add("--method", action="append", help="arms of this method alone; may be given again (all)")
-  add("--out", type=pathlib.Path, default=pathlib.Path("runs/experiments"), help="(%(default)s)")
+  add("--out", type=pathlib.Path, default=pathlib.Path("runs/studies"), help="(%(default)s)")
   add("--seeds", type=int, default=5, help="runs of each arm: seeds 0, 1, ... (%(default)s)")
   add(
     "--workers",

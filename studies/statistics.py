@@ -1,4 +1,4 @@
-"""What a few seeds can say: intervals of means and of paired differences.
+"""The evidence of a few seeds: intervals of means and of paired differences.
 
 Two arms are compared seed by seed: the seed draws the initial weights, the batches and the
 validation classes of both, so that their difference varies less than either.
@@ -24,24 +24,31 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
+
+from studies import table
+from studies.table import Row
 
 __all__ = [
   "FEWEST",
   "Difference",
   "Interval",
   "UnpairedError",
+  "all_effects",
   "bootstrap_interval",
+  "by_seed",
+  "effect",
   "interval_kind",
   "mean_interval",
   "paired_difference",
   "sign_flip_p",
   "smallest_p",
 ]
+
 
 FEWEST = 5  # values, of which a bootstrap interval is worth something
 _EXACT_RESAMPLES = 6  # values, up to which all n^n resamples are taken (46,656)
@@ -225,7 +232,7 @@ def smallest_p(n: int) -> float:
 
 
 def interval_kind(n: int) -> str:
-  """What `bootstrap_interval` of n values is called in print."""
+  """Returns the name in print of `bootstrap_interval` of n values."""
   return "bootstrap" if n >= FEWEST else "t"
 
 
@@ -238,3 +245,122 @@ def _as_values(values: Iterable[float]) -> np.ndarray:
 
 def _listed(seeds: Iterable[int]) -> str:
   return ", ".join(map(str, sorted(seeds))) or "none"
+
+
+def by_seed(
+  rows: Sequence[Row], *, arm: str, metric: str, task: str, loss: str, split: str = "test"
+) -> dict[int, float]:
+  """Seed -> value of one cell of the table; empty if it has none."""
+  wanted = (task, loss, arm, split, metric)
+  return {
+    row.seed: row.value
+    for row in rows
+    if (row.task, row.loss, row.arm, row.split, row.metric) == wanted
+  }
+
+
+def effect(
+  rows: Sequence[Row],
+  arm: str,
+  baseline: str = "plain",
+  *,
+  metric: str,
+  task: str | None = None,
+  loss: str | None = None,
+  split: str = "test",
+  confidence: float = 0.95,
+) -> Difference:
+  """The effect of an arm: its paired difference from the baseline.
+
+  Without `task` or `loss`, over all that have either arm: a seed's difference is the mean of its
+  differences over them, and the pairs are still the seeds. Four losses of five seeds are not twenty
+  independent pairs, as a seed's losses share initial weights, batches and validation classes; the
+  answer is about the mean over these losses and tasks, not about others.
+
+  Args:
+    rows: of one suite.
+    arm: e.g. "EPS".
+    baseline: what it is compared with.
+    metric: e.g. "map@r".
+    task: one task, or None for the mean over all.
+    loss: one loss, or None for the mean over all.
+    split: of the data.
+    confidence: of the interval.
+
+  Raises:
+    UnpairedError: a cell whose arms have different seeds, or cells of different seeds.
+    ValueError: there is no such cell.
+  """
+  cells = sorted(
+    {
+      (row.task, row.loss)
+      for row in rows
+      if row.arm in (arm, baseline)
+      and (row.metric, row.split) == (metric, split)
+      and task in (None, row.task)
+      and loss in (None, row.loss)
+    }
+  )
+  if not cells:
+    raise ValueError(
+      f"rows: expected {metric} of {arm} and {baseline} on {split} "
+      f"(task {task or 'any'}, loss {loss or 'any'}); found none"
+    )
+  differences = []
+  for one_task, one_loss in cells:
+    pair = [
+      by_seed(rows, arm=name, metric=metric, task=one_task, loss=one_loss, split=split)
+      for name in (arm, baseline)
+    ]
+    where = f"{metric} of {one_task}, {one_loss}"
+    difference = paired_difference(
+      *pair, confidence=confidence, names=(f"{arm} ({where})", f"{baseline} ({where})")
+    )
+    differences.append(difference)
+  for cell, difference in zip(cells, differences, strict=True):
+    if difference.seeds != differences[0].seeds:
+      raise UnpairedError(
+        f"seeds: expected the same ones of every loss and task; {', '.join(cells[0])} has "
+        f"{differences[0].seeds}, {', '.join(cell)} has {difference.seeds}"
+      )
+  if len(differences) == 1:
+    return differences[0]
+  means = np.mean([difference.values for difference in differences], axis=0)
+  pooled = dict(zip(differences[0].seeds, means.tolist(), strict=True))
+  return paired_difference(pooled, dict.fromkeys(pooled, 0.0), confidence=confidence)
+
+
+def all_effects(
+  rows: Sequence[Row], plan: table.Layout, baseline: str = table.BASELINE
+) -> dict[tuple[str, str | None, str, str], Difference]:
+  """The effect of every arm but the baseline, as far as the table has both.
+
+  Args:
+    rows: of one suite.
+    plan: what to compare, `table.layout(rows)`.
+    baseline: what each arm is compared with.
+
+  Returns:
+    (task, loss, arm, metric) -> difference. Where the arm has all of several losses that the task
+    has, loss None is the mean over them.
+
+  Raises:
+    UnpairedError: see `effect`.
+  """
+  rows = [row for row in rows if row.split == plan.split]
+  found = {}
+  for metric in plan.metrics:
+    for task in plan.tasks:
+      losses = {}
+      for row in rows:
+        if (row.task, row.metric) == (task, metric):
+          losses.setdefault(row.arm, set()).add(row.loss)
+      for arm in plan.arms:
+        shared = losses.get(arm, set()) & losses.get(baseline, set())
+        pooled = [None] if len(shared) > 1 and shared == set(plan.losses) else []
+        for loss in [one for one in plan.losses if one in shared] + pooled:
+          if arm != baseline:
+            found[task, loss, arm, metric] = effect(
+              rows, arm, baseline, metric=metric, task=task, loss=loss, split=plan.split
+            )
+  return found

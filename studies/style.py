@@ -1,4 +1,4 @@
-"""How figures look: colours, marks, axes, and files of the same bytes for the same figure."""
+"""Looks of figures: colours, marks, axes, and files of the same bytes for the same figure."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def legend(figure: Figure, handles: Sequence[Any]) -> None:
 def handle(
   name: str, colour: str, marker: str = "", linestyle: Any = "-", linewidth: float = 1.4
 ) -> Any:
-  """What the legend shows of a name."""
+  """Returns what the legend shows of a name."""
   from matplotlib.lines import Line2D
 
   return Line2D(

@@ -12,10 +12,97 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from jaxdml.training import recipes
-from studies import tasks
+from jaxdml.training import defaults, recipes
 
-__all__ = ["SUITES", "Arm", "Suite"]
+__all__ = [
+  "SUITES",
+  "Arm",
+  "Suite",
+]
+
+
+def glyphs() -> ConfigDict:
+  """P = 32 classes x K = 4 images of glyphs; a tenth of the training classes validates."""
+  config = defaults.get_config()
+  config.data.batch_size = 128
+  config.data.images_per_class = 4
+  config.embedding.dim = 128
+  config.embedding.kernel_scale = 0.3
+  config.optimizer.schedule = "cosine"
+  config.train.duration = "400 steps"
+  config.train.evaluate_every = "200 steps"
+  config.train.checkpoint_every = "400 steps"
+  config.train.log_every = "50 steps"
+  config.eval.validation_fraction = 0.1
+  config.eval.clustering = False
+  return config
+
+
+def last_of(config: ConfigDict, steps: int) -> None:
+  """Nothing to select: evaluated once, after the last step."""
+  for key in ("duration", "evaluate_every", "checkpoint_every"):
+    config.train[key] = f"{steps} steps"
+  config.eval.select_by = "last"
+
+
+def few_classes() -> ConfigDict:
+  """An eighth of the training classes, 109, for 110 epochs: as small and as long as Cars196's."""
+  config = glyphs()
+  last_of(config, 1500)
+  config.eval.validation_fraction = 0.875
+  return config
+
+
+def imagenet() -> ConfigDict:
+  """The same classes from ImageNet's weights, as HDML's paper starts, for 18 epochs."""
+  config = few_classes()
+  last_of(config, 200)
+  config.data.image_size = 64
+  config.data.channels = 3
+  config.encoder.name = "efficientnet_lite0"
+  config.encoder.init = "imagenet"
+  config.encoder.frozen_bn = True
+  config.optimizer.learning_rate = 3e-3  # of 1, 3 and 6e-3 the best on held-out classes
+  config.optimizer.encoder_factor = 0.1
+  return config
+
+
+def base_letters() -> ConfigDict:
+  """Trained on the base letter (a, A, á are one), searched by code point."""
+  config = glyphs()
+  config.data.label = "base_letter"
+  config.data.eval_label = "label"
+  config.data.images_per_class = 8
+  return config
+
+
+def scripts() -> ConfigDict:
+  """Trained on the script, searched by code point: seven classes, none to spare."""
+  config = base_letters()
+  config.data.label = "script"
+  config.data.images_per_class = 32
+  config.eval.validation_fraction = 0.0
+  last_of(config, 300)
+  return config
+
+
+def parity() -> ConfigDict:
+  """Trained on even/odd, searched by digit."""
+  config = defaults.get_config()
+  config.data.dataset = "digits"
+  config.data.preprocess = "digits"
+  config.data.label = "parity"
+  config.data.eval_label = "label"
+  config.data.batch_size = 128
+  config.data.images_per_class = 64
+  config.embedding.dim = 64
+  config.optimizer.schedule = "cosine"
+  config.train.duration = "150 steps"
+  config.train.evaluate_every = "50 steps"
+  config.train.checkpoint_every = "150 steps"
+  config.eval.select_by = "last"
+  return config
+
 
 LOSSES = {
   "npair": "npair",
@@ -88,7 +175,7 @@ def _letters() -> Suite:
         task="unseen letters",
         loss=loss,
         method=method,
-        make=_config(tasks.glyphs, recipe + names),
+        make=_config(glyphs, recipe + names),
         candidates=synthetic if "HDML" in method else _RATES,
       )
       for method, names in [*methods, *every]
@@ -116,10 +203,10 @@ def _dials(
 
 
 def _pull() -> Suite:
-  """Where the head knows the classes."""
+  """The suite in which the head knows the classes."""
   about = "109 classes, N-pair: HDML by how far its negatives are pulled"
   shared = {"hdml.beta": 2.0}
-  return _dials("pull", about, tasks.few_classes, shared, (0.1, 0.3, 1.0), warmup="500 steps")
+  return _dials("pull", about, few_classes, shared, (0.1, 0.3, 1.0), warmup="500 steps")
 
 
 def _pretrained() -> Suite:
@@ -127,26 +214,26 @@ def _pretrained() -> Suite:
   about = "109 classes from ImageNet's weights: HDML by how far its negatives are pulled, and EPS"
   shared = {"hdml.beta": 50.0, "hdml.window": "16 steps"}
   alphas = (0.0, 0.1, 0.3)  # 0 is the control: tuples reconstructed, not pulled
-  suite = _dials("pretrained", about, tasks.imagenet, shared, alphas, warmup="64 steps")
+  suite = _dials("pretrained", about, imagenet, shared, alphas, warmup="64 steps")
   recipe = "multisimilarity"  # the loss of configs/finetune_photos.py
   easy = [
-    Arm("unseen letters", "multi_similarity", method, _config(tasks.imagenet, recipe + names), [{}])
+    Arm("unseen letters", "multi_similarity", method, _config(imagenet, recipe + names), [{}])
     for method, names in (("plain", ""), ("EPS", ",eps"))
   ]
   return suite._replace(arms=[*suite.arms, *easy])
 
 
 def _looks() -> Suite:
-  """What decides whether EPS helps from ImageNet's weights: length, rate, or several looks."""
+  """The suite that asks when EPS helps from ImageNet's weights: length, rate, or several looks."""
   arms = []
   for looks in ("glyphs", "standard"):
     for steps, rate in ((60, 1e-3), (60, 3e-3), (200, 1e-3), (200, 3e-3)):
 
       def base(looks: str = looks, steps: int = steps, rate: float = rate) -> ConfigDict:
-        config = tasks.imagenet()
+        config = imagenet()
         config.data.preprocess = looks
         config.optimizer.learning_rate = rate
-        tasks.last_of(config, steps)
+        last_of(config, steps)
         return config
 
       what = {"glyphs": "slight warps", "standard": "crops and flips"}[looks]
@@ -167,13 +254,13 @@ def _groups() -> Suite:
   for size in (1, 4, 16):
 
     def base(size: int = size) -> ConfigDict:
-      config = tasks.glyphs()
+      config = glyphs()
       config.data.label = f"label//{size}"
       config.data.eval_label = "label"
       config.data.images_per_class = 16
       config.optimizer.learning_rate = 4e-3  # what tuning chose for most arms of other suites
       config.eval.validation_fraction = 0.0
-      tasks.last_of(config, 400)
+      last_of(config, 400)
       return config
 
     arms += [
@@ -220,7 +307,7 @@ def _all() -> list[Suite]:
       "collapse",
       "trained on the base letter, searched by code point: all positives against EPS",
       "base letter -> code point",
-      tasks.base_letters,
+      base_letters,
       _RATES,
       {"plain": "", "EPS": ",eps"},
     ),
@@ -228,7 +315,7 @@ def _all() -> list[Suite]:
       "scripts",
       "trained on the script, searched by code point: all positives against EPS",
       "script -> code point",
-      tasks.scripts,
+      scripts,
       [{}],
       {"plain": "", "EPS": ",eps"},
     ),
@@ -237,7 +324,7 @@ def _all() -> list[Suite]:
       "digits",
       "trained on even/odd, searched by digit: all positives against EPS",
       "even/odd -> digit",
-      tasks.parity,
+      parity,
       [{}],
       # A random positive is the control: as few positives as EPS has, but not the nearest.
       {"plain": "", "random positive": ",random", "EPS": ",eps"},

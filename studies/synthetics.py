@@ -1,4 +1,4 @@
-"""What HDML's synthetics are, measured on training batches of a run's checkpoint."""
+"""HDML's synthetics, measured on training batches of a run's checkpoint."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KINDS = ("negative", "pulled", "synthetic")
 
 
 class Measured(NamedTuple):
-  """What `measure` found.
+  """The finding of `measure`.
 
   Attributes:
     metrics: name -> mean over the batches; docs: `measure`.

@@ -1,11 +1,13 @@
 """HDML's dials: the batch looked into is the one that training sees; pictures, errors."""
 
 import json
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from jaxdml import training
 from jaxdml.hdml import HdmlState, Window
@@ -129,9 +131,10 @@ def test_command(data_dir, tmp_path, capsys):
   run = training.restore(tmp_path / "run")
   with pytest.raises(ValueError, match="batches: expected at least 1; got 0"):
     synthetics.measure(run, batches=0)
-  run.setup.config.hdml.enabled = False
+  config = ConfigDict({"hdml": {"enabled": False}})
+  plain = types.SimpleNamespace(setup=types.SimpleNamespace(config=config))
   with pytest.raises(ValueError, match="the run is one without HDML"):
-    synthetics.measure(run)
+    synthetics.measure(plain)
 
 
 def test_command_without_a_run(tmp_path, capsys):

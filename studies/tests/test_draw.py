@@ -7,7 +7,7 @@ import pytest
 from matplotlib import rcParams
 from PIL import Image
 
-from studies import contrasts, draw, naming, statistics
+from studies import draw, statistics, table
 from studies.table import Row
 
 
@@ -28,7 +28,7 @@ def suite(seeds=5, tasks=("b -> c",), losses=("npair", "margin"), arms=("plain",
 
 @dataclasses.dataclass
 class Seen:
-  """What an axes holds."""
+  """Returns what an axes holds."""
 
   means: dict
   intervals: list
@@ -63,13 +63,13 @@ def test_dots_show_means_intervals_seeds_and_floors():
   assert len(found.means) == len(places)
   for (loss, arm), height in zip(places, sorted(found.means), strict=True):
     assert round(height) == ("npair", "margin").index(loss)
-    cell = contrasts.by_seed(rows, arm=arm, metric="map@r", task="b -> c", loss=loss)
+    cell = statistics.by_seed(rows, arm=arm, metric="map@r", task="b -> c", loss=loss)
     interval = statistics.mean_interval(cell.values())
     assert found.means[height][0] == pytest.approx(interval.mean)
     assert any(np.allclose(ends, interval[1:3]) for ends in found.intervals)
     assert any(np.allclose(dots, sorted(cell.values())) for dots in found.dots)
   for floor in ("raw pixels", "untrained encoder"):
-    cell = contrasts.by_seed(rows, arm=floor, metric="map@r", task="b -> c", loss="")
+    cell = statistics.by_seed(rows, arm=floor, metric="map@r", task="b -> c", loss="")
     assert any(np.isclose(x, np.mean(list(cell.values()))) and style == "--"
                for x, style in found.lines)  # fmt: skip
   legend = [text.get_text() for text in figure.legends[0].get_texts()]
@@ -91,7 +91,7 @@ def test_effects_show_pairs_around_zero():
     found = seen(axes)
     assert (0.0, "-") in found.lines
     for height, loss in zip(sorted(found.means), ["npair", "margin", None], strict=True):
-      d = contrasts.effect([r for r in rows if r.loss], "EPS", metric=metric, task=task, loss=loss)
+      d = statistics.effect([r for r in rows if r.loss], "EPS", metric=metric, task=task, loss=loss)
       mean, line = found.means[height]
       assert mean == pytest.approx(d.mean)
       assert (line.get_markerfacecolor() == "white") == (not d.excludes_zero)
@@ -174,26 +174,26 @@ def test_layout_is_of_what_is_shown():
   rows = suite(losses=("zeta", "triplet", "npair"), arms=("z", "EPS+HDML", "plain"))
   rows += [Row("fake", "b -> c", "", "chance", 0, "test", "within", 0.1)]
   rows += [Row("fake", "b -> c", "", "chance", 0, "validation", "map@r", 0.1)]
-  plan = naming.layout(rows)
+  plan = table.layout(rows)
   assert plan.losses == ("npair", "triplet", "zeta")
   assert plan.arms == ("plain", "EPS+HDML", "z")
   assert plan.floors == ("raw pixels", "untrained encoder")
   assert plan.metrics == ("map@r", "recall@1")
   assert plan.seeds == (0, 1, 2, 3, 4)
-  assert naming.layout(rows, ["within"]).floors == ("chance",)
+  assert table.layout(rows, ["within"]).floors == ("chance",)
   with pytest.raises(ValueError, match=r"metrics: expected some of f1, map@r, .*; got nmi"):
-    naming.layout(rows, ["nmi"])
+    table.layout(rows, ["nmi"])
   with pytest.raises(ValueError, match="rows: expected those of one suite, got a, fake"):
-    naming.layout([rows[0]._replace(suite="a"), rows[1]])
+    table.layout([rows[0]._replace(suite="a"), rows[1]])
   with pytest.raises(ValueError, match="got no rows"):
-    naming.layout([])
+    table.layout([])
   with pytest.raises(ValueError, match="expected the split test or one split, got a, b"):
-    naming.layout([rows[0]._replace(split="a"), rows[0]._replace(split="b")])
+    table.layout([rows[0]._replace(split="a"), rows[0]._replace(split="b")])
 
 
 def test_chance_is_a_floor():
   kept = Row("s", "t", "npair", "plain", 0, "test", "collapse/within/map@r", 0.5)
   level = kept._replace(metric="collapse/within/chance_map@r", value=0.1)
-  rows = naming.with_chance([kept, level, level._replace(arm="EPS"), level._replace(seed=1)])
+  rows = table.with_chance([kept, level, level._replace(arm="EPS"), level._replace(seed=1)])
   floor = Row("s", "t", "", "chance", 0, "test", "collapse/within/map@r", 0.1)
   assert sorted(rows) == sorted([kept, floor, floor._replace(seed=1)])

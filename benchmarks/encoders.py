@@ -21,9 +21,9 @@ import pathlib
 import subprocess
 import sys
 
-import encoders_measure
-import machine
-import page
+import _encoders_measure
+import _machine
+import _page
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PASSES = ("forward", "backward", "train")
@@ -34,7 +34,7 @@ def parse() -> argparse.Namespace:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  names = encoders_measure.NAMES
+  names = _encoders_measure.NAMES
   parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
   parser.add_argument("--passes", nargs="+", choices=PASSES, default=list(PASSES), help="(all)")
   parser.add_argument("--batch", type=int, help="images (128 on a GPU, 8 on a CPU)")
@@ -53,7 +53,7 @@ def child(*words: str) -> dict | None:
   """One measurement in a process of its own; None if that failed, and why on stderr."""
   path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
   run = subprocess.run(
-    [sys.executable, str(ROOT / "benchmarks" / "encoders_measure.py"), *words],
+    [sys.executable, str(ROOT / "benchmarks" / "_encoders_measure.py"), *words],
     capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": path},
   )  # fmt: skip
   if run.returncode:
@@ -67,7 +67,7 @@ def row(args: argparse.Namespace, name: str, kind: str) -> str:
   """One line of the table: an encoder and a pass."""
   sizes = (str(args.batch), str(args.size), args.dtype)
   libraries = ["jaxdml"]
-  if kind != "train" and encoders_measure.PEERS[name]:
+  if kind != "train" and _encoders_measure.PEERS[name]:
     libraries += args.peers
   found = {library: child(library, kind, name, *sizes) for library in libraries}
   if args.json:
@@ -105,17 +105,17 @@ def main() -> None:
     "|---|---|---|---|---|---|---|---|---|",
   ]
   print("\n".join(lines))
-  for name in args.only or encoders_measure.NAMES:
+  for name in args.only or _encoders_measure.NAMES:
     for kind in args.passes:
       lines.append(row(args, name, kind))
       print(lines[-1], flush=True)
   libraries = ("torch", "torchvision", "timm") if args.peers else ()
   # Last: JAX takes an accelerator's memory once it starts.
   lines += ["", f"Batch {args.batch}, {args.size} pixels, {args.dtype}; "]
-  lines[-1] += machine.describe(*libraries) + "."
+  lines[-1] += _machine.describe(*libraries) + "."
   print(lines[-1])
   if args.write:
-    page.write(args.marker, "\n".join(lines))
+    _page.write(args.marker, "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -22,17 +22,18 @@ import subprocess
 import sys
 from typing import Any
 
-import machine
-import page
+import _machine
+import _page
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOP, LARGE, QUICK = (60_502, 512, 11_316), (200_000, 128, 37_000), (8_000, 512, 1_500)
+TINY = (1_200, 16, 300)
 
 
 def child(what: str, *numbers: int) -> dict[str, Any]:
   """One measurement in a process of its own."""
   path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
-  script = str(ROOT / "benchmarks" / "evaluation_measure.py")
+  script = str(ROOT / "benchmarks" / "_evaluation_measure.py")
   run = subprocess.run(
     [sys.executable, script, what, *map(str, numbers)],
     stdout=subprocess.PIPE, text=True, check=False, env=os.environ | {"PYTHONPATH": path},
@@ -43,7 +44,7 @@ def child(what: str, *numbers: int) -> dict[str, Any]:
 
 
 def size_name(size: tuple[int, int, int]) -> str:
-  """How a size is shown."""
+  """Returns a size as it is shown."""
   return f"{size[0]:,} x {size[1]}, {size[2]:,} classes"
 
 
@@ -93,22 +94,25 @@ def main() -> None:
   parser.add_argument("--no-kmeans", action="store_true", help="retrieval alone")
   parser.add_argument("--large-kmeans", action="store_true", help="also 11,316 clusters")
   parser.add_argument("--write", action="store_true", help="replace the tables in the docs")
+  parser.add_argument("--tiny", action="store_true", help="sizes that show only that it runs")
   args = parser.parse_args()
-  described = machine.describe("faiss-cpu")
-  times = beside_faiss(QUICK if args.quick else SOP, args.repeats)
-  memory = bounded([QUICK] if args.quick else [SOP, LARGE])
+  described = _machine.describe("faiss-cpu")
+  small = TINY if args.tiny else QUICK if args.quick else None
+  times = beside_faiss(small or SOP, args.repeats)
+  memory = bounded([small] if small else [SOP, LARGE])
   tables = {"retrieval": f"{times}\n\n{memory}\n\n{described}."}
   if not args.no_kmeans:
     import evaluation_kmeans
 
-    rows = evaluation_kmeans.table()
+    tiny = evaluation_kmeans.TINY if args.tiny else evaluation_kmeans.SMALL
+    rows = evaluation_kmeans.table(tiny)
     if args.large_kmeans:
-      rows += "\n" + "\n".join(evaluation_kmeans.table(large=True).splitlines()[2:])
+      rows += "\n" + "\n".join(evaluation_kmeans.table(evaluation_kmeans.LARGE).splitlines()[2:])
     tables["kmeans"] = f"{rows}\n\n{described}."
   print(f"\n{described}.")
-  if args.write and not args.quick:
+  if args.write and not small:
     for name, text in tables.items():
-      page.write(name, text)
+      _page.write(name, text)
 
 
 if __name__ == "__main__":

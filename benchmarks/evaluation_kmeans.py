@@ -21,13 +21,13 @@ import argparse
 import time
 from typing import Any, NamedTuple
 
-import machine
+import _machine
 import numpy as np
 
 from jaxdml import evaluation
 
-SMALL, LARGE = (6_000, 512, 100), (60_502, 512, 11_316)
-EQUAL = {SMALL: 8, LARGE: 3}  # iterations from the same points: before faiss stops
+SMALL, LARGE, TINY = (6_000, 512, 100), (60_502, 512, 11_316), (300, 40, 5)
+EQUAL = {SMALL: 8, LARGE: 3, TINY: 1}  # iterations from the same points: before faiss stops
 LATENT, SPREAD = 32, 0.5
 HEAD = (
   "| points, clusters | data | jaxdml: s, iterations | faiss: s, iterations | of faiss | "
@@ -37,7 +37,7 @@ HEAD = (
 
 
 class Result(NamedTuple):
-  """What one run took and found."""
+  """Time and findings of one run."""
 
   seconds: float
   centers: np.ndarray
@@ -124,12 +124,12 @@ def row(size: tuple[int, int, int], clustered: bool, iterations: int, repeats: i
   )
 
 
-def table(large: bool = False, iterations: int = 25, repeats: int = 5) -> str:
+def table(size: tuple[int, int, int], iterations: int = 25, repeats: int = 5) -> str:
   """Measures every line of one size, printing as it goes, and returns the table."""
   lines = [HEAD]
   print(HEAD)
   for clustered in (True, False):
-    lines.append(row(LARGE if large else SMALL, clustered, iterations, 1 if large else repeats))
+    lines.append(row(size, clustered, iterations, repeats if size == SMALL else 1))
     print(lines[-1], flush=True)
   return "\n".join(lines)
 
@@ -140,6 +140,7 @@ def main() -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("--large", action="store_true", help="11,316 clusters instead of 100")
+  parser.add_argument("--tiny", action="store_true", help="a size that shows only that it runs")
   parser.add_argument(
     "--iterations", type=int, default=25, help="of Lloyd's algorithm, both (default: %(default)s)"
   )
@@ -147,8 +148,9 @@ def main() -> None:
     "--repeats", type=int, default=5, help="runs at the small size (default: %(default)s)"
   )
   args = parser.parse_args()
-  table(args.large, args.iterations, args.repeats)
-  print(f"\n{machine.describe('faiss-cpu')}.")
+  size = LARGE if args.large else TINY if args.tiny else SMALL
+  table(size, args.iterations, args.repeats)
+  print(f"\n{_machine.describe('faiss-cpu')}.")
 
 
 if __name__ == "__main__":

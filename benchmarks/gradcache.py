@@ -18,9 +18,9 @@ import sys
 import tempfile
 import time
 
-import machine
+import _machine
+import _page
 import numpy as np
-import page
 
 TOLERANCE = 1e-4
 
@@ -104,11 +104,11 @@ def main() -> None:
     print(lines[-1], flush=True)
   lines.append(
     f"\n{args.encoder} with frozen BatchNorm, batch {args.batch:,}, {args.image_size} px, float32; "
-    f"{machine.describe()}."
+    f"{_machine.describe()}."
   )
   print("\n".join(lines))
   if args.write:
-    page.write("gradcache", "\n".join(lines))
+    _page.write("gradcache", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What HDML adds to a plain N-pair training step: both steps in one process, in turns.
+"""HDML's addition to a plain N-pair training step: both steps in one process, in turns.
 
   python benchmarks/hdml_overhead.py
   python benchmarks/hdml_overhead.py --encoder googlenet --image-size 227 --batch 128
@@ -20,9 +20,9 @@ import statistics
 import sys
 import time
 
+import _machine
 import jax
 import jax.numpy as jnp
-import machine
 import numpy as np
 
 from jaxdml import hdml, models, training
@@ -92,8 +92,9 @@ def after_encoder(classes: int, eps: bool | None = None, fold: bool = True):
   config.loss.options = {"l2_reg": 3e-3}
   config.hdml.enabled = True
   per_class = 2 if eps is None else 4
+  config.data.images_per_class = per_class
   if eps is None:
-    config.loss.layout = "npair"
+    config.loss.layout = config.data.sampler = "npair"
   else:
     config.mining.positive = "nearest_positive" if eps else "all_positives"
     config.hdml.slots = 16
@@ -126,6 +127,8 @@ def after_encoder(classes: int, eps: bool | None = None, fold: bool = True):
       windows,
       loss_fn=parts.metric.bind(params),
       distance_fn=parts.metric.distance_fn,
+      reduce_fn=parts.metric.reduce_fn,
+      additive=parts.metric.additive,
       layout=parts.metric.layout,
       config=parts.hdml,
       mining_fn=parts.metric.mining_fn,
@@ -160,7 +163,7 @@ def measure_after_encoder(args: argparse.Namespace) -> None:
   times = in_turns({"step": (compiled, arguments), "product": (product, side)}, 10 * args.rounds)
   fastest = {name: min(values) for name, values in times.items()}
   rate = 2 * 4096 * 512 * 512 / fastest["product"] / 1e6
-  print(machine.describe())
+  print(_machine.describe())
   print("after the encoder: HDML with N-pair, batch 128, d=512, 1024-d features, float32")
   median = statistics.median(times["step"])
   print(f"  forward and backward: min {fastest['step']:.1f} ms, median {median:.1f} ms")
@@ -204,7 +207,9 @@ def main() -> None:
   rng = np.random.default_rng(0)
   label = np.repeat(rng.permutation(args.classes)[: args.batch // 2], 2).astype(np.int32)
   shape = (args.batch, args.image_size, args.image_size, 3)
-  batch = parallel.split({"image": rng.integers(0, 256, shape, np.uint8), "label": label})
+  batch = parallel.split(
+    {"image": rng.integers(0, 256, shape, np.uint8), "label": label, "index": np.arange(args.batch)}
+  )
   arms = {name: make_step(args, name == "HDML") for name in ("N-pair", "HDML")}
   times = {name: [] for name in arms}
   for turn in range(args.rounds + 2):
@@ -216,7 +221,7 @@ def main() -> None:
       if turn >= 2:
         times[name].append(time.perf_counter() - begin)
   ratios = [h / n for h, n in zip(times["HDML"], times["N-pair"], strict=True)]
-  print(machine.describe())
+  print(_machine.describe())
   print(f"{args.encoder}, {args.image_size} px, batch {args.batch}, {args.dtype}, seconds a step:")
   for name, values in times.items():
     low, high = min(values), max(values)

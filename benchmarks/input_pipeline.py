@@ -28,17 +28,17 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 
+import _input_measure
+import _machine
+import _page
 import cv2
-import input_measure
-import machine
 import numpy as np
-import page
 import tensorflow_datasets as tfds
 from sklearn.datasets import load_sample_images
 
 from jaxdml.prepare import source, writing
 
-CLASSES, EACH = input_measure.CLASSES, input_measure.EACH
+CLASSES, EACH = _input_measure.CLASSES, _input_measure.EACH
 LARGE, LARGE_IMAGES, LARGE_SIZE, MAX_SIDE = 64, 256, (4032, 3024), 640
 PRODUCTS, PRODUCT_CLASSES = 120_053, 22_634
 NAMES = {
@@ -101,7 +101,7 @@ def spawn(name: str, root: pathlib.Path) -> subprocess.Popen:
   here = pathlib.Path(__file__).resolve().parent
   path = os.pathsep.join(p for p in (str(here.parent), os.environ.get("PYTHONPATH")) if p)
   return subprocess.Popen(
-    [sys.executable, str(here / "input_measure.py"), name, str(root)],
+    [sys.executable, str(here / "_input_measure.py"), name, str(root)],
     stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     env=os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
   )  # fmt: skip
@@ -159,6 +159,11 @@ def parse() -> argparse.Namespace:
     default=2048,
     help="images a turn, a multiple of 64 (default: %(default)s)",
   )
+  parser.add_argument(
+    "--tiny",
+    action="store_true",
+    help="small photos and few products, and no peer without torch: shows only that it runs",
+  )
   parser.add_argument("--write", action="store_true", help="replace the table in the docs")
   return parser.parse_args()
 
@@ -185,45 +190,53 @@ def table(names: Mapping[str, str], measured: Mapping[str, list[float]]) -> list
 def main() -> None:
   """Measures, prints and, if asked, writes the tables."""
   args = parse()
-  if args.images < 1 or args.images % input_measure.BATCH:
-    raise SystemExit(f"--images: expected a multiple of {input_measure.BATCH}, got {args.images}")
+  if args.images < 1 or args.images % _input_measure.BATCH:
+    raise SystemExit(f"--images: expected a multiple of {_input_measure.BATCH}, got {args.images}")
+  names, large_names, pause = NAMES, LARGE_NAMES, (2, 5)
+  size, large_size, products = (640, 480), LARGE_SIZE, PRODUCTS
+  if args.tiny:
+    size, large_size, products, pause = (64, 48), (80, 60), 3 * PRODUCT_CLASSES, (0, 0)
+    if not _machine.installed("torch"):
+      names = {name: text for name, text in names.items() if name != "peer"}
+      large_names = {name: text for name, text in large_names.items() if name != "large_peer"}
   with tempfile.TemporaryDirectory() as folder:
     root = pathlib.Path(folder)
-    encoded = photos(CLASSES * EACH, (640, 480))
+    encoded = photos(CLASSES * EACH, size)
     writing.write(Source("image_folder/bench", encoded, CLASSES), root)
     write(root, "files", encoded, CLASSES)
-    measured = rates(root, NAMES, args.rounds, args.images, pause=2)
-    telephone = photos(LARGE, LARGE_SIZE)
+    measured = rates(root, names, args.rounds, args.images, pause[0])
+    telephone = photos(LARGE, large_size)
     large = Source("image_folder/large", telephone, LARGE // 4)
     writing.write(large, root)
     large.name = "image_folder/reduced"
     writing.write(large, root, max_side=MAX_SIDE)
     write(root, "large", telephone, LARGE // 4)
     rounds = max(args.rounds // 5, 1)
-    measured_large = rates(root, LARGE_NAMES, rounds, LARGE_IMAGES, pause=5)
+    measured_large = rates(root, large_names, rounds, LARGE_IMAGES, pause[1])
     tiny = cv2.imencode(".png", np.full((4, 4, 3), 7, np.uint8))[1].tobytes()
-    writing.write(Source("image_folder/products", [tiny] * PRODUCTS, PRODUCT_CLASSES), root)
+    writing.write(Source("image_folder/products", [tiny] * products, PRODUCT_CLASSES), root)
     started = [json.loads(spawn("start", root).communicate()[0]) for _ in range(3)]
   images, classes, seconds, megabytes = sorted(started, key=lambda run: run[2])[1]
+  torch = ("torch",) if "peer" in names else ()
   kilobytes = [sum(map(len, files)) / len(files) / 1000 for files in (encoded, telephone)]
   lines = [
-    *table(NAMES, measured),
+    *table(names, measured),
     "",
     f"{len(encoded)} JPEGs of {kilobytes[0]:.0f} kB on average; median of {args.rounds} turns of "
-    f"{args.images:,} images, batches of {input_measure.BATCH}. Start with {images:,} images of "
+    f"{args.images:,} images, batches of {_input_measure.BATCH}. Start with {images:,} images of "
     f"{classes:,} classes: first batch {seconds:.2f} s after the imports, {megabytes:.0f} MB.",
     "",
-    f"{LARGE} JPEGs of {LARGE_SIZE[0]} x {LARGE_SIZE[1]} pixels, {kilobytes[1]:,.0f} kB on "
+    f"{LARGE} JPEGs of {large_size[0]} x {large_size[1]} pixels, {kilobytes[1]:,.0f} kB on "
     f"average, {rounds} turns of {LARGE_IMAGES} images:",
     "",
-    *table(LARGE_NAMES, measured_large),
+    *table(large_names, measured_large),
     "",
-    machine.describe("grain", "opencv-python-headless", "pillow", "torch") + ".",
+    _machine.describe("grain", "opencv-python-headless", "pillow", *torch) + ".",
   ]
   text = "\n".join(lines)
   print(text)
-  if args.write:
-    page.write("input-pipeline", text)
+  if args.write and not args.tiny:
+    _page.write("input-pipeline", text)
 
 
 if __name__ == "__main__":

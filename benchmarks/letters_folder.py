@@ -23,8 +23,10 @@ def main() -> None:
   )
   parser.add_argument("--out", type=pathlib.Path, required=True, help="folder to make")
   parser.add_argument("--classes", type=int, default=80, help="(%(default)s)")
+  parser.add_argument("--dataset", default="glyphs", help="(%(default)s)")
+  parser.add_argument("--data_dir", default=None, help="TFDS data directory")
   args = parser.parse_args()
-  train = data.load("glyphs", "train")
+  train = data.load(args.dataset, "train", data_dir=args.data_dir)
   labels, names = train.column("label"), train.label_names("label")
   values, counts = np.unique(labels, return_counts=True)
   chosen = values[np.argsort(-counts, kind="stable")[: args.classes]]

@@ -1,4 +1,4 @@
-"""Every loss, forward and backward: jaxdml and pytorch-metric-learning side by side, then us alone.
+"""Every loss, there and back: jaxdml and pytorch-metric-learning 2.9 side by side, then us alone.
 
   python benchmarks/losses.py                          # all tables, about 40 minutes on 2 cores
   python benchmarks/losses.py --sizes 512 --large      # one size, no large batches
@@ -24,11 +24,12 @@ import statistics
 import subprocess
 import sys
 
-import losses_measure
-import machine
-import page
+import _losses_measure
+import _machine
+import _page
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+PEER = ("torch", "pytorch-metric-learning")
 SECONDS, MEGABYTES = 20.0, 16_000.0  # what one call of the peer may take before it is skipped
 
 
@@ -50,6 +51,9 @@ def parse() -> argparse.Namespace:
   )
   parser.add_argument("--only", nargs="+", help="names of losses (default: all)")
   parser.add_argument(
+    "--side", type=int, default=4096, help="of the large product (default: %(default)s)"
+  )
+  parser.add_argument(
     "--json", type=pathlib.Path, help="append every figure to this file; go on from it"
   )
   parser.add_argument("--write", action="store_true", help="replace the tables in the docs")
@@ -68,7 +72,7 @@ def child(
         return figures
   path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
   run = subprocess.run(
-    [sys.executable, str(ROOT / "benchmarks" / "losses_measure.py"), library, name, str(batch)],
+    [sys.executable, str(ROOT / "benchmarks" / "_losses_measure.py"), library, name, str(batch)],
     capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": path},
   )  # fmt: skip
   if run.returncode:
@@ -94,7 +98,7 @@ def fastest(
 
 
 def feasible(last: dict | None, batch: int) -> bool:
-  """Whether the peer can be expected to finish `batch`, from its run at a smaller one."""
+  """True if the peer can be expected to finish `batch`, from its run at a smaller one."""
   if last is None:
     return False
   growth = batch / last["batch"]
@@ -105,7 +109,7 @@ def compare(args: argparse.Namespace, names: list[str]) -> str:
   """The tables of both libraries, one a size, and the medians."""
   peers: dict[str, dict | None] = {name: {"batch": 1, "seconds": 0, "peak_mb": 0} for name in names}
   tables, summary = [], []
-  rate = 1e9 * child(args, "matmul", "", 0)["matmul_gflops"]
+  rate = 1e9 * child(args, "matmul", "", args.side)["matmul_gflops"]
   for batch in args.sizes:
     lines = [
       f"**B = {batch:,}**",
@@ -128,7 +132,7 @@ def compare(args: argparse.Namespace, names: list[str]) -> str:
         )
       if peer:
         ratios.append(peer["seconds"] / ours["seconds"])
-        bounds.append(peer["seconds"] * rate / losses_measure.operations(name, batch))
+        bounds.append(peer["seconds"] * rate / _losses_measure.operations(name, batch))
         theirs = f"{1e3 * peer['seconds']:,.2f}", f"{ratios[-1]:.1f}x", f"{peer['peak_mb']:,.0f}"
       line = (
         f"| `{name}` | {1e3 * ours['seconds']:.2f} | {theirs[0]} | {theirs[1]} | "
@@ -153,7 +157,7 @@ def compare(args: argparse.Namespace, names: list[str]) -> str:
 def alone(args: argparse.Namespace, names: list[str]) -> str:
   """The table of large batches."""
   lines = [
-    "| loss | B | time s | peak MB | of a large matmul |",
+    "| loss | B | time s | peak MB | of a large product |",
     "|---|---|---|---|---|",
   ]
   for name in names:
@@ -161,7 +165,9 @@ def alone(args: argparse.Namespace, names: list[str]) -> str:
       [figures] = fastest(args, ("jaxdml",), name, batch)
       if figures is None:
         raise SystemExit(f"jaxdml failed on {name}, B={batch}")
-      rate = losses_measure.operations(name, batch) / figures["seconds"] / 1e9
+      if "matmul_gflops" not in figures:  # small ones do not measure it beside themselves
+        figures |= child(args, "matmul", "", args.side)
+      rate = _losses_measure.operations(name, batch) / figures["seconds"] / 1e9
       line = (
         f"| `{name}` | {batch:,} | {figures['seconds']:.2f} | {figures['peak_mb']:.0f} | "
         f"{rate / figures['matmul_gflops']:.0%} ({rate:.0f} of {figures['matmul_gflops']:.0f} "
@@ -175,22 +181,22 @@ def alone(args: argparse.Namespace, names: list[str]) -> str:
 def main() -> None:
   """Measures, prints and, if asked, writes the tables."""
   args = parse()
-  unknown = sorted(set(args.only or ()) - set(losses_measure.NAMES))
+  unknown = sorted(set(args.only or ()) - set(_losses_measure.NAMES))
   if args.turns < 1:
     raise SystemExit(f"--turns must be at least 1, got {args.turns}")
   if unknown:
-    raise SystemExit(f"--only: no loss {unknown}; valid names: {', '.join(losses_measure.NAMES)}")
-  names = args.only or list(losses_measure.NAMES)
-  described = machine.describe(*(("torch", "pytorch-metric-learning") if args.sizes else ()))
+    raise SystemExit(f"--only: no loss {unknown}; valid names: {', '.join(_losses_measure.NAMES)}")
+  names = args.only or list(_losses_measure.NAMES)
+  described = _machine.describe(*(PEER if args.sizes and _machine.installed(*PEER) else ()))
   args.described = described
   if args.sizes:
     table = compare(args, names) + f"\n\n{described}."
     if args.write:
-      page.write("losses", table)
+      _page.write("losses", table)
   if args.large:
-    table = alone(args, [n for n in names if n in losses_measure.LARGE]) + f"\n\n{described}."
+    table = alone(args, [n for n in names if n in _losses_measure.LARGE]) + f"\n\n{described}."
     if args.write:
-      page.write("large", table)
+      _page.write("large", table)
   print(described)
 
 

@@ -2,7 +2,7 @@
 
   python benchmarks/pointwise.py [--write]
 
-Shapes are those of EfficientNet-Lite0 and ResNet-50, 16 images. The best of ten calls each.
+Shapes are those of EfficientNet-Lite0 and ResNet-50. The best of ten calls each.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ import argparse
 import time
 from collections.abc import Callable
 
+import _machine
+import _page
 import jax
-import machine
-import page
 
 from jaxdml.models import convolutions
 
-# Images, side, channels in, channels out.
+# Side, channels in, channels out.
 SHAPES = (
-  (16, 64, 16, 96),
-  (16, 32, 144, 24),
-  (16, 16, 240, 40),
-  (16, 8, 480, 80),
-  (16, 28, 512, 128),
-  (16, 14, 256, 1024),
+  (64, 16, 96),
+  (32, 144, 24),
+  (16, 240, 40),
+  (8, 480, 80),
+  (28, 512, 128),
+  (14, 256, 1024),
 )
 
 
@@ -45,19 +45,21 @@ def main() -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("--write", action="store_true", help="replace the table in the docs")
+  parser.add_argument("--images", type=int, default=16, help="(%(default)s)")
   args = parser.parse_args()
   lines = ["| images, side, channels | convolution ms | product ms | gain |", "|---|---|---|---|"]
-  for n, side, inputs, outputs in SHAPES:
+  for side, inputs, outputs in SHAPES:
+    n = args.images
     x = jax.random.normal(jax.random.key(0), (n, side, side, inputs))
     kernel = jax.random.normal(jax.random.key(1), (1, 1, inputs, outputs))
     native = milliseconds(convolutions.native, x, kernel)
     product = milliseconds(convolutions._product, x, kernel)
     shape = f"{n}, {side}, {inputs} to {outputs}"
     lines.append(f"| {shape} | {native:.2f} | {product:.2f} | {native / product:.1f}x |")
-  lines.append(f"\n{machine.describe()}.")
+  lines.append(f"\n{_machine.describe()}.")
   print("\n".join(lines))
   if args.write:
-    page.write("pointwise", "\n".join(lines))
+    _page.write("pointwise", "\n".join(lines))
 
 
 if __name__ == "__main__":

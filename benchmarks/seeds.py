@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 
-import machine
+import _machine
 
 METRICS = {"recall@1": "R@1", "recall@2": "R@2", "recall@4": "R@4", "recall@8": "R@8",
            "map@r": "MAP@R", "r_precision": "R-prec", "nmi": "NMI", "f1": "F1"}  # fmt: skip
@@ -49,10 +49,10 @@ def run(args: argparse.Namespace, name: str, overrides: list[str], seed: int) ->
   return json.loads(results.read_text())
 
 
-def row(name: str, results: list[dict[str, float]]) -> str:
+def row(name: str, results: list[dict[str, float]], metrics: list[str]) -> str:
   """One line: mean of each metric, with its range where there are several seeds."""
   cells = []
-  for key in METRICS:
+  for key in metrics:
     values = [result[key] for result in results]
     mean = sum(values) / len(values)
     spread = f" ({min(values):.3f}-{max(values):.3f})" if max(values) > min(values) else ""
@@ -63,17 +63,20 @@ def row(name: str, results: list[dict[str, float]]) -> str:
 def main() -> None:
   """Runs what is missing, then prints the table."""
   args = parse()
-  rows = []
+  rows, metrics = [], []
   for arm in args.arm:
     name, *overrides = arm.split(" --")
     results = [run(args, name, [f"--{o.strip()}" for o in overrides], seed) for seed in args.seeds]
     if not rows:
+      # A config may leave some out, as eval.clustering=False does NMI and F1.
+      metrics = [key for key in METRICS if key in results[0]["trained model"]]
       floors = [key for key in results[0] if key != "trained model"]
-      rows += [row(floor, [result[floor] for result in results]) for floor in floors]
-    rows.append(row(name, [result["trained model"] for result in results]))
-  print("| | " + " | ".join(METRICS.values()) + " |\n" + "|---" * (len(METRICS) + 1) + "|")
+      rows += [row(floor, [result[floor] for result in results], metrics) for floor in floors]
+    rows.append(row(name, [result["trained model"] for result in results], metrics))
+  print("| | " + " | ".join(METRICS[key] for key in metrics) + " |")
+  print("|---" * (len(metrics) + 1) + "|")
   print("\n".join(rows))
-  print(f"\nMean (range) over seeds {', '.join(map(str, args.seeds))}. {machine.describe()}")
+  print(f"\nMean (range) over seeds {', '.join(map(str, args.seeds))}. {_machine.describe()}")
 
 
 if __name__ == "__main__":

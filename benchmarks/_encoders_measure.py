@@ -1,7 +1,7 @@
 """One encoder of one library, in this process; prints a line of JSON.
 
-  python benchmarks/encoders_measure.py jaxdml forward resnet50 128 224 bfloat16
-  python benchmarks/encoders_measure.py platform
+  python benchmarks/_encoders_measure.py jaxdml forward resnet50 128 224 bfloat16
+  python benchmarks/_encoders_measure.py platform
 
 Libraries: jaxdml; eager and compiled are PyTorch. Passes: forward (evaluation mode); backward
 (training mode, forward and backward of a margin loss over the batch); train (jaxdml alone: the
@@ -17,7 +17,7 @@ import sys
 import time
 import warnings
 
-from losses_measure import fastest, peak_mb
+from _losses_measure import fastest, peak_mb
 
 PER_CLASS, SECONDS = 4, 3.0
 # Our name -> (the peer's library, its name, its options); None: no peer has it.
@@ -36,7 +36,7 @@ NAMES = tuple(PEERS)
 
 
 def platform() -> dict:
-  """What JAX runs on, and whether PyTorch sees a GPU."""
+  """Says what JAX runs on, and whether PyTorch sees a GPU."""
   import jax
 
   try:

@@ -41,7 +41,7 @@ def batches_of(source: Iterator, batch: int) -> Callable[[int], float]:
 def ours(
   root: pathlib.Path, name: str = "bench", batch: int = BATCH, cache: str = ""
 ) -> Callable[[int], float]:
-  """What the trainer gets: jaxdml's batches from the data set on disk."""
+  """The trainer's own input: jaxdml's batches from the data set on disk."""
   from jaxdml import data
 
   train = data.load(f"tfds:image_folder/{name}", "train", data_dir=root)

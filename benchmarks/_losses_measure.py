@@ -1,9 +1,9 @@
 """One loss of one library at one batch size, in this process; prints a line of JSON.
 
-  python benchmarks/losses_measure.py jaxdml|peer|matmul NAME BATCH
+  python benchmarks/_losses_measure.py jaxdml|peer|matmul NAME BATCH
 
-`matmul` measures what the machine can do, whatever the name and batch. `benchmarks/losses.py` calls
-it; the libraries are imported only where they are measured.
+`matmul` measures what the machine can do by a product of BATCH x BATCH, whatever the name.
+`benchmarks/losses.py` calls it; the libraries are imported only where they are measured.
 """
 
 from __future__ import annotations
@@ -138,18 +138,18 @@ def of_jaxdml(name: str, batch: int) -> dict:
     "compile_seconds": compile_seconds,
     "device": device.platform,
   }
-  if batch < 8192:
-    return figures
-  return figures | matmul_rate()  # measured last: its own memory must not count
+  return figures | (
+    matmul_rate() if batch >= 8192 else {}
+  )  # measured last: its own memory must not count
 
 
-def matmul_rate(*_) -> dict:
-  """What the machine can do: the rate of a large product."""
+def matmul_rate(_: str = "", side: int = 4096) -> dict:
+  """Returns what the machine can do: the rate of a large product."""
   import jax
 
-  side = jax.random.normal(jax.random.key(1), (4096, 4096))
+  x = jax.random.normal(jax.random.key(1), (side, side))
   product = jax.jit(lambda a: jax.numpy.matmul(a, a, precision="highest"))  # no TF32 on a GPU
-  rate = 2 * 4096**3 / fastest(lambda: jax.block_until_ready(product(side)), budget=3.0) / 1e9
+  rate = 2 * side**3 / fastest(lambda: jax.block_until_ready(product(x)), budget=3.0) / 1e9
   return {"matmul_gflops": rate}
 
 

@@ -1,6 +1,6 @@
 """One measurement of retrieval metrics in this process; prints a line of JSON.
 
-  python benchmarks/evaluation_measure.py times|memory ROWS DIM CLASSES [REPEATS]
+  python benchmarks/_evaluation_measure.py times|memory ROWS DIM CLASSES [REPEATS]
 
 `benchmarks/evaluation.py` calls it; the libraries are imported only where they are measured.
 """

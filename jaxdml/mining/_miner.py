@@ -10,7 +10,17 @@ import jax.numpy as jnp
 
 from jaxdml.types import Array, MiningFn, Pairs
 
-__all__ = ["Miner", "check_k", "first_max", "first_min", "keep", "miner", "row_keys", "smallest"]
+__all__ = [
+  "Miner",
+  "chain",
+  "check_k",
+  "first_max",
+  "first_min",
+  "keep",
+  "miner",
+  "row_keys",
+  "smallest",
+]
 
 
 class Miner:
@@ -56,6 +66,35 @@ def miner(
   return lambda fn: Miner(
     fn, name=fn.__name__, positives=positives, negatives=negatives, doc=fn.__doc__
   )
+
+
+def chain(*mining_fns: MiningFn) -> Miner:
+  """Makes a miner that applies others from left to right, each seeing what the one before kept.
+
+  >>> from jaxdml import mining
+  >>> chain(mining.nearest_positive, mining.semihard_negative)
+  mining.nearest_positive+semihard_negative
+  """
+  steps, names, positives, negatives, rows = [], [], None, None, 1
+  for fn in mining_fns:
+    if isinstance(fn, Miner):
+      steps += fn.steps
+      names.append(fn.name)
+      # A miner of negatives leaves the positives that came in, and states nothing of them.
+      positives = positives if fn.positives is None else fn.positives
+      negatives = negatives if fn.negatives is None else fn.negatives
+      rows = None if rows is None or fn.rows is None else rows * fn.rows
+    else:
+      # A plain function may have changed any mask: named columns are no longer to be trusted.
+      steps.append(unnamed(fn))
+      names.append(getattr(fn, "__name__", "a function"))
+      positives = negatives = None
+  return Miner(*steps, name="+".join(names), positives=positives, negatives=negatives, rows=rows)
+
+
+def unnamed(fn: MiningFn) -> MiningFn:
+  """The miner with nothing said of columns."""
+  return lambda pairs: fn(pairs)._replace(positive_columns=None, negative_columns=None)
 
 
 def keep(pairs: Pairs, *, positives: Array | None = None, negatives: Array | None = None) -> Pairs:

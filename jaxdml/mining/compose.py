@@ -5,39 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxdml.mining._miner import Miner, keep
+from jaxdml.mining._miner import Miner, chain, keep, unnamed
 from jaxdml.types import Array, MiningFn, Pairs
 
 __all__ = ["chain", "expand_positives", "multi_similarity_filter", "switch"]
-
-
-def chain(*mining_fns: MiningFn) -> Miner:
-  """Makes a miner that applies others from left to right, each seeing what the one before kept.
-
-  >>> from jaxdml import mining
-  >>> chain(mining.nearest_positive, mining.semihard_negative)
-  mining.nearest_positive+semihard_negative
-  """
-  steps, names, positives, negatives, rows = [], [], None, None, 1
-  for fn in mining_fns:
-    if isinstance(fn, Miner):
-      steps += fn.steps
-      names.append(fn.name)
-      # A miner of negatives leaves the positives that came in, and states nothing of them.
-      positives = positives if fn.positives is None else fn.positives
-      negatives = negatives if fn.negatives is None else fn.negatives
-      rows = None if rows is None or fn.rows is None else rows * fn.rows
-    else:
-      # A plain function may have changed any mask: named columns are no longer to be trusted.
-      steps.append(_unnamed(fn))
-      names.append(getattr(fn, "__name__", "a function"))
-      positives = negatives = None
-  return Miner(*steps, name="+".join(names), positives=positives, negatives=negatives, rows=rows)
-
-
-def _unnamed(fn: MiningFn) -> MiningFn:
-  """The miner with nothing said of columns."""
-  return lambda pairs: fn(pairs)._replace(positive_columns=None, negative_columns=None)
 
 
 def switch(index: Array | int, *mining_fns: MiningFn) -> MiningFn:
@@ -52,7 +23,7 @@ def switch(index: Array | int, *mining_fns: MiningFn) -> MiningFn:
   ...   step // 1000, mining.random_negative, mining.semihard_negative, mining.hardest_negative
   ... )
   """
-  branches = [_unnamed(fn) for fn in mining_fns]
+  branches = [unnamed(fn) for fn in mining_fns]
   return lambda pairs: jax.lax.switch(index, branches, pairs)
 
 

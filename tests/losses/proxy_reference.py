@@ -101,10 +101,11 @@ EXAMPLE_LOSSES = {
 
 def _proxy_anchor_terms(x, y, proxies, distance, where, repeats, hardest, margin=0.1, alpha=32.0):
   """For each proxy (positive term or None, negative term); an example counts `repeats` times."""
+  between = DISTANCES.get(distance, distance)
   present = [i for i in range(len(x)) if where[i] and repeats[i] > 0]
   terms = []
   for c, proxy in enumerate(proxies):
-    d = {i: DISTANCES[distance](proxy, x[i]) for i in present}
+    d = {i: between(proxy, x[i]) for i in present}
     mine, others = ([i for i in present if (y[i] == c) == same] for same in (True, False))
     if hardest:
       others = sorted(others, key=lambda i: (d[i], i))[:1]
@@ -129,7 +130,8 @@ def proxy_anchor(x, y, proxies, distance, where, repeats, hardest, reduce, **opt
 
 def loss(name, x, y, vectors, *, distance, where=None, repeats=None, hardest=False, reduce="mean",
          **options):  # fmt: skip
-  """The loss of `vectors` [C, d] or [C, K, d]; example i enters `repeats[i]` times."""
+  """The loss of `vectors` [C, d] or [C, K, d]; example i enters `repeats[i]` times; `distance` as in `reference`."""
+  between = DISTANCES.get(distance, distance)
   where = [True] * len(x) if where is None else where
   repeats = [1] * len(x) if repeats is None else [int(r) for r in repeats]
   if name == "proxy_anchor":
@@ -139,7 +141,7 @@ def loss(name, x, y, vectors, *, distance, where=None, repeats=None, hardest=Fal
   for i in range(len(x)):
     value = None
     if where[i]:
-      d = [[DISTANCES[distance](x[i], center) for center in c] for c in centers]
+      d = [[between(x[i], center) for center in c] for c in centers]
       kept = _kept(d, y[i], hardest)
       s = {z: [1 - d[z][k] for k in ks] for z, ks in kept.items()}
       value = EXAMPLE_LOSSES[name](x[i], s, y[i], **options)

@@ -6,6 +6,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxdml import distances, losses, mining, training
@@ -13,9 +14,6 @@ from jaxdml.training import program as program_lib
 from tests.losses import names as loss_names
 
 TEXT = (pathlib.Path(__file__).resolve().parent.parent / "docs" / "losses.md").read_text()
-SHARED = set(inspect.signature(losses.arcface_loss).parameters) - {"margin", "scale"} | set(
-  inspect.signature(losses.supcon_loss).parameters
-) - {"temperature"}
 
 
 def table(heading):
@@ -39,24 +37,23 @@ def test_every_loss_has_one_row_in_its_table():
   assert sorted(names(table("Losses with parameters"))) == sorted(loss_names.PARAMETRIC)
 
 
-def _defaults(parameters):
-  for name, parameter in parameters.items():
-    if name not in SHARED:
-      value = parameter.default
-      yield f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+def _defaults(record):
+  parameters = inspect.signature(record.fn).parameters
+  for name in record.options:
+    value = parameters[name].default
+    yield f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
 
 
 @pytest.mark.parametrize("name", losses.LOSSES)
 def test_defaults_and_sources_are_those_of_the_code(name):
-  loss, row = losses.LOSSES[name].fn, ROWS[name]
-  parameters = inspect.signature(loss).parameters
-  own = ", ".join(_defaults(parameters))
-  used = [parameters[key].default.__name__ for key in ("distance_fn", "reduce_fn")]
-  assert row[3] == (f"`{own}`; " if own else "") + ", ".join(used)
+  record, row = losses.LOSSES[name], ROWS[name]
+  own = ", ".join(_defaults(record))
+  used = f"{record.distance_fn.name}, {record.reduce_fn.name}"
+  assert row[3] == (f"`{own}`; " if own else "") + used
   assert all(row), "an empty cell"
   for arxiv in re.findall(r"\[([\d.]+)\]", row[2]):
-    assert arxiv in loss.__doc__
-  assert ("parameters" in row[4]) == (name in loss_names.PARAMETRIC)
+    assert arxiv in record.fn.__doc__
+  assert ("parameters" in row[4]) == (record.parameter is not None)
 
 
 def test_every_miner_is_listed_with_its_options():
@@ -64,8 +61,9 @@ def test_every_miner_is_listed_with_its_options():
   assert sorted(names(rows)) == sorted(mining.MINERS)
   for row in rows:
     for name in re.findall(r"`(\w+)`", row[0]):
-      options = set(inspect.signature(mining.MINERS[name]).parameters) - {"pairs"}
-      assert options == set(re.findall(r"`(\w+)`", row[1])), name
+      entry = mining.MINERS[name]
+      options = entry.options if isinstance(entry, mining.Maker) else ()
+      assert sorted(options) == sorted(re.findall(r"`(\w+)`", row[1])), name
 
 
 def test_every_distance_is_listed():
@@ -94,3 +92,14 @@ def test_its_code_runs(monkeypatch):
   }
   state = jax.eval_shape(program.init, jax.random.key(0))
   assert jax.eval_shape(program.step, state, batch)[1]["loss/real"].shape == ()
+
+
+def test_the_code_of_the_conventions_runs():
+  text = (pathlib.Path(__file__).resolve().parent.parent / "docs" / "conventions.md").read_text()
+  blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+  assert len(blocks) == 2
+  for block in blocks:
+    names = {}
+    exec(compile(block, "docs/conventions.md", "exec"), names)
+    assert np.all(np.isfinite(names["value"]))
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(names["gradient"]))

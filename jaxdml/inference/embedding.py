@@ -37,12 +37,35 @@ class EmbeddingError(JaxdmlError, ValueError):
 class Model(Protocol):
   """A model that embeds images, with a name of its own: `TrainedModel` is one."""
 
-  workdir: Any
-  config: Any
-  step: int
-  dimension: int
-  fingerprint: str
-  preprocessing: data.preprocess.Preprocess
+  @property
+  def workdir(self) -> Any:
+    """Where it was loaded from."""
+    ...
+
+  @property
+  def config(self) -> Any:
+    """The run's."""
+    ...
+
+  @property
+  def step(self) -> int:
+    """Of the checkpoint."""
+    ...
+
+  @property
+  def dimension(self) -> int:
+    """Of the embeddings."""
+    ...
+
+  @property
+  def fingerprint(self) -> str:
+    """Equal for equal parameters, network and preprocessing."""
+    ...
+
+  @property
+  def preprocessing(self) -> Any:
+    """A `data.preprocess.Preprocess`; Any, as a cached property is none to a type checker."""
+    ...
 
   def embed_batch(self, images: np.ndarray) -> np.ndarray:
     """Returns embeddings float32 [b, d] of uint8 images [b, h, w, c]."""

@@ -130,7 +130,7 @@ def proxy_anchor(x, y, proxies, distance, where, repeats, hardest, reduce, **opt
 
 def loss(name, x, y, vectors, *, distance, where=None, repeats=None, hardest=False, reduce="mean",
          **options):  # fmt: skip
-  """The loss of `vectors` [C, d] or [C, K, d]; example i enters `repeats[i]` times; `distance` as in `reference`."""
+  """The loss of `vectors` [C, d] or [C, K, d]; example i enters `repeats[i]` times."""
   between = DISTANCES.get(distance, distance)
   where = [True] * len(x) if where is None else where
   repeats = [1] * len(x) if repeats is None else [int(r) for r in repeats]

@@ -20,9 +20,7 @@ from jaxdml import distances, losses, mining
 from jaxdml.losses import reducers
 from jaxdml.types import Pairs
 from tests.losses import proxy_reference, reference, reference_distances
-
-TUPLE = [name for name, loss in losses.LOSSES.items() if loss.parameter is None]
-PARAMETRIC = [name for name, loss in losses.LOSSES.items() if loss.parameter is not None]
+from tests.losses.names import PARAMETRIC, TUPLE
 
 # Of the classes the last has no example; losses with several vectors a class have two.
 N, D, CLASSES, PER_CLASS = 10, 4, 6, 2

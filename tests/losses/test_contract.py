@@ -204,9 +204,7 @@ def test_nan_is_never_hidden(name, group):
     changes += [{"y": y} for y in unknown] + [{"y": y} | no_weight for y in unknown]
     changes += [{"x": one} | no_weight]
   for change in changes:
-    for cell, (value, by_reducer, _) in zip(
-      cells(group), run(f, group, b | change), strict=True
-    ):
+    for cell, (value, by_reducer, _) in zip(cells(group), run(f, group, b | change), strict=True):
       hidden = {r: v for r, v in by_reducer.items() if not np.any(np.isnan(v))}
       assert np.isnan(value) and not hidden, (cell, hidden)
 
@@ -247,11 +245,11 @@ def user_loss(name, learnt, images, labels, where, weights, axis_name=None, **op
   return losses.LOSSES[name].fn(x, labels, **rest)
 
 
-def on_one_device(name, **options):
+def on_one_device(name, classes=CLASSES, **options):
   """(learnt, value, gradients) of the whole batch."""
   learnt = {"encoder": ENCODER}
   if name in PARAMETRIC:
-    learnt["params"] = {k: np.asarray(v, float) for k, v in table.init(name).items()}
+    learnt["params"] = {k: np.asarray(v, float) for k, v in table.init(name, 0, classes).items()}
   whole = [a.reshape(TOTAL, *a.shape[2:]) for a in (IMAGES, LABELS, WHERE, WEIGHTS)]
   of = lambda learnt: user_loss(name, learnt, *whole, **options)
   return learnt, *jax.device_get(compiled(jax.value_and_grad(of))(learnt))

@@ -1,16 +1,21 @@
 """Degenerate batches: finite value and gradient for the whole table, exactly 0 of nothing."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxdml import distances, losses, mining
+from tests.losses import table
 from tests.losses.table import (
   CASES,
+  CLASSES,
   DEGENERATE,
   GROUPS,
-  LOSSES,
+  KINDS,
+  PARAMETRIC,
+  TUPLE,
   D,
   N,
   batch,
@@ -21,6 +26,8 @@ from tests.losses.table import (
 )
 
 NOTHING = {"one_example", "all_masked", "same_image", "no_weight"}
+# Of class vectors there is something to learn wherever an example counts.
+NOTHING_OF_CLASSES = {"all_masked", "no_weight"}
 # Negatives alone cost something in these.
 PUSHES_WITHOUT_POSITIVE = {
   "contrastive", "margin", "multi_similarity", "ranked_list", "signal_to_noise_contrastive",
@@ -31,34 +38,71 @@ PULLS_WITHOUT_NEGATIVE = PUSHES_WITHOUT_POSITIVE | {"supcon"}
 RANKS_WITHOUT_NEGATIVE = {"fast_ap", "smooth_ap"}
 
 
-def is_nothing(loss, name):
-  if name == "one_class":
+def is_nothing(loss, case):
+  if loss in PARAMETRIC:
+    return case in NOTHING_OF_CLASSES
+  if case == "one_class":
     return loss not in PULLS_WITHOUT_NEGATIVE | RANKS_WITHOUT_NEGATIVE
-  return name in NOTHING or (name == "all_distinct" and loss not in PUSHES_WITHOUT_POSITIVE)
+  return case in NOTHING or (case == "all_distinct" and loss not in PUSHES_WITHOUT_POSITIVE)
+
+
+def narrow(name, changes):
+  """The batch in float32, for a loss with its own hyperparameters."""
+  b = batch(seed=1, name=name) | changes
+  b.pop("option", None)
+  single = lambda a: np.float32(a) if np.asarray(a).dtype == np.float64 else a
+  return {k: jax.tree.map(single, v) for k, v in b.items()}
+
+
+def batches(name):
+  if name in TUPLE:
+    return DEGENERATE
+  b = narrow(name, {})
+  ((key, vectors),) = b["params"].items()
+  own = vectors.reshape(CLASSES, -1, D)[b["y"], 0]
+  alike = np.broadcast_to(
+    vectors[:1, ..., :1, :] if vectors.ndim == 3 else vectors[:1], vectors.shape
+  )
+  more = {
+    "on_the_vectors": {"x": own},
+    "opposite": {"x": -own},
+    "equal_vectors": {"params": {key: alike}},
+    "zero_vectors": {"params": {key: np.zeros_like(vectors)}},
+  }
+  # Labels are classes here, of which there are few, and ids are nobody's.
+  return {k: v for k, v in DEGENERATE.items() if k not in ("all_distinct", "same_image")} | more
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize(("loss", "group"), CASES)
+@pytest.mark.parametrize(
+  ("loss", "group", "dtype"),
+  [(*case, jnp.float32) for case in CASES]
+  + [(name, table.group_of(name), jnp.bfloat16) for name in KINDS.values()],
+)
 def test_finite_and_zero_of_nothing(loss, group, dtype):
   f = program(loss, group, defaults=True)
-  for name, changes in DEGENERATE.items():
-    b = batch(seed=1) | changes
-    b |= {"x": np.asarray(b["x"], dtype), "weights": np.float32(b["weights"])}
+  for name, changes in batches(loss).items():
+    b = narrow(loss, changes)
+    b |= {"x": np.asarray(b["x"], dtype)}
     results = run(f, group, b)
-    for cell, (value, by_reducer, gradient) in zip(cells(group), results, strict=True):
+    for cell, (value, by_reducer, gradients) in zip(cells(group), results, strict=True):
+      gradient = gradients["x"]
       assert value.dtype == np.float32 and gradient.dtype == dtype
       assert np.isfinite(value) and np.all(np.isfinite(gradient.astype(np.float32))), (name, cell)
       assert all(np.all(np.isfinite(v)) for v in by_reducer.values()), (name, cell)
+      chex.assert_tree_all_finite(gradients.get("params", ()))
       if is_nothing(loss, name):
-        assert value == 0 and not np.any(gradient), (name, cell)
-        assert not any(np.any(v) for v in by_reducer.values()), (name, cell)
+        assert not np.any(gradient), (name, cell)
+        assert not np.any(by_reducer["none"]), (name, cell)
+        if loss != "soft_triple":  # its centres draw together whatever the examples
+          assert value == 0 and not any(np.any(v) for v in by_reducer.values()), (name, cell)
       elif name == "one_class" and loss in RANKS_WITHOUT_NEGATIVE:
         np.testing.assert_allclose(by_reducer["none"], np.zeros(N), atol=1e-5)
         np.testing.assert_allclose(gradient.astype(np.float32), np.zeros((N, D)), atol=1e-4)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", sorted(PULLS_WITHOUT_NEGATIVE))
 def test_one_kind_of_pair_alone_costs_something_where_it_should(loss):
   """So that the zeros above are those of the definitions, not of broken masks."""
   f = program(loss, "one_row", defaults=True)
@@ -66,24 +110,30 @@ def test_one_kind_of_pair_alone_costs_something_where_it_should(loss):
     ("one_class", PULLS_WITHOUT_NEGATIVE),
     ("all_distinct", PUSHES_WITHOUT_POSITIVE),
   ):
-    b = batch(seed=1) | DEGENERATE[name]
-    b |= {"x": np.float32(b["x"]), "weights": np.float32(b["weights"])}
-    results = dict(zip(cells("one_row"), run(f, "one_row", b), strict=True))
-    unmined = [r for cell, r in results.items() if cell.miner == "none"]
+    results = run(f, "one_row", narrow(loss, DEGENERATE[name]))
+    unmined = [r for cell, r in zip(cells("one_row"), results, strict=True) if cell.miner == "none"]
     if loss in costly:
-      assert sum(bool(r.value > 1e-3 and np.any(r.gradient)) for r in unmined) >= 4
+      assert sum(bool(r.value > 1e-3 and np.any(r.gradient["x"])) for r in unmined) >= 4
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", TUPLE)
 def test_batch_of_one(loss):
   x, y = jnp.ones((1, D)), jnp.zeros(1, int)
   miners = (None, GROUPS["more_rows"]["pairs_semihard"].fn, mining.create("hardest_negatives", k=2))
-  losses_of = [
-    lambda x, m=m: jax.value_and_grad(lambda x: losses.LOSSES[loss].fn(x, y, mining_fn=m))(x)
-    for m in miners
-  ]
-  for value, gradient in compiled(lambda x: [fn(x) for fn in losses_of])(x):
+  of = lambda m: lambda x: losses.LOSSES[loss].fn(x, y, mining_fn=m)
+  for value, gradient in compiled(lambda x: [jax.value_and_grad(of(m))(x) for m in miners])(x):
     assert value == 0 and not np.any(gradient)
+
+
+@pytest.mark.parametrize("loss", PARAMETRIC)
+def test_single_class(loss):
+  """Nothing to tell apart; ProxyNCA, which compares with the others only, has no element."""
+  x, y = jnp.ones((2, D)), jnp.zeros(2, int)
+  of = lambda params, x: losses.LOSSES[loss].fn(x, y, params=params, **table.OPTIONS[loss])
+  value, gradient = compiled(jax.value_and_grad(of, argnums=(0, 1)))(table.init(loss, classes=1), x)
+  chex.assert_tree_all_finite((value, gradient))
+  if loss not in ("proxy_anchor", "soft_triple"):
+    assert value == 0
 
 
 def test_duplicates_at_zero_distance_have_no_infinite_slope():

@@ -148,9 +148,9 @@ def test_the_engine_chooses_blocks_itself(name, monkeypatch):
     assert not sizes
     columns = table.CLASSES * (table.PER_CLASS if name == "soft_triple" else 1)
     columns = N if name not in PARAMETRIC or name == "proxy_anchor" else columns
-    monkeypatch.setattr(_blocks, "_CPU_ELEMENTS", 8 * columns)
+    monkeypatch.setattr(_blocks, "CPU_ELEMENTS", 8 * columns)
     if name == "proxy_anchor":  # 6 anchors: 4 of 8 columns each
-      monkeypatch.setattr(_blocks, "_CPU_ELEMENTS", 0)
+      monkeypatch.setattr(_blocks, "CPU_ELEMENTS", 0)
       monkeypatch.setattr(_blocks, "_default_size", lambda n, *args: 5)
     return whole, [of(mining_fn=m) for m in (None, expand)]
 
@@ -192,7 +192,7 @@ def test_default_sizes(monkeypatch):
   assert [size(2**16, 2**k) for k in (13, 14, 15, 16, 17, 18)] == [128, 256, 512, 256, 128, 64]
   assert _blocks.default_sizes(2**13, 2**13).other == 2**13
   assert _blocks.default_sizes(2**15, 2**20).other == 64
-  monkeypatch.setattr(_blocks, "_CPU_ELEMENTS", 2**12)
+  monkeypatch.setattr(_blocks, "CPU_ELEMENTS", 2**12)
   assert size(64, 64) == 64  # just fits
   assert size(65, 64) == 65  # 128 anchors may take 16 times as much
   assert size(4096, 64) == 128
@@ -354,9 +354,7 @@ def test_a_mask_put_in_place_of_the_miners_is_what_counts():
   assert _triplet(x, then_first) == _triplet(x, only_first) != _triplet(x, MINERS["batch_hard"])
   # Behind two miners that leave a partner each, all the positives again.
   mine = mining.chain(MINERS["batch_hard"], widened)
-  np.testing.assert_allclose(
-    _triplet(x, mine), _triplet(x, mining.hardest_negative), rtol=1e-6
-  )
+  np.testing.assert_allclose(_triplet(x, mine), _triplet(x, mining.hardest_negative), rtol=1e-6)
   assert abs(_triplet(x, mine) - _triplet(x, MINERS["batch_hard"])) > 1e-3
 
 
@@ -408,7 +406,9 @@ def test_few_partners_are_worth_copying_and_many_are_not(monkeypatch):
   def copies(n, *mines, **options):
     before = len(picks)
     x, y = jnp.zeros((n, 2)), jnp.zeros(n, int)
-    jax.eval_shape(lambda x: losses.triplet_loss(x, y, mining_fn=mining.chain(*mines), **options), x)
+    jax.eval_shape(
+      lambda x: losses.triplet_loss(x, y, mining_fn=mining.chain(*mines), **options), x
+    )
     return len(picks) - before
 
   k_of = lambda k: (mining.nearest_positives(k=k), mining.hardest_negatives(k=k))
@@ -447,6 +447,28 @@ def test_pmap_and_shard_map_in_blocks_are_one_device(name):
   one = test_contract.on_one_device(name, **mine)
   test_contract.check_devices(name, by_pmap, *one, **mine)
   test_contract.check_devices(name, by_shard_map, *one, block_size=2, **mine)
+
+
+@pytest.mark.parametrize("name", ["proxy_anchor", "soft_triple"])
+def test_eleven_classes_on_eight_devices(name):
+  """Two proxies a device and a half-filled one; the penalty counts once."""
+  one = test_contract.on_one_device(name, classes=11)
+  test_contract.check_devices(name, test_contract.by_vmap, *one)
+
+
+def test_bad_example_on_one_device_is_nan_on_all():
+  unknown, images = test_contract.LABELS.copy(), test_contract.IMAGES.copy()
+  unknown[6, 0], images[3, 1, 2] = table.CLASSES, np.nan
+  labels, given = test_contract.LABELS, test_contract.IMAGES
+  for name in ("proxy_anchor", "cosface", "triplet"):
+    learnt = {"encoder": test_contract.ENCODER, "params": table.init(name)}
+    of = functools.partial(test_contract.user_loss, name, axis_name="batch")
+    fn = test_contract.by_vmap(of)
+    rest = (test_contract.WHERE, test_contract.WEIGHTS)
+    assert np.all(np.isfinite(fn(learnt, given, labels, *rest)))
+    assert np.all(np.isnan(fn(learnt, images, labels, *rest)))
+    if name != "triplet":
+      assert np.all(np.isnan(fn(learnt, given, unknown, *rest)))
 
 
 @pytest.mark.parametrize("name", ["triplet", *PARAMETRIC_KINDS])

@@ -1,7 +1,5 @@
 """Wrong input is refused with a message that names the argument, what it must be and what came."""
 
-import inspect
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +9,7 @@ from jaxdml import distances, losses, mining
 from jaxdml.losses import reducers
 from jaxdml.types import Refs
 from tests.losses import names
+from tests.losses.table import PER_CLASS_OPTION
 
 X, Y = jnp.ones((4, 2)), jnp.arange(4) // 2
 LOSS = losses.triplet_loss
@@ -115,7 +114,7 @@ CASES = {
   ),
   "what makes a distance": (
     lambda: LOSS(X, Y, distance_fn=distances.hyperbolic), ValueError,
-    r"distance_fn must return \[1, 4\] for x \[1, d\] and y \[4, d\]; got function",
+    r"distance_fn must return \[4, 4\] for x \[4, d\] and y \[4, d\]; got function",
   ),
   "a distance of too few rows": (
     lambda: losses.contrastive_loss(X, Y, distance_fn=lambda a, b: distances.dot(a[:1], b)),
@@ -134,9 +133,9 @@ CASES = {
     "mining_fn must return jaxdml.types.Pairs; got tuple",
   ),
   "a loss of its own that gives no rows": (
-    lambda: losses.tuple_loss(distance_fn=distances.dot, reduce_fn=reducers.mean)(
-      lambda: lambda pairs, inputs: pairs.distances
-    )(X, Y), TypeError, "row_fn must return jaxdml.types.Rows; got ",
+    lambda: losses.from_rows(
+      lambda pairs, inputs: pairs.distances, X, Y, distances.dot, reducers.mean
+    ), TypeError, "row_fn must return jaxdml.types.Rows; got ",
   ),
   "no positives expanded": (
     lambda: LOSS(X, Y, mining_fn=mining.create("expand_positives", max_positives=0)), ValueError,
@@ -147,7 +146,7 @@ CASES = {
     r"beta must be a scalar or \[num_classes\]; got shape \(2, 2\)",
   ),
   "a hyperparameter of another loss": (
-    lambda: LOSS(X, Y, alpha=1.0), TypeError, r"triplet_loss\(\).*'alpha'",
+    lambda: LOSS(X, Y, alpha=1.0), TypeError, r"unexpected keyword argument 'alpha'",
   ),
   "random miner without key": (
     lambda: LOSS(X, Y, mining_fn=mining.random_negative), ValueError,
@@ -247,16 +246,52 @@ def test_the_options_that_create_lists_are_the_losses_arguments():
   assert loss(X, Y) == losses.margin_loss(X, Y, margin=0.3, beta=0.9)
 
 
-@pytest.mark.parametrize("name", names.TUPLE)
-def test_created_jits_and_needs_two_arrays_only(name):
-  assert losses.create(name) and jnp.isfinite(jax.jit(losses.LOSSES[name].fn)(X, Y))
+THREE = np.ones((4, 3), np.float32)
 
 
-@pytest.mark.parametrize("name", losses.LOSSES)
-def test_shared_arguments_are_those_that_are_nobodys_own(name):
-  maker = inspect.signature(losses.create(name)).parameters
-  shared = [argument for argument in maker if argument in losses.SHARED]
-  # From where the shared ones begin to the end there is no other.
-  own = [argument for argument in list(maker)[2:] if argument not in losses.SHARED]
-  assert [a for a in list(maker)[2:] if a != "params"] == own + [a for a in shared if a != "params"]
-  assert "block_size" in shared and set(losses.SHARED) - set(shared) <= {"params", "refs", "ids"}
+def _refused(name):
+  loss = losses.LOSSES[name].fn
+  option = PER_CLASS_OPTION.get(name)
+  key, shape = ("centers", (5, 2)) if option else ("proxies", (5,))
+  axes = rf"\[num_classes, {option}, 3\]" if option else r"\[num_classes, 3\]"
+  expected = rf"^params must be {{'{key}': floating point {axes}}}; got "
+  made = r"Make them with losses.init\(NAME, key, num_classes, 3"
+  good = {key: np.zeros((*shape, 3), np.float32)}
+  wrong = {
+    "another dimension": (
+      {key: np.zeros((*shape, 4), np.float32)},
+      rf"{{'{key}': float32\[5, .*4\]}}",
+    ),
+    "another rank": ({key: np.zeros((*shape, 1, 3))}, rf"{{'{key}': "),
+    "no class": ({key: np.zeros((0, *shape[1:], 3))}, rf"{{'{key}': "),
+    "integers": ({key: np.zeros((*shape, 3), int)}, rf"{{'{key}': int"),
+    "another key": ({"weights": good[key]}, r"the keys \['weights'\]"),
+    "one key too many": ({**good, "bias": 0.0}, rf"the keys \['bias', '{key}'\]"),
+    "an array": (good[key], "ndarray"),
+    "None": (None, "NoneType"),
+  }  # fmt: skip
+  for case, (params, came) in wrong.items():
+    yield case, lambda p=params: loss(THREE, Y, params=p), ValueError, f"{expected}{came}.*{made}"
+  call = lambda x, y, **options: lambda: loss(x, y, params=good, **options)
+  yield "no params", lambda: loss(THREE, Y), TypeError, "params"
+  yield (
+    "float labels",
+    call(THREE, Y + 0.5),
+    TypeError,
+    "labels must be integers from 0 to num_classes",
+  )
+  yield "3-d embeddings", call(THREE[None], Y), ValueError, r"embeddings must be \[n, d\]"
+  yield "integers", call(THREE.astype(int), Y), TypeError, "embeddings must be floating point"
+  yield "labels", call(THREE, Y[:3]), ValueError, r"labels must be \[4\]"
+  yield "where", call(THREE, Y, where=np.ones(3, bool)), ValueError, r"where must be \[4\]"
+  yield "weights", call(THREE, Y, weights=1.0), ValueError, r"weights must be \[4\]"
+  yield "block_size", call(THREE, Y, block_size=0), ValueError, "block_size must be at least 1"
+  yield "refs", call(THREE, Y, refs=None), TypeError, "refs"
+
+
+@pytest.mark.parametrize("name", names.PARAMETRIC)
+def test_parameters_are_refused_with_their_message(name):
+  for case, call, error, message in _refused(name):
+    with pytest.raises(error, match=message):
+      call()
+      pytest.fail(f"{case} was accepted")

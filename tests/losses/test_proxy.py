@@ -1,4 +1,4 @@
-"""The proxy losses by hand arithmetic, and all losses with parameters on eight devices."""
+"""The proxy losses by hand arithmetic."""
 
 import functools
 import math
@@ -6,12 +6,9 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
-from jax.sharding import Mesh, PartitionSpec
 
 from jaxdml import distances, mining
 from jaxdml.losses import proxy, reducers
-from tests.losses.proxy_table import LOSS, OPTIONS, init
 from tests.losses.table import compiled
 
 log, exp, sqrt = math.log, math.exp, math.sqrt
@@ -129,113 +126,3 @@ def test_small_losses_are_not_rounded_to_zero():
   params = {"proxies": jnp.eye(2)}
   loss = lambda x: proxy.proxy_nca_pp_loss(x, jnp.arange(2), params=params, temperature=0.1)
   close(compiled(loss)(jnp.eye(2)), math.log1p(exp(-20)))
-
-
-# Eight devices with unequal numbers of valid examples equal one device with all of them.
-
-DEVICES, EACH, FEATURES, D = 8, 2, 4, 3
-RNG = np.random.default_rng(0)
-IMAGES = RNG.normal(size=(DEVICES, EACH, FEATURES)).astype(np.float32)
-WHERE = np.ones((DEVICES, EACH), bool)
-WHERE[1, 1] = WHERE[4] = False
-WEIGHTS = RNG.integers(0, 4, (DEVICES, EACH)).astype(np.float32)
-ENCODER = RNG.normal(size=(FEATURES, D)).astype(np.float32)
-
-
-def _loss(name, learnt, images, labels, where, weights, **options):
-  return LOSS[name](
-    images @ learnt["encoder"], labels, params=learnt["params"], where=where, weights=weights,
-    **OPTIONS[name], **options,
-  )  # fmt: skip
-
-
-def _check(name, mapped, classes=5, one=None, **options):
-  labels = np.arange(DEVICES * EACH).reshape(DEVICES, EACH) % (classes - 1)
-  data = (IMAGES, labels, WHERE, WEIGHTS)
-  learnt = {"encoder": ENCODER, "params": init(name, classes=classes, dim=D)}
-
-  def device(learnt, *data):
-    value, gradient = jax.value_and_grad(functools.partial(_loss, name, **options))(learnt, *data)
-    return value, jax.lax.psum(gradient, "batch")
-
-  values, gradients = jax.device_get(mapped(device)(learnt, *data))
-  whole = [a.reshape(-1, *a.shape[2:]) for a in data]
-  one = compiled(jax.value_and_grad(one or functools.partial(_loss, name)))
-  value, gradient = jax.device_get(one(learnt, *whole))
-  assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient))
-  np.testing.assert_array_equal(values, values[0])  # the same bits on every device
-  close(values[0], value)
-  for d in range(DEVICES):
-    jax.tree.map(
-      lambda many, g, d=d: np.testing.assert_allclose(many[d], g, rtol=2e-5, atol=2e-6),
-      gradients, gradient,
-    )  # fmt: skip
-
-
-def by_vmap(device):
-  return compiled(jax.vmap(device, axis_name="batch", in_axes=(None, 0, 0, 0, 0)))
-
-
-def by_pmap(device):
-  return jax.pmap(device, axis_name="batch", in_axes=(None, 0, 0, 0, 0))
-
-
-def by_shard_map(device):
-  def local(learnt, *data):
-    result = device(learnt, *(a[0] for a in data))
-    return jax.tree.map(lambda a: a[None], result)
-
-  mesh = Mesh(np.array(jax.devices()[:DEVICES]), ("batch",))
-  spec = PartitionSpec("batch")
-  return jax.jit(
-    jax.shard_map(
-      local, mesh=mesh, in_specs=(PartitionSpec(), *[spec] * 4), out_specs=spec, check_vma=False
-    )
-  )
-
-
-@pytest.mark.parametrize("name", LOSS)
-def test_devices_equal_one(name):
-  _check(name, by_vmap, axis_name="batch")
-
-
-@pytest.mark.parametrize("name", ["proxy_nca", "proxy_anchor", "soft_triple"])
-def test_pmap_in_blocks_equals_one(name):
-  _check(name, by_pmap, axis_name="batch", block_size=1)
-
-
-@pytest.mark.parametrize("name", ["proxy_anchor", "soft_triple"])
-def test_axis_bound_to_the_reducer(name):
-  """Two proxies a device and a half-filled one: 11 classes, padded to 16."""
-  reduce_fn = functools.partial(reducers.mean, axis_name="batch")
-  _check(name, by_shard_map, classes=11, reduce_fn=reduce_fn)
-
-
-def test_random_proxies_are_the_same_on_any_number_of_devices():
-  options = {"mining_fn": mining.random_negative, "key": jax.random.key(3)}
-  one = functools.partial(_loss, "proxy_nca", **options)
-  _check("proxy_nca", by_vmap, one=one, axis_name="batch", **options)
-
-
-def test_bad_example_on_one_device_is_nan_on_all():
-  labels = np.zeros((DEVICES, EACH), int)
-  unknown, images = labels.copy(), IMAGES.copy()
-  unknown[6, 0], images[3, 1, 2] = 5, np.nan
-  for name in ("proxy_anchor", "cosface"):
-    learnt = {"encoder": ENCODER, "params": init(name)}
-    fn = by_vmap(functools.partial(_loss, name, axis_name="batch"))
-    assert np.all(np.isfinite(fn(learnt, IMAGES, labels, WHERE, WEIGHTS)))
-    assert np.all(np.isnan(fn(learnt, IMAGES, unknown, WHERE, WEIGHTS)))
-    assert np.all(np.isnan(fn(learnt, images, labels, WHERE, WEIGHTS)))
-
-
-def test_random_mining_draws_the_same_on_any_number_of_devices():
-  miner, key = mining.random_positive, jax.random.key(2)
-  learnt = {"encoder": ENCODER, "params": init("proxy_anchor", dim=D)}
-  labels = np.arange(DEVICES * EACH).reshape(DEVICES, EACH) % 3
-  data = (IMAGES, labels, WHERE, WEIGHTS)
-  fn = functools.partial(_loss, "proxy_anchor", mining_fn=miner, key=key)
-  values = by_vmap(functools.partial(fn, axis_name="batch"))(learnt, *data)
-  close(
-    values, np.full(DEVICES, compiled(fn)(learnt, *(a.reshape(-1, *a.shape[2:]) for a in data)))
-  )

@@ -1,6 +1,7 @@
 """Miners on rows written by hand: what is kept, ties, fallbacks, order of chains."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import pytest
 from jaxdml import losses, mining
 from jaxdml.types import Pairs
 from tests.losses import reference
-from tests.losses.table import LOSSES, compiled
+from tests.losses.table import compiled
 
 
 def create(names, **options):
@@ -268,16 +269,6 @@ def test_distance_weighted_extremes():
   assert kinds(mine(pairs([[0.0, 1.0]], ["p."], keys))) == ["p."]
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_easy_positive_sampling_with_every_loss(loss):
-  rng = np.random.default_rng(3)
-  x, y = rng.normal(size=(9, 4)), np.array([0, 0, 0, 0, 1, 1, 1, 2, 2])
-  loss_fn = losses.create(loss, mining_fn=mining.nearest_positive)
-  value = compiled(loss_fn)(x, y)
-  mine = reference.chain(reference.nearest_positive)
-  np.testing.assert_allclose(value, reference.loss(loss, x, y, mine=mine), rtol=1e-4)
-
-
 def test_the_loss_reads_its_own_distances_not_the_miners():
   x, y = np.random.default_rng(0).normal(size=(6, 3)), np.arange(6) // 3
 
@@ -287,3 +278,116 @@ def test_the_loss_reads_its_own_distances_not_the_miners():
   plain = compiled(jax.grad(losses.triplet_loss))(x, y)
   leaky = compiled(jax.grad(functools.partial(losses.triplet_loss, mining_fn=by_distance)))(x, y)
   np.testing.assert_array_equal(plain, leaky)
+
+
+# What miners state of themselves, which losses rely on.
+
+STATED = {
+  name: mining.create(name, **options)
+  for name, options in (
+    {name: {} for name in mining.MINERS}
+    | {"nearest_positives": {"k": 3}, "hardest_negatives": {"k": 2}}
+    | {"distance_weighted_negative": {"dim": 8}, "expand_positives": {"max_positives": 3}}
+  ).items()
+}
+WIDER = lambda pairs: pairs._replace(positive=pairs.positive | pairs.negative)
+NARROWER = lambda pairs: pairs._replace(negative=pairs.negative & (pairs.distances < 1.0))
+CHAINS = {
+  "eps_semihard": (mining.nearest_positive, mining.semihard_negative),
+  "expanded": (mining.expand_positives(max_positives=2), mining.random_negative),
+  "expanded twice": (mining.expand_positives(max_positives=2),) * 2,
+  "expanded to all": (mining.hardest_negative, mining.expand_positives()),
+  "filtered": (mining.nearest_positives(k=2), mining.multi_similarity_filter(epsilon=0.5)),
+  "again": (mining.hardest_negatives(k=4), mining.hardest_negative),
+  "a chain in a chain": (mining.chain(mining.nearest_positive), mining.hardest_negatives(k=3)),
+  "widened": (mining.nearest_positive, mining.hardest_negative, WIDER),
+  "widened, then narrowed": (mining.nearest_positive, WIDER, mining.hardest_negative),
+  "narrowed": (mining.nearest_positive, NARROWER),
+  "a choice": (mining.nearest_positive, mining.switch(0, mining.hardest_negative)),
+  "a choice behind two": (
+    mining.nearest_positive, mining.hardest_negative, mining.switch(0, WIDER, mining.all_negatives),
+  ),
+  "expanded to one": (mining.hardest_negative, mining.expand_positives(max_positives=1)),
+}  # fmt: skip
+ALL_MINERS = STATED | {name: mining.chain(*fns) for name, fns in CHAINS.items()}
+
+
+@pytest.mark.parametrize("name", ALL_MINERS)
+def test_what_a_miner_states_is_true(name):
+  """At most so many positives and negatives a row, all in the columns that it names; its rows."""
+  mine, m = ALL_MINERS[name], 12
+  rng = np.random.default_rng(7)
+  d = rng.integers(0, 6, (200, m)) / 4.0  # full of ties
+  before = pairs(d, ["".join(row) for row in rng.choice(list("ppnn."), (200, m))])
+  before = before._replace(keys=jax.random.split(jax.random.key(0), 200))
+  mined = compiled(mine)(before)
+  assert len(mined.anchor) == 200 * (m if mine.rows is None else mine.rows)
+  if mine.rows == 1:
+    np.testing.assert_array_equal(mined.anchor, np.arange(200))
+  for mask, columns, stated in (
+    (mined.positive, mined.positive_columns, mine.positives),
+    (mined.negative, mined.negative_columns, mine.negatives),
+  ):
+    if stated is not None:
+      assert np.max(np.sum(mask, axis=1)) <= stated
+      assert columns.shape == (len(mask), stated)
+    if columns is not None:
+      named = np.any(np.asarray(columns)[:, :, None] == np.arange(m), axis=1)
+      assert not np.any(mask & ~named), "a partner in no column that was named"
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_chain_serves_a_loss_as_its_masks_do(name):
+  """Whatever it states, a loss that looks for named columns gets what the masks say."""
+  rng = np.random.default_rng(0)
+  x, y = rng.normal(size=(24, 3)), np.arange(24) // 4
+  of = lambda mine: losses.triplet_loss(x, y, mining_fn=mine, key=jax.random.key(1))
+  mine = ALL_MINERS[name]
+  stated, masks = compiled(lambda: (of(mine), of(lambda pairs: mine(pairs))))()
+  np.testing.assert_allclose(stated, masks, rtol=1e-5)
+  assert stated > 0
+
+
+def test_what_each_miner_states():
+  """Written down once: less would be true as well, and slow."""
+  states = {name: (mine.positives, mine.negatives, mine.rows) for name, mine in ALL_MINERS.items()}
+  nothing = (None, None, 1)
+  assert states == {
+    "all_positives": nothing,
+    "nearest_positive": (1, None, 1),
+    "nearest_positives": (3, None, 1),
+    "hardest_positive": (1, None, 1),
+    "random_positive": (1, None, 1),
+    "all_negatives": nothing,
+    "hardest_negative": (None, 1, 1),
+    "hardest_negatives": (None, 2, 1),
+    "semihard_negative": (None, 1, 1),
+    "random_negative": (None, 1, 1),
+    "distance_weighted_negative": (None, 1, 1),
+    "multi_similarity_filter": nothing,
+    "expand_positives": (1, None, 3),
+    "eps_semihard": (1, 1, 1),
+    "expanded": (1, 1, 2),
+    "expanded twice": (1, None, 4),
+    "expanded to all": (1, 1, None),
+    "filtered": (2, None, 1),
+    "again": (None, 1, 1),
+    "a chain in a chain": (1, 3, 1),
+    "widened": nothing,
+    "widened, then narrowed": (None, 1, 1),
+    "narrowed": nothing,
+    "a choice": nothing,
+    "a choice behind two": nothing,
+    "expanded to one": (1, 1, 1),
+  }
+
+
+def test_the_catalogue_lists_makers_with_their_options():
+  for name, entry in mining.MINERS.items():
+    if isinstance(entry, mining.Maker):
+      parameters = inspect.signature(entry.make).parameters
+      assert entry.make is getattr(mining, name) and entry.options == tuple(parameters)
+      empty = inspect.Parameter.empty
+      assert entry.needed == tuple(k for k, v in parameters.items() if v.default is empty)
+    else:
+      assert entry is getattr(mining, name) and entry.name == name

@@ -1,8 +1,6 @@
 """The cross-batch queue against a plain deque, on one device and eight, and what it refuses."""
 
 import collections
-import pathlib
-import re
 
 import jax
 import jax.numpy as jnp
@@ -182,13 +180,6 @@ def test_layouts_number_anchors_by_record():
   _, _, ids, given = jax.vmap(layout, axis_name="batch")(split(x), split(y), split(records))
   np.testing.assert_array_equal(ids.ravel(), [5, 7, 6])
   np.testing.assert_array_equal(given.ids, [[9, 8, 4]] * 3)
-
-
-def test_the_example_in_the_docs_runs():
-  conventions = pathlib.Path(__file__).resolve().parents[2] / "docs" / "conventions.md"
-  section = conventions.read_text().partition("## Cross-batch memory\n")[2].partition("\n## ")[0]
-  (block,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
-  exec(compile(block, "conventions.md", "exec"), {})
 
 
 QUEUE = memory.init(4, 2)

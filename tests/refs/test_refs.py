@@ -8,7 +8,7 @@ import pytest
 from jaxdml import losses, mining, refs
 from jaxdml.types import Refs
 from tests.losses import reference
-from tests.losses.table import LOSSES, compiled
+from tests.losses.table import OPTIONS, TUPLE_KINDS, compiled
 
 N, M, D = 5, 7, 4
 RNG = np.random.default_rng(1)
@@ -25,7 +25,7 @@ def program(name, **options):
   def loss(x, rx, ry, where, ids):
     fn = losses.LOSSES[name].fn
     given = Refs(rx, ry, where, ids)
-    return fn(x, Y, refs=given, ids=IDS, mining_fn=mine, **LOSSES[name], **options)
+    return fn(x, Y, refs=given, ids=IDS, mining_fn=mine, **OPTIONS[name], **options)
 
   return compiled(jax.value_and_grad(loss, argnums=(0, 1)))
 
@@ -38,7 +38,7 @@ def test_private_references_of_lifted_structure_have_no_other_anchors():
   refs = [tile(a) for a in (RX.astype(float), RY, WHERE, R_IDS)]
   expected = reference.loss(
     "lifted_structure", X.astype(float), Y, refs=refs, ids=IDS,
-    mine=reference.chain(reference.nearest_positive), **LOSSES["lifted_structure"],
+    mine=reference.chain(reference.nearest_positive), **OPTIONS["lifted_structure"],
   )  # fmt: skip
   given = [tile(a) for a in (RX, RY, WHERE, R_IDS)]
   value, gradients = program("lifted_structure")(X, *given)
@@ -50,12 +50,12 @@ def test_private_references_of_lifted_structure_have_no_other_anchors():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in LOSSES if name != "lifted_structure"])
+@pytest.mark.parametrize("name", [name for name in TUPLE_KINDS if name != "lifted_structure"])
 def test_private_refs_equal_shared_ones_when_tiled(name):
   shared, (to_x, to_refs) = program(name)(X, RX, RY, WHERE, R_IDS)
   expected = reference.loss(
     name, X.astype(float), Y, refs=(RX.astype(float), RY, WHERE, R_IDS), ids=IDS,
-    mine=reference.chain(reference.nearest_positive), **LOSSES[name],
+    mine=reference.chain(reference.nearest_positive), **OPTIONS[name],
   )  # fmt: skip
   np.testing.assert_allclose(shared, expected, rtol=1e-5)
   for options in ({}, {"block_size": 2}):

@@ -207,8 +207,34 @@ def test_hyperbolic_curvature_is_learnable():
 
 def test_normalized_wraps_and_names():
   fn = distances.normalized(distances.dot)
-  assert fn.__name__ == "normalized_dot"
+  assert fn.name == "normalized_dot"
   np.testing.assert_allclose(fn(3 * X, Y), distances.cosine(X, Y) - 1.0, atol=1e-6)
   fn = distances.normalized(distances.hyperbolic(curvature=0.5))
-  assert fn.__name__ == "normalized_hyperbolic"
+  assert fn.name == "normalized_hyperbolic"
   np.testing.assert_allclose(fn(3 * X, Y), fn(X, 7 * Y), rtol=1e-5)
+
+
+# Products whose gradients are written by hand.
+
+
+@pytest.mark.parametrize("with_rows", [False, True])
+def test_matmul_transposed_is_the_plain_product(with_rows):
+  rng = np.random.default_rng(0)
+  x, y, bar = (np.float32(rng.normal(size=s)) for s in ((5, 3), (3, 7), (5, 7)))
+  of = lambda x, y: distances.matmul_transposed(x, y, y.T if with_rows else None)
+  value, pull = jax.vjp(of, x, y)
+  np.testing.assert_allclose(value, x @ y, rtol=1e-5)
+  x_bar, y_bar = pull(bar)
+  np.testing.assert_allclose(x_bar, bar @ y.T, rtol=1e-5)
+  np.testing.assert_allclose(y_bar, x.T @ bar, rtol=1e-5)
+
+
+@pytest.mark.parametrize("with_rows", [False, True])
+def test_bfloat16_accumulates_in_float32_and_gets_gradients_in_kind(with_rows):
+  """300 ones: bfloat16 cannot count beyond 256."""
+  x, y = jnp.ones((2, 300), jnp.bfloat16), jnp.ones((300, 4), jnp.bfloat16)
+  of = lambda x, y: distances.matmul_transposed(x, y, y.T if with_rows else None)
+  value, pull = jax.vjp(of, x, y)
+  assert value.dtype == jnp.float32 and np.all(value == 300)
+  assert all(bar.dtype == jnp.bfloat16 for bar in pull(jnp.ones_like(value)))
+  assert np.all(distances.matmul(x, y.T) == 300)

@@ -137,26 +137,27 @@ def test_blocks_inside_vmap_are_a_loop():
 @every_kind
 def test_the_engine_chooses_blocks_itself(name, monkeypatch):
   """With a budget that is too small for the batch, through one row an anchor and through more."""
-  sizes, split = [], _blocks.split
-  monkeypatch.setattr(_blocks, "split", lambda *args: (sizes.append(args[2]), split(*args))[1])
-  monkeypatch.setattr(_blocks, "_CPU_ROWS", 1)
+  sizes, asked, split = set(), set(), _blocks.split
+  monkeypatch.setattr(_blocks, "split", lambda *args: (sizes.add(args[2]), split(*args))[1])
   expand = mining.create("expand_positives", max_positives=2)
+
+  def small(n, elements):
+    asked.add(elements)
+    return _blocks.Sizes(4, n)
 
   def both(b):
     of = functools.partial(value_and_gradients, name, b)
     whole = [of(mining_fn=m, block_size=N) for m in (None, expand)]
     assert not sizes
-    columns = table.CLASSES * (table.PER_CLASS if name == "soft_triple" else 1)
-    columns = N if name not in PARAMETRIC or name == "proxy_anchor" else columns
-    monkeypatch.setattr(_blocks, "CPU_ELEMENTS", 8 * columns)
-    if name == "proxy_anchor":  # 6 anchors: 4 of 8 columns each
-      monkeypatch.setattr(_blocks, "CPU_ELEMENTS", 0)
-      monkeypatch.setattr(_blocks, "_default_size", lambda n, *args: 5)
+    monkeypatch.setattr(_blocks, "CPU_ELEMENTS", 0)
+    monkeypatch.setattr(_blocks, "default_sizes", small)
     return whole, [of(mining_fn=m) for m in (None, expand)]
 
   whole, chosen = compiled(both)(busy(name))
-  # Twice, at least, for each of the two miners: 8 of 10 anchors would fit, 5 and 5 are even.
-  assert len(sizes) >= 2 and set(sizes) == {5}
+  anchors, columns = (table.CLASSES, N) if name == "proxy_anchor" else (N, N)
+  if name in PARAMETRIC and name != "proxy_anchor":
+    columns = table.CLASSES * (table.PER_CLASS if name == "soft_triple" else 1)
+  assert asked == {columns, 2 * columns} and 4 in sizes and sizes <= {4, anchors}
   same(chosen, whole)
 
 
@@ -252,6 +253,7 @@ MINERS = {
   "eps_semihard": mining.create("nearest_positive+semihard_negative"),
   "batch_hard": mining.create("hardest_positive+hardest_negative"),
   "eps_random": mining.create("nearest_positive+random_negative"),
+  "filtered": mining.create("nearest_positive+hardest_negative+multi_similarity_filter"),
   "pairs_semihard": mining.create("expand_positives+semihard_negative", max_positives=2),
 }
 # Of these an anchor has more rows than one, of which each has its own columns: the long way.

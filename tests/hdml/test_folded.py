@@ -10,7 +10,8 @@ import pytest
 from jaxdml import distances, hdml, losses, mining, models, refs
 from jaxdml.hdml import _folded as folded
 from jaxdml.models.layers import batch_statistics
-from jaxdml.training import networks, parallel
+from jaxdml.training import networks as networks_lib
+from jaxdml.training import parallel
 from tests.hdml import tiny
 
 CLASSES = 5
@@ -82,7 +83,7 @@ def build(name, *, fold, dtype, axis_name=None):
       x, updates = generator.apply(variables, z, train=True, mutable=["batch_stats"])
       return x, updates["batch_stats"]
 
-    layers = lambda p: networks.read_layers(
+    layers = lambda p: networks_lib.read_layers(
       embedding, generator, p, stats["generator"], moving, given
     )
     networks = hdml.Networks(
@@ -146,10 +147,10 @@ def test_folded_is_the_general_synthesis(name, monkeypatch):
 
 def test_networks_that_do_not_fold():
   embedding, generator = models.Embedding(3), models.Generator(5)
-  assert networks.foldable(embedding, generator)
+  assert networks_lib.foldable(embedding, generator)
   for changes in ({"norm": "layer"}, {"frozen_bn": True}, {"dtype": jnp.bfloat16}):
-    assert not networks.foldable(models.Embedding(3, **changes), generator), changes
-  assert not networks.foldable(embedding, models.Generator(5, dtype=jnp.bfloat16))
+    assert not networks_lib.foldable(models.Embedding(3, **changes), generator), changes
+  assert not networks_lib.foldable(embedding, models.Generator(5, dtype=jnp.bfloat16))
 
 
 def test_losses_that_are_sums_over_anchors():

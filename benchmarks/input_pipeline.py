@@ -193,9 +193,9 @@ def main() -> None:
   if args.images < 1 or args.images % _input_measure.BATCH:
     raise SystemExit(f"--images: expected a multiple of {_input_measure.BATCH}, got {args.images}")
   names, large_names, pause = NAMES, LARGE_NAMES, (2, 5)
-  size, large_size, products = (640, 480), LARGE_SIZE, PRODUCTS
+  size, large_size, products = (640, 480), LARGE_SIZE, (PRODUCTS, PRODUCT_CLASSES)
   if args.tiny:
-    size, large_size, products, pause = (64, 48), (80, 60), 3 * PRODUCT_CLASSES, (0, 0)
+    size, large_size, products, pause = (64, 48), (80, 60), (600, 200), (0, 0)
     if not _machine.installed("torch"):
       names = {name: text for name, text in names.items() if name != "peer"}
       large_names = {name: text for name, text in large_names.items() if name != "large_peer"}
@@ -214,7 +214,7 @@ def main() -> None:
     rounds = max(args.rounds // 5, 1)
     measured_large = rates(root, large_names, rounds, LARGE_IMAGES, pause[1])
     tiny = cv2.imencode(".png", np.full((4, 4, 3), 7, np.uint8))[1].tobytes()
-    writing.write(Source("image_folder/products", [tiny] * products, PRODUCT_CLASSES), root)
+    writing.write(Source("image_folder/products", [tiny] * products[0], products[1]), root)
     started = [json.loads(spawn("start", root).communicate()[0]) for _ in range(3)]
   images, classes, seconds, megabytes = sorted(started, key=lambda run: run[2])[1]
   torch = ("torch",) if "peer" in names else ()

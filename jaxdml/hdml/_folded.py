@@ -44,7 +44,7 @@ _frozen = jax.lax.stop_gradient
 
 
 class Parts(NamedTuple):
-  """What the objectives need of the synthetics.
+  """Parts of the synthetics that the objectives need.
 
   Attributes:
     j_syn: the loss of the synthetic tuples.

@@ -45,7 +45,7 @@ class Norm(NamedTuple):
 
 
 class Layers(NamedTuple):
-  """What generator, embedding and head compute.
+  """Generator, embedding and head as layers.
 
   Attributes:
     first: z -> input of the ReLU.

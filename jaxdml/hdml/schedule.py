@@ -47,7 +47,7 @@ def update_window(window: Window, value: Array, length: int) -> Window:
 
 
 class HdmlState(NamedTuple):
-  """What HDML carries from step to step.
+  """State that HDML carries from step to step.
 
   Attributes:
     metric: window of the metric loss, J_avg.

@@ -1,4 +1,4 @@
-"""Where HDML's paper and its authors' code part ways, as data (arXiv 1903.05503).
+"""Choices in which HDML's paper and its authors' code part ways, as data (arXiv 1903.05503).
 
 Each `Point` is a config key with its value in each variant. `VARIANTS` is the same as a table; the
 trainer fills in what a config leaves open (`jaxdml.training.config.fill_in`), and docs/methods.md

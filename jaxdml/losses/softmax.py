@@ -38,7 +38,7 @@ def _against_negatives(
 
 
 def _bounded(distance_fn: DistanceFn, temperature: Array | float) -> bool:
-  """Whether exp(-distance / temperature) needs no shift."""
+  """Tells whether exp(-distance / temperature) needs no shift."""
   return exponents_fit(distance_fn, lambda d: [-d / temperature], temperature)
 
 

@@ -1,4 +1,4 @@
-"""What anchors are compared with: the batch in a layout, on one device or all, and past batches."""
+"""References of anchors: the batch in a layout, on one device or all, and past batches."""
 
 from jaxdml.refs import memory
 from jaxdml.refs.gather import gather, gather_ids

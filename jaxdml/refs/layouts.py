@@ -1,4 +1,4 @@
-"""How a batch splits into anchors and references: all against all, N-pair, or sampled triplets.
+"""Splits of a batch into anchors and references: all against all, N-pair, or sampled triplets.
 
 A layout maps (embeddings [n, d], labels [n], axis_name) to (anchors, labels, ids, Refs), the
 arguments of any loss. Under `axis_name` the references are those of every device. Anchors are
@@ -19,7 +19,7 @@ __all__ = ["LAYOUTS", "Layout", "all_pairs", "create", "npair", "triplet"]
 
 
 class Layout(Protocol):
-  """How a batch splits into anchors and references."""
+  """A split of a batch into anchors and references."""
 
   def __call__(
     self,

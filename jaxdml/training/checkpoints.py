@@ -29,7 +29,7 @@ class CheckpointError(JaxdmlError, RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-  """What the loop must know to go on, beside the training state.
+  """Facts that the loop needs to go on, beside the training state.
 
   Attributes:
     best: what `eval.select_by` selected by, of the best checkpoint; None before the first

@@ -49,7 +49,7 @@ def _check_options(config: ConfigDict) -> None:
 
 
 def _check_distance(config: ConfigDict) -> None:
-  """What names and options make; and what takes distances of unit vectors gets them."""
+  """Makes what names and options say; what takes distances of unit vectors must get them."""
   loss, mined = config.loss, config.mining
   if loss.distance_options and not loss.distance:
     raise ConfigError(

@@ -45,7 +45,7 @@ def miner_of(config: ConfigDict) -> MiningFn | None:
 
 
 class MetricLoss:
-  """What a checked config says of the loss.
+  """The loss that a checked config names.
 
   Attributes:
     distance_fn: the distance of miner and loss.

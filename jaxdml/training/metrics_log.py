@@ -105,7 +105,7 @@ def _parse(line: str) -> tuple[float, dict[str, float]]:
 
 
 def _is_of(line: str, last_step: int) -> bool:
-  """Whether a line is whole and of a step up to the last one."""
+  """Tells whether a line is whole and of a step up to the last one."""
   try:
     return _parse(line)[0] <= last_step
   except (ValueError, KeyError, TypeError, AttributeError):

@@ -1,4 +1,4 @@
-"""What the loop watches beside its steps: signals, and the time that devices wait for images."""
+"""Watches of the loop beside its steps: signals, and the time that devices wait for images."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Starving:
     self._done = None
 
   def share(self, seconds: float) -> float:
-    """What part of the last `seconds` the devices waited; begins to count anew."""
+    """Share of the last `seconds` that the devices waited; begins to count anew."""
     waited, self._seconds = self._seconds, 0.0
     return waited / seconds
 

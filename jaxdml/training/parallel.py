@@ -86,7 +86,7 @@ def replicate(tree: PyTree) -> PyTree:
 
 
 def _one_slice_a_device() -> jax.sharding.NamedSharding:
-  """How arrays [local devices, ...] lie, as pmap takes them."""
+  """Placement of arrays [local devices, ...], as pmap takes them."""
   return jax.sharding.NamedSharding(_local_mesh(), jax.sharding.PartitionSpec(AXIS))
 
 

@@ -57,7 +57,7 @@ class Parts(NamedTuple):
 
 
 class Program(NamedTuple):
-  """What a config becomes.
+  """Functions that a config becomes.
 
   Attributes:
     init: key -> TrainState.

@@ -48,12 +48,12 @@ class Restored:
 
   @property
   def labels(self) -> np.ndarray:
-    """What counts as a match on the test split, int32 [n]."""
+    """Labels that count as a match on the test split, int32 [n]."""
     return self.setup.measured.column(self._matched)
 
   @property
   def disjoint(self) -> bool:
-    """Whether no class of the test split was in training."""
+    """Tells whether no class of the test split was in training."""
     classes = [part.classes(self._matched) for part in (self.setup.measured, self.setup.train)]
     return not np.isin(*classes).any()
 

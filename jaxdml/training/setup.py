@@ -52,7 +52,7 @@ def resolve(config: ConfigDict, device_count: int | None = None) -> Config:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-  """What a config becomes.
+  """A config with the data and the program that it becomes.
 
   Attributes:
     config: the config.
@@ -74,7 +74,7 @@ class Setup:
 
   @property
   def splits(self) -> dict[str, data.Dataset]:
-    """What the run is made of, by name."""
+    """Names of what the run is made of."""
     return {"train": self.train, "test" if self.config.eval.test else "validation": self.measured}
 
   def initial_state(self) -> program_lib.TrainState:
@@ -109,7 +109,7 @@ def _steps(config: Config, key: str, steps_per_epoch: int) -> int:
 
 @contextlib.contextmanager
 def _building() -> Iterator[None]:
-  """What networks and losses say of options that make no sense becomes a ConfigError."""
+  """Turns what networks and losses say of options that make no sense into a ConfigError."""
   try:
     yield
   except config_lib.ConfigError:

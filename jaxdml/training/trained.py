@@ -21,7 +21,7 @@ __all__ = ["Trained", "fingerprint", "read"]
 
 
 class Trained(NamedTuple):
-  """What a run's best checkpoint holds of the two networks that embed.
+  """The two networks that embed, as a run's best checkpoint holds them.
 
   Attributes:
     config: the run's.

@@ -133,7 +133,7 @@ def check_data(workdir: pathlib.Path, splits: Mapping[str, Dataset], label: str)
 
 
 def changed_data(workdir: pathlib.Path, splits: Mapping[str, Dataset], label: str) -> str | None:
-  """How splits differ from those of the run in `workdir`; None where they do not.
+  """Tells how splits differ from those of the run in `workdir`; None where they do not.
 
   Runs of earlier versions do not say what they were made of: there it is None.
 

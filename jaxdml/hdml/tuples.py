@@ -79,7 +79,7 @@ def nearest_distances(square: Array, positive: Array) -> Array:
 def pull_metrics(
   anchors: Array, tuples: Tuples, lam: Array | float, axis_name: str | None = None
 ) -> dict[str, Array]:
-  """Measures of what the pull does to the tuples of a batch; plain Euclidean distances, no gradient.
+  """Measures the pull on the tuples of a batch; plain Euclidean distances, no gradient.
 
   Args:
     anchors: z [n, d].

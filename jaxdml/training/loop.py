@@ -116,7 +116,7 @@ class _Run:
       self.checkpoints.save("best", step, state, self.progress)
 
   def floors(self, state: TrainState) -> dict[str, dict[str, float]]:
-    """Measures what training must beat, on the test split: raw pixels and the encoder as it starts."""
+    """Measures the floors of training on the test split: raw pixels, the encoder as it starts."""
     floors = {}
     if self.config.eval.raw_pixels or self.config.eval.untrained:
       _say(f"measuring what training must beat on {self.test.name}")

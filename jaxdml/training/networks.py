@@ -137,7 +137,7 @@ def encode_in_chunks(
 
 
 def foldable(embedding: Embedding, generator: Generator) -> bool:
-  """Tells whether `read_layers` describes these modules: affine but for the ReLU, at least float32."""
+  """Tells if `read_layers` describes these modules: affine but for the ReLU, at least float32."""
   precise = all(jnp.finfo(module.dtype).bits >= 32 for module in (embedding, generator))
   return precise and embedding.norm in ("batch", "none") and not embedding.frozen_bn
 

@@ -13,7 +13,7 @@ import pytest
 BENCHMARKS = pathlib.Path(__file__).resolve().parent.parent
 # Of each script the arguments, and what it prints if all went well.
 RUNS = {
-  "call_path": (["--batch=64", "--rounds=1", "--most-files=11"], "margin, nearest_positive"),
+  "call_path": (["--batch=64", "--rounds=1"], "margin, nearest_positive"),
   "encoders": (
     [
       "--only",

@@ -285,7 +285,7 @@ def test_eight_devices_are_one_and_jit_is_eager(name):
   fn, x = losses.LOSSES[name].fn, IMAGES.reshape(TOTAL, -1) @ ENCODER
   options = OPTIONS[name] | mine
   if name in PARAMETRIC:
-    options["params"] = table.init(name)
+    options["params"] = jax.tree.map(np.float64, table.init(name))
   eager = fn(x, LABELS.ravel(), **options)
   assert eager == fn(x, LABELS.ravel(), reduce_fn=default_reducer(name), **options)
   static = {"bins", "margin"} if name == "sphereface" else {"bins"}

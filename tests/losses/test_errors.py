@@ -114,7 +114,7 @@ CASES = {
   ),
   "what makes a distance": (
     lambda: LOSS(X, Y, distance_fn=distances.hyperbolic), ValueError,
-    r"distance_fn must return \[4, 4\] for x \[4, d\] and y \[4, d\]; got function",
+    r"distance_fn must return \[4, 4\] for x \[4, d\] and y \[4, d\]; got Distance",
   ),
   "a distance of too few rows": (
     lambda: losses.contrastive_loss(X, Y, distance_fn=lambda a, b: distances.dot(a[:1], b)),
@@ -126,7 +126,7 @@ CASES = {
   ),
   "a miner that loses columns": (
     lambda: LOSS(X, Y, mining_fn=lambda p: p._replace(negative=p.negative[:, :2])), ValueError,
-    r"masks \[r, 4\], anchor \[r\]; got .*\(1, 2\)",
+    r"masks \[r, 4\], anchor \[r\]; got .*\(4, 2\)",
   ),
   "a miner that gives masks alone": (
     lambda: LOSS(X, Y, mining_fn=lambda p: (p.positive, p.negative)), TypeError,

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from jaxdml import distances, hdml, losses, mining, refs, types
-from jaxdml.losses import reducers
 from tests.losses.names import PARAMETRIC, TUPLE
 from tests.losses.table import PER_CLASS_OPTION
 
@@ -75,7 +74,7 @@ def test_help_shows_the_default_distance_by_its_name():
   assert repr(distances.hyperbolic()) == "distances.hyperbolic"
 
 
-@pytest.mark.parametrize("module", [losses, mining, distances, refs, hdml, reducers])
+@pytest.mark.parametrize("module", [losses, mining, distances, refs, hdml])
 def test_dir_is_what_is_for_users(module):
   assert sorted(dir(module)) == sorted(module.__all__)
   assert all(hasattr(module, name) for name in module.__all__)

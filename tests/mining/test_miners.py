@@ -3,6 +3,7 @@
 import functools
 import inspect
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -174,7 +175,7 @@ def test_chain_applies_from_left_to_right_and_nothing_changes_nothing():
   calls = []
   note = lambda name: lambda p: calls.append(name) or p
   given = pairs([[1, 2]], ["pn"])
-  assert mining.chain(note("a"), note("b"), note("c"))(given) is given
+  chex.assert_trees_all_equal(mining.chain(note("a"), note("b"), note("c"))(given), given)
   assert calls == ["a", "b", "c"]
   assert mining.chain()(given) is given
 

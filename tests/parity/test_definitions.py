@@ -14,7 +14,7 @@ from pytorch_metric_learning import losses as their_losses
 from pytorch_metric_learning import miners as their_miners
 
 from jaxdml import distances, losses, mining
-from jaxdml.losses import numerics, reducers
+from jaxdml.losses import _numerics, reducers
 from jaxdml.types import Refs
 from tests.parity import helpers
 from tests.parity.helpers import N, batch, batches, check, tolerance
@@ -60,7 +60,7 @@ def test_generalized_lifted_structure_keeps_anchors_without_positives_or_negativ
     positive = (y[:, None] == y[None]) & ~jnp.eye(N, dtype=bool)
     negative = y[:, None] != y[None]
     lacking = ~(jnp.any(positive, axis=1) & jnp.any(negative, axis=1))
-    sums = numerics.log_sum_exp(d, positive) + numerics.log_sum_exp(margin - d, negative)
+    sums = _numerics.log_sum_exp(d, positive) + _numerics.log_sum_exp(margin - d, negative)
     both = losses.generalized_lifted_structure_loss(x, y, margin=margin, reduce_fn=reducers.sum)
     return (both + jnp.sum(jnp.where(lacking, jax.nn.relu(sums), 0.0))) / N
 

@@ -15,7 +15,7 @@ from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.reducers import DoNothingReducer
 
 from jaxdml import distances
-from jaxdml.losses import margin_softmax, proxy, reducers
+from jaxdml.losses import class_vectors, proxy, reducers
 from tests.losses.table import compiled
 
 # Raised by their constructor's use of SciPy on tensors.
@@ -60,24 +60,24 @@ CASES = {
   ),
   "normalized_softmax": (
     # The embeddings are normalised in both, by the distance: see the test below.
-    margin_softmax.normalized_softmax_loss, {}, theirs.NormalizedSoftmaxLoss, {}, "W", _columns, (),
+    class_vectors.normalized_softmax_loss, {}, theirs.NormalizedSoftmaxLoss, {}, "W", _columns, (),
   ),
   "arcface": (
-    margin_softmax.arcface_loss, {},
+    class_vectors.arcface_loss, {},
     theirs.ArcFaceLoss, {"margin": DEGREES(0.5)}, "W", _columns, (),
   ),
   "arcface_past_pi": (
-    margin_softmax.arcface_loss, {"margin": 2.0, "scale": 5.0},
+    class_vectors.arcface_loss, {"margin": 2.0, "scale": 5.0},
     theirs.ArcFaceLoss, {"margin": DEGREES(2.0), "scale": 5.0}, "W", _columns, (),
   ),
   "sub_center_arcface": (
-    margin_softmax.sub_center_arcface_loss, {},
+    class_vectors.sub_center_arcface_loss, {},
     theirs.SubCenterArcFaceLoss, {"margin": DEGREES(0.5), "sub_centers": K}, "W", _columns, (K,),
   ),
-  "cosface": (margin_softmax.cosface_loss, {}, theirs.CosFaceLoss, {}, "W", _columns, ()),
-  "sphereface": (margin_softmax.sphereface_loss, {}, theirs.SphereFaceLoss, {}, "W", _columns, ()),
+  "cosface": (class_vectors.cosface_loss, {}, theirs.CosFaceLoss, {}, "W", _columns, ()),
+  "sphereface": (class_vectors.sphereface_loss, {}, theirs.SphereFaceLoss, {}, "W", _columns, ()),
   "sphereface_odd": (
-    margin_softmax.sphereface_loss, {"margin": 3, "scale": 2.0},
+    class_vectors.sphereface_loss, {"margin": 3, "scale": 2.0},
     theirs.SphereFaceLoss, {"margin": 3, "scale": 2.0}, "W", _columns, (),
   ),
 }  # fmt: skip
@@ -181,11 +181,11 @@ def test_normalized_softmax_normalizes_embeddings_only_by_its_distance():
   expected = _torch(theirs.NormalizedSoftmaxLoss, raw, "W", _columns, x, y, vectors)
   # The same in ours: a distance that normalises the class vectors alone.
   one_sided = lambda x, w: 1.0 - x @ distances.l2_normalize(w).T
-  actual = _jax(margin_softmax.normalized_softmax_loss, {"distance_fn": one_sided}, x, y, vectors)
+  actual = _jax(class_vectors.normalized_softmax_loss, {"distance_fn": one_sided}, x, y, vectors)
   close(actual[0], expected[0])
   close(actual[1], expected[1])
   close(_columns(actual[2]), expected[2])
-  default = margin_softmax.normalized_softmax_loss(x, y, params={"proxies": jnp.asarray(vectors)})
+  default = class_vectors.normalized_softmax_loss(x, y, params={"proxies": jnp.asarray(vectors)})
   assert abs(float(default) - expected[0]) > 0.1
 
 
@@ -195,7 +195,7 @@ def test_sphereface_uses_the_norm_of_the_embedding_as_given():
   given, normed = (
     _torch(theirs.SphereFaceLoss, {}, "W", _columns, v, y, vectors)[0] for v in (x, unit)
   )
-  ours = lambda v: margin_softmax.sphereface_loss(v, y, params={"proxies": vectors})
+  ours = lambda v: class_vectors.sphereface_loss(v, y, params={"proxies": vectors})
   close(ours(x), given)
   close(ours(unit), normed)
   assert abs(given - normed) > 0.1

@@ -105,7 +105,7 @@ def test_features_sizes_and_stages(name):
     assert model.stage_of(path) in model.stages
 
 
-@pytest.mark.parametrize("name", set(models.ENCODERS) - {"convnet"})
+@pytest.mark.parametrize("name", sorted(set(models.ENCODERS) - {"convnet"}))
 def test_maps_and_remat(name):
   """Without pooling there is the map; every block is checkpointed; training moves statistics."""
   side = SIDES.get(name, 64)

@@ -39,7 +39,7 @@ class Model(Protocol):
 
   @property
   def workdir(self) -> Any:
-    """Where it was loaded from."""
+    """Folder that it was loaded from."""
     ...
 
   @property

@@ -193,7 +193,10 @@ def _blocks_of(call: _Call, sizes: Sizes) -> Blocks:
   def cut(block: _Block, size: int) -> _Block:
     block, real = _blocks.split(block, n, size)
     where = real if block.where is None else block.where & real
-    return block._replace(where=where, weights=jnp.where(real, block.weights, 0))
+    # Padding has numbers of its own, or rows that a miner makes of it would add to the last anchor.
+    index = jnp.arange(real.size, dtype=jnp.int32).reshape(real.shape)
+    weights = jnp.where(real, block.weights, 0)
+    return block._replace(index=index, where=where, weights=weights)
 
   return Blocks(call.block, cut, sizes)
 

@@ -29,7 +29,7 @@ RUNS = {
     ],
     "| `resnet18` | train |",
   ),
-  "evaluation": (["--tiny", "--repeats=1", "--no-kmeans"], "R@1000"),
+  "evaluation": (["--tiny", "--repeats=1", "--no-kmeans"], "| of the product |"),
   "evaluation_kmeans": (["--tiny", "--iterations=2"], "without structure"),
   "export": (["--encoder", "convnet"], "| `convnet` | 32 |"),
   "gradcache": (["--batch", "8", "--image_size", "16", "--chunks", "0", "4"], "| 4 |"),

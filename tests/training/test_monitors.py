@@ -105,7 +105,15 @@ def test_advice_is_given_once_and_names_what_to_change(monkeypatch):
     assert "time: prepare smaller photos (" in measured.advice(0.5, 8, "encoding")
 
 
-def test_the_first_is_a_flag_and_a_second_ctrl_c_ends_at_once():
+@pytest.fixture
+def ctrl_c():
+  """Ctrl-C as in a shell's foreground: in the background of one it is ignored."""
+  previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, previous)
+
+
+def test_the_first_is_a_flag_and_a_second_ctrl_c_ends_at_once(ctrl_c):
   before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
   with pytest.raises(KeyboardInterrupt), Interrupt() as interrupt:
     assert interrupt.requested is None

@@ -68,11 +68,6 @@ class Interval(NamedTuple):
   high: float
   n: int
 
-  @property
-  def half(self) -> float:
-    """Half the width."""
-    return (self.high - self.low) / 2
-
 
 class Difference(NamedTuple):
   """A mean paired difference, its bootstrap interval and the sign-flip p-value.

@@ -6,9 +6,9 @@ alone; the other rooms are imported when they are first asked for.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
+from jaxdml import _lazy
 from jaxdml._version import __version__
 
 if TYPE_CHECKING:
@@ -38,12 +38,4 @@ __all__ = [
   "types",
 ]  # fmt: skip
 
-
-def __getattr__(name: str):
-  if name in __all__:
-    return importlib.import_module(f"jaxdml.{name}")
-  raise AttributeError(f"module 'jaxdml' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-  return __all__
+__getattr__, __dir__ = _lazy.face(__name__, __all__)

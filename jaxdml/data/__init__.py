@@ -6,42 +6,19 @@ what becomes of an image, and `train_batches` and `eval_batches` iterate over al
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jaxdml import _lazy
 
 if TYPE_CHECKING:
-  from jaxdml.data import augment as augment
-  from jaxdml.data import normalize as normalize
-  from jaxdml.data import picture_files as picture_files
-  from jaxdml.data import preprocess as preprocess
-  from jaxdml.data import sampling as sampling
-  from jaxdml.data.catalog import DatasetNotPreparedError as DatasetNotPreparedError
-  from jaxdml.data.datasets import GALLERY as GALLERY
-  from jaxdml.data.datasets import Dataset as Dataset
-  from jaxdml.data.datasets import load as load
-  from jaxdml.data.datasets import names as names
-  from jaxdml.data.decode import ImageDecodeError as ImageDecodeError
-  from jaxdml.data.loading import MAX_BAD_IMAGES as MAX_BAD_IMAGES
-  from jaxdml.data.loading import BadImages as BadImages
-  from jaxdml.data.pipeline import eval_batches as eval_batches
-  from jaxdml.data.pipeline import train_batches as train_batches
-  from jaxdml.data.splits import cross_validation as cross_validation
-  from jaxdml.data.splits import validation_split as validation_split
-  from jaxdml.data.splits import with_groups as with_groups
-  from jaxdml.data.workers import Batches as Batches
-  from jaxdml.data.workers import WorkerError as WorkerError
-
-# Loaded when asked for: an error's name needs neither TFDS nor Grain, which imports JAX.
-_PLACES = {
-  "catalog": ("DatasetNotPreparedError",),
-  "datasets": ("GALLERY", "Dataset", "load", "names"),
-  "decode": ("ImageDecodeError",),
-  "loading": ("MAX_BAD_IMAGES", "BadImages"),
-  "pipeline": ("eval_batches", "train_batches"),
-  "splits": ("cross_validation", "validation_split", "with_groups"),
-  "workers": ("Batches", "WorkerError"),
-}
-_MODULES = ("augment", "normalize", "picture_files", "preprocess", "sampling")
+  from jaxdml.data import augment, normalize, picture_files, preprocess, sampling
+  from jaxdml.data.catalog import DatasetNotPreparedError
+  from jaxdml.data.datasets import GALLERY, Dataset, load, names
+  from jaxdml.data.decode import ImageDecodeError
+  from jaxdml.data.loading import MAX_BAD_IMAGES, BadImages
+  from jaxdml.data.pipeline import eval_batches, train_batches
+  from jaxdml.data.splits import cross_validation, validation_split, with_groups
+  from jaxdml.data.workers import Batches, WorkerError
 
 __all__ = [
   "GALLERY", "MAX_BAD_IMAGES", "BadImages", "Batches", "Dataset", "DatasetNotPreparedError",
@@ -50,15 +27,10 @@ __all__ = [
   "validation_split", "with_groups",
 ]  # fmt: skip
 
-
-def __getattr__(name: str) -> Any:
-  if name in _MODULES:
-    return importlib.import_module(f"{__name__}.{name}")
-  for module, names in _PLACES.items():
-    if name in names:
-      return getattr(importlib.import_module(f"{__name__}.{module}"), name)
-  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-  return __all__
+# An error's name needs neither TFDS nor Grain, which imports JAX.
+__getattr__, __dir__ = _lazy.face(
+  __name__, __all__, catalog="DatasetNotPreparedError", datasets="GALLERY Dataset load names",
+  decode="ImageDecodeError", loading="MAX_BAD_IMAGES BadImages",
+  pipeline="eval_batches train_batches", splits="cross_validation validation_split with_groups",
+  workers="Batches WorkerError",
+)  # fmt: skip

@@ -7,30 +7,19 @@ name)` finds people's own photos, and `write(source, data_dir)` makes of either 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jaxdml import _lazy
 
 if TYPE_CHECKING:
-  from jaxdml.prepare import image_folder as image_folder
-  from jaxdml.prepare.sets import CARDS as CARDS
-  from jaxdml.prepare.source import PrepareError as PrepareError
-  from jaxdml.prepare.writing import is_current as is_current
-  from jaxdml.prepare.writing import target as target
-  from jaxdml.prepare.writing import write as write
+  from jaxdml.prepare import image_folder
+  from jaxdml.prepare.sets import CARDS
+  from jaxdml.prepare.source import PrepareError
+  from jaxdml.prepare.writing import is_current, target, write
 
 __all__ = ["CARDS", "PrepareError", "image_folder", "is_current", "target", "write"]
 
-_MODULES = {"CARDS": "sets", "PrepareError": "source"}
-
-
-def __getattr__(name: str) -> Any:
-  # When asked for: TFDS is slow to import.
-  if name not in __all__:
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-  if name == "image_folder":
-    return importlib.import_module(f"{__name__}.image_folder")
-  return getattr(importlib.import_module(f"{__name__}.{_MODULES.get(name, 'writing')}"), name)
-
-
-def __dir__() -> list[str]:
-  return __all__
+# TFDS is slow to import.
+__getattr__, __dir__ = _lazy.face(
+  __name__, __all__, sets="CARDS", source="PrepareError", writing="is_current target write"
+)

@@ -7,49 +7,29 @@ at.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jaxdml import _lazy
 
 if TYPE_CHECKING:
-  from jaxdml.training.checkpoints import CheckpointError as CheckpointError
-  from jaxdml.training.config import Config as Config
-  from jaxdml.training.config import ConfigError as ConfigError
+  from jaxdml.training.checkpoints import CheckpointError
+  from jaxdml.training.config import Config, ConfigError
   from jaxdml.training.defaults import get_config as default_config
-  from jaxdml.training.loop import NonFiniteError as NonFiniteError
-  from jaxdml.training.loop import train_and_evaluate as train_and_evaluate
-  from jaxdml.training.metrics_log import read_metrics as read_metrics
+  from jaxdml.training.loop import NonFiniteError, train_and_evaluate
+  from jaxdml.training.metrics_log import read_metrics
   from jaxdml.training.recipes import apply as apply_recipe
-  from jaxdml.training.runs import Restored as Restored
-  from jaxdml.training.runs import restore as restore
-  from jaxdml.training.setup import resolve as resolve
-
-# Loaded when asked for: a command's --help and the errors need neither JAX nor the networks.
-_PLACES = {
-  "CheckpointError": ("checkpoints", "CheckpointError"),
-  "Config": ("config", "Config"),
-  "ConfigError": ("config", "ConfigError"),
-  "NonFiniteError": ("loop", "NonFiniteError"),
-  "Restored": ("runs", "Restored"),
-  "apply_recipe": ("recipes", "apply"),
-  "default_config": ("defaults", "get_config"),
-  "read_metrics": ("metrics_log", "read_metrics"),
-  "resolve": ("setup", "resolve"),
-  "restore": ("runs", "restore"),
-  "train_and_evaluate": ("loop", "train_and_evaluate"),
-}
+  from jaxdml.training.runs import Restored, restore
+  from jaxdml.training.setup import resolve
 
 __all__ = [
   "CheckpointError", "Config", "ConfigError", "NonFiniteError", "Restored", "apply_recipe",
   "default_config", "read_metrics", "resolve", "restore", "train_and_evaluate",
 ]  # fmt: skip
 
-
-def __getattr__(name: str) -> Any:
-  if name not in _PLACES:
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-  module, attribute = _PLACES[name]
-  return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
-
-
-def __dir__() -> list[str]:
-  return __all__
+# A command's --help and the errors need neither JAX nor the networks.
+__getattr__, __dir__ = _lazy.face(
+  __name__, __all__, checkpoints="CheckpointError", config="Config ConfigError",
+  defaults="default_config=get_config", loop="NonFiniteError train_and_evaluate",
+  metrics_log="read_metrics", recipes="apply_recipe=apply", runs="Restored restore",
+  setup="resolve",
+)  # fmt: skip

@@ -33,11 +33,7 @@ def _run(args: argparse.Namespace) -> None:
   from jaxdml import evaluation
 
   result = evaluate(
-    args.workdir,
-    dataset=args.dataset,
-    split=args.split,
-    label=args.label,
-    data_dir=args.data_dir,
+    args.workdir, dataset=args.dataset, split=args.split, label=args.label, data_dir=args.data_dir
   )
   if args.out is not None:
     args.out.write_text(json.dumps(result, indent=2) + "\n")

@@ -224,10 +224,7 @@ class FolderImages:
 
   def columns(self, indices: Sequence[int] | np.ndarray) -> dict[str, list[Any]]:
     """Returns paths and labels of some files, which a store keeps beside their embeddings."""
-    return {
-      "path": [self.paths[i] for i in indices],
-      "label": [self.labels[i] for i in indices],
-    }
+    return {"path": [self.paths[i] for i in indices], "label": [self.labels[i] for i in indices]}
 
   def select(self, indices: np.ndarray) -> FolderImages:
     """Returns the given files, in that order."""

@@ -168,10 +168,7 @@ def _read_onnx(path: pathlib.Path) -> Callable[[np.ndarray], np.ndarray]:
   return lambda images: session.run(["embeddings"], {"images": images})[0]
 
 
-_WRITERS = {
-  "stablehlo": (_write_stablehlo, _read_stablehlo),
-  "onnx": (_write_onnx, _read_onnx),
-}
+_WRITERS = {"stablehlo": (_write_stablehlo, _read_stablehlo), "onnx": (_write_onnx, _read_onnx)}
 
 
 def _missing(package: str, error: ImportError) -> ExportError:

@@ -12,15 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxdml.models.base import (
-  Encoder,
-  Preprocessing,
-  Published,
-  State,
-  caffe,
-  register,
-  torch_leaf,
-)
+from jaxdml.models.base import Encoder, Preprocessing, Published, State, caffe, register, torch_leaf
 from jaxdml.models.convolutions import conv
 from jaxdml.models.layers import Dtype, Pooling, max_pool, max_pool_ceil, remat
 from jaxdml.types import Array

@@ -122,11 +122,7 @@ def rename(encoder: Encoder, published: Published, state: State) -> Weights:
   head = {}
   if weight in state:
     head = {"kernel": _contiguous(state[weight].T), "bias": _contiguous(state[bias])}
-  return {
-    "params": tree["params"],
-    "batch_stats": tree.get("batch_stats", {}),
-    "classifier": head,
-  }
+  return {"params": tree["params"], "batch_stats": tree.get("batch_stats", {}), "classifier": head}
 
 
 def abstract(encoder: Encoder) -> Any:

@@ -236,11 +236,7 @@ def _map_data(
 
 
 def _document(
-  title: str,
-  header: str,
-  parts: Sequence[_Part],
-  data: Sequence[str],
-  sheets: _galleries.Sheets,
+  title: str, header: str, parts: Sequence[_Part], data: Sequence[str], sheets: _galleries.Sheets
 ) -> str:
   """The whole page. Only its own two scripts may run, and nothing may be fetched."""
   folder = importlib.resources.files("jaxdml.report")

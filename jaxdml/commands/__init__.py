@@ -1,8 +1,6 @@
 """The command line: `jaxdml COMMAND`, one file a command; `main(argv)` runs one."""
 
-from jaxdml.commands._cli import guard as guard
-from jaxdml.commands._cli import main as main
-from jaxdml.commands._cli import start as start
+from jaxdml.commands._cli import guard, main, start
 
 __all__ = ["guard", "main", "start"]
 

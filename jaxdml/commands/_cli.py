@@ -34,20 +34,13 @@ class UsageError(JaxdmlError):
 
 
 class Command(NamedTuple):
-  """A command as the command line knows it.
+  """A command as the command line knows it."""
 
-  Attributes:
-    summary: its line in `jaxdml --help`.
-    add_options: puts its options into a parser. Nothing heavy is imported before.
-    run: does the work; returns the exit status, None for 0.
-    resumes: what giving the same command again does after Ctrl-C, if not all anew.
-    user_errors: exceptions of the work that say what to change, besides those of the package.
-  """
-
-  summary: str
-  add_options: Callable[[Parser], None]
-  run: Callable[[argparse.Namespace], int | None]
-  resumes: str = ""
+  summary: str  # its line in `jaxdml --help`
+  add_options: Callable[[Parser], None]  # into a parser; nothing heavy is imported before
+  run: Callable[[argparse.Namespace], int | None]  # does the work; the exit status, None for 0
+  resumes: str = ""  # what giving the same command again does after Ctrl-C, if not all anew
+  # Exceptions of the work that say what to change, besides those of the package.
   user_errors: tuple[type[Exception], ...] = (ValueError,)
 
 
@@ -86,11 +79,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
-  """Takes --config.KEY=VALUE, --config.KEY VALUE and --config.KEY out of arguments.
+  """Splits arguments into others, and (KEY, VALUE) of --config.KEY=VALUE or --config.KEY VALUE.
 
-  Returns:
-    The other arguments, and (KEY, VALUE) in their order. A key alone is "true", and
-    --noconfig.KEY is "false".
+  A key alone is "true", and --noconfig.KEY is "false".
 
   >>> split_overrides(["--config.seed=3", "--workdir=x", "--config.a.b", "-1", "--config.c"])
   (['--workdir=x'], [('seed', '3'), ('a.b', '-1'), ('c', 'true')])
@@ -138,14 +129,10 @@ def guard(
 ) -> int:
   """Runs a command's work; what a user can read of its errors is one line on stderr.
 
-  Args:
-    work: returns the exit status, None for 0.
-    args: its options, which the messages of errors name.
-    resumes: see `Command`.
-    user_errors: see `Command`.
+  Messages name the options in `args`; `resumes` and `user_errors` are a `Command`'s.
 
   Returns:
-    The exit status: 2 for what the user can mend, 1 for what broke, 130 after Ctrl-C.
+    The exit status: the work's, 2 for what the user can mend, 1 for what broke, 130 after Ctrl-C.
   """
   args = args or argparse.Namespace()
   interrupted = f"interrupted{resumes and '; the same command ' + resumes}"
@@ -234,11 +221,7 @@ def _without_command(arguments: Sequence[str]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs a command line; returns its exit status.
-
-  Args:
-    argv: the command and its options; by default those of this process.
-  """
+  """Runs a command and its options, by default those of this process; returns the exit status."""
   arguments = list(sys.argv[1:] if argv is None else argv)
   if not arguments or arguments[0] not in NAMES:
     return guard(lambda: _without_command(arguments))

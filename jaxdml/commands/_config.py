@@ -41,14 +41,7 @@ def add_option(parser: Parser) -> None:
 
 
 def read(given: str, overrides: Sequence[tuple[str, str]]) -> ConfigDict:
-  """Reads the config of a file and puts overrides into it.
-
-  Args:
-    given: FILE or FILE:ARGUMENT.
-    overrides: (KEY, VALUE), in their order.
-
-  Returns:
-    The config, locked.
+  """Reads the config of FILE or FILE:ARGUMENT and puts (KEY, VALUE) into it; it is locked then.
 
   Raises:
     UsageError: no such file, an argument that it does not take, a key that it does not have, or a
@@ -89,11 +82,7 @@ def _load(given: str) -> ConfigDict:
 
 
 def _section(config: ConfigDict, key: str, given: str) -> ConfigDict:
-  """The section whose last name a key is.
-
-  Raises:
-    UsageError: there is no such key.
-  """
+  """The section whose last name a key is; UsageError if there is none."""
   *sections, last = key.split(".")
   node: Any = config
   for depth, name in enumerate([*sections, last]):

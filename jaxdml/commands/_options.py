@@ -57,53 +57,27 @@ _OPTIONS: dict[str, dict[str, Any]] = {
   "dataset": {"help": "a data set: glyphs, tfds:NAME, image_folder/NAME, ..."},
   "split": {"default": "test", "help": "of the data set (test)"},
   "label": {"help": "the column that says what matches (the data set's own)"},
-  "data_dir": {
-    "type": os.path.expanduser,
-    "metavar": "DIR",
-    "help": "TFDS data directory (the run's, else $TFDS_DATA_DIR or ~/tensorflow_datasets)",
-  },
+  "data_dir": {"type": os.path.expanduser, "metavar": "DIR",
+               "help": "TFDS data directory (the run's, else $TFDS_DATA_DIR or "
+               "~/tensorflow_datasets)"},
   "batch_size": {"type": count, "default": 256, "metavar": "N", "help": "images a batch (256)"},
-  "num_workers": {
-    "type": number(int, 0),
-    "metavar": "N",
-    "help": "processes that decode, 0: a thread (the run's data.num_workers)",
-  },
-  "max_bad_images": {
-    "type": float,
-    "metavar": "SHARE",
-    "help": "share of images that may be unreadable (the run's data.max_bad_images)",
-  },
+  "num_workers": {"type": number(int, 0), "metavar": "N",
+                  "help": "processes that decode, 0: a thread (the run's data.num_workers)"},
+  "max_bad_images": {"type": float, "metavar": "SHARE",
+                     "help": "share of images that may be unreadable (the run's "
+                     "data.max_bad_images)"},
   "shard_size": {"type": count, "default": 8192, "metavar": "N", "help": "images a shard (8192)"},
-  "max_points": {
-    "type": count,
-    "default": 2000,
-    "metavar": "N",
-    "help": "images on the map (2000)",
-  },
+  "max_points": {"type": count, "default": 2000, "metavar": "N", "help": "images on the map (2000)"},
   "batches": {"type": count, "default": 3, "metavar": "N", "help": "how many, from the first (3)"},
-  "tolerance": {
-    "type": float,
-    "default": 1e-4,
-    "metavar": "T",
-    "help": "largest difference of a unit embedding (1e-4)",
-  },
-  "manifest": {
-    "type": _path,
-    "metavar": "FILE",
-    "help": "CSV or JSONL: path, label [, coarse, fine, split]",
-  },
-  "model_config": {
-    "type": _path,
-    "metavar": "FILE",
-    "help": "timm's config.json, which says how pixels are prepared (the one beside --source, if "
-    "it is timm's; else as the arch's authors did)",
-  },
-  "embeddings": {
-    "type": _path,
-    "action": "append",
-    "metavar": "DIR",
-    "help": "the --out of jaxdml embed",
-  },
+  "tolerance": {"type": float, "default": 1e-4, "metavar": "T",
+                "help": "largest difference of a unit embedding (1e-4)"},
+  "manifest": {"type": _path, "metavar": "FILE",
+               "help": "CSV or JSONL: path, label [, coarse, fine, split]"},
+  "model_config": {"type": _path, "metavar": "FILE",
+                   "help": "timm's config.json, which says how pixels are prepared (the one beside "
+                   "--source, if it is timm's; else as the arch's authors did)"},
+  "embeddings": {"type": _path, "action": "append", "metavar": "DIR",
+                 "help": "the --out of jaxdml embed"},
   "seed": {"type": int, "default": 0, "metavar": "N", "help": "of what is drawn at random (0)"},
   "k": {"type": count, "metavar": "N", "help": "neighbours of each query"},
   "queries": {"type": count, "metavar": "N", "help": "how many queries are shown"},
@@ -113,17 +87,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
   # Lists are given as several values, or by giving the option several times.
   "query": {"nargs": "+", "action": "extend", "metavar": "FILE", "type": _path},
   "format": {"nargs": "+", "action": "extend"},
-}
+}  # fmt: skip
 
 
 def add(parser: Parser | argparse._ArgumentGroup, name: str, **changes: Any) -> None:
-  """Puts one of the shared options into a parser.
-
-  Args:
-    parser: of a command, or a group of it.
-    name: without its dashes.
-    changes: what this command says otherwise: `required`, `default`, `help`.
-  """
+  """Puts one of the shared options into a parser; `changes` is what this command says otherwise."""
   parser.add_argument(f"--{name}", **{**_OPTIONS[name], **changes})
 
 

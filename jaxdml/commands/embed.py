@@ -50,17 +50,12 @@ def _run(args: argparse.Namespace) -> None:
       args.dataset, args.split, label=args.label, data_dir=keys.data_dir or None
     )
   share = keys.max_bad_images if args.max_bad_images is None else args.max_bad_images
+  workers = keys.num_workers if args.num_workers is None else args.num_workers
   summary = search.build_store(
-    trained,
-    source,
-    args.out,
-    shard_size=args.shard_size,
-    batch_size=args.batch_size,
-    num_workers=keys.num_workers if args.num_workers is None else args.num_workers,
-    max_bad_images=share,
-    process_index=jax.process_index(),
+    trained, source, args.out, shard_size=args.shard_size, batch_size=args.batch_size,
+    num_workers=workers, max_bad_images=share, process_index=jax.process_index(),
     process_count=jax.process_count(),
-  )
+  )  # fmt: skip
   _tell(summary, args.out)
 
 
@@ -78,9 +73,5 @@ def _tell(summary: Any, out: pathlib.Path) -> None:
   print(f"{wrote}, which is finished{left_out}")
 
 
-COMMAND = Command(
-  "Embeds a folder of images or a data set into Parquet shards",
-  _add_options,
-  _run,
-  resumes="goes on where it stopped",
-)
+COMMAND = Command("Embeds a folder of images or a data set into Parquet shards", _add_options, _run,
+                  resumes="goes on where it stopped")  # fmt: skip

@@ -63,13 +63,8 @@ def evaluate(
 ) -> dict[str, Any]:
   """Measures the best model of a run with all metrics of `jaxdml.evaluation`.
 
-  Args:
-    workdir: of the run.
-    dataset: as `data.load` takes it; by default the run's.
-    split: likewise.
-    label: the column that says what matches; by default the run's `eval_label` or `label`, of
-      another data set its own.
-    data_dir: the TFDS data directory; by default the run's.
+  By default on the run's own data; `label` is the column that says what matches, by default the
+  run's `eval_label` or `label`, of another data set its own.
 
   Returns:
     "metrics": {"trained model": {name: value}}, with the floors of results.json where they are of
@@ -77,10 +72,8 @@ def evaluate(
     "step", "fingerprint", "dataset", "split", "label".
 
   Raises:
-    CheckpointError, ConfigError: as `inference.load`.
-    DatasetNotPreparedError: the data set is not there.
-    ValueError: no such data set, split or column.
-    ImageDecodeError: too many of its images cannot be decoded.
+    CheckpointError, ConfigError, DatasetNotPreparedError, ValueError, ImageDecodeError: as
+      `inference.load`, `data.load` and the decoding of too many damaged images.
   """
   from ml_collections import ConfigDict
 

@@ -47,13 +47,9 @@ def _run(args: argparse.Namespace) -> None:
     note(remark)
   images = None if args.images is None else _read(trained, args.images)
   card = inference.export(
-    trained,
-    args.out,
-    formats=args.format or _FORMATS[:1],
-    batch=args.batch_size,
-    images=images,
+    trained, args.out, formats=args.format or _FORMATS[:1], batch=args.batch_size, images=images,
     tolerance=args.tolerance,
-  )
+  )  # fmt: skip
   for name, difference in card["largest_difference"].items():
     print(
       f"{args.out / exporting.FORMATS[name]}: largest difference {difference:.2g} "

@@ -116,13 +116,9 @@ def _run(args: argparse.Namespace) -> None:
   max_side = None
   if args.name == "image_folder":
     source: Source = prepare.image_folder.source(
-      args.source,
-      args.config,
-      manifest=args.manifest,
-      test_share=args.test_share,
-      seed=args.seed,
-      drop_copies=args.drop_copies,
-    )
+      args.source, args.config, manifest=args.manifest, test_share=args.test_share,
+      seed=args.seed, drop_copies=args.drop_copies,
+    )  # fmt: skip
     max_side = args.max_side
     directory = prepare.target(source.name, source.version, data_dir)
     if records.is_prepared(directory) and not args.overwrite:
@@ -136,13 +132,8 @@ def _run(args: argparse.Namespace) -> None:
       _tell_prepared(directory)
       return
     source = card.source(args.source, allow_partial=args.allow_partial)
-  directory = prepare.write(
-    source,
-    data_dir,
-    max_bad_images=args.max_bad_images,
-    max_side=max_side,
-    overwrite=args.overwrite,
-  )
+  directory = prepare.write(source, data_dir, max_bad_images=args.max_bad_images,
+                            max_side=max_side, overwrite=args.overwrite)  # fmt: skip
   if args.name == "image_folder":
     _check_current(source, directory, max_side)  # Another process may have made it meanwhile.
   print(directory)
@@ -163,9 +154,5 @@ def _tell_prepared(directory: pathlib.Path) -> None:
   print(directory)
 
 
-COMMAND = Command(
-  "Prepares a data set, from archives or your own photos",
-  _add_options,
-  _run,
-  resumes="goes on from here",
-)
+COMMAND = Command("Prepares a data set, from archives or your own photos", _add_options, _run,
+                  resumes="goes on from here")  # fmt: skip

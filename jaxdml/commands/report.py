@@ -27,14 +27,8 @@ def _run(args: argparse.Namespace) -> None:
   from jaxdml import report, training
 
   run = training.restore(args.workdir, data_dir=args.data_dir)
-  page = report.of_run(
-    run,
-    workdir=args.workdir,
-    queries=args.queries,
-    k=args.k,
-    max_points=args.max_points,
-    seed=args.seed,
-  )
+  page = report.of_run(run, workdir=args.workdir, queries=args.queries, k=args.k,
+                       max_points=args.max_points, seed=args.seed)  # fmt: skip
   out = report.write(page, out)
   print(f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB")
 

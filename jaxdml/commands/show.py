@@ -26,17 +26,9 @@ __all__ = ["COMMAND", "look"]
 
 
 def look(config: ConfigDict, batches: int) -> Figure:
-  """Draws the first batches that a config trains on; save it with `figure.savefig(path)`.
+  """Draws the first batches that a config trains on, all of the global batch on one host.
 
-  Args:
-    config: every key of jaxdml/training/defaults.py.
-    batches: how many, all of the global batch on one host.
-
-  Raises:
-    ConfigError: the config cannot run.
-    DatasetNotPreparedError: the data set is not there.
-    ImageDecodeError: too many images cannot be decoded.
-    WorkerError: a process that prepares batches died.
+  Save it with `figure.savefig(path)`; errors are those of training.
   """
   import jax
   import numpy as np

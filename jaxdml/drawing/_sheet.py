@@ -49,14 +49,10 @@ class Sheet:
   def picture(
     self, x: int, y: int, image: np.ndarray, frame: str | None = None, dimmed: bool = False
   ) -> None:
-    """Puts a picture with its upper left corner at (x, y).
+    """Puts a picture, uint8 RGB [h, w, 3], with its upper left corner at (x, y) in pixels.
 
-    Args:
-      x: pixels from the left.
-      y: pixels from the top.
-      image: uint8 RGB [h, w, 3].
-      frame: the colour of its outermost pixels.
-      dimmed: half faded, for those who cannot tell one frame's colour from another's.
+    `frame` colours its outermost pixels; `dimmed` is for those who cannot tell frames' colours
+    apart.
     """
     if dimmed:
       image = np.uint8(np.round(_DIMMED * image.astype(np.float32) + (1 - _DIMMED) * 255))
@@ -67,16 +63,9 @@ class Sheet:
     self._pictures.append((x, y, image))
 
   def text(
-    self,
-    x: float,
-    y: float,
-    text: str,
-    room: float,
-    *,
-    lines: int = 1,
-    size: float = TEXT,
+    self, x: float, y: float, text: str, room: float, *, lines: int = 1, size: float = TEXT,
     colour: str = INK,
-  ) -> None:
+  ) -> None:  # fmt: skip
     """Puts text whose middle left is at (x, y), broken and cut to `lines` of `room` pixels."""
     self._texts.append(_Text(x, y, text, room, lines, size, colour))
 

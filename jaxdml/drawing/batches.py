@@ -21,17 +21,11 @@ _MARK = "#e34234"
 
 
 class Row(NamedTuple):
-  """One line of the picture.
+  """One line of the picture."""
 
-  Attributes:
-    name: at its left end.
-    images: uint8 [k, h, w, c], c = 1 or 3 (RGB).
-    marked: bool [k], drawn with a red frame.
-  """
-
-  name: str
-  images: np.ndarray
-  marked: np.ndarray
+  name: str  # at its left end
+  images: np.ndarray  # uint8 [k, h, w, c], c = 1 or 3 (RGB)
+  marked: np.ndarray  # bool [k], drawn with a red frame
 
 
 def draw_batches(blocks: Mapping[str, Sequence[Row]], title: str, note: str = "") -> Figure:

@@ -23,19 +23,12 @@ _CAPTION = 15  # pixels of a line under a picture
 
 
 class Cell(NamedTuple):
-  """One picture of a line.
+  """One picture of a line."""
 
-  Attributes:
-    image: uint8 [h, w], [h, w, 1] or RGB [h, w, 3]; None where it is gone.
-    frame: the colour of its frame, "#rrggbb"; None for none.
-    dimmed: half faded.
-    captions: lines under it.
-  """
-
-  image: np.ndarray | None
-  frame: str | None = None
-  dimmed: bool = False
-  captions: tuple[str, ...] = ()
+  image: np.ndarray | None  # uint8 [h, w], [h, w, 1] or RGB [h, w, 3]; None where it is gone
+  frame: str | None = None  # its colour, "#rrggbb"; None for none
+  dimmed: bool = False  # half faded
+  captions: tuple[str, ...] = ()  # lines under it
 
 
 def draw_neighbours(
@@ -98,14 +91,9 @@ def _draw(sheet: _sheet.Sheet, x: int, y: int, side: int, cell: Cell) -> None:
 
 
 def draw_gallery(
-  images: Any,
-  labels: Any,
-  query_indices: Sequence[int] | np.ndarray,
-  rows: Mapping[str, Any],
-  *,
-  title: str = "",
-  note: str = "",
-) -> Figure:
+  images: Any, labels: Any, query_indices: Sequence[int] | np.ndarray, rows: Mapping[str, Any], *,
+  title: str = "", note: str = "",
+) -> Figure:  # fmt: skip
   """Draws one line a query: the query, then its neighbours under each model, side by side.
 
   A neighbour's frame is green if it has the query's label, else red, and the image is dimmed; the
@@ -149,11 +137,7 @@ def draw_gallery(
 
 
 def as_pictures(images: Any) -> np.ndarray:
-  """Images as uint8 [n, h, w] or [n, h, w, 3]; the range of floats from black to white.
-
-  Raises:
-    ValueError: another shape, or NaN.
-  """
+  """Images as uint8 [n, h, w] or [n, h, w, 3]; the range of floats from black to white."""
   array = np.asarray(images)
   if array.ndim == 4 and array.shape[-1] == 1:
     array = array[..., 0]

@@ -19,14 +19,6 @@ def fit_queries(labels: Any, queries: int | None = None, k: int | None = None) -
   What is not given is at most 8, and what shows the most neighbours that can all be right: a class
   can fill a line of k if it has more than k rows.
 
-  Args:
-    labels: [n].
-    queries: how many; None: what there is.
-    k: neighbours of each; None: what there is.
-
-  Returns:
-    (queries, k).
-
   Raises:
     ValueError: what is given is more than there is, or less than 1; or no class has two rows.
 
@@ -62,16 +54,7 @@ def fit_queries(labels: Any, queries: int | None = None, k: int | None = None) -
 
 
 def draw_queries(labels: Any, count: int, k: int, seed: int) -> np.ndarray:
-  """Draws `count` rows of as many classes, at random among those where k neighbours can be right.
-
-  Args:
-    labels: [n].
-    count: how many.
-    k: neighbours that will be shown; the classes drawn from have more than k rows.
-    seed: of the draw.
-
-  Returns:
-    int64 [count].
+  """Draws rows, int64 [count], of as many classes of more than k rows each: k can be right.
 
   Raises:
     ValueError: there are not so many classes of that size.
@@ -88,12 +71,8 @@ def average_precision(hits: np.ndarray, relevant: np.ndarray) -> np.ndarray:
 
       AP@k = 1 / min(R, k) sum_{i <= k, neighbour i right} (right ones among the first i) / i
 
-  Args:
-    hits: [q, k] bool, whether each neighbour is right, the nearest first.
-    relevant: [q], R: how many there are to find.
-
-  Returns:
-    float64 [q]; NaN where nothing is to be found.
+  `hits` [q, k] says which neighbours are right, the nearest first; `relevant` [q] is R, how many
+  there are to find. float64 [q], NaN where nothing is to be found.
 
   >>> average_precision(np.array([[True, False, True]]), np.array([2])).round(3).tolist()
   [0.833]
@@ -106,13 +85,9 @@ def average_precision(hits: np.ndarray, relevant: np.ndarray) -> np.ndarray:
 
 
 def rank_queries(
-  labels: np.ndarray,
-  scores: np.ndarray,
-  similarities: np.ndarray,
-  hits: np.ndarray,
-  count: int,
+  labels: np.ndarray, scores: np.ndarray, similarities: np.ndarray, hits: np.ndarray, count: int,
   seed: int,
-) -> dict[str, np.ndarray]:
+) -> dict[str, np.ndarray]:  # fmt: skip
   """Picks queries to look at: "random", "best" and "worst", as places 0..q-1.
 
   Best: the highest score, and of equal ones those whose right neighbours are least similar, which
@@ -121,13 +96,8 @@ def rank_queries(
   none of them. Both take one query a class while there are classes left. Queries with nothing to
   find (NaN) are left out.
 
-  Args:
-    labels: [q].
-    scores: [q], of `average_precision`.
-    similarities: [q, k].
-    hits: [q, k].
-    count: how many of each; fewer if there are fewer.
-    seed: of the random ones.
+  There are `count` of each, or fewer; `scores` [q] are of `average_precision`, `labels` [q],
+  `similarities` and `hits` [q, k].
   """
   scored = np.flatnonzero(np.isfinite(scores))
   rng = np.random.default_rng(seed)

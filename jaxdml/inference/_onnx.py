@@ -34,11 +34,7 @@ def convert(
 ) -> Any:
   """Returns function(x) as an `onnx.ModelProto` with the input "images", the output "embeddings".
 
-  Args:
-    function: of one array to one array.
-    shape: of the input; None as its first size leaves the batch open.
-    dtype: of the input.
-    name: of the graph.
+  `shape` and `dtype` are the input's; None as its first size leaves the batch open.
 
   Raises:
     UnsupportedError: an operation that this does not know.
@@ -56,29 +52,17 @@ def convert(
   info = lambda name, aval: helper.make_tensor_value_info(
     name, helper.np_dtype_to_tensor_dtype(np.dtype(aval.dtype)), names(aval.shape)
   )
+  ends = [info("images", spec)], [info("embeddings", closed.out_avals[0])]
   model = helper.make_model(
-    helper.make_graph(
-      graph.nodes,
-      name,
-      [info("images", spec)],
-      [info("embeddings", closed.out_avals[0])],
-      graph.initializers,
-    ),
-    opset_imports=[helper.make_opsetid("", OPSET)],
-    ir_version=IR_VERSION,
-    producer_name="jaxdml",
-  )
+    helper.make_graph(graph.nodes, name, *ends, graph.initializers), ir_version=IR_VERSION,
+    opset_imports=[helper.make_opsetid("", OPSET)], producer_name="jaxdml",
+  )  # fmt: skip
   checker.check_model(model, full_check=True)
   return model
 
 
 class Value(NamedTuple):
-  """A tensor of the graph.
-
-  Attributes:
-    name: in the graph.
-    shape: it has. It may have 1 where JAX's value is broadcast: ONNX broadcasts by itself.
-  """
+  """A tensor of the graph. It may have 1 where JAX's value is broadcast: ONNX does so by itself."""
 
   name: str
   shape: tuple[Any, ...]
@@ -117,9 +101,8 @@ class Graph:
     fixed = all(isinstance(size, int) for size in out.shape)
     if fixed and all(isinstance(x, np.ndarray) for x in ins):
       results = equation.primitive.bind(*ins, **params)
-      return [
-        np.asarray(x) for x in (results if equation.primitive.multiple_results else [results])
-      ]
+      results = results if equation.primitive.multiple_results else [results]
+      return [np.asarray(x) for x in results]
     if name in ELEMENTWISE:
       return [self.node(ELEMENTWISE[name], *ins)]
     if name not in RULES:
@@ -146,9 +129,8 @@ class Graph:
     if isinstance(x, Value):
       return x.name
     name = f"c{len(self.initializers)}"
-    self.initializers.append(
-      numpy_helper.from_array(np.ascontiguousarray(x).reshape(x.shape), name)
-    )
+    content = np.ascontiguousarray(x).reshape(x.shape)
+    self.initializers.append(numpy_helper.from_array(content, name))
     return name
 
   def full(self, x: Any, shape: tuple[Any, ...]) -> Any:
@@ -289,16 +271,13 @@ def _conv_general_dilated(
   if batch_group_count != 1 or any(d != 1 for d in lhs_dilation):
     raise UnsupportedError("ONNX: there is no rule for transposed or batch-grouped convolutions")
   order = dimension_numbers.out_spec
+  x = g.permuted(x, dimension_numbers.lhs_spec)
+  kernel = g.permuted(kernel, dimension_numbers.rhs_spec)
   y = g.node(
-    "Conv",
-    g.permuted(x, dimension_numbers.lhs_spec),
-    g.permuted(kernel, dimension_numbers.rhs_spec),
-    shape=[out.shape[axis] for axis in order],
-    strides=list(window_strides),
+    "Conv", x, kernel, shape=[out.shape[axis] for axis in order], strides=list(window_strides),
     pads=[low for low, _ in padding] + [high for _, high in padding],
-    dilations=list(rhs_dilation),
-    group=feature_group_count,
-  )
+    dilations=list(rhs_dilation), group=feature_group_count,
+  )  # fmt: skip
   return g.permuted(y, np.argsort(order))
 
 
@@ -315,14 +294,11 @@ def _pooled(g: Graph, op: str, x: Any, params: dict[str, Any], out: Any, **attri
   if len(window) != 4 or any(window[axis] != 1 for axis in order[:2]) or dilated:
     raise UnsupportedError("ONNX: there is no rule for windows over more than two axes of four")
   y = g.node(
-    op,
-    g.permuted(x, order),
-    shape=[out.shape[axis] for axis in order],
+    op, g.permuted(x, order), shape=[out.shape[axis] for axis in order],
     kernel_shape=[window[axis] for axis in order[2:]],
     strides=[strides[axis] for axis in order[2:]],
-    pads=[side[axis] for side in (low, high) for axis in order[2:]],
-    **attributes,
-  )
+    pads=[side[axis] for side in (low, high) for axis in order[2:]], **attributes,
+  )  # fmt: skip
   return g.permuted(y, np.argsort(order))
 
 

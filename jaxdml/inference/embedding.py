@@ -11,7 +11,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -20,59 +20,17 @@ from jaxdml import data
 from jaxdml.data import picture_files
 from jaxdml.errors import JaxdmlError
 
-__all__ = [
-  "DatasetImages",
-  "EmbeddingError",
-  "FolderImages",
-  "Model",
-  "embed_images",
-  "embed_source",
-]
+if TYPE_CHECKING:
+  from jaxdml.inference.trained_model import TrainedModel
+
+__all__ = ["DatasetImages", "EmbeddingError", "FolderImages", "embed_images", "embed_source"]
 
 
 class EmbeddingError(JaxdmlError, ValueError):
   """A model whose embeddings are of no use, such as NaN."""
 
 
-class Model(Protocol):
-  """A model that embeds images, with a name of its own: `TrainedModel` is one."""
-
-  @property
-  def workdir(self) -> Any:
-    """Folder that it was loaded from."""
-    ...
-
-  @property
-  def config(self) -> Any:
-    """The run's."""
-    ...
-
-  @property
-  def step(self) -> int:
-    """Of the checkpoint."""
-    ...
-
-  @property
-  def dimension(self) -> int:
-    """Of the embeddings."""
-    ...
-
-  @property
-  def fingerprint(self) -> str:
-    """Equal for equal parameters, network and preprocessing."""
-    ...
-
-  @property
-  def preprocessing(self) -> Any:
-    """A `data.preprocess.Preprocess`; Any, as a cached property is none to a type checker."""
-    ...
-
-  def embed_batch(self, images: np.ndarray) -> np.ndarray:
-    """Returns embeddings float32 [b, d] of uint8 images [b, h, w, c]."""
-    ...
-
-
-def embed_images(model: Model, images: Sequence[Any], batch_size: int = 64) -> np.ndarray:
+def embed_images(model: TrainedModel, images: Sequence[Any], batch_size: int = 64) -> np.ndarray:
   """Embeds a few images as they are at hand, queries for one: float32 [n, d].
 
   Args:
@@ -82,9 +40,7 @@ def embed_images(model: Model, images: Sequence[Any], batch_size: int = 64) -> n
     batch_size: images a batch, on all devices of this host.
 
   Raises:
-    TypeError: one is none of these.
-    ImageDecodeError: one cannot be decoded.
-    OSError: one cannot be read.
+    TypeError, ImageDecodeError, OSError: one is none of these, or cannot be decoded or read.
     EmbeddingError: the model gives NaN.
   """
   if isinstance(images, str | bytes | os.PathLike):
@@ -104,7 +60,7 @@ def embed_images(model: Model, images: Sequence[Any], batch_size: int = 64) -> n
 
 
 def embed_source(
-  model: Model,
+  model: TrainedModel,
   source: FolderImages | DatasetImages,
   *,
   batch_size: int = 256,
@@ -148,17 +104,11 @@ def embed_source(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FolderImages:
-  """Image files below a folder, in the order of their paths.
+  """Image files below a folder, in the order of their paths."""
 
-  Attributes:
-    root: the folder, absolute.
-    paths: of the files, below the folder, with "/" between their parts.
-    labels: the class folder of each, None for files directly in the root.
-  """
-
-  root: str
-  paths: Sequence[str]
-  labels: Sequence[str | None]
+  root: str  # the folder, absolute
+  paths: Sequence[str]  # below the folder, with "/" between their parts
+  labels: Sequence[str | None]  # the class folder of each, None for files directly in the root
 
   @classmethod
   def open(cls, root: str | os.PathLike[str]) -> FolderImages:
@@ -212,11 +162,7 @@ class FolderImages:
   describe = file  # The name of an image in messages.
 
   def read(self, indices: Sequence[int] | np.ndarray) -> list[bytes]:
-    """Returns the bytes of some files.
-
-    Raises:
-      ImageDecodeError: one cannot be read.
-    """
+    """Returns the bytes of some files; ImageDecodeError where one cannot be read."""
     try:
       return [picture_files.read(self.file(int(index))) for index in indices]
     except OSError as error:
@@ -236,12 +182,8 @@ class FolderImages:
 class DatasetImages:
   """One split of a prepared data set.
 
-  A record's path is NAME/SPLIT/NUMBER; all label columns are kept, as label_COLUMN.
-
-  Attributes:
-    dataset: the split.
-    label: the column whose values are the images' labels, None for none.
-    data_dir: the TFDS data directory.
+  A record's path is NAME/SPLIT/NUMBER; all label columns are kept, as label_COLUMN, and `label` is
+  the one whose values are the images' labels, None for none.
   """
 
   dataset: data.Dataset
@@ -252,13 +194,7 @@ class DatasetImages:
   def open(
     cls, name: str, split: str, *, label: str | None = None, data_dir: str | None = None
   ) -> DatasetImages:
-    """Opens a split of a data set.
-
-    Args:
-      name: as `data.load` takes it.
-      split: likewise.
-      label: the column shown; by default the data set's own.
-      data_dir: the TFDS data directory.
+    """Opens a split of a data set, as `data.load`; the label is by default the data set's own.
 
     Raises:
       ValueError: no such data set, split or column.

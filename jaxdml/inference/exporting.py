@@ -97,10 +97,8 @@ def export(
       f"the model gives no finite embeddings of the {len(images)} images to compare on"
     )
   card = _describe(model, batch)
-  card["largest_difference"], card["compared_on"] = (
-    {},
-    f"{len(images)} " + ("images of random pixels" if random else "given images"),
-  )
+  kind = "images of random pixels" if random else "given images"
+  card |= {"largest_difference": {}, "compared_on": f"{len(images)} {kind}"}
   out.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
     for name in formats:

@@ -31,13 +31,12 @@ __all__ = ["CARD", "STABLEHLO", "TrainedModel", "load"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainedModel:
-  """Networks and preprocessing of a run, from encoded images to embeddings.
+  """Networks and preprocessing of a run, from encoded images to embeddings of `dimension` d.
 
   Attributes:
     workdir: where it was loaded from.
     config: the run's, every key set.
     step: of the checkpoint.
-    dimension: d of the embeddings.
     fingerprint: 16 hexadecimal digits, equal for equal parameters, network and preprocessing.
     variables: {"params", "batch_stats"}, each a dict by network ("encoder", "embedding"), on the
       host; of an exported model {}: they are in its program.
@@ -67,12 +66,13 @@ class TrainedModel:
     """Warnings before relying on it: the run has not finished, or has learned nothing."""
     if not self.variables:  # Exported: nothing of its run is there.
       return []
-    notes = {
-      f"the run in {self.workdir} has not finished; its best model so far is that of step "
-      f"{self.step}": not (self.workdir / "results.json").exists(),
-      "step 0 is the model as it started: training has not beaten it": not self.step,
-    }
-    return [note for note, holds in notes.items() if holds]
+    notes = []
+    if not (self.workdir / "results.json").exists():
+      notes.append(f"the run in {self.workdir} has not finished; its best model so far is that of "
+                   f"step {self.step}")  # fmt: skip
+    if not self.step:
+      notes.append("step 0 is the model as it started: training has not beaten it")
+    return notes
 
   def preprocess(self, image: Any) -> np.ndarray:
     """Decodes, resizes and crops an image as the run's evaluation did.
@@ -100,14 +100,10 @@ class TrainedModel:
     similarity, as evaluation does.
 
     Args:
-      images: uint8 [b, h, w, c] as `preprocess` gives them.
+      images: uint8 [b, h, w, c] as `preprocess` gives them; else TypeError or ValueError.
 
     Returns:
       float32 [b, d].
-
-    Raises:
-      TypeError: images are not uint8.
-      ValueError: images have another shape.
     """
     images = np.asarray(images)
     if images.dtype != np.uint8:
@@ -158,14 +154,9 @@ def load(workdir: str | os.PathLike[str], *, data_dir: str | None = None) -> Tra
     return _load_exported(workdir, data_dir)
   trained = trained_lib.read(workdir, data_dir)
   return TrainedModel(
-    workdir=workdir,
-    config=trained.config,
-    step=trained.step,
-    dimension=trained.config.embedding.dim,
-    fingerprint=trained.fingerprint,
-    variables=trained.variables,
-    embed=trained.embedder.embed,
-  )
+    workdir, trained.config, trained.step, trained.config.embedding.dim, trained.fingerprint,
+    trained.variables, trained.embedder.embed,
+  )  # fmt: skip
 
 
 def _load_exported(folder: pathlib.Path, data_dir: str | None) -> TrainedModel:
@@ -199,12 +190,4 @@ def _load_exported(folder: pathlib.Path, data_dir: str | None) -> TrainedModel:
       raise ValueError(f"images: {path} takes batches of {whole}; got {len(images)}")
     return exported.call(images)
 
-  return TrainedModel(
-    workdir=folder,
-    config=config,
-    step=step,
-    dimension=dimension,
-    fingerprint=digits,
-    variables={},
-    embed=embed,
-  )
+  return TrainedModel(folder, config, step, dimension, digits, {}, embed)

@@ -28,27 +28,18 @@ class Embedding(nn.Module):
   trains on plain Euclidean distances and dot products; evaluation normalises on its own.
 
   HDML sends SYNTHETIC features through the same BatchNorm and weights. The caller decides what
-  normalises them, and whether they move the running statistics:
+  normalises them: with `train=True` their own batch's statistics, which move the running ones only
+  with `mutable=["batch_stats"]`, as in the authors' release; with `train=False`, and the real
+  batch's mean and variance (`layers.batch_statistics`) in place of the running ones, those.
 
-  - `embedding.apply(variables, y, train=True)`: their own batch's statistics; the running ones go
-    on describing real features.
-  - the same with `mutable=["batch_stats"]`: they move the running ones too, as in the authors'
-    release.
-  - `embedding.apply(variables, y, train=False)` with the real batch's mean and variance
-    (`layers.batch_statistics`) in place of the running ones: normalised as the real features are.
-
-  Attributes:
+  Attributes (`axis_name`, `frozen_bn`, `frozen_bn_affine`, `momentum`: as an encoder's):
     dim: size of the embedding.
-    axis_name: mapped axis over which BatchNorm's statistics are synchronised.
-    frozen_bn: BatchNorm uses its running statistics in training too, and never moves them.
-    frozen_bn_affine: with it, its scale and bias get no gradient either.
     norm: of the features: "batch"; "layer" (LayerNorm, arXiv 1607.06450), whose result does not
       depend on the batch; "none", a plain dense layer.
     unit_norm: divide z by its Euclidean norm; a zero stays zero, with a zero gradient.
     dtype: of the computation; parameters and output stay float32.
     kernel_scale: factor on the initial W. Dot-product losses from scratch want a small one: N-pair
       loss begins at about 25 instead of log(classes) with embeddings of norm sqrt(dim).
-    momentum: share of the old running statistics that an update keeps.
     epsilon: BatchNorm's.
 
   >>> import jax
@@ -72,27 +63,14 @@ class Embedding(nn.Module):
 
   @nn.compact
   def __call__(self, y: Array, train: bool) -> Array:
-    """Returns z [..., dim] float32 of features y [..., feature_dim].
-
-    Args:
-      y: real or synthetic features.
-      train: normalise by the statistics of this batch.
-
-    Raises:
-      ValueError: unknown `norm`.
-    """
+    """Returns z [..., dim] float32 of y [..., feature_dim]; ValueError for an unknown `norm`."""
     if self.norm not in EMBEDDING_NORMS:
       raise ValueError(f"norm: expected one of {', '.join(EMBEDDING_NORMS)}; got {self.norm!r}")
     if self.norm == "batch":
       y = BatchNorm(
-        axis_name=self.axis_name,
-        frozen=self.frozen_bn,
-        frozen_affine=self.frozen_bn_affine,
-        momentum=self.momentum,
-        epsilon=self.epsilon,
-        dtype=self.dtype,
-        name="bn",
-      )(y, train)
+        self.axis_name, self.frozen_bn, self.frozen_bn_affine, self.momentum, self.epsilon,
+        self.dtype, name="bn",
+      )(y, train)  # fmt: skip
     elif self.norm == "layer":
       # In float32, whatever `dtype`: bfloat16 has 8 bits for a mean of a thousand features.
       y = nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name="ln")(y.astype(jnp.float32))
@@ -112,15 +90,8 @@ class Generator(nn.Module):
   """Embedding back to features: dense, ReLU, BatchNorm, dense (arXiv 1903.05503).
 
   y' = BN(relu(z W1 + b1)) W2 + b2, [..., dim] -> [..., feature_dim] float32. BatchNorm comes AFTER
-  the ReLU, as in `fc_block` of the authors' release and in the paper's order of layers.
-
-  Attributes:
-    feature_dim: size of the features to reconstruct (the encoder's `feature_dim`).
-    hidden: width of the hidden layer.
-    axis_name: mapped axis over which BatchNorm's statistics are synchronised.
-    dtype: of the computation; parameters and output stay float32.
-    momentum: share of the old running statistics that an update keeps.
-    epsilon: BatchNorm's.
+  the ReLU, as in `fc_block` of the authors' release and in the paper's order of layers. Fields are
+  those of `Embedding`, and `hidden`, the width of the hidden layer.
   """
 
   feature_dim: int
@@ -134,13 +105,9 @@ class Generator(nn.Module):
   def __call__(self, z: Array, train: bool) -> Array:
     """Returns y' [..., feature_dim] float32 of embeddings z [..., dim]."""
     y = nn.Dense(self.hidden, dtype=self.dtype, kernel_init=GLOROT_INIT, name="fc1")(z)
-    y = BatchNorm(
-      axis_name=self.axis_name,
-      momentum=self.momentum,
-      epsilon=self.epsilon,
-      dtype=self.dtype,
-      name="bn",
-    )(nn.relu(y), train)
+    norm = BatchNorm(self.axis_name, momentum=self.momentum, epsilon=self.epsilon,
+                     dtype=self.dtype, name="bn")  # fmt: skip
+    y = norm(nn.relu(y), train)
     y = nn.Dense(self.feature_dim, dtype=self.dtype, kernel_init=GLOROT_INIT, name="fc2")(y)
     return y.astype(jnp.promote_types(y.dtype, jnp.float32))
 
@@ -149,11 +116,7 @@ class SoftmaxHead(nn.Module):
   """A dense layer of class logits: features y [..., feature_dim] -> [..., num_classes] float32.
 
   HDML trains it on real features alone and asks it to recognise the class of synthetic ones
-  (J_soft, arXiv 1903.05503).
-
-  Attributes:
-    num_classes: number of training classes.
-    dtype: of the computation; parameters and output stay float32.
+  (J_soft, arXiv 1903.05503). `dtype` is that of the computation; all else is float32.
   """
 
   num_classes: int

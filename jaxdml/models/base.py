@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -76,22 +76,12 @@ class Encoder(nn.Module):
   def make_norm(self, epsilon: float = 1e-5) -> Callable[..., BatchNorm]:
     """Returns a maker of BatchNorms with the encoder's fields; it takes a name."""
     return partial(
-      BatchNorm,
-      axis_name=self.axis_name,
-      frozen=self.frozen_bn,
-      frozen_affine=self.frozen_bn_affine,
-      momentum=self.momentum,
-      epsilon=epsilon,
-      dtype=self.dtype,
-    )
+      BatchNorm, self.axis_name, self.frozen_bn, self.frozen_bn_affine, self.momentum, epsilon,
+      self.dtype,
+    )  # fmt: skip
 
   def check_images(self, images: Array) -> None:
-    """Checks that images are floats [n, h, w, c] with sides that the encoder takes.
-
-    Raises:
-      ValueError: another shape, or a side that is too small or no multiple of `sides`.
-      TypeError: pixels that are not scaled to floats yet.
-    """
+    """Raises ValueError or TypeError unless images are floats [n, h, w, c] of fitting `sides`."""
     if images.ndim != 4:
       raise ValueError(
         f"images: expected [n, height, width, channels], got shape {images.shape}; "
@@ -157,10 +147,9 @@ class Published:
     classifier: names of the weight and the bias that make logits of features; a file may lack both.
     preprocessing: of the pixels that the usual file was trained on.
     ignore: regular expression of whole names in the file that the encoder does without.
-    tidied: the file's arrays -> the same with one spelling and one shape for each, for files that
-      come in several; None where there is one.
-    bundled: path of the file in an installed Python package, or None where no package has it;
-      raises ImportError with the pip command where the package is not installed.
+    tidied: the file's arrays -> the same with one spelling and one shape for each.
+    bundled: path of the file in an installed Python package; raises ImportError with the pip
+      command where that is not installed. None where no package has it.
   """
 
   file: str
@@ -184,14 +173,8 @@ def torch_leaf(leaf: str) -> str:
   }[leaf]  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
-  """A registered encoder.
-
-  Attributes:
-    make: an `Encoder` class, or a partial of one: fields -> encoder.
-    published: weights that fit it, or None.
-  """
+class Entry(NamedTuple):
+  """A registered encoder: an `Encoder` class, or a partial of one, and the weights that fit it."""
 
   make: Callable[..., Encoder]
   published: Published | None = None
@@ -207,12 +190,9 @@ def register(name: str, make: Make, published: Published | None = None) -> Make:
   """Gives an encoder a name, for `create` and `config.encoder.name`; returns `make`.
 
   Args:
-    name: must be free.
+    name: must be free, else ValueError.
     make: an `Encoder` class, or a partial of one.
     published: weights that fit it, for `jaxdml convert`.
-
-  Raises:
-    ValueError: the name is taken.
   """
   if name in ENCODERS:
     raise ValueError(f"name: expected one that is free; {name!r} is registered already")
@@ -241,7 +221,7 @@ def create(name: str, **options: Any) -> Encoder:
   >>> create("resnet50").feature_dim
   2048
   """
-  make = _factory(name) if ":" in name else _registered(name).make
+  make = _factory(name) if ":" in name else _registered(name)
   module, fixed = (make.func, set(make.keywords)) if isinstance(make, partial) else (make, set())
   if isinstance(module, type) and issubclass(module, Encoder):
     fields = {field.name for field in dataclasses.fields(module)}
@@ -259,13 +239,13 @@ def create(name: str, **options: Any) -> Encoder:
   return encoder
 
 
-def _registered(name: str) -> Entry:
+def _registered(name: str) -> Callable[..., Encoder]:
   if name not in ENCODERS:
     raise ValueError(
       f"name: expected one of {', '.join(sorted(ENCODERS))}, or package.module:factory of your "
       f"own; got {name!r}{_nearest(name, ENCODERS)}"
     )
-  return ENCODERS[name]
+  return ENCODERS[name].make
 
 
 def _factory(name: str) -> Callable[..., Encoder]:

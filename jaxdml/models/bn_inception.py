@@ -17,25 +17,15 @@ from jaxdml.types import Array
 
 
 class Widths(NamedTuple):
-  """Channels of a block's branches; the block halves the map if `single` and `projection` are 0.
+  """Channels of a block's branches; the block halves the map if `single` and `projection` are 0."""
 
-  Attributes:
-    single: 1x1.
-    reduce3: 1x1 before the 3x3.
-    out3: 3x3.
-    reduce_double: 1x1 before the two 3x3.
-    double: both 3x3 in a row.
-    projection: 1x1 after the pooling.
-    pool: "avg" or "max", of the pooling.
-  """
-
-  single: int
-  reduce3: int
-  out3: int
-  reduce_double: int
-  double: int
-  projection: int
-  pool: str = "avg"
+  single: int  # 1x1
+  reduce3: int  # 1x1 before the 3x3
+  out3: int  # 3x3
+  reduce_double: int  # 1x1 before the two 3x3
+  double: int  # both 3x3 in a row
+  projection: int  # 1x1 after the pooling
+  pool: str = "avg"  # or "max"
 
 
 BLOCKS = {
@@ -55,12 +45,7 @@ BLOCKS = {
 
 
 class Block(nn.Module):
-  """Three or four branches, concatenated: 1x1, 3x3, two 3x3, pooling.
-
-  Attributes:
-    widths: of the branches.
-    unit: makes a ConvUnit.
-  """
+  """Three or four branches, concatenated: 1x1, 3x3, two 3x3, pooling. `unit` makes a ConvUnit."""
 
   widths: Widths
   unit: Any

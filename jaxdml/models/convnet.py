@@ -19,10 +19,6 @@ class StridedConv(nn.Module):
   Equals `nn.Conv(features, (3, 3), strides=2, padding="SAME", use_bias=False)`, with a kernel of
   that name and layout [3, 3, c, features], for inputs with even sides. XLA's CPU convolution, its
   backward pass above all, is slower than a matrix product for images this small.
-
-  Attributes:
-    features: output channels.
-    dtype: of the computation; the kernel stays float32.
   """
 
   features: int

@@ -22,9 +22,7 @@ from jaxdml.types import Array
 def _fast_on_cpu(fast: Any, gradients: Any) -> Any:
   """Returns convolve(x, kernel, stride), `fast` on a CPU and XLA's own on every other platform.
 
-  Args:
-    fast: (x, kernel, stride) -> the convolution.
-    gradients: (x, kernel, gradient, stride) -> the gradients of x and of the kernel.
+  `gradients` takes (x, kernel, gradient, stride) and returns those of x and of the kernel.
   """
 
   def convolve(x: Array, kernel: Array, stride: int) -> Array:
@@ -36,12 +34,11 @@ def _fast_on_cpu(fast: Any, gradients: Any) -> Any:
     return convolve(x, kernel, stride), (x, kernel)
 
   def backward(stride: int, saved: Any, gradient: Array) -> tuple[Array, Array]:
+    native_gradients = _gradients_of(native)
     return lax.platform_dependent(
-      *saved,
-      gradient,
-      cpu=lambda x, k, g: gradients(x, k, g, stride),
-      default=lambda x, k, g: _gradients_of(native)(x, k, g, stride),
-    )
+      *saved, gradient, cpu=lambda x, k, g: gradients(x, k, g, stride),
+      default=lambda x, k, g: native_gradients(x, k, g, stride),
+    )  # fmt: skip
 
   convolve = jax.custom_vjp(convolve, nondiff_argnums=(2,))
   convolve.defvjp(forward, backward)
@@ -55,14 +52,11 @@ def _gradients_of(function: Any) -> Any:
 
 def native(x: Array, kernel: Array, stride: int) -> Array:
   """Returns XLA's convolution with "SAME" padding, in as many groups as the kernel is made for."""
+  groups = x.shape[-1] // kernel.shape[2]
   return lax.conv_general_dilated(
-    x,
-    kernel,
-    (stride, stride),
-    "SAME",
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    feature_group_count=x.shape[-1] // kernel.shape[2],
-  )
+    x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    feature_group_count=groups,
+  )  # fmt: skip
 
 
 def _product(x: Array, kernel: Array, stride: int) -> Array:
@@ -112,13 +106,8 @@ class DepthwiseConv(nn.Module):
   """Depthwise convolution with "SAME" padding and no bias, [n, h, w, c] -> [n, h/s, w/s, c].
 
   Equals `nn.Conv(c, (size, size), stride, feature_group_count=c, use_bias=False)`, with a kernel of
-  that name and layout [size, size, 1, c]. Sides are rounded up, and of an odd padding the larger
-  half comes last, as in TensorFlow.
-
-  Attributes:
-    size: side of the kernel.
-    stride: of both sides.
-    dtype: of the result; the kernel stays float32.
+  that name and layout [size, size, 1, c], float32. Sides are rounded up, and of an odd padding the
+  larger half comes last, as in TensorFlow.
   """
 
   size: int
@@ -194,11 +183,8 @@ def _kernel_gradient(x: Array, kernel: Array, gradient: Array, stride: int) -> A
   return total.reshape(kernel.shape).astype(kernel.dtype)
 
 
-def _both_gradients(x: Array, kernel: Array, gradient: Array, stride: int) -> tuple[Array, Array]:
-  return (
-    _input_gradient(x, kernel, gradient, stride),
-    _kernel_gradient(x, kernel, gradient, stride),
-  )
+def _both_gradients(*args: Any) -> tuple[Array, Array]:
+  return _input_gradient(*args), _kernel_gradient(*args)
 
 
 depthwise = _fast_on_cpu(_shifted, _both_gradients)

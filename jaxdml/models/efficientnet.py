@@ -16,32 +16,19 @@ from jaxdml.types import Array
 
 
 class Stage(NamedTuple):
-  """Blocks in a row that work on maps of one size.
-
-  Attributes:
-    blocks: how many.
-    size: side of the depthwise kernels.
-    stride: of the first block.
-    expand: how many times a block widens its input for the depthwise convolution.
-    width: output channels.
-  """
+  """Blocks in a row that work on maps of one size."""
 
   blocks: int
-  size: int
-  stride: int
-  expand: int
-  width: int
+  size: int  # side of the depthwise kernels
+  stride: int  # of the first block
+  expand: int  # times a block widens its input for the depthwise convolution
+  width: int  # output channels
 
 
 LITE0 = (
-  Stage(1, 3, 1, 1, 16),
-  Stage(2, 3, 2, 6, 24),
-  Stage(2, 5, 2, 6, 40),
-  Stage(3, 3, 2, 6, 80),
-  Stage(3, 5, 1, 6, 112),
-  Stage(4, 5, 2, 6, 192),
-  Stage(1, 3, 1, 6, 320),
-)
+  Stage(1, 3, 1, 1, 16), Stage(2, 3, 2, 6, 24), Stage(2, 5, 2, 6, 40), Stage(3, 3, 2, 6, 80),
+  Stage(3, 5, 1, 6, 112), Stage(4, 5, 2, 6, 192), Stage(1, 3, 1, 6, 320),
+)  # fmt: skip
 """The stages of EfficientNet-B0 (table 1 of the paper) and of Lite0."""
 
 
@@ -51,13 +38,7 @@ def _conv(width: int, size: int, stride: int, dtype: Dtype, name: str) -> nn.Con
 
 
 class InvertedResidual(nn.Module):
-  """1x1 to a wide map, depthwise, 1x1 to a narrow one; and the input where the shape stays.
-
-  Attributes:
-    stage: widths, kernel and stride.
-    norm: makes a BatchNorm.
-    dtype: of the computation.
-  """
+  """1x1 to a wide map, depthwise, 1x1 to a narrow one; and the input where the shape stays."""
 
   stage: Stage
   norm: Any
@@ -137,19 +118,12 @@ class EfficientNetLite(Encoder):
 
 
 _OUTER = {
-  "stem_conv": "_conv_stem",
-  "stem_bn": "_bn0",
-  "head_conv": "_conv_head",
-  "head_bn": "_bn1",
-}
+  "stem_conv": "_conv_stem", "stem_bn": "_bn0", "head_conv": "_conv_head", "head_bn": "_bn1",
+}  # fmt: skip
 _INNER = {
-  "expand_conv": "_expand_conv",
-  "expand_bn": "_bn0",
-  "depthwise_conv": "_depthwise_conv",
-  "depthwise_bn": "_bn1",
-  "project_conv": "_project_conv",
-  "project_bn": "_bn2",
-}
+  "expand_conv": "_expand_conv", "expand_bn": "_bn0", "depthwise_conv": "_depthwise_conv",
+  "depthwise_bn": "_bn1", "project_conv": "_project_conv", "project_bn": "_bn2",
+}  # fmt: skip
 # The file counts blocks through all stages.
 _NUMBERS = {
   name: number

@@ -49,20 +49,14 @@ def local_response_norm(x: Array, size: int = 5, alpha: float = 1e-4, beta: floa
 class ConvUnit(nn.Module):
   """Convolution and ReLU; with a bias, with BatchNorm instead of it, or with both.
 
-  Attributes:
-    width: output channels.
-    size: side of the kernel.
-    stride: of the convolution; the padding is size // 2 on every side.
-    norm: makes a BatchNorm, or None for a bias.
-    bias: a bias besides BatchNorm.
-    dtype: of the computation.
+  The kernel has sides of `size`, the padding is size // 2 on every side.
   """
 
   width: int
   size: int
-  norm: Any = None
+  norm: Any = None  # makes a BatchNorm; None for a bias
   stride: int = 1
-  bias: bool = False
+  bias: bool = False  # besides BatchNorm
   dtype: Dtype = jnp.float32
 
   @nn.compact
@@ -78,10 +72,8 @@ class ConvUnit(nn.Module):
 class Inception(nn.Module):
   """Four parallel branches, concatenated along the channels in the order of `widths`.
 
-  Attributes:
-    widths: 1x1, (3x3 reduce, 3x3), (5x5 reduce, 5x5), pool projection.
-    unit: makes a ConvUnit.
-    size5: side of the kernel that the paper has as 5x5.
+  1x1, (3x3 reduce, 3x3), (5x5 reduce, 5x5), pool projection; `unit` makes a ConvUnit, `size5` is
+  the side of the kernel that the paper has as 5x5.
   """
 
   widths: tuple[int, tuple[int, int], tuple[int, int], int]
@@ -236,13 +228,9 @@ register(
 # torchvision's modules: three units before the blocks, then branches of one or two units each.
 _STEM = {"conv1": "conv1", "conv2_reduce": "conv2", "conv2": "conv3"}
 _BRANCHES = {
-  "1x1": "branch1",
-  "3x3_reduce": "branch2.0",
-  "3x3": "branch2.1",
-  "5x5_reduce": "branch3.0",
-  "5x5": "branch3.1",
-  "pool_proj": "branch4.1",
-}
+  "1x1": "branch1", "3x3_reduce": "branch2.0", "3x3": "branch2.1", "5x5_reduce": "branch3.0",
+  "5x5": "branch3.1", "pool_proj": "branch4.1",
+}  # fmt: skip
 
 
 def _torchvision_name(path: tuple[str, ...]) -> str:

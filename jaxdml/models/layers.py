@@ -74,10 +74,6 @@ def batch_statistics(x: Array, axis_name: Any = None) -> tuple[Array, Array]:
   """Returns mean and variance [c] of x [..., c] over all axes but the last, as `BatchNorm` does.
 
   In at least float32; the mean is subtracted before squaring, so that nothing cancels.
-
-  Args:
-    x: activations.
-    axis_name: mapped axis (or axes) to average over, too.
   """
   axes = tuple(range(x.ndim - 1))
   x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -115,9 +111,6 @@ def max_pool_ceil(x: Array, window: int = 3) -> Array:
 POOLINGS = ("avg", "max", "avg+max", "gem", "none")
 """Kinds of `Pooling`."""
 
-GEM_INIT = 3.0
-"""Start of GeM's exponent, as in arXiv 1711.02512."""
-
 
 class Pooling(nn.Module):
   """Pools maps [n, h, w, c] to features [n, c] float32; "none" keeps the map.
@@ -142,11 +135,7 @@ class Pooling(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    """Returns features [n, c] float32 of x [n, h, w, c], or x itself as float32.
-
-    Raises:
-      ValueError: unknown kind.
-    """
+    """Returns features [n, c] float32 of x [n, h, w, c], or x itself as float32."""
     check_pooling(self.kind)
     x = x.astype(jnp.float32)
     if self.kind == "avg":
@@ -157,7 +146,7 @@ class Pooling(nn.Module):
       return x.mean((1, 2)) + x.max((1, 2))
     if self.kind == "none":
       return x
-    p = self.param("p", nn.initializers.constant(GEM_INIT), (), jnp.float32)
+    p = self.param("p", nn.initializers.constant(3.0), (), jnp.float32)
     x = jnp.maximum(x, self.epsilon)
     # Relative to the largest: neither x^p nor its mean leaves float32's range, whatever p becomes.
     largest = lax.stop_gradient(x.max((1, 2), keepdims=True))

@@ -19,12 +19,7 @@ from jaxdml.types import Array
 class BasicBlock(nn.Module):
   """Two 3x3 convolutions and a shortcut, [n, h, w, c] -> [n, h/stride, w/stride, width].
 
-  Attributes:
-    width: channels.
-    stride: of the first convolution.
-    norm: makes a BatchNorm.
-    last_scale_init: initializer of the last BatchNorm's scale.
-    dtype: of the computation.
+  `stride` is that of the first convolution, `norm` makes a BatchNorm.
   """
 
   width: int
@@ -44,22 +39,9 @@ class BasicBlock(nn.Module):
     return nn.relu(y + _shortcut(self, x, train))
 
 
-class Bottleneck(nn.Module):
-  """1x1, 3x3 (with the stride: v1.5), 1x1 and a shortcut; the output has 4 * width channels.
+class Bottleneck(BasicBlock):
+  """1x1, 3x3 (with the stride: v1.5), 1x1 and a shortcut; the output has 4 * width channels."""
 
-  Attributes:
-    width: channels of the two inner convolutions.
-    stride: of the 3x3 convolution.
-    norm: makes a BatchNorm.
-    last_scale_init: initializer of the last BatchNorm's scale.
-    dtype: of the computation.
-  """
-
-  width: int
-  stride: int
-  norm: Any
-  last_scale_init: Any
-  dtype: Dtype = jnp.float32
   expansion: int = 4
 
   @nn.compact
@@ -74,7 +56,7 @@ class Bottleneck(nn.Module):
     return nn.relu(y + _shortcut(self, x, train))
 
 
-def _shortcut(block: BasicBlock | Bottleneck, x: Array, train: bool) -> Array:
+def _shortcut(block: BasicBlock, x: Array, train: bool) -> Array:
   """The identity, or a strided 1x1 projection where the shape changes (option B of the paper)."""
   width = block.width * block.expansion
   if block.stride == 1 and x.shape[-1] == width:
@@ -133,14 +115,10 @@ class ResNet(Encoder):
     block = remat(self.block, self.remat)
     for stage, blocks in enumerate(self.stage_sizes):
       for index in range(blocks):
-        x = block(
-          width=self.width * 2**stage,
-          stride=2 if stage > 0 and index == 0 else 1,
-          norm=norm,
-          last_scale_init=zeros if self.zero_init_residual else ones,
-          dtype=self.dtype,
-          name=f"layer{stage + 1}_{index}",
-        )(x, train)
+        stride = 2 if stage > 0 and index == 0 else 1
+        last_scale = zeros if self.zero_init_residual else ones
+        x = block(self.width * 2**stage, stride, norm, last_scale, self.dtype,
+                  name=f"layer{stage + 1}_{index}")(x, train)  # fmt: skip
     return Pooling(self.pooling, name="pool")(x)
 
 

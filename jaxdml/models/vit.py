@@ -24,13 +24,9 @@ _Norm = partial(nn.LayerNorm, epsilon=1e-6, dtype=jnp.float32, use_fast_variance
 
 
 class Block(nn.Module):
-  """Pre-norm self-attention and MLP, each added to its input; x [n, tokens, width].
+  """Pre-norm self-attention and MLP of width `hidden`, each added to its input [n, tokens, width].
 
-  Attributes:
-    heads: of the attention.
-    hidden: width of the MLP's hidden layer.
-    layer_scale: where the factors on both branches start; None for no factors.
-    dtype: of the computation; normalisation and softmax are float32.
+  Normalisation and softmax are float32; the fields are those of `ViT`.
   """
 
   heads: int
@@ -122,9 +118,8 @@ class ViT(Encoder):
     x = self._with_tokens(x, rows, columns)
     block = remat(Block, self.remat)
     for index in range(self.depth):
-      x = block(self.heads, 4 * self.width, self.layer_scale, self.dtype, name=f"block{index}")(
-        x, train
-      )
+      layer = block(self.heads, 4 * self.width, self.layer_scale, self.dtype, name=f"block{index}")
+      x = layer(x, train)
     x = _Norm(name="norm")(x)
     if self.pooling == "token":
       return x[:, 0]
@@ -133,15 +128,8 @@ class ViT(Encoder):
 
   def _patches(self, images: Array) -> Array:
     """[n, rows * columns, width]"""
-    conv = nn.Conv(
-      self.width,
-      (self.patch, self.patch),
-      self.patch,
-      padding="VALID",
-      dtype=self.dtype,
-      kernel_init=_INIT,
-      name="patch_embed",
-    )
+    conv = nn.Conv(self.width, (self.patch, self.patch), self.patch, padding="VALID",
+                   dtype=self.dtype, kernel_init=_INIT, name="patch_embed")  # fmt: skip
     return conv(images).reshape(images.shape[0], -1, self.width)
 
   def _with_tokens(self, x: Array, rows: int, columns: int) -> Array:
@@ -160,10 +148,7 @@ class ViT(Encoder):
 
 
 def resize_positions(positions: Array, grid: int, rows: int, columns: int) -> Array:
-  """Returns positions [1, grid^2, c] of a square grid, interpolated to [1, rows * columns, c].
-
-  Bicubic, a = -0.5, with antialiasing where the grid shrinks.
-  """
+  """Returns positions [1, grid^2, c] of a square grid, interpolated to [1, rows * columns, c]."""
   if (rows, columns) == (grid, grid):
     return positions
   c = positions.shape[-1]
@@ -172,19 +157,13 @@ def resize_positions(positions: Array, grid: int, rows: int, columns: int) -> Ar
 
 
 _PARTS = {
-  "patch_embed": "patch_embed.proj",
-  "qkv": "attn.qkv",
-  "proj": "attn.proj",
-  "fc1": "mlp.fc1",
+  "patch_embed": "patch_embed.proj", "qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1",
   "fc2": "mlp.fc2",
-}
+}  # fmt: skip
 _LEAVES = {
-  "class_token": "cls_token",
-  "position_embedding": "pos_embed",
-  "register_tokens": "register_tokens",
-  "ls1": "ls1.gamma",
-  "ls2": "ls2.gamma",
-}
+  "class_token": "cls_token", "position_embedding": "pos_embed",
+  "register_tokens": "register_tokens", "ls1": "ls1.gamma", "ls2": "ls2.gamma",
+}  # fmt: skip
 
 
 def _name_of(path: tuple[str, ...]) -> str:

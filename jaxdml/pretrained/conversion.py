@@ -53,15 +53,9 @@ def convert(arch: str, source: Path, *, model_config: Path | None = None) -> tup
       f"{source} is not what {arch} is made from ({published.file}): {error}"
     ) from error
   classifier = weights["classifier"]
-  card = Card(
-    arch=arch,
-    source=source.name,
-    sha256=files.sha256(source),
-    converter=__version__,
-    classes=len(classifier["bias"]) if classifier else 0,
-    preprocessing=preprocessing or usual,
-  )
-  return weights, card
+  classes = len(classifier["bias"]) if classifier else 0
+  digest = files.sha256(source)
+  return weights, Card(arch, source.name, digest, __version__, classes, preprocessing or usual)
 
 
 def looks_like(state: State, besides: str = "") -> str:
@@ -79,10 +73,7 @@ def looks_like(state: State, besides: str = "") -> str:
 def rename(encoder: Encoder, published: Published, state: State) -> Weights:
   """Returns an encoder's variables, and the classifier's, from a file's arrays.
 
-  Args:
-    encoder: as the file's authors built it: with the pooling that it has by default.
-    published: names in the file.
-    state: the file's arrays.
+  The encoder is as the file's authors built it: with the pooling that it has by default.
 
   Raises:
     ConvertError: listing names that are missing, left over or of another shape, and arrays with
@@ -107,11 +98,8 @@ def rename(encoder: Encoder, published: Published, state: State) -> Weights:
       f"{weight} (expected [classes, {encoder.feature_dim}], found {list(state[weight].shape)})"
     )
   known = shapes.keys() | {weight, bias}
-  left = [
-    f"{name} {list(array.shape)}"
-    for name, array in state.items()
-    if name not in known and not re.fullmatch(published.ignore, name)
-  ]
+  ignored = re.compile(published.ignore).fullmatch
+  left = [f"{n} {list(a.shape)}" for n, a in state.items() if n not in known and not ignored(n)]
   used = [name for name in state if name in known]
   odd = [name for name in used if not np.isfinite(np.asarray(state[name], np.float32)).all()]
   refuse({"missing": missing, "left over": left, "wrong shape": wrong, "NaN or infinite": odd})

@@ -32,22 +32,13 @@ class ConvertError(JaxdmlError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-  """Origin of converted weights; card.json beside them.
+  """Origin of converted weights; card.json beside them."""
 
-  Attributes:
-    arch: the encoder, as `jaxdml.models.create` calls it.
-    source: name of the file that was converted.
-    sha256: of that file.
-    converter: version of jaxdml that converted it.
-    classes: outputs of the classifier that is kept beside the encoder; 0: none was in the file.
-    preprocessing: of the pixels.
-  """
-
-  arch: str
-  source: str
-  sha256: str
-  converter: str
-  classes: int
+  arch: str  # the encoder, as `jaxdml.models.create` calls it
+  source: str  # name of the file that was converted
+  sha256: str  # of that file
+  converter: str  # version of jaxdml that converted it
+  classes: int  # outputs of the classifier kept beside the encoder; 0: none was in the file
   preprocessing: Preprocessing
 
   def to_json(self) -> dict[str, Any]:
@@ -182,13 +173,9 @@ def _read_safetensors(path: Path) -> State:
 
 
 _SAFETENSORS_DTYPES = {
-  "F64": np.float64,
-  "F32": np.float32,
-  "F16": np.float16,
-  "BF16": ml_dtypes.bfloat16,
-  "I64": np.int64,
-  "I32": np.int32,
-}
+  "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
+  "I64": np.int64, "I32": np.int32,
+}  # fmt: skip
 
 
 def _read_npz(path: Path) -> State:
@@ -209,31 +196,23 @@ def _read_npz(path: Path) -> State:
 
 
 _READERS: dict[str, Callable[[Path], State]] = {
-  ".pth": _read_torch,
-  ".pt": _read_torch,
-  ".bin": _read_torch,
-  ".safetensors": _read_safetensors,
-  ".npz": _read_npz,
-}
+  **dict.fromkeys((".pth", ".pt", ".bin"), _read_torch),
+  ".safetensors": _read_safetensors, ".npz": _read_npz,
+}  # fmt: skip
 
 
 def timm_preprocessing(path: Path, usual: Preprocessing) -> Preprocessing | None:
-  """Returns the preprocessing in timm's config.json, or None if it is no such file.
+  """Returns the preprocessing in timm's config.json, as it lies beside model.safetensors.
 
-  Args:
-    path: config.json as it lies beside model.safetensors on Hugging Face.
-    usual: for what it leaves out.
+  None if it is no such file; what it leaves out is as in `usual`.
   """
   try:
     config = json.loads(path.read_text(encoding="utf-8"))
     pixels = config["pretrained_cfg"]
     mean, std = (tuple(float(x) for x in pixels[key]) for key in ("mean", "std"))
-    return Preprocessing(
-      mean=mean,
-      std=std,
-      image_size=int(pixels.get("input_size", (3, usual.image_size))[-1]),
-      crop_pct=float(pixels.get("crop_pct", usual.crop_pct)),
-      interpolation=str(pixels.get("interpolation", usual.interpolation)),
-    )
+    size = int(pixels.get("input_size", (3, usual.image_size))[-1])
+    crop_pct = float(pixels.get("crop_pct", usual.crop_pct))
+    interpolation = str(pixels.get("interpolation", usual.interpolation))
+    return Preprocessing(mean, std, "rgb", size, crop_pct, interpolation)
   except (OSError, ValueError, KeyError, TypeError, AttributeError):
     return None

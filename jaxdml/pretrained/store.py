@@ -95,20 +95,15 @@ def read_card(directory: Path) -> Card:
 
 
 def restore(directory: Path) -> Any:
-  """Returns everything that `save` wrote, as NumPy arrays.
-
-  Raises:
-    WeightsError: it is damaged.
-  """
+  """Returns everything that `save` wrote, as NumPy arrays; WeightsError where it is damaged."""
   import orbax.checkpoint as ocp
 
   path = directory.absolute() / _WEIGHTS
   device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   try:
     tree = ocp.StandardCheckpointHandler().metadata(path).tree
-    target = jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), tree
-    )
+    abstract = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+    target = jax.tree.map(abstract, tree)
     with ocp.StandardCheckpointer() as checkpointer:
       return jax.tree.map(np.asarray, checkpointer.restore(path, target))
   except Exception as error:
@@ -163,11 +158,7 @@ def load(directory: str | os.PathLike[str], encoder: Encoder) -> tuple[Any, Any,
 
 
 def load_classifier(directory: str | os.PathLike[str]) -> Any:
-  """Returns the classifier {"kernel", "bias"} kept beside an encoder; {} if it has none.
-
-  Raises:
-    WeightsError: not there or damaged.
-  """
+  """Returns the classifier {"kernel", "bias"} kept beside an encoder, {} if none; as `load`."""
   path = Path(directory).expanduser()
   read_card(path)
   return restore(path)["classifier"]
@@ -184,11 +175,7 @@ def cache_dir() -> Path:
 
 
 def imagenet_card(arch: str) -> Card:
-  """Returns the card of the ImageNet weights that a Python package carries.
-
-  Raises:
-    WeightsError: as `load_imagenet`.
-  """
+  """Returns the card of the ImageNet weights of `arch`; errors as of `load_imagenet`."""
   return _weights(arch)[1]
 
 

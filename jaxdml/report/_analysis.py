@@ -14,34 +14,21 @@ _BLOCK_ELEMENTS = 1 << 22
 
 
 class Hubs(NamedTuple):
-  """Items in many lists of nearest neighbours (hubness: Radovanovic et al., JMLR 11, 2010).
+  """Items in many lists of nearest neighbours (hubness: Radovanovic et al., JMLR 11, 2010)."""
 
-  Attributes:
-    rows: [h] the most frequent ones.
-    occurrences: [h] N_k: how many queries have each among their k nearest.
-    lists: for each hub, the places of such queries, the most similar first.
-    skewness: third standardized moment of N_k over all items; 0 is symmetric, hubs make it large.
-    never: share of items that are in no list.
-  """
-
-  rows: np.ndarray
-  occurrences: np.ndarray
-  lists: list[np.ndarray]
-  skewness: float
-  never: float
+  rows: np.ndarray  # [h] the most frequent ones
+  occurrences: np.ndarray  # [h] N_k: how many queries have each among their k nearest
+  lists: list[np.ndarray]  # for each hub, the places of such queries, the most similar first
+  skewness: float  # third standardized moment of N_k over all items; hubs make it large
+  never: float  # share of items that are in no list
 
 
 def find_hubs(
   indices: np.ndarray, similarities: np.ndarray, items: int, count: int, shown: int
 ) -> Hubs:
-  """Counts how often each item is among the k nearest.
+  """Counts how often each of `items` is among the k nearest; -1 in indices [q, k] is none.
 
-  Args:
-    indices: [q, k] items 0..items-1; -1 for none.
-    similarities: [q, k].
-    items: how many there are.
-    count: hubs to return.
-    shown: queries to return with each.
+  Returns `count` hubs, each with `shown` queries.
 
   >>> find_hubs(np.array([[1], [0], [1]]), np.zeros((3, 1)), 3, 1, 2).occurrences.tolist()
   [2]
@@ -59,42 +46,25 @@ def find_hubs(
 
 
 class Similarities(NamedTuple):
-  """Histograms of the cosine similarity of pairs.
+  """Histograms of the cosine similarity of pairs."""
 
-  Attributes:
-    edges: [b + 1].
-    positive: [b] density of pairs of one class; they integrate to 1.
-    negative: [b] density of pairs of two classes.
-    positive_pairs: how many were measured.
-    negative_pairs: how many were measured.
-    anchors: images whose pairs with all others were measured.
-    overlap: the area under both densities: 0 apart, 1 alike.
-    auc: the chance that a positive pair is more similar than a negative one; 0.5 is guessing.
-  """
-
-  edges: np.ndarray
-  positive: np.ndarray
-  negative: np.ndarray
-  positive_pairs: int
+  edges: np.ndarray  # [b + 1]
+  positive: np.ndarray  # [b] density of pairs of one class; they integrate to 1
+  negative: np.ndarray  # [b] density of pairs of two classes
+  positive_pairs: int  # how many were measured
   negative_pairs: int
-  anchors: int
-  overlap: float
-  auc: float
+  anchors: int  # images whose pairs with all others were measured
+  overlap: float  # the area under both densities: 0 apart, 1 alike
+  auc: float  # chance that a positive pair is more similar than a negative one; 0.5 is guessing
 
 
 def pair_similarities(
   x: np.ndarray, labels: np.ndarray, *, max_pairs: int = 20_000_000, seed: int = 0
 ) -> Similarities | None:
-  """Measures all pairs, or those of some images, drawn at random, with all others.
+  """Measures all pairs of rows x [n, d] of unit norm, or those of some anchors with all others.
 
-  Args:
-    x: [n, d] rows of unit norm.
-    labels: [n].
-    max_pairs: beyond this, anchors are drawn.
-    seed: of the draw.
-
-  Returns:
-    None where there is no pair of one class, or none of two.
+  Beyond `max_pairs` anchors are drawn at random. None where there is no pair of one class, or none
+  of two.
   """
   n = len(x)
   count = min(n, max(1, max_pairs // n))
@@ -118,17 +88,10 @@ def pair_similarities(
   auc = float((positive * below).sum() / (positive.sum() * negative.sum()))
   edges, positive_density, negative_density = _shown(positive, negative)
   width = edges[1] - edges[0]
-  return Similarities(
-    edges,
-    positive_density,
-    negative_density,
-    # Every unordered pair was met from both ends if all were anchors.
-    int(positive.sum()) // (2 if count == n else 1),
-    int(negative.sum()) // (2 if count == n else 1),
-    count,
-    float(np.minimum(positive_density, negative_density).sum() * width),
-    auc,
-  )
+  overlap = float(np.minimum(positive_density, negative_density).sum() * width)
+  ends = 2 if count == n else 1  # Every unordered pair was met from both, if all were anchors.
+  pairs = int(positive.sum()) // ends, int(negative.sum()) // ends
+  return Similarities(edges, positive_density, negative_density, *pairs, count, overlap, auc)
 
 
 def _shown(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -149,31 +112,19 @@ def _shown(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 class Projection(NamedTuple):
-  """Two maps of the same points.
+  """Two maps of the same points."""
 
-  Attributes:
-    rows: [m] which rows they are.
-    pca: [m, 2].
-    tsne: [m, 2]; None for fewer than 5 points.
-    explained: [2] share of the variance along PCA's two axes.
-  """
-
-  rows: np.ndarray
-  pca: np.ndarray
-  tsne: np.ndarray | None
-  explained: np.ndarray
+  rows: np.ndarray  # [m] which rows they are
+  pca: np.ndarray  # [m, 2]
+  tsne: np.ndarray | None  # [m, 2]; None for fewer than 5 points
+  explained: np.ndarray  # [2] share of the variance along PCA's two axes
 
 
 def project(x: np.ndarray, *, max_points: int, seed: int = 0) -> Projection:
-  """Draws rows at random and lays them out by PCA and by t-SNE.
+  """Draws up to `max_points` of x [n, d], n > 1, and lays them out by PCA and by t-SNE.
 
   t-SNE starts from PCA and sees the first 50 principal components; perplexity 30, less for fewer
   than 91 points.
-
-  Args:
-    x: [n, d] rows of unit norm, n > 1.
-    max_points: at most as many.
-    seed: of the draw and of t-SNE.
   """
   from sklearn.decomposition import PCA
   from sklearn.manifold import TSNE

@@ -6,18 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from bokeh import models as bk
 from bokeh.embed import json_item
-from bokeh.models import (
-  BoxZoomTool,
-  ColumnDataSource,
-  HoverTool,
-  PanTool,
-  Range1d,
-  ResetTool,
-  SaveTool,
-  Span,
-  WheelZoomTool,
-)
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 
@@ -32,17 +22,11 @@ _POINTS = 400  # of a curve
 
 def library() -> str:
   """Bokeh's own script, to be put into the page."""
-  scripts = Resources(mode="inline", components=["bokeh"], log_level="warn").js_raw
-  return "\n".join(scripts)
+  return "\n".join(Resources(mode="inline", components=["bokeh"], log_level="warn").js_raw)
 
 
 def item(model: Any, target: str) -> dict[str, Any]:
-  """A figure as JSON for `Bokeh.embed.embed_item`.
-
-  Args:
-    model: the figure.
-    target: id of the element it is drawn in.
-  """
+  """A figure as JSON for `Bokeh.embed.embed_item`, into the element with the id `target`."""
   return json_item(model, target)
 
 
@@ -81,7 +65,7 @@ def thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def curve(steps: np.ndarray, values: np.ndarray, floor: float | None = None) -> figure:
   """A metric over training steps; the floor is dashed."""
   steps, values, _ = thinned(np.asarray(steps, np.float64), np.asarray(values, np.float64))
-  hover = HoverTool(
+  hover = bk.HoverTool(
     tooltips=[("step", "@x{0,0}"), ("value", "@y{0.[0000]}")], mode="vline", line_policy="nearest"
   )
   plot = _plain(170, [hover])
@@ -94,7 +78,7 @@ def curve(steps: np.ndarray, values: np.ndarray, floor: float | None = None) -> 
   plot.xaxis.formatter.use_scientific = False
   if floor is not None:
     plot.add_layout(
-      Span(location=floor, dimension="width", line_dash="dashed", line_color=OTHER, line_width=2)
+      bk.Span(location=floor, dimension="width", line_dash="dashed", line_color=OTHER, line_width=2)
     )
     # A span does not widen the range by itself.
     reach = [min(values.min(), floor), max(values.max(), floor)]
@@ -111,7 +95,7 @@ def histogram(pairs: Similarities) -> figure:
     "left": left, "right": right, "middle": (left + right) / 2,
     "positive": pairs.positive, "negative": pairs.negative,
   }  # fmt: skip
-  data = ColumnDataSource(source)
+  data = bk.ColumnDataSource(source)
   common = {"left": "left", "right": "right", "bottom": 0, "source": data}
   plot.quad(top="negative", fill_color=INK, fill_alpha=0.45, line_color=None, **common)
   plot.quad(
@@ -123,17 +107,24 @@ def histogram(pairs: Similarities) -> figure:
   steps = plot.step("middle", "negative", mode="center", source=data, color=INK, line_width=2)
   tooltips = [("similarity", "@middle{0.00}"), ("one class", "@positive{0.00}"),
               ("two classes", "@negative{0.00}")]  # fmt: skip
-  plot.add_tools(HoverTool(tooltips=tooltips, mode="vline", renderers=[steps]))
+  plot.add_tools(bk.HoverTool(tooltips=tooltips, mode="vline", renderers=[steps]))
   plot.y_range.start = 0
   return plot
 
 
 def scatter(projection: Projection) -> figure:
   """The map. The page's script colours its points, switches its layout and shows its images."""
-  wheel = WheelZoomTool()
-  tools = [PanTool(), wheel, BoxZoomTool(), HoverTool(tooltips=None), SaveTool(), ResetTool()]
+  wheel = bk.WheelZoomTool()
+  tools = [
+    bk.PanTool(),
+    wheel,
+    bk.BoxZoomTool(),
+    bk.HoverTool(tooltips=None),
+    bk.SaveTool(),
+    bk.ResetTool(),
+  ]
   # The page's script sets the ranges: those that follow the data would undo a zoom.
-  ranges = {"x_range": Range1d(-1, 1), "y_range": Range1d(-1, 1)}
+  ranges = {"x_range": bk.Range1d(-1, 1), "y_range": bk.Range1d(-1, 1)}
   plot = _plain(600, tools, name="map", output_backend="canvas", **ranges)
   plot.toolbar_location = "above"
   plot.toolbar.logo = None
@@ -141,7 +132,7 @@ def scatter(projection: Projection) -> figure:
   plot.axis.visible = False
   count = len(projection.rows)
   x, y = (projection.pca if projection.tsne is None else projection.tsne).T.astype(np.float32)
-  source = ColumnDataSource(
+  source = bk.ColumnDataSource(
     {
       "x": x, "y": y, "colour": [INK] * count, "marker": ["circle"] * count,
       "alpha": np.full(count, 0.8, np.float32), "size": np.full(count, 8, np.float32),

@@ -51,16 +51,10 @@ def galleries(
   count: int,
   seed: int,
 ) -> list[Gallery]:
-  """Chooses what to show.
+  """Chooses what to show, `count` lines in each gallery.
 
-  Args:
-    indices: [q, k] places among the candidates, -1 for none.
-    similarities: [q, k].
-    labels: [n].
-    queries: [q] rows of the queries.
-    candidates: [m] rows of what they are ranked in; equal to `queries` if that is themselves.
-    count: lines of each gallery.
-    seed: of the random queries.
+  `indices` [q, k] are places among the candidates, -1 for none; `queries` [q] and `candidates` [m]
+  are rows of `labels`, equal if the queries are ranked among themselves.
   """
   k = indices.shape[1]
   found = np.where(indices >= 0, candidates[indices], -1)
@@ -72,13 +66,9 @@ def galleries(
   chosen = queries_lib.rank_queries(labels[queries], scores, similarities, hits, count, seed)
 
   def lines(places: np.ndarray) -> list[Line]:
+    said = lambda p: f"{hits[p].sum()} of {min(k, relevant[p])} right, AP {scores[p]:.2f}"
     return [
-      Line(
-        int(queries[place]),
-        [int(row) for row in found[place] if row >= 0],
-        f"{hits[place].sum()} of {min(k, relevant[place])} right, AP {scores[place]:.2f}",
-      )
-      for place in places
+      Line(int(queries[p]), [int(row) for row in found[p] if row >= 0], said(p)) for p in places
     ]
 
   notes = {
@@ -91,11 +81,7 @@ def galleries(
   shown = [Gallery(f"{kind.title()} queries", notes[kind], lines(chosen[kind])) for kind in chosen]
   hubs = _analysis.find_hubs(indices, similarities, len(candidates), count, k)
   hub_lines = [
-    Line(
-      int(candidates[row]),
-      [int(queries[place]) for place in places],
-      f"among the {k} nearest of {times} images",
-    )
+    Line(int(candidates[row]), queries[places].tolist(), f"among the {k} nearest of {times} images")
     for row, times, places in zip(hubs.rows, hubs.occurrences, hubs.lists, strict=True)
     if times
   ]
@@ -113,14 +99,9 @@ def html(
   call: Callable[[int], str],
   record: Callable[[int], str],
 ) -> str:
-  """The galleries as HTML.
+  """The galleries as HTML; what has the label of a line's first image is right.
 
-  Args:
-    shown: of `galleries`.
-    labels: [n]; what has the label of a line's first image is right.
-    uris: data URI of every row that is shown.
-    call: row -> its label's name.
-    record: row -> where the image comes from.
+  `uris` has every row that is shown, `call` names a row's label, `record` where it comes from.
   """
   describe = lambda row: f"{call(row)} ({record(row)})"
   parts = []
@@ -150,17 +131,7 @@ def _cell(uri: str, description: str, kind: str) -> str:
 
 
 class Pictures:
-  """Images by row, from an array or from a function that reads them.
-
-  Args:
-    images: uint8 or float [n, h, w], [n, h, w, 1] or [n, h, w, 3] (RGB; floats are shown from
-      their smallest, black, to their largest, white), or a function that returns such uint8 images
-      for rows [m], in their order.
-    n: how many there are.
-
-  Raises:
-    ValueError: another shape, or NaN.
-  """
+  """Images by row, from an array of n of them or from a function that reads them: see `build`."""
 
   def __init__(self, images: Any | Callable[[np.ndarray], Any], n: int):
     if callable(images):
@@ -196,12 +167,7 @@ def _smaller(pictures: Sequence[Image.Image], side: int) -> list[Image.Image]:
 
 
 def singles(pictures: Pictures, rows: np.ndarray) -> dict[int, str]:
-  """Data URIs of the rows' images, smaller ones if they would take too many bytes.
-
-  Args:
-    pictures: where they come from.
-    rows: [m], distinct.
-  """
+  """Data URIs of distinct rows' images, smaller ones if they would take too many bytes."""
   loaded = pictures.load(rows, _STEPS[0][0])
   for side, quality in _STEPS:
     encoded = [_encode(picture, quality) for picture in _smaller(loaded, side)]
@@ -212,28 +178,16 @@ def singles(pictures: Pictures, rows: np.ndarray) -> dict[int, str]:
 
 
 class Sheets(NamedTuple):
-  """Sprite sheets: image i is on sheet i // per_sheet, cells row by row from the upper left.
-
-  Attributes:
-    uris: of each sheet.
-    side: of a cell, in pixels.
-    columns: cells in a row.
-    per_sheet: cells on a sheet.
-  """
+  """Sprite sheets: image i is on sheet i // per_sheet, cells row by row from the upper left."""
 
   uris: list[str]
-  side: int
-  columns: int
+  side: int  # of a cell, in pixels
+  columns: int  # cells in a row
   per_sheet: int
 
 
 def sheets(pictures: Pictures, rows: np.ndarray) -> Sheets:
-  """Lays the rows' images out on sheets, smaller ones if they would take too many bytes.
-
-  Args:
-    pictures: where they come from.
-    rows: [m].
-  """
+  """Lays the rows' images out on sheets, smaller ones if they would take too many bytes."""
   loaded = pictures.load(rows, _SHEET_STEPS[0][0])
   side = max(max(picture.size) for picture in loaded)
   for limit, quality in _SHEET_STEPS:

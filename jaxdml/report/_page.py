@@ -20,7 +20,7 @@ __all__ = ["build"]
 
 
 class _Part(NamedTuple):
-  """A section: its anchor, its heading, its HTML; what the script reads."""
+  """A section: its anchor, its heading, its HTML."""
 
   anchor: str
   title: str
@@ -177,16 +177,9 @@ def _measure(x: np.ndarray, labels: np.ndarray, stored: np.ndarray | None) -> di
 
 
 def _neighbours(
-  x: np.ndarray,
-  labels: np.ndarray,
-  stored: np.ndarray | None,
-  pictures: _galleries.Pictures,
-  call: Callable[[Any], str],
-  record: Callable[[int], str],
-  count: int,
-  k: int,
-  seed: int,
-) -> str:
+  x: np.ndarray, labels: np.ndarray, stored: np.ndarray | None, pictures: _galleries.Pictures,
+  call: Callable[[Any], str], record: Callable[[int], str], count: int, k: int, seed: int,
+) -> str:  # fmt: skip
   rows = np.arange(len(x))
   if stored is None:
     asked = candidates = rows
@@ -205,11 +198,9 @@ def _neighbours(
 
 
 def _map_data(
-  projection: _analysis.Projection,
-  sheets: _galleries.Sheets,
-  columns: Mapping[str, list[str]],
-  record: Callable[[int], str],
-) -> dict[str, Any]:
+  projection: _analysis.Projection, sheets: _galleries.Sheets,
+  columns: Mapping[str, list[str]], record: Callable[[int], str],
+) -> dict[str, Any]:  # fmt: skip
   """The points of the map, for the page's script."""
   rows = projection.rows.tolist()
   coded = []

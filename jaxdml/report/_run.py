@@ -53,10 +53,7 @@ def of_run(
     run: of `training.restore`.
     workdir: of the run.
     embedded: the split it is measured on, embedded by its best checkpoint, if that is there.
-    queries: lines of each gallery.
-    k: neighbours of each query.
-    max_points: on the map.
-    seed: of what is drawn at random.
+    queries, k, max_points, seed: as of `build`.
 
   Raises:
     ValueError: results.json or metrics.jsonl is damaged; or as `build`.
@@ -187,12 +184,9 @@ def curves(
   results: Mapping[str, Mapping[str, float]],
   split: str,
 ) -> list[Curve]:
-  """Sorts metrics into the groups of a page, evaluations beside the floor of their split.
+  """Sorts `training.read_metrics` into the groups of a page, evaluations beside their floor.
 
-  Args:
-    history: of `training.read_metrics`.
-    results: model -> metrics, with the floors.
-    split: the one that `results` are of.
+  The floors are in `results`, which are of `split`.
   """
   evaluated, rest = [], []
   for name, (steps, values) in history.items():

@@ -73,14 +73,7 @@ def number(value: float | None) -> str:
 def table(
   caption: str, header: Sequence[str], rows: Mapping[str, Sequence[float | None]], *, best: bool
 ) -> str:
-  """A table of numbers, a line a model; `best` marks the largest of each column.
-
-  Args:
-    caption: over it.
-    header: names of the columns.
-    rows: name -> its numbers; None is shown as "-".
-    best: the largest of a column is bold and carries a star.
-  """
+  """A table of numbers, a line a model; `best` puts a star to the largest of each column."""
   columns = list(zip(*rows.values(), strict=True))
   tops = [max((v for v in column if v is not None), default=None) for column in columns]
   cells = "".join(f'<th scope="col">{text(name)}</th>' for name in header)
@@ -107,25 +100,15 @@ def _order(metric: str) -> tuple[int, int, str]:
 
 
 class Curve(NamedTuple):
-  """A metric over training.
+  """A metric over training."""
 
-  Attributes:
-    group: "metrics", "loss", "dials", "training" or "diagnostics": the section.
-    name: of the metric.
-    steps: [t].
-    values: [t].
-    floor: what it should beat, if known.
-    floor_name: whose that is.
-    of: the split it was measured on, if any.
-  """
-
-  group: str
+  group: str  # "metrics", "loss", "dials", "training" or "diagnostics": the section
   name: str
-  steps: np.ndarray
-  values: np.ndarray
-  floor: float | None = None
-  floor_name: str = ""
-  of: str = ""
+  steps: np.ndarray  # [t]
+  values: np.ndarray  # [t]
+  floor: float | None = None  # what it should beat, if known
+  floor_name: str = ""  # whose that is
+  of: str = ""  # the split it was measured on, if any
 
 
 class Setting(NamedTuple):
@@ -137,15 +120,12 @@ class Setting(NamedTuple):
 
 
 def header(
-  title: str,
-  about: str,
-  notices: Sequence[str],
-  metrics: Mapping[str, Mapping[str, float]],
+  title: str, about: str, notices: Sequence[str], metrics: Mapping[str, Mapping[str, float]],
   what: str,
-) -> str:
+) -> str:  # fmt: skip
   """Heading, the result in a line, and the main metrics as cards, beside the floors."""
   *floors, model = metrics
-  keys = [key for key in sorted(metrics[model], key=_order) if _is_score(key)]
+  keys = list(filter(_is_score, metrics[model]))
   preferred = ("recall@1", "map@r", "r_precision", "nmi", "recall@8", "f1")
   main = [key for key in preferred if key in keys][:_CARDS]
   cards = []
@@ -216,9 +196,7 @@ def collapse(rows: Mapping[str, Mapping[str, float]]) -> str:
     return ""
   kept = {name: row for name, row in rows.items() if any(key in row for key in keys)}
   # Metrics as lines: there are more of them than models.
-  lines = {
-    _label(key): [row.get(key) for row in kept.values()] for key in keys
-  }  # fmt: skip
+  lines = {_label(key): [row.get(key) for row in kept.values()] for key in keys}
   caption = "None of these is better high or low by itself"
   return (
     "<p>Whether classes shrank to points, and what is left of finer classes inside them.</p>"
@@ -317,12 +295,8 @@ def settings(keys: Sequence[Setting], facts: Mapping[str, str]) -> str:
   changed = [one for one in keys if one.value != one.default]
   if changed:
     html += "<h3>Config: what differs from the defaults</h3>" + _keys(changed, default=True)
-  return (
-    html
-    + f"<details><summary>The whole config, {len(keys)} keys</summary>"
-    + _keys(keys, default=False)
-    + "</details>"
-  )
+  whole = f"<details><summary>The whole config, {len(keys)} keys</summary>"
+  return f"{html}{whole}{_keys(keys, default=False)}</details>"
 
 
 def _keys(keys: Sequence[Setting], *, default: bool) -> str:

@@ -7,21 +7,9 @@ from jaxdml.search.results import Hit, Query, Result, collect, format_results
 from jaxdml.search.store import Store, Summary, build_store, write_store
 
 __all__ = [
-  "BACKENDS",
-  "Hit",
-  "Index",
-  "Query",
-  "Result",
-  "SearchError",
-  "Store",
-  "Summary",
-  "build_store",
-  "collect",
-  "format_results",
-  "recall",
-  "write_page",
-  "write_store",
-]
+  "BACKENDS", "Hit", "Index", "Query", "Result", "SearchError", "Store", "Summary", "build_store",
+  "collect", "format_results", "recall", "write_page", "write_store",
+]  # fmt: skip
 
 
 def __dir__() -> list[str]:

@@ -61,11 +61,7 @@ def settings(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def metadata(path: pathlib.Path) -> tuple[dict[str, Any], int]:
-  """Reads a shard's metadata, "model" and "skipped" (images left out), and counts its embeddings.
-
-  Raises:
-    SearchError: it is damaged.
-  """
+  """Reads a shard's metadata, "model" and "skipped" (images left out), and its number of rows."""
   try:
     found = parquet.read_metadata(path)
     return json.loads(found.metadata[b"jaxdml"]), found.num_rows
@@ -108,39 +104,26 @@ class Writer:
   """Writes the shards of a store that are missing; several hosts may share the folder.
 
   Args:
-    out: the folder, made if needed.
+    out: the folder, made if needed; SearchError if it holds anything but these embeddings.
     model: what made the embeddings: at least `dimension`, and `fingerprint`, which tells models
       apart.
     source: the images' `settings()`.
     total: how many images.
     shard_size: images a shard.
-
-  Raises:
-    SearchError: the folder holds something else, or another model's or other images' embeddings.
   """
 
   def __init__(
-    self,
-    out: str | os.PathLike[str],
-    *,
-    model: Mapping[str, Any],
-    source: Mapping[str, Any],
-    total: int,
-    shard_size: int,
-  ):
+    self, out: str | os.PathLike[str], *, model: Mapping[str, Any], source: Mapping[str, Any],
+    total: int, shard_size: int,
+  ):  # fmt: skip
     if shard_size < 1:
       raise ValueError(f"shard_size: expected at least 1 image a shard, got {shard_size}")
     self.out = pathlib.Path(out).expanduser()
     self.count = -(-total // shard_size)
     self._settings = {
-      "format": _FORMAT,
-      "jaxdml": __version__,
-      "model": dict(model),
-      "source": dict(source),
-      "images": total,
-      "shard_size": shard_size,
-      "shards": self.count,
-    }
+      "format": _FORMAT, "jaxdml": __version__, "model": dict(model), "source": dict(source),
+      "images": total, "shard_size": shard_size, "shards": self.count,
+    }  # fmt: skip
     # Looked at once: of several hosts another may be about to write the settings.
     there = {path.name for path in self.out.iterdir()} if self.out.is_dir() else set()
     if SETTINGS in there:
@@ -173,16 +156,13 @@ class Writer:
     columns: Mapping[str, Sequence[Any] | np.ndarray],
     skipped: Sequence[Sequence[str]] = (),
   ) -> None:
-    """Writes one shard.
+    """Writes one shard; ValueError for embeddings of another dimension, or not finite.
 
     Args:
       number: which.
       embeddings: [n, d].
       columns: "path", "label" (text or None) and others, [n].
       skipped: (file, reason) of the images that it leaves out.
-
-    Raises:
-      ValueError: embeddings of another dimension, or not finite.
     """
     embeddings = np.ascontiguousarray(embeddings, np.float32)
     dimension = self._settings["model"]["dimension"]

@@ -53,14 +53,8 @@ def _usearch(items: np.ndarray) -> SearchFn:
   from usearch.index import BatchMatches, MetricKind
   from usearch.index import Index as Graph
 
-  graph = Graph(
-    ndim=items.shape[1],
-    metric=MetricKind.IP,
-    dtype="f32",
-    connectivity=_LINKS,
-    expansion_add=_BUILDING,
-    expansion_search=_SEARCHING,
-  )
+  graph = Graph(ndim=items.shape[1], metric=MetricKind.IP, dtype="f32", connectivity=_LINKS,
+                expansion_add=_BUILDING, expansion_search=_SEARCHING)  # fmt: skip
   graph.add(np.arange(len(items)), checks.normalized(items))
 
   def search(queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -162,11 +156,8 @@ class Index:
 def recall(found: Neighbours, exact: Neighbours) -> float:
   """The share of the places whose item is as near as that of the exact search.
 
-  Counted by similarity, so that an equally near item is no miss.
-
-  Args:
-    found: of an approximate index.
-    exact: of the exact one, for the same queries and k.
+  Counted by similarity, so that an equally near item is no miss; both are of the same queries and
+  the same k.
 
   >>> exact = Neighbours(np.array([[0, 1]]), np.array([[0.9, 0.8]]))
   >>> recall(Neighbours(np.array([[0, 2]]), np.array([[0.9, 0.3]])), exact)

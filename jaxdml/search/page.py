@@ -103,15 +103,7 @@ def write_page(
 def draw(results: Sequence[Result], *, title: str, note: str = "") -> Figure:
   """Draws each query and what was found for it, with similarity, label and file name.
 
-  The query itself has a blue frame among its hits.
-
-  Args:
-    results: at least one.
-    title: over the picture.
-    note: under it.
-
-  Raises:
-    ValueError: no results.
+  The query itself has a blue frame among its hits. ValueError without results.
   """
   if not results:
     raise ValueError("results: expected at least one, got none")
@@ -142,12 +134,8 @@ def to_html(results: Sequence[Result], *, title: str, note: str = "") -> str:
   >>> "<h1>&lt;b&gt;</h1>" in page
   True
   """
-  return _PAGE.format(
-    title=_escape(title),
-    note=_escape(note),
-    style=_STYLE,
-    sections="\n".join(map(_section, results)),
-  )
+  sections = "\n".join(map(_section, results))
+  return _PAGE.format(title=_escape(title), note=_escape(note), style=_STYLE, sections=sections)
 
 
 def _section(result: Result) -> str:

@@ -22,23 +22,14 @@ class Query(NamedTuple):
 
 
 class Hit(NamedTuple):
-  """One image that was found.
+  """One image that was found."""
 
-  Attributes:
-    rank: from 1.
-    similarity: to the query, cosine.
-    label: its class, None without one.
-    path: as the store has it.
-    image: encoded; None where it is gone.
-    itself: it is the query: the same file, or the same bytes.
-  """
-
-  rank: int
-  similarity: float
-  label: str | None
-  path: str
-  image: bytes | None = None
-  itself: bool = False
+  rank: int  # from 1
+  similarity: float  # to the query, cosine
+  label: str | None  # its class, None without one
+  path: str  # as the store has it
+  image: bytes | None = None  # encoded; None where it is gone
+  itself: bool = False  # it is the query: the same file, or the same bytes
 
 
 class Result(NamedTuple):
@@ -49,13 +40,7 @@ class Result(NamedTuple):
 
 
 def collect(store: Store, queries: Sequence[Query], found: Neighbours) -> list[Result]:
-  """Looks up what a search found in the store that was searched.
-
-  Args:
-    store: whose embeddings were searched.
-    queries: [q].
-    found: for these queries.
-  """
+  """Looks up what a search of `store` found for each of the queries [q]."""
   results = []
   for query, rows, similarities in zip(queries, *found, strict=True):
     hits = []

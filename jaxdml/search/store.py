@@ -9,15 +9,18 @@ import os
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from jaxdml import data
-from jaxdml.inference.embedding import DatasetImages, FolderImages, Model, embed_source
+from jaxdml.inference.embedding import DatasetImages, FolderImages, embed_source
 from jaxdml.search import _shards
 from jaxdml.search.errors import SearchError
+
+if TYPE_CHECKING:
+  from jaxdml.inference.trained_model import TrainedModel
 
 __all__ = ["Store", "Summary", "build_store", "write_store"]
 
@@ -92,9 +95,7 @@ class Store:
   def image(self, row: int) -> bytes:
     """Returns the encoded image of a row, from where it was when it was embedded.
 
-    Raises:
-      ImageDecodeError: the file is gone.
-      DatasetNotPreparedError: the data set is.
+    ImageDecodeError says that the file is gone, DatasetNotPreparedError that the data set is.
     """
     return self._images.read([row])[0]
 
@@ -115,23 +116,16 @@ class Store:
 
 
 class Summary(NamedTuple):
-  """The outcome of `build_store`.
+  """The outcome of `build_store`."""
 
-  Attributes:
-    shards: how many are in the store when it is finished.
-    written: those that this call wrote; the others were there, or are another host's.
-    finished: whether all are there.
-    skipped: (file, reason) of the images that could not be read, of the shards that are there.
-  """
-
-  shards: int
-  written: int
-  finished: bool
-  skipped: list[list[str]]
+  shards: int  # how many are in the store when it is finished
+  written: int  # those that this call wrote; the others were there, or are another host's
+  finished: bool  # all are there
+  skipped: list[list[str]]  # (file, reason) of the images that could not be read
 
 
 def build_store(
-  model: Model,
+  model: TrainedModel,
   source: FolderImages | DatasetImages,
   out: str | os.PathLike[str],
   *,
@@ -164,12 +158,10 @@ def build_store(
   if batch_size < 1:
     raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
   made_by = {
-    "fingerprint": model.fingerprint,
-    "workdir": os.path.abspath(model.workdir),
-    "dimension": model.dimension,
-    "step": model.step,
+    "fingerprint": model.fingerprint, "workdir": os.path.abspath(model.workdir),
+    "dimension": model.dimension, "step": model.step,
     "normalized": bool(model.config.embedding.unit_norm),
-  }
+  }  # fmt: skip
   writer = _shards.Writer(
     out, model=made_by, source=source.settings(), total=len(source), shard_size=shard_size
   )
@@ -187,14 +179,9 @@ def build_store(
 
 
 def _fill(
-  writer: _shards.Writer,
-  shards: Sequence[int],
-  model: Model,
-  source: FolderImages | DatasetImages,
-  bad: data.BadImages,
-  batch_size: int,
-  num_workers: int,
-) -> None:
+  writer: _shards.Writer, shards: Sequence[int], model: TrainedModel,
+  source: FolderImages | DatasetImages, bad: data.BadImages, batch_size: int, num_workers: int,
+) -> None:  # fmt: skip
   """Embeds the images of some shards in one stream; each is written as its last image is done."""
   rows = np.concatenate([np.asarray(writer.rows(shard)) for shard in shards])
   ends = np.cumsum([len(writer.rows(shard)) for shard in shards]).tolist()

@@ -67,7 +67,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
                      "help": "share of images that may be unreadable (the run's "
                      "data.max_bad_images)"},
   "shard_size": {"type": count, "default": 8192, "metavar": "N", "help": "images a shard (8192)"},
-  "max_points": {"type": count, "default": 2000, "metavar": "N", "help": "images on the map (2000)"},
+  "max_points": {"type": count, "default": 2000, "metavar": "N",
+                 "help": "images on the map (2000)"},
   "batches": {"type": count, "default": 3, "metavar": "N", "help": "how many, from the first (3)"},
   "tolerance": {"type": float, "default": 1e-4, "metavar": "T",
                 "help": "largest difference of a unit embedding (1e-4)"},

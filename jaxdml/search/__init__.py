@@ -1,6 +1,6 @@
 """Search over embedded images: a store on disk, an index in memory, pages of what was found."""
 
-from jaxdml.search.errors import SearchError
+from jaxdml.search._shards import SearchError
 from jaxdml.search.index import BACKENDS, Index, recall
 from jaxdml.search.page import write_page
 from jaxdml.search.results import Hit, Query, Result, collect, format_results

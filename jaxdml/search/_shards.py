@@ -18,15 +18,22 @@ from pyarrow import parquet
 
 from jaxdml import _files
 from jaxdml._version import __version__
-from jaxdml.search.errors import SearchError
+from jaxdml.errors import JaxdmlError
 
-__all__ = ["FINISHED", "SETTINGS", "SHARD_SIZE", "Writer", "metadata", "read", "settings", "shard"]
+__all__ = [
+  "FINISHED", "SETTINGS", "SHARD_SIZE", "SearchError", "Writer", "metadata", "read", "settings",
+  "shard",
+]  # fmt: skip
 
 SETTINGS, FINISHED = "embeddings.json", "finished.json"
 SHARD_SIZE = 8192
 """Images a shard, by default."""
 
 _FORMAT = 1
+
+
+class SearchError(JaxdmlError, RuntimeError):
+  """A store, a folder or an image that cannot be used; the message names it and what to do."""
 
 
 def shard(folder: pathlib.Path, number: int, count: int) -> pathlib.Path:

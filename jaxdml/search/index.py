@@ -13,7 +13,7 @@ import numpy as np
 from jaxdml import evaluation
 from jaxdml.evaluation import Neighbours
 from jaxdml.evaluation import _checks as checks
-from jaxdml.search.errors import SearchError
+from jaxdml.search._shards import SearchError
 
 __all__ = ["BACKENDS", "Index", "recall"]
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from jaxdml import _files, drawing
 from jaxdml.data import ImageDecodeError, augment, decode
-from jaxdml.search.errors import SearchError
+from jaxdml.search._shards import SearchError
 from jaxdml.search.results import Hit, Result
 
 __all__ = ["draw", "to_html", "write_page"]

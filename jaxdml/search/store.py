@@ -17,7 +17,7 @@ from tqdm import tqdm
 from jaxdml import data
 from jaxdml.inference.embedding import DatasetImages, FolderImages, embed_source
 from jaxdml.search import _shards
-from jaxdml.search.errors import SearchError
+from jaxdml.search._shards import SearchError
 
 if TYPE_CHECKING:
   from jaxdml.inference.trained_model import TrainedModel

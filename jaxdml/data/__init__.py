@@ -13,11 +13,12 @@ from jaxdml import _lazy
 if TYPE_CHECKING:
   from jaxdml.data import augment, normalize, picture_files, preprocess, sampling
   from jaxdml.data.catalog import DatasetNotPreparedError
-  from jaxdml.data.datasets import GALLERY, Dataset, load, names
+  from jaxdml.data.datasets import GALLERY, Dataset, cross_validation, load, names
+  from jaxdml.data.datasets import validation_split as validation_split
+  from jaxdml.data.datasets import with_groups as with_groups
   from jaxdml.data.decode import ImageDecodeError
   from jaxdml.data.loading import MAX_BAD_IMAGES, BadImages
   from jaxdml.data.pipeline import eval_batches, train_batches
-  from jaxdml.data.splits import cross_validation, validation_split, with_groups
   from jaxdml.data.workers import Batches, WorkerError
 
 __all__ = [
@@ -29,8 +30,8 @@ __all__ = [
 
 # An error's name needs neither TFDS nor Grain, which imports JAX.
 __getattr__, __dir__ = _lazy.face(
-  __name__, __all__, catalog="DatasetNotPreparedError", datasets="GALLERY Dataset load names",
+  __name__, __all__, catalog="DatasetNotPreparedError",
+  datasets="GALLERY Dataset cross_validation load names validation_split with_groups",
   decode="ImageDecodeError", loading="MAX_BAD_IMAGES BadImages",
-  pipeline="eval_batches train_batches", splits="cross_validation validation_split with_groups",
-  workers="Batches WorkerError",
+  pipeline="eval_batches train_batches", workers="Batches WorkerError",
 )  # fmt: skip

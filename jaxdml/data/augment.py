@@ -53,7 +53,8 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
   wide as Pillow's triangle of half-width t, in a fraction of the time of INTER_AREA.
   """
   h, w, c = image.shape
-  rows, columns = _block(h, height), _block(w, width)
+  # The largest powers of two by which the sides shrink to no less than is asked for.
+  rows, columns = (1 << max((x // y).bit_length() - 1, 0) for x, y in ((h, height), (w, width)))
   if rows > 1 or columns > 1:
     h, w = h // rows, w // columns
     image = _average(image[: h * rows, : w * columns], rows, columns)
@@ -63,11 +64,6 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
       image = cv2.sepFilter2D(image, -1, across, down, borderType=cv2.BORDER_REPLICATE)
     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
   return image.reshape(height, width, c)
-
-
-def _block(old: int, new: int) -> int:
-  """The largest power of two by which `old` pixels shrink to no less than `new`; at least 1."""
-  return 1 << max((old // new).bit_length() - 1, 0)
 
 
 def _average(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
@@ -118,14 +114,8 @@ def random_box(
 ) -> Box:
   """Draws a box of random area and aspect in a picture of that size (arXiv 1409.4842).
 
-  After ten boxes that do not fit, the largest centred square is taken.
-
-  Args:
-    height: the picture's.
-    width: the picture's.
-    rng: the generator.
-    area: limits of the box's share of the picture.
-    ratio: limits of its width / height.
+  `area` limits the box's share of the picture, `ratio` its width / height. After ten boxes that do
+  not fit, the largest centred square is taken.
   """
   for _ in range(10):
     target = rng.uniform(*area) * height * width
@@ -143,12 +133,8 @@ def color_jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -
   The first three are factors in [1 - strength, 1 + strength]: of the pixels, of their distance from
   the picture's mean luma, of their distance from their own luma. The hue turns by up to
   strength / 4 of the circle, in YIQ, either way (proportions of arXiv 2002.05709). All four are
-  linear: they are applied as one matrix, and values are clipped once, at the end.
-
-  Args:
-    image: the picture.
-    strength: in [0, 1]; 0 changes nothing.
-    rng: the generator; four numbers are drawn.
+  linear: they are applied as one matrix, and values are clipped once, at the end. `strength` is in
+  [0, 1], and 0 changes nothing; four numbers are drawn.
   """
   draws = rng.uniform(-strength, strength, 4).tolist()
   brightness, contrast, saturation = (1 + x for x in draws[:3])
@@ -166,11 +152,8 @@ def color_jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -
 class Affine:
   """Limits of a random affine warp about the centre.
 
-  Attributes:
-    shift: in pixels, along each axis.
-    rotate: in degrees.
-    scale: as a factor, from 1/(1+scale) to 1+scale.
-    shear: horizontal, as a slope.
+  The shift is in pixels along each axis, the rotation in degrees, the scale a factor from
+  1/(1+scale) to 1+scale, the horizontal shear a slope.
   """
 
   shift: float
@@ -188,10 +171,7 @@ class Affine:
     a, b = cos, cos * self.shear * lean - sin
     d, e = sin, sin * self.shear * lean + cos
     cx, cy = (w - 1) / 2, (h - 1) / 2
-    matrix = np.array(
-      [
-        [a, b, cx - a * cx - b * cy + self.shift * dx],
-        [d, e, cy - d * cx - e * cy + self.shift * dy],
-      ]
-    )
+    right = cx - a * cx - b * cy + self.shift * dx
+    down = cy - d * cx - e * cy + self.shift * dy
+    matrix = np.array([[a, b, right], [d, e, down]])
     return cv2.warpAffine(image, matrix, (w, h), flags=cv2.INTER_LINEAR).reshape(h, w, c)

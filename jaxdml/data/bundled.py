@@ -28,7 +28,6 @@ BUNDLED = ("digits", "glyphs")
 """The data sets that `build` makes."""
 
 _SIZE = 32
-_SPLIT_SEED = 2006
 
 _DIGITS = """\
 The 1,797 handwritten digits (8x8, 17 grey levels) that ship with scikit-learn, enlarged to 32x32.
@@ -62,35 +61,26 @@ def quiet_tfds() -> Iterator[None]:
       tfds.enable_progress_bar()
 
 
-def _builder(name: str) -> type[BundledBuilder]:
-  if name == "digits":
-    return Digits
-  from jaxdml.data.glyphs import Glyphs  # Imports matplotlib, which reading needs not.
-
-  return Glyphs
-
-
 def build(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
   """Builds a bundled data set if it is not there, without network and without TensorFlow.
 
   TFDS writes to a temporary directory and renames it, so an interrupted build leaves nothing that
   reads as a data set, and of two builds at once the first to finish is kept.
 
-  Args:
-    name: one of `BUNDLED`.
-    data_dir: TFDS data directory; by default `default_data_dir()`.
-
-  Returns:
-    The directory of the prepared data set.
+  Returns the directory of the prepared data set, in `data_dir` or `default_data_dir()`.
 
   Raises:
     ValueError: no such bundled data set.
   """
   if name not in BUNDLED:
     raise ValueError(f"no bundled data set {name!r}; there are {sorted(BUNDLED)}")
+  if name == "digits":
+    kind: type[BundledBuilder] = Digits
+  else:
+    from jaxdml.data.glyphs import Glyphs as kind  # Imports matplotlib, which reading needs not.
   root = Path(data_dir or default_data_dir()).expanduser()
   with quiet_tfds():
-    builder = _builder(name)(data_dir=os.fspath(root), file_format="array_record")
+    builder = kind(data_dir=os.fspath(root), file_format="array_record")
     directory = Path(builder.data_dir)
     if directory.exists():
       if not records.is_prepared(directory):
@@ -101,9 +91,8 @@ def build(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
       return directory
     print(f"Building the data set {name!r} in {directory} (once).", file=sys.stderr)
     try:
-      builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-      )
+      config = tfds.download.DownloadConfig(try_download_gcs=False)
+      builder.download_and_prepare(download_config=config)
     except PermissionError as error:
       raise PermissionError(
         f"cannot build the data set {name!r} in {root}: {error}. Give a directory that can be "
@@ -121,13 +110,7 @@ def encode_png(image: np.ndarray) -> bytes:
   return cv2.imencode(".png", image)[1].tobytes()
 
 
-def _stable(examples: Iterable[tuple[Any, bytes]]) -> Iterator[tuple[Any, bytes]]:
-  for key, record in examples:
-    example = tf_example_pb2.Example.FromString(record)
-    yield key, example.SerializeToString(deterministic=True)
-
-
-class StableWriter(tfds_writer.ExampleWriter):
+class _StableWriter(tfds_writer.ExampleWriter):
   """Writes the features of each record in a fixed order.
 
   TFDS writes them as protobuf's hash map has them, in another order in every process.
@@ -135,43 +118,44 @@ class StableWriter(tfds_writer.ExampleWriter):
 
   def write(self, path: Any, examples: Iterable[tuple[Any, bytes]]) -> Any:
     """Writes one shard."""
-    return super().write(path, _stable(examples))
+    parse = tf_example_pb2.Example.FromString
+    stable = ((key, parse(r).SerializeToString(deterministic=True)) for key, r in examples)
+    return super().write(path, stable)
 
 
 class BundledBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   """A data set made on this machine; two builds give the same bytes."""
 
+  VERSION = tfds.core.Version("1.0.0")
+  RELEASE_NOTES = {"1.0.0": "Initial release."}  # noqa: RUF012 (TFDS reads a plain dict)
   url_infos = None  # Nothing is downloaded; else TFDS looks for checksum files of this package.
 
-  def _example_writer(self) -> StableWriter:
-    return StableWriter(file_format=self.info.file_format)
+  def _example_writer(self) -> _StableWriter:
+    return _StableWriter(file_format=self.info.file_format)
+
+  def _generate_examples(
+    self, examples: list[tuple[str, dict[str, Any]]], split: str
+  ) -> Iterator[tuple[str, dict[str, Any]]]:
+    what = f"{self.name}: writing {split}"
+    yield from tqdm(examples, desc=what, unit=" images", mininterval=0.5)
 
 
 class Digits(BundledBuilder):
-  """Handwritten digits with their parity as coarse label; train and test share all classes.
+  """Handwritten digits (`label`) with their parity (`parity`: 1 for odd) as coarse label.
 
   The splits are stratified halves of the images of each digit, NOT class-disjoint.
-
-  Features:
-    image: PNG, 32 x 32 x 1.
-    label: the digit, 0 to 9 (fine label).
-    parity: 0 for even, 1 for odd (coarse label).
   """
 
-  VERSION = tfds.core.Version("1.0.0")
-  RELEASE_NOTES = {"1.0.0": "Initial release."}  # noqa: RUF012 (TFDS reads a plain dict)
-
   def _info(self) -> tfds.core.DatasetInfo:
+    features = {
+      "image": tfds.features.Image(shape=(_SIZE, _SIZE, 1), encoding_format="png"),
+      "label": tfds.features.ClassLabel(names=[str(i) for i in range(10)]),
+      "parity": tfds.features.ClassLabel(names=["even", "odd"]),
+    }
     return tfds.core.DatasetInfo(
       builder=self,
       description=_DIGITS,
-      features=tfds.features.FeaturesDict(
-        {
-          "image": tfds.features.Image(shape=(_SIZE, _SIZE, 1), encoding_format="png"),
-          "label": tfds.features.ClassLabel(names=[str(i) for i in range(10)]),
-          "parity": tfds.features.ClassLabel(names=["even", "odd"]),
-        }
-      ),
+      features=tfds.features.FeaturesDict(features),
       supervised_keys=("image", "label"),
       homepage="https://scikit-learn.org/stable/modules/generated/sklearn.datasets.load_digits.html",
     )
@@ -187,21 +171,19 @@ class Digits(BundledBuilder):
         "installed. Run: pip install scikit-learn"
       ) from error
     data = load_digits()
-    rng = np.random.Generator(np.random.PCG64(_SPLIT_SEED))
+    rng = np.random.Generator(np.random.PCG64(2006))
     in_train = np.zeros(len(data.target), bool)
     for digit in range(10):
       of_digit = rng.permutation(np.flatnonzero(data.target == digit))
       in_train[of_digit[: (len(of_digit) + 1) // 2]] = True
-    return {
-      split: self._generate_examples(data, np.flatnonzero(in_train == train), split)
-      for split, train in (("train", True), ("test", False))
-    }
-
-  def _generate_examples(
-    self, data: Any, indices: np.ndarray, split: str
-  ) -> Iterator[tuple[str, dict[str, Any]]]:
-    for i in tqdm(indices, desc=f"digits: writing {split}", unit=" images", mininterval=0.5):
-      gray = np.round(data.images[i] * (255 / 16)).astype(np.uint8)
+    examples = []
+    for i, (image, digit) in enumerate(zip(data.images, data.target.tolist(), strict=True)):
+      gray = np.round(image * (255 / 16)).astype(np.uint8)
       large = cv2.resize(gray, (_SIZE, _SIZE), interpolation=cv2.INTER_CUBIC)
-      digit = int(data.target[i])
-      yield (f"{i:04d}", {"image": encode_png(large), "label": digit, "parity": digit % 2})
+      values = {"image": encode_png(large), "label": digit, "parity": digit % 2}
+      examples.append((f"{i:04d}", values))
+    halves = {"train": np.flatnonzero(in_train), "test": np.flatnonzero(~in_train)}
+    return {
+      split: self._generate_examples([examples[i] for i in half], split)
+      for split, half in halves.items()
+    }

@@ -23,14 +23,8 @@ import PIL
 from tqdm import tqdm
 
 from jaxdml import _files
-from jaxdml.data.decode import (
-  Header,
-  decode_probed,
-  heif_version,
-  is_heif,
-  probe,
-  reduction_for,
-)  # fmt: skip
+from jaxdml.data import decode as decode_lib
+from jaxdml.data.decode import Header, decode
 
 __all__ = ["Decoder"]
 
@@ -51,39 +45,33 @@ class Decoder:
 
   The pixels are the same bit by bit, with a directory or without. Any number of processes may share
   one. A picture takes height x width x channels bytes; a disk that is full but for 5 % gets no more
-  of them, which is said once. The directory may be deleted between runs.
-
-  Attributes:
-    directory: where the files are, made if need be; "" keeps nothing.
+  of them, which is said once. The directory, made if need be, may be deleted between runs; "" keeps
+  nothing.
   """
 
   directory: str = ""
 
   def __call__(
-    self, encoded: bytes, channels: int, *, min_size: tuple[float, float] | None = None
+    self,
+    encoded: bytes,
+    channels: int,
+    *,
+    min_size: tuple[float, float] | None = None,
+    header: Header | None = None,
   ) -> np.ndarray:
     """Does what `decode.decode` does; the array cannot be written to if it comes from a file."""
-    return self.probed(encoded, probe(encoded), channels, min_size=min_size)
-
-  def probed(
-    self, encoded: bytes, header: Header, channels: int, *, min_size: tuple[float, float] | None
-  ) -> np.ndarray:
-    """Does what `decode.decode_probed` does."""
     if not self.directory:
-      return decode_probed(encoded, header, channels, min_size=min_size)
-    path = self._path(encoded, channels, reduction_for(header, min_size))
+      return decode(encoded, channels, min_size=min_size, header=header)
+    header = header or decode_lib.probe(encoded)
+    path = self._path(encoded, channels, decode_lib.reduction_for(header, min_size))
     image = _read(path)
     if image is None:
-      image = decode_probed(encoded, header, channels, min_size=min_size)
+      image = decode(encoded, channels, min_size=min_size, header=header)
       self._keep(path, image)
     return image
 
   def check(self) -> None:
-    """Raises unless the directory can be written to.
-
-    Raises:
-      ValueError: it cannot; the message names the config key.
-    """
+    """Raises ValueError, which names the config key, unless the directory can be written to."""
     if not self.directory:
       return
     try:
@@ -92,14 +80,15 @@ class Decoder:
       with tempfile.TemporaryFile(dir=folder):
         pass
     except OSError as error:
-      raise ValueError(
-        f"data.cache: expected a directory that can be written to, or '' to keep nothing; got "
-        f"{self.directory!r} ({error.strerror})"
-      ) from error
+      wanted = "expected a directory that can be written to, or '' to keep nothing"
+      got = f"{self.directory!r} ({error.strerror})"
+      raise ValueError(f"data.cache: {wanted}; got {got}") from error
 
   def _path(self, encoded: bytes, channels: int, reduction: int) -> str:
     name = hashlib.sha256(encoded).hexdigest()
-    versions = f"{_VERSIONS}-heif-{heif_version()}" if is_heif(encoded) else _VERSIONS
+    versions = _VERSIONS
+    if decode_lib.is_heif(encoded):
+      versions += f"-heif-{decode_lib.heif_version()}"
     folder = os.path.join(os.path.expanduser(self.directory), versions, name[:2])
     return os.path.join(folder, f"{name[2:34]}-{channels}-{reduction}")
 

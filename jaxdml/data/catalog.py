@@ -23,13 +23,9 @@ class DatasetNotPreparedError(JaxdmlError):
 class Rule:
   """Division of a public data set, by which no test class is seen in training.
 
-  It is for the layouts that TFDS makes; what `jaxdml prepare` writes is divided already.
-
-  Attributes:
-    label: the feature with the fine label.
-    train_classes: labels below this train, the rest test, over all splits joined; None where the
-      splits have no class in common.
-    by_tfds: only TFDS makes it under this name; instead of it, this data set can be prepared.
+  It is for the layouts that TFDS makes; what `jaxdml prepare` writes is divided already. Labels
+  below `train_classes` train, the rest test, over all splits joined; None where the splits have no
+  class in common. Where only TFDS makes it under this name, `by_tfds` can be prepared instead.
   """
 
   label: str = "label"
@@ -65,10 +61,7 @@ def _prepare(name: str, root: Path, source: str) -> str:
 def what_there_is(name: str, prepared: Sequence[str], others: Sequence[str] = ()) -> str:
   """Lists what is prepared, and names the nearest to one that cannot be loaded.
 
-  Args:
-    name: as given to `load`.
-    prepared: what `load` takes and finds.
-    others: other names that may have been meant.
+  `others` may have been meant too.
 
   >>> what_there_is("image_folder/gardn", ["digits", "image_folder/garden"])
   "Prepared there: digits, image_folder/garden; did you mean 'image_folder/garden'?"
@@ -85,13 +78,7 @@ def what_there_is(name: str, prepared: Sequence[str], others: Sequence[str] = ()
 
 
 def how_to_prepare(name: str, root: Path, prepared: Sequence[str] = ()) -> str:
-  """Returns the message for someone who asked for a data set that is not in `root`.
-
-  Args:
-    name: as given to `load`.
-    root: TFDS data directory.
-    prepared: what `load` takes and finds there.
-  """
+  """Returns the message for someone who asked for a data set that is not in the data directory."""
   tfds_name = name.removeprefix("tfds:")
   text = (
     f"Data set {tfds_name!r} is not prepared in {root} (no {tfds_name}/<version>/dataset_info.json "
@@ -120,13 +107,7 @@ def how_to_prepare(name: str, root: Path, prepared: Sequence[str] = ()) -> str:
 
 
 def how_to_convert(name: str, directory: Path, formats: str) -> str:
-  """Returns the message for someone whose data set has no random access.
-
-  Args:
-    name: as given to `load`.
-    directory: where the data set is.
-    formats: what it is written in.
-  """
+  """Returns the message for someone whose data set is in `formats`, without random access."""
   tfds_name = name.removeprefix("tfds:")
   text = (
     f"Data set {tfds_name!r} is in {directory}, but as {formats}, which gives no random access. "
@@ -135,6 +116,6 @@ def how_to_convert(name: str, directory: Path, formats: str) -> str:
   )
   rule = PUBLIC.get(tfds_name)
   if rule is not None and rule.by_tfds is None:
-    root = directory.parents[1]
-    text += f" . Or make it anew from its archives: {_prepare(tfds_name, root, 'DIRECTORY')}"
+    again = _prepare(tfds_name, directory.parents[1], "DIRECTORY")
+    text += f" . Or make it anew from its archives: {again}"
   return text

@@ -1,4 +1,4 @@
-"""Data sets for metric learning: labels in memory, encoded images by random access.
+"""Data sets for metric learning, and parts of them: labels in memory, images by random access.
 
 `load` knows the bundled data sets, which it builds on first use, what `jaxdml prepare` has written,
 the public ones with their class-disjoint splits, and, as `tfds:NAME`, whatever TFDS has prepared as
@@ -24,8 +24,6 @@ from jaxdml.data.catalog import DatasetNotPreparedError as DatasetNotPreparedErr
 
 GALLERY = "gallery"
 """Column of a test split that is divided in queries (0) and the gallery they are ranked in (1)."""
-
-_BUNDLED_LABEL = "label"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,11 +68,7 @@ class Dataset:
     return records.open_records(self.directory, self.tfds_split)
 
   def column(self, label: str) -> np.ndarray:
-    """Returns the label column, int32 [n].
-
-    Raises:
-      ValueError: there is no such column.
-    """
+    """Returns the label column, int32 [n]; ValueError if there is none of this name."""
     if label not in self.labels:
       raise ValueError(
         f"data set {self.name!r} has no label column {label!r}; it has {sorted(self.labels)}"
@@ -95,20 +89,20 @@ class Dataset:
     names = self.names.get(label)
     return None if names is None else list(names)
 
-  def read(self, indices: Sequence[int] | np.ndarray) -> list[bytes]:
-    """Returns the encoded images of the records `indices` (0..n-1), in that order.
+  def __str__(self) -> str:
+    return f"data set {self.name!r}, split {self.split!r}"
 
-    Raises:
-      IndexError: an index is outside 0..n-1.
+  def read(self, indices: Sequence[int] | np.ndarray) -> list[bytes]:
+    """Returns the encoded images of the records `indices`, in that order.
+
+    IndexError if one is outside 0..n-1.
     """
     indices = np.asarray(indices, np.int64).reshape(-1)
-    if indices.size == 0:
+    if not indices.size:
       return []
-    if indices.min() < 0 or indices.max() >= len(self):
-      raise IndexError(
-        f"record index outside 0..{len(self) - 1} of data set {self.name!r}, split {self.split!r}: "
-        f"got {indices.min()}..{indices.max()}"
-      )
+    low, high = indices.min(), indices.max()
+    if low < 0 or high >= len(self):
+      raise IndexError(f"record index outside 0..{len(self) - 1} of {self}: got {low}..{high}")
     return records.read_bytes(self._source, self.rows[indices], self.image)
 
   def path(self, index: int) -> str | None:
@@ -118,11 +112,9 @@ class Dataset:
   def describe(self, index: int) -> str:
     """Returns where a record comes from, for messages: its file and its place in the data set."""
     path = self.path(index)
-    return (
-      f"record {index} of data set {self.name!r}, split {self.split!r} "
-      f"({f'file {path!r}, ' if path else ''}record {int(self.rows[index])} of "
-      f"{self.tfds_split!r} in {self.directory})"
-    )
+    file = f"file {path!r}, " if path else ""
+    place = f"record {int(self.rows[index])} of {self.tfds_split!r} in {self.directory}"
+    return f"record {index} of {self} ({file}{place})"
 
   def select(self, indices: Sequence[int] | np.ndarray) -> Dataset:
     """Returns the data set of the given records (int [m], or bool [n]), in that order."""
@@ -172,17 +164,16 @@ def load(name: str, split: str, *, data_dir: str | os.PathLike[str] | None = Non
   info = tfds.builder_from_directory(os.fspath(directory)).info
   formats = {getattr(f, "value", f) for f in info.available_file_formats()}
   if "array_record" not in formats:
-    formatted = ", ".join(sorted(formats))
-    raise DatasetNotPreparedError(catalog.how_to_convert(name, directory, formatted))
+    raise DatasetNotPreparedError(
+      catalog.how_to_convert(name, directory, ", ".join(sorted(formats)))
+    )
   return _divide(name, split, info, directory)
 
 
 def _prepared(root: Path) -> list[str]:
   """Returns what `load` takes and finds in a data directory."""
-  known = names()
-  own = lambda name: (
-    name in known or name.startswith(catalog.IMAGE_FOLDER) or _made_here(name, root)
-  )
+  known, folder = names(), catalog.IMAGE_FOLDER
+  own = lambda name: name in known or name.startswith(folder) or _made_here(name, root)
   return [name if own(name) else f"tfds:{name}" for name in records.prepared(root)]
 
 
@@ -238,11 +229,14 @@ def _divide(name: str, split: str, info: tfds.core.DatasetInfo, directory: Path)
     labels[GALLERY] = np.repeat([np.int32(part == "gallery") for part in chosen], sizes)
   starts = np.cumsum([0, *(info.splits[part].num_examples for part in chosen)])
   rows = np.concatenate([s + rows for s, rows in zip(starts, chosen.values(), strict=False)])
+  default = rule.label if rule is not None else (info.supervised_keys or ("", ""))[1]
+  if rule is None and default not in labels:
+    default = next(iter(labels)) if len(labels) == 1 else None
   return Dataset(
     name=name,
     split=split,
     labels=labels,
-    default_label=_default_label(name, info, labels),
+    default_label=default,
     directory=os.fspath(directory),
     tfds_split="+".join(chosen),
     rows=rows,
@@ -260,14 +254,85 @@ def _digest(sizes: Mapping[str, int], rows: np.ndarray, labels: Mapping[str, np.
   return digest.hexdigest()[:16]
 
 
-def _default_label(
-  name: str, info: tfds.core.DatasetInfo, labels: Mapping[str, np.ndarray]
-) -> str | None:
-  if name in PUBLIC:
-    return PUBLIC[name].label
-  if name in bundled.BUNDLED:
-    return _BUNDLED_LABEL
-  supervised = info.supervised_keys
-  if supervised and supervised[1] in labels:
-    return supervised[1]
-  return next(iter(labels)) if len(labels) == 1 else None
+def _part(dataset: Dataset, held_out: np.ndarray, name: str) -> tuple[Dataset, Dataset]:
+  """Returns the rest, and the records that `held_out` marks, under a name of their own."""
+  validation = dataclasses.replace(dataset.select(held_out), split=f"{dataset.split}:{name}")
+  return dataset.select(~held_out), validation
+
+
+def validation_split(
+  dataset: Dataset, label: str, fraction: float, seed: int
+) -> tuple[Dataset, Dataset]:
+  """Sets aside some classes for validation: (train, validation), with no class in common.
+
+  `fraction` is the share of the classes that validate, in (0, 1); at least two classes are on each
+  side, for with one class every neighbour is right.
+
+  Raises:
+    ValueError: `fraction` is outside (0, 1), or there are fewer than four classes.
+  """
+  classes = dataset.classes(label)
+  if not 0 < fraction < 1:
+    raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
+  if len(classes) < 4:
+    raise ValueError(
+      f"a validation part needs 2 classes of {label!r} and training 2 others, and {dataset}, has "
+      f"{len(classes)}: set eval.validation_fraction=0"
+    )
+  count = min(max(round(fraction * len(classes)), 2), len(classes) - 2)
+  rng = np.random.Generator(np.random.PCG64(seed))
+  held_out = np.isin(dataset.column(label), rng.permutation(classes)[:count])
+  return _part(dataset, held_out, "validation")
+
+
+def cross_validation(
+  dataset: Dataset, label: str, folds: int, seed: int | None = None
+) -> list[tuple[Dataset, Dataset]]:
+  """Divides the classes into folds, each of which validates once: (train, validation) a fold.
+
+  By default the folds are consecutive ranges of the classes in the order of their numbers: the
+  first fold validates on the first 1/folds of them, as in Musgrave et al. 2020 (arXiv 2003.08505,
+  4 folds); with a seed, the classes are shuffled first. Sizes of folds differ by at most one class.
+
+  Raises:
+    ValueError: fewer than two folds, or than two classes in one, where every neighbour is right.
+  """
+  classes = dataset.classes(label)
+  if folds < 2:
+    raise ValueError(f"folds must be at least 2, got {folds}")
+  if len(classes) < 2 * folds:
+    needed = f"{folds} folds need at least {2 * folds} classes of {label!r}"
+    raise ValueError(f"{needed}, and {dataset}, has {len(classes)}")
+  if seed is not None:
+    classes = np.random.Generator(np.random.PCG64(seed)).permutation(classes)
+  column = dataset.column(label)
+  return [
+    _part(dataset, np.isin(column, part), f"fold{number}")
+    for number, part in enumerate(np.array_split(classes, folds))
+  ]
+
+
+def with_groups(dataset: Dataset, label: str) -> Dataset:
+  """Adds the column `label` if it is "COLUMN//M": classes of COLUMN in groups of M, at random.
+
+  Groups that mean nothing: what a coarse label does to a finer retrieval, at any coarseness. The
+  same split gives the same groups; a last group of less than M classes joins the one before it. The
+  name of any column changes nothing.
+
+  Raises:
+    ValueError: no such column, or M is not a whole number from 1 to the number of classes.
+  """
+  column, slashes, size = label.partition("//")
+  if not slashes or label in dataset.labels:
+    return dataset
+  classes = dataset.classes(column)
+  if not size.isdecimal() or not 1 <= int(size) <= len(classes):
+    raise ValueError(
+      f"label column {label!r}: expected COLUMN//M with 1 <= M <= {len(classes)}, the classes of "
+      f"{column!r} in {dataset}"
+    )
+  groups = len(classes) // int(size)
+  place = np.random.Generator(np.random.PCG64(0)).permutation(len(classes))
+  group = np.minimum(place // int(size), groups - 1).astype(np.int32)
+  labels = {**dataset.labels, label: group[dataset.dense_labels(column)]}
+  return dataclasses.replace(dataset, labels=labels)

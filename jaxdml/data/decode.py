@@ -19,8 +19,8 @@ from PIL import Image, ImageOps
 from jaxdml.errors import JaxdmlError
 
 __all__ = [
-  "FORMATS", "MAX_BYTES", "MAX_PIXELS", "Header", "ImageDecodeError", "decode", "decode_probed",
-  "heif_version", "is_heif", "probe", "reduction_for",
+  "FORMATS", "MAX_BYTES", "MAX_PIXELS", "Header", "ImageDecodeError", "decode", "heif_version",
+  "is_heif", "probe", "reduction_for",
 ]  # fmt: skip
 
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -36,23 +36,15 @@ MAX_BYTES = 2**29
 
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _ORIENTATION = 0x0112  # the EXIF tag
-# HEVC's brands of HEIF and the general ones. AVIF, which Pillow reads itself, names its own beside
-# the latter.
-_HEIF_BRANDS = frozenset(
-  (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
-)
+# HEVC's brands of HEIF and the general ones. AVIF, which Pillow reads, names its own beside these.
+_HEIF_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
 _AVIF_BRANDS = frozenset((b"avif", b"avis"))
 _PNG = b"\x89PNG\r\n\x1a\n"
 _ALONE = frozenset(bytes([m]) for m in (0x00, 0x01, *range(0xD0, 0xD9)))  # JPEG, without a length
 _FRAMES = frozenset(bytes([m]) for m in range(0xC0, 0xD0) if m not in (0xC4, 0xC8, 0xCC))
 # OpenCV's modes that halve a JPEG's sides while decoding. The names of the grey ones are the bare
 # bits; colour is asked for as RGB, which takes no bit of BGR beside it.
-_REDUCED = {
-  1: 0,
-  2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
-  4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
-  8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
-}
+_REDUCED = {1: 0} | {r: getattr(cv2, f"IMREAD_REDUCED_GRAYSCALE_{r}") for r in (2, 4, 8)}
 
 
 class ImageDecodeError(JaxdmlError, ValueError):
@@ -62,22 +54,16 @@ class ImageDecodeError(JaxdmlError, ValueError):
 class Header(NamedTuple):
   """Facts that an image file states of itself.
 
-  Attributes:
-    format: one of `FORMATS`.
-    height: of the upright picture, in pixels.
-    width: of the upright picture, in pixels.
-    complete: the file's end is there (JPEG: the EOI marker; PNG: IEND, and no chunk before it
-      that fails its checksum). Of other formats only decoding tells: True.
-    orientation: EXIF's, 1 to 8; 1 is upright as stored.
-    transparent: it has an alpha channel or a transparent colour.
+  It is complete if its end is there (JPEG: the EOI marker; PNG: IEND, and no chunk before it that
+  fails its checksum). Of other formats only decoding tells: True.
   """
 
-  format: str
-  height: int
+  format: str  # one of `FORMATS`
+  height: int  # of the upright picture, in pixels
   width: int
   complete: bool
-  orientation: int = 1
-  transparent: bool = False
+  orientation: int = 1  # EXIF's, 1 to 8; 1 is upright as stored
+  transparent: bool = False  # it has an alpha channel or a transparent colour
 
 
 def probe(encoded: bytes) -> Header:
@@ -105,18 +91,19 @@ def probe(encoded: bytes) -> Header:
   if header.height < 1 or header.width < 1:
     raise _error(encoded, f"a {header.format} of {header.width} x {header.height} pixels")
   if header.height * header.width > MAX_PIXELS:
-    raise _error(
-      encoded,
-      f"a {header.format} of {header.width} x {header.height} pixels, more than the limit of "
-      f"{MAX_PIXELS}; make it smaller",
-    )
+    size = f"{header.width} x {header.height} pixels, more than the limit of {MAX_PIXELS}"
+    raise _error(encoded, f"a {header.format} of {size}; make it smaller")
   if header.orientation > 4:
     header = header._replace(height=header.width, width=header.height)
   return header
 
 
 def decode(
-  encoded: bytes, channels: int, *, min_size: tuple[float, float] | None = None
+  encoded: bytes,
+  channels: int,
+  *,
+  min_size: tuple[float, float] | None = None,
+  header: Header | None = None,
 ) -> np.ndarray:
   """Decodes an image to uint8 [h, w, channels], upright; colour is RGB.
 
@@ -129,7 +116,8 @@ def decode(
     channels: 1 (grey) or 3 (RGB).
     min_size: (height, width) that the caller will reduce the picture to at most. A JPEG is then
       decoded at 1/2, 1/4 or 1/8 of its sides, in less time, if it stays at least as large as this
-      on both: what `augment.resize` would begin with. None decodes in full.
+      on both: what `augment.resize` would begin with.
+    header: of `probe`, from who has called it already.
 
   Raises:
     ImageDecodeError: as `probe`, or the image is cut short or damaged.
@@ -141,13 +129,7 @@ def decode(
   """
   if channels not in (1, 3):
     raise ValueError(f"channels must be 1 or 3, got {channels}")
-  return decode_probed(encoded, probe(encoded), channels, min_size=min_size)
-
-
-def decode_probed(
-  encoded: bytes, header: Header, channels: int, *, min_size: tuple[float, float] | None = None
-) -> np.ndarray:
-  """Does what `decode` does, for who has called `probe` already."""
+  header = header or probe(encoded)
   if not header.complete:
     raise _error(encoded, f"a {header.format} that is cut short or damaged")
   if header.format == "JPEG" or (header.format == "PNG" and not header.transparent):
@@ -333,8 +315,7 @@ def _probe_other(encoded: bytes) -> Header:
   except _BOMBS as error:
     raise _error(encoded, f"an image of too many pixels: {error}") from error
   except Image.UnidentifiedImageError as error:
-    known = ", ".join(FORMATS)
-    raise _error(encoded, f"not an image in one of the formats {known}") from error
+    raise _error(encoded, f"not an image in one of the formats {', '.join(FORMATS)}") from error
   except Exception as error:  # Damage shows as any of a dozen exceptions.
     raise _error(encoded, f"an image whose header is damaged: {error}") from error
 

@@ -7,6 +7,7 @@ letters that look the same are one.
 from __future__ import annotations
 
 import collections
+import functools
 import itertools
 import os
 import unicodedata
@@ -22,15 +23,10 @@ from tqdm import tqdm
 
 from jaxdml.data.bundled import BundledBuilder, encode_png
 
-SIZE = 32
-"""Height and width of a drawing in pixels."""
-EM = 22
-"""Font size in pixels: capitals come out about 16 pixels high."""
-BASELINE = 23
-"""Row of the baseline, the same for every letter, so that case and descenders are kept."""
-MIN_FONTS = 8
-"""A letter is in the data set if at least this many fonts draw it."""
-
+SIZE = 32  # Height and width of a drawing in pixels.
+EM = 22  # Font size in pixels: capitals come out about 16 pixels high.
+BASELINE = 23  # Its row is the same for every letter, so that case and descenders are kept.
+MIN_FONTS = 8  # A letter is in the data set if at least this many fonts draw it.
 # cm* and STIXNonUni*/STIXSiz* map their glyphs to arbitrary code points; LastResort draws a box
 # that names the block for every code point there is.
 _NOT_UNICODE = ("cm", "STIXNonUni", "STIXSiz", "LastResort")
@@ -52,33 +48,23 @@ classes each.
 class Glyphs(BundledBuilder):
   """Letters drawn by matplotlib's bundled fonts; class-disjoint train and test.
 
-  Features:
-    image: PNG, 32 x 32 x 1.
-    label: class id, in the order of the classes' smallest code points (fine label).
-    base_letter: that code point without case and marks (coarse label).
-    script: that code point's script (coarsest label).
-    font: the font that drew the image.
-    codepoint: the code point that was drawn; within a class and font the smallest that looks so.
+  `label` is the class, in the order of the classes' smallest code points; `base_letter` that code
+  point without case and marks, `script` its script: coarser labels. `font` drew the image of
+  `codepoint`, within a class and font the smallest that looks so.
   """
-
-  VERSION = tfds.core.Version("1.0.0")
-  RELEASE_NOTES = {"1.0.0": "Initial release."}  # noqa: RUF012 (TFDS reads a plain dict)
 
   def _info(self) -> tfds.core.DatasetInfo:
     # The names are known once the letters are drawn; TFDS stores them with the data.
+    columns = ("label", "base_letter", "script", "font")
+    features = {
+      "image": tfds.features.Image(shape=(SIZE, SIZE, 1), encoding_format="png"),
+      **{column: tfds.features.ClassLabel() for column in columns},
+      "codepoint": tfds.features.Scalar(dtype=np.int64),
+    }
     return tfds.core.DatasetInfo(
       builder=self,
       description=_DESCRIPTION,
-      features=tfds.features.FeaturesDict(
-        {
-          "image": tfds.features.Image(shape=(SIZE, SIZE, 1), encoding_format="png"),
-          "label": tfds.features.ClassLabel(),
-          "base_letter": tfds.features.ClassLabel(),
-          "script": tfds.features.ClassLabel(),
-          "font": tfds.features.ClassLabel(),
-          "codepoint": tfds.features.Scalar(dtype=np.int64),
-        }
-      ),
+      features=tfds.features.FeaturesDict(features),
       supervised_keys=("image", "label"),
       homepage="https://matplotlib.org/",
       license="Bitstream Vera, Arev and STIX font licences; drawings made on this machine.",
@@ -87,56 +73,38 @@ class Glyphs(BundledBuilder):
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
     """Draws everything once and divides the classes."""
     del dl_manager
-    drawings = draw_letters(
-      progress=lambda todo: tqdm(todo, desc="glyphs: drawing", unit=" letters", mininterval=0.5)
-    )
+    progress = functools.partial(tqdm, desc="glyphs: drawing", unit=" letters", mininterval=0.5)
+    drawings = draw_letters(progress=progress)
     merged = merge_homoglyphs(drawings)
     classes = sorted(set(merged.values()))
-    columns = {
-      "label": [class_name(c) for c in classes],
-      "base_letter": [base_letter(c) for c in classes],
-      "script": [script(c) for c in classes],
-    }
+    bases, scripts = [base_letter(c) for c in classes], [script(c) for c in classes]
     names = {
-      "label": columns["label"],
-      "base_letter": sorted(set(columns["base_letter"])),
-      "script": sorted(set(columns["script"])),
+      "label": [class_name(c) for c in classes],
+      "base_letter": sorted(set(bases)),
+      "script": sorted(set(scripts)),
       "font": sorted({d.font for d in drawings}),
     }
     for column, values in names.items():
       self.info.features[column].names = values
-
     kept: dict[tuple[int, str, bytes], int] = {}
     for d in sorted(drawings):
       kept.setdefault((merged[d.codepoint], d.font, d.pixels), d.codepoint)
     place = {code: i for i, code in enumerate(classes)}
-    records = [
-      {
-        "label": place[code],
-        "base_letter": columns["base_letter"][place[code]],
-        "script": columns["script"][place[code]],
+    order = np.random.Generator(np.random.PCG64(_SPLIT_SEED)).permutation(len(classes))
+    train = set(order[: (len(classes) + 1) // 2].tolist())
+    examples: dict[str, list[tuple[str, dict[str, Any]]]] = {"train": [], "test": []}
+    for (code, font, pixels), codepoint in kept.items():
+      label = place[code]
+      values = {
+        "image": encode_png(np.frombuffer(pixels, np.uint8).reshape(SIZE, SIZE)),
+        "label": label,
+        "base_letter": bases[label],
+        "script": scripts[label],
         "font": font,
         "codepoint": codepoint,
-        "pixels": pixels,
       }
-      for (code, font, pixels), codepoint in kept.items()
-    ]
-    order = np.random.Generator(np.random.PCG64(_SPLIT_SEED)).permutation(len(classes))
-    in_train = np.zeros(len(classes), bool)
-    in_train[order[: (len(classes) + 1) // 2]] = True
-    return {
-      split: self._generate_examples([r for r in records if in_train[r["label"]] == train], split)
-      for split, train in (("train", True), ("test", False))
-    }
-
-  def _generate_examples(
-    self, records: list[dict[str, Any]], split: str
-  ) -> Iterator[tuple[str, dict[str, Any]]]:
-    for record in tqdm(records, desc=f"glyphs: writing {split}", unit=" images", mininterval=0.5):
-      example = dict(record)
-      pixels = np.frombuffer(example.pop("pixels"), np.uint8)
-      example["image"] = encode_png(pixels.reshape(SIZE, SIZE))
-      yield f"{record['codepoint']:06x}-{record['font']}", example
+      examples["train" if label in train else "test"].append((f"{codepoint:06x}-{font}", values))
+    return {split: self._generate_examples(found, split) for split, found in examples.items()}
 
 
 class Drawing(NamedTuple):
@@ -158,19 +126,18 @@ class Pen:
   """Draws single characters of one font file, bright on dark, on a common em and baseline."""
 
   def __init__(self, path: str):
-    self.path = path
+    self._path = path
     self._fonts: dict[float, ImageFont.FreeTypeFont] = {}
     charmap = ft2font.FT2Font(path).get_charmap()
     # Glyph 0 is the missing-glyph box by the TrueType specification.
     self.codepoints = sorted(code for code, glyph in charmap.items() if int(glyph) != 0)
-    mapped = set(self.codepoints)
-    unmapped = next(code for code in _PRIVATE_USE if code not in mapped)
+    unmapped = next(code for code in _PRIVATE_USE if not int(charmap.get(code, 0)))
     self._notdef = self._draw(chr(unmapped))
 
   def _font(self, size: float) -> ImageFont.FreeTypeFont:
     if size not in self._fonts:
       # The basic layout draws the character asked for: no ligatures, no system libraries.
-      self._fonts[size] = ImageFont.truetype(self.path, size, layout_engine=ImageFont.Layout.BASIC)
+      self._fonts[size] = ImageFont.truetype(self._path, size, layout_engine=ImageFont.Layout.BASIC)
     return self._fonts[size]
 
   def _draw(self, char: str) -> np.ndarray | None:
@@ -198,11 +165,8 @@ class Pen:
   def draw(self, char: str) -> np.ndarray | None:
     """Returns uint8 [SIZE, SIZE], or None if the font leaves it blank or draws its missing box."""
     pixels = self._draw(char)
-    if pixels is None or not pixels.any():
-      return None
-    if self._notdef is not None and np.array_equal(pixels, self._notdef):
-      return None
-    return pixels
+    blank = pixels is None or not pixels.any()
+    return None if blank or np.array_equal(pixels, self._notdef) else pixels
 
 
 def is_letter(codepoint: int) -> bool:
@@ -218,13 +182,8 @@ def draw_letters(
 ) -> list[Drawing]:
   """Draws every letter that at least `min_fonts` of the fonts draw.
 
-  Args:
-    fonts: name -> path; by default `font_files()`.
-    min_fonts: letters that fewer fonts draw are left out.
-    progress: wraps the list of (font, code point) to draw, to show a progress bar.
-
-  Returns:
-    The drawings, by font and then by code point.
+  `fonts`, name -> path, are by default `font_files()`; `progress` wraps the list of what to draw,
+  to show a bar. The drawings come by font and then by code point.
   """
   pens = {name: Pen(path) for name, path in (fonts or font_files()).items()}
   todo = [(n, code) for n, pen in pens.items() for code in pen.codepoints if is_letter(code)]

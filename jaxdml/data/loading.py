@@ -54,17 +54,11 @@ class SlotRngs:
 class BadImages:
   """Counts the distinct images of a data set that could not be decoded, and says when it is enough.
 
-  Attributes:
-    reasons: record -> which it is, and why; in the order in which they were met.
+  `reasons` has, for each record in the order in which they were met, which it is and why.
   """
 
   def __init__(self, dataset: Dataset, max_share: float = MAX_BAD_IMAGES):
-    """Counts for one data set.
-
-    Args:
-      dataset: the images.
-      max_share: of its images may fail, in [0, 1); 0 stops at the first.
-    """
+    """Lets a share of the images fail, in [0, 1); 0 stops at the first."""
     if not 0 <= max_share < 1:
       raise ValueError(f"data.max_bad_images must be a share in [0, 1), got {max_share}")
     self.reasons: dict[int, str] = {}
@@ -76,8 +70,7 @@ class BadImages:
   def add(self, reasons: Mapping[int, str], instead: str) -> None:
     """Counts images, names the first on stderr; `instead` says what becomes of them.
 
-    Raises:
-      ImageDecodeError: more than the share failed.
+    ImageDecodeError if more than the share failed.
     """
     first = not self.reasons and reasons
     self.reasons.update(reasons)
@@ -85,11 +78,11 @@ class BadImages:
     if len(self.reasons) > self._share * total:
       shown = list(self.reasons.values())[:_SHOWN]
       more = len(self.reasons) - len(shown)
+      shown += [f"and {more} more"] if more else []
       raise ImageDecodeError(
         f"{len(self.reasons)} of {total} images cannot be decoded, more than "
         f"data.max_bad_images={self._share:g} of them; mend or remove them, or raise that share:\n"
         + "\n".join(shown)
-        + (f"\nand {more} more" if more else "")
       )
     if first:
       tqdm.write(
@@ -100,31 +93,20 @@ class BadImages:
 
 
 class Loaded(NamedTuple):
-  """Images of some records.
+  """Images of some records."""
 
-  Attributes:
-    image: [size, h, w, c].
-    index: int32 [n], the record that is shown.
-    good: bool [n], false where the record asked for could not be decoded.
-    reasons: the records that could not be decoded -> which they are, and why.
-  """
-
-  image: np.ndarray
-  index: np.ndarray
-  good: np.ndarray
-  reasons: dict[int, str]
+  image: np.ndarray  # [size, h, w, c]
+  index: np.ndarray  # int32 [n], the record that is shown
+  good: np.ndarray  # bool [n], false where the record asked for could not be decoded
+  reasons: dict[int, str]  # the records that could not be decoded -> which they are, and why
 
 
 class Images:
   """Reads and preprocesses records; keeps decoded images of small data sets in memory.
 
-  Args:
-    dataset: the records.
-    preprocess_fn: (bytes, generator) -> image [h, w, c]; of a `preprocess.Preprocess` the part
-      without randomness is kept.
-    labels: the class of each record, [n], if another image of the class is to stand in for one that
-      cannot be decoded: the next in the order of records that can, whoever asks; None leaves such
-      slots empty.
+  Of a `preprocess.Preprocess` the part without randomness is kept. With `labels`, the class of each
+  record [n], another image of the class stands in for one that cannot be decoded: the next in the
+  order of records that can, whoever asks; None leaves such slots empty.
   """
 
   def __init__(self, dataset: Dataset, preprocess_fn: PreprocessFn, labels: np.ndarray | None):
@@ -144,16 +126,10 @@ class Images:
   def __call__(
     self, indices: np.ndarray, rngs: SlotRngs, slots: Sequence[int], size: int | None = None
   ) -> Loaded:
-    """Returns the images of the records, each augmented by the generator of its slot.
+    """Returns the images of the records [n], each augmented by the generator of its slot [n].
 
-    Args:
-      indices: the records, [n].
-      rngs: of the batch.
-      slots: of the records, [n].
-      size: rows of `image`, n by default; what is behind the n-th is 0.
-
-    Raises:
-      ImageDecodeError: no image of a class can be decoded.
+    `image` has `size` rows, n by default, with 0 behind the n-th. ImageDecodeError if no image of a
+    class can be decoded.
     """
     index = np.array(indices, np.int32)
     wanted = index.tolist()

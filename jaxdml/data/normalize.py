@@ -23,28 +23,15 @@ NAMES = ("caffe", "half", "imagenet", "unit")
 
 @dataclasses.dataclass(frozen=True)
 class Normalize:
-  """(pixels * scale - mean) / std in float32, of channels in RGB or BGR order.
+  """(pixels * scale - mean) / std in float32, of channels in RGB or BGR order."""
 
-  Attributes:
-    scale: of the 8-bit values.
-    mean: one for all channels, or one a channel in the order of the result.
-    std: likewise.
-    bgr: the result's channels are blue, green, red.
-  """
-
-  scale: float = 1.0
-  mean: tuple[float, ...] = (0.0,)
-  std: tuple[float, ...] = (1.0,)
-  bgr: bool = False
+  scale: float = 1.0  # of the 8-bit values
+  mean: tuple[float, ...] = (0.0,)  # one for all channels, or one a channel as the result has them
+  std: tuple[float, ...] = (1.0,)  # likewise
+  bgr: bool = False  # the result's channels are blue, green, red
 
   def __call__(self, images: Any) -> Any:
-    """Normalises images.
-
-    Args:
-      images: [..., c], RGB or grey, uint8 or floats of the same range; NumPy or JAX.
-
-    Returns:
-      float32 of the same shape and kind.
+    """Returns [..., c], RGB or grey, uint8 or floats of that range, NumPy or JAX, as float32.
 
     >>> Normalize(scale=2 / 255, mean=(1.0,))(np.array([[0, 255]], np.uint8)).tolist()
     [[-1.0, 1.0]]
@@ -74,7 +61,7 @@ class Normalize:
 
 
 def create(name: str, channels: int) -> Normalize:
-  """Makes the normalisation `name`.
+  """Makes the normalisation `name` for 1 or 3 channels; ValueError if there is none.
 
   - "half": [-1, 1].
   - "unit": [0, 1].
@@ -83,13 +70,6 @@ def create(name: str, channels: int) -> Normalize:
   - "caffe": BGR minus (104, 117, 123), in the units of 8-bit pixels; for 3 channels alone.
   - any other, written out in the units of 8-bit pixels and in the network's order of channels:
     "bgr mean 104 117 128 std 1 1 1".
-
-  Args:
-    name: one of `NAMES`, or mean and deviation as above.
-    channels: 1 or 3.
-
-  Raises:
-    ValueError: unknown name, or a channel count that it does not fit.
   """
   if name == "half":
     return Normalize(scale=2 / 255, mean=(1.0,))

@@ -50,18 +50,11 @@ def is_picture(name: str) -> bool:
 def level(
   root: str | os.PathLike[str], below: str = "", *, links: bool = False
 ) -> tuple[list[str], list[str]]:
-  """Returns the folders and the files directly in a folder, each sorted.
+  """Returns the folders and the files directly in the folder `below` of `root`, each sorted.
 
-  Hidden ones are passed over, and what macOS, Windows and network disks add. A link counts as what
-  it leads to, and as a file if that is gone: whoever reads it will say so.
-
-  Args:
-    root: the folder that paths are relative to.
-    below: the folder to list, below `root`, with "/" between its parts.
-    links: it may be a link; else that is an error, for it may lead outside or in a circle.
-
-  Returns:
-    Their paths below `root`, with "/".
+  Their paths are below `root`, with "/". Hidden ones are passed over, and what macOS, Windows and
+  network disks add. A link counts as what it leads to, and as a file if that is gone: whoever reads
+  it will say so. Without `links` the folder may be no link: that may lead outside or in a circle.
 
   Raises:
     FolderError: it cannot be read or is a link, or a name in it is not UTF-8.
@@ -72,12 +65,10 @@ def level(
       f"{where} is a link to a folder; put the folder itself there, or list its images in a "
       "manifest"
     )
+  passed = lambda name: name.startswith(".") or name.casefold() in _PASSED_OVER
   try:
     with os.scandir(where) as found:
-      entries = sorted(
-        (e for e in found if e.name[0] != "." and e.name.casefold() not in _PASSED_OVER),
-        key=lambda e: e.name,
-      )
+      entries = sorted((e for e in found if not passed(e.name)), key=lambda e: e.name)
   except OSError as error:
     raise FolderError(f"{where} cannot be read: {error.strerror}") from error
   folders, files = [], []
@@ -94,15 +85,9 @@ def level(
 
 
 def walk(root: str | os.PathLike[str], below: str = "", *, links: bool = False) -> Iterator[str]:
-  """Yields the files below a folder, at any depth, folder by folder in the order of `level`.
+  """Yields the files below a folder, at any depth, folder by folder as `level` has them.
 
-  Args:
-    root: the folder that paths are relative to.
-    below: where to begin, as in `level`.
-    links: enter folders that are links, and no folder twice; else such a link is an error.
-
-  Raises:
-    FolderError: as `level`.
+  With `links`, folders that are links are entered, and none twice; else such a link is an error.
   """
   waiting = [below]
   entered = {os.path.realpath(os.path.join(root, below))}
@@ -122,8 +107,7 @@ def walk(root: str | os.PathLike[str], below: str = "", *, links: bool = False) 
 def read(path: str | os.PathLike[str]) -> bytes:
   """Returns the bytes of a file, of one that is too large to be decoded only the first of them.
 
-  Raises:
-    OSError: it cannot be read, or is no regular file.
+  OSError if it cannot be read, or is no regular file.
   """
   if not os.path.isfile(path) and os.path.exists(path):
     raise OSError(errno.EINVAL, "it is not a file", path)  # Reading a pipe would wait for ever.
@@ -134,10 +118,9 @@ def read(path: str | os.PathLike[str]) -> bytes:
 def encoded(picture: Any, name: str = "image") -> bytes:
   """Returns the bytes of an image file with this picture: so all take one way to the network.
 
-  Args:
-    picture: a path; the bytes of a file; a PIL image, of which EXIF's orientation is minded; or
-      uint8 [h, w] or [h, w, 1], grey, [h, w, 3], RGB, or [h, w, 4], RGB and alpha.
-    name: of the argument, for messages.
+  `picture` is a path; the bytes of a file; a PIL image, of which EXIF's orientation is minded; or
+  uint8 [h, w] or [h, w, 1], grey, [h, w, 3], RGB, or [h, w, 4], RGB and alpha. `name` is the
+  argument's, for messages.
 
   Raises:
     TypeError: none of these.

@@ -23,53 +23,34 @@ _BAD = "bad"  # The entry of a batch with what could not be decoded; taken out o
 _ENDLESS = 2**40
 
 
-class _TrainStep:
-  """Step number -> this shard's part of the batch."""
-
-  def __init__(
-    self,
-    images: Images,
-    sampler: Sampler,
-    labels: np.ndarray,
-    seed: int,
-    shard_index: int,
-    shard_count: int,
-  ):
-    self._images, self._sampler, self._labels, self._seed = images, sampler, labels, seed
-    size = sampler.batch_size // shard_count
-    self._slots = np.arange(shard_index * size, (shard_index + 1) * size, dtype=np.int32)
-
-  def __call__(self, step: int) -> dict[str, Any]:
-    step = int(step)
-    wanted = self._sampler(step)[self._slots]
-    loaded = self._images(wanted, SlotRngs(self._seed, step), self._slots.tolist())
-    return {
-      "image": loaded.image,
-      "label": self._labels[wanted],
-      "index": loaded.index,
-      "replaced": ~loaded.good,
-      _BAD: tuple(loaded.reasons.items()),
-    }
+def _train_step(
+  images: Images, sampler: Sampler, labels: np.ndarray, seed: int, slots: np.ndarray, step: int
+) -> dict[str, Any]:
+  """Returns one shard's part of the batch, the `slots` of it."""
+  step = int(step)
+  wanted = sampler(step)[slots]
+  loaded = images(wanted, SlotRngs(seed, step), slots.tolist())
+  return {
+    "image": loaded.image,
+    "label": labels[wanted],
+    "index": loaded.index,
+    "replaced": ~loaded.good,
+    _BAD: tuple(loaded.reasons.items()),
+  }
 
 
-class _EvalStep:
-  """Batch number -> the records of that batch, padded."""
-
-  def __init__(self, images: Images, total: int, batch_size: int):
-    self._images, self._total, self._size = images, total, batch_size
-
-  def __call__(self, number: int) -> dict[str, Any]:
-    number = int(number)
-    first = number * self._size
-    wanted = np.arange(first, min(first + self._size, self._total))
-    loaded = self._images(wanted, SlotRngs(0, number), range(len(wanted)), self._size)
-    padding = self._size - len(wanted)
-    return {
-      "image": loaded.image,
-      "index": np.pad(loaded.index, (0, padding), mode="edge"),
-      "mask": np.pad(loaded.good, (0, padding)),
-      _BAD: tuple(loaded.reasons.items()),
-    }
+def _eval_step(images: Images, total: int, size: int, number: int) -> dict[str, Any]:
+  """Returns a batch of `size` of `total` records, padded."""
+  number = int(number)
+  wanted = np.arange(number * size, min((number + 1) * size, total))
+  loaded = images(wanted, SlotRngs(0, number), range(len(wanted)), size)
+  padding = size - len(wanted)
+  return {
+    "image": loaded.image,
+    "index": np.pad(loaded.index, (0, padding), mode="edge"),
+    "mask": np.pad(loaded.good, (0, padding)),
+    _BAD: tuple(loaded.reasons.items()),
+  }
 
 
 def _receive(bad: BadImages, instead: str, batch: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -94,26 +75,22 @@ def train_batches(
 ) -> Batches:
   """Iterates over the training batches of steps `start_step`, `start_step + 1`, ...
 
-  Classes that the sampler leaves out are named on stderr, once, with their number.
-
-  The stream is bitwise the same for any `num_workers`, and continues where it stopped if
-  `start_step` is the number of steps done. Close it, or use it as a context manager.
+  Classes that the sampler leaves out are named on stderr, once, with their number. The stream is
+  bitwise the same for any `num_workers`, and continues where it stopped if `start_step` is the
+  number of steps done. Close it, or use it as a context manager.
 
   Where an image cannot be decoded, the next of its class that can takes the slot: the next record
   of the class, and after the last one the first, the same for every slot, seed and step. It may be
   in the batch already, as the images of small classes may; losses know by the index.
 
   Args:
-    dataset: where the images come from.
-    sampler: made from the labels of this data set.
-    preprocess_fn: (bytes, generator) -> uint8 [h, w, c]; of a `preprocess.Preprocess` the decoded
-      images are kept in memory where the data set is small (`CACHE_BYTES`).
+    preprocess_fn: of a `preprocess.Preprocess` the decoded images are kept in memory where the data
+      set is small (`loading.CACHE_BYTES`).
     label: the label column.
     seed: of the augmentation; the sampler has its own.
     start_step: the first step.
     num_steps: how many steps; None for no end.
-    num_workers: processes that prepare batches, at most one for each core; 0 for a thread of this
-      process.
+    num_workers: processes that prepare batches, at most one a core; 0 for a thread of this one.
     shard_index: this host, of `shard_count`; it gets its contiguous part of the global batch.
     shard_count: number of hosts.
     bad_images: counts those that cannot be decoded; by default a new one, which stops the iteration
@@ -133,8 +110,8 @@ def train_batches(
   labels = dataset.dense_labels(label)
   if sampler.num_records != len(dataset):
     raise ValueError(
-      f"the sampler was made from {sampler.num_records} labels and data set {dataset.name!r}, "
-      f"split {dataset.split!r}, has {len(dataset)} records; make it from dataset.column({label!r})"
+      f"the sampler was made from {sampler.num_records} labels and {dataset}, has {len(dataset)} "
+      f"records; make it from dataset.column({label!r})"
     )
   if sampler.batch_size % shard_count or (sampler.batch_size // shard_count) % sampler.group:
     raise ValueError(
@@ -147,8 +124,10 @@ def train_batches(
     raise ValueError(f"start_step must be at least 0, got {start_step}")
   if sampler.left_out and not shard_index:
     tqdm.write(f"never drawn in training on {dataset.name!r}: {sampler.left_out}", file=sys.stderr)
+  size = sampler.batch_size // shard_count
+  slots = np.arange(shard_index * size, (shard_index + 1) * size, dtype=np.int32)
   images = Images(dataset, preprocess_fn, labels)
-  step_fn = _TrainStep(images, sampler, labels, seed, shard_index, shard_count)
+  step_fn = functools.partial(_train_step, images, sampler, labels, seed, slots)
   stop = _ENDLESS if num_steps is None else start_step + num_steps
   bad = BadImages(dataset) if bad_images is None else bad_images
   receive = functools.partial(_receive, bad, "another image of its class takes its place")
@@ -177,8 +156,9 @@ def eval_batches(
   if batch_size < 1:
     raise ValueError(f"eval batch_size must be at least 1, got {batch_size}")
   if len(dataset) == 0:
-    raise ValueError(f"data set {dataset.name!r}, split {dataset.split!r}, has no records")
-  step_fn = _EvalStep(Images(dataset, preprocess_fn, None), len(dataset), batch_size)
+    raise ValueError(f"{dataset}, has no records")
+  images = Images(dataset, preprocess_fn, None)
+  step_fn = functools.partial(_eval_step, images, len(dataset), batch_size)
   bad = BadImages(dataset) if bad_images is None else bad_images
   receive = functools.partial(_receive, bad, "it is left out")
   return workers.run(0, -(-len(dataset) // batch_size), step_fn, num_workers, receive)

@@ -7,6 +7,7 @@ generator it is given and by nothing else. Its `normalize` is for the device: se
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -58,89 +59,51 @@ class Preprocess:
     return self.transform(encoded if self.load is None else self.load(encoded), rng)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Warp:
+def _warp(channels: int, side: int, decoder: Decoder, encoded: bytes) -> np.ndarray:
   """Decodes and resizes to a square, whatever the aspect."""
-
-  channels: int
-  side: int
-  decoder: Decoder
-
-  def __call__(self, encoded: bytes) -> np.ndarray:
-    image = self.decoder(encoded, self.channels, min_size=(self.side, self.side))
-    return augment.resize(image, self.side, self.side)
+  image = decoder(encoded, channels, min_size=(side, side))
+  return augment.resize(image, side, side)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Shorter:
+def _shorter(channels: int, side: int, decoder: Decoder, encoded: bytes) -> np.ndarray:
   """Decodes and resizes to a shorter side of `side`."""
-
-  channels: int
-  side: int
-  decoder: Decoder
-
-  def __call__(self, encoded: bytes) -> np.ndarray:
-    header = probe(encoded)
-    ratio = self.side / min(header.height, header.width)
-    height, width = (max(round(x * ratio), self.side) for x in (header.height, header.width))
-    image = self.decoder.probed(encoded, header, self.channels, min_size=(height, width))
-    return augment.resize(image, height, width)
+  header = probe(encoded)
+  ratio = side / min(header.height, header.width)
+  height, width = (max(round(x * ratio), side) for x in (header.height, header.width))
+  image = decoder(encoded, channels, min_size=(height, width), header=header)
+  return augment.resize(image, height, width)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Small:
-  """A random affine warp, if there is one."""
-
-  affine: augment.Affine | None
-
-  def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return image if self.affine is None else self.affine(image, rng)
+def _center_crop(size: int, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+  return augment.center_crop(image, size, size)
 
 
-@dataclasses.dataclass(frozen=True)
-class _CenterCrop:
-  """The middle square."""
-
-  size: int
-
-  def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return augment.center_crop(image, self.size, self.size)
+def _random_crop(
+  size: int, jitter: float, image: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+  return _flip_and_jitter(augment.random_crop(image, size, size, rng), jitter, rng)
 
 
-@dataclasses.dataclass(frozen=True)
-class _RandomCrop:
-  """Random crop and flip, colour jitter."""
-
-  size: int
-  jitter: float
-
-  def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    crop = augment.random_crop(image, self.size, self.size, rng)
-    return _flip_and_jitter(crop, self.jitter, rng)
-
-
-@dataclasses.dataclass(frozen=True)
-class _RandomResizedCrop:
+def _random_resized_crop(
+  size: int,
+  channels: int,
+  jitter: float,
+  decoder: Decoder,
+  encoded: bytes,
+  rng: np.random.Generator,
+) -> np.ndarray:
   """Random resized crop and flip of encoded bytes, colour jitter.
 
   The box is drawn first, from the size in the header, so that a large JPEG is decoded no larger
   than its box needs. In the reduced picture the box lies on whole pixels: less than half a pixel of
   the result from where it was drawn.
   """
-
-  size: int
-  channels: int
-  jitter: float
-  decoder: Decoder
-
-  def __call__(self, encoded: bytes, rng: np.random.Generator) -> np.ndarray:
-    header = probe(encoded)
-    drawn = header.height, header.width
-    box = augment.random_box(*drawn, rng)
-    needed = drawn[0] * self.size / box.height, drawn[1] * self.size / box.width
-    image = self.decoder.probed(encoded, header, self.channels, min_size=needed)
-    crop = box.reduced(reduction_for(header, needed), image.shape[:2]).cut(image)
-    return _flip_and_jitter(augment.resize(crop, self.size, self.size), self.jitter, rng)
+  header = probe(encoded)
+  box = augment.random_box(header.height, header.width, rng)
+  needed = header.height * size / box.height, header.width * size / box.width
+  image = decoder(encoded, channels, min_size=needed, header=header)
+  crop = box.reduced(reduction_for(header, needed), image.shape[:2]).cut(image)
+  return _flip_and_jitter(augment.resize(crop, size, size), jitter, rng)
 
 
 def _flip_and_jitter(image: np.ndarray, jitter: float, rng: np.random.Generator) -> np.ndarray:
@@ -170,13 +133,11 @@ def create(
     (256 for 224) and centre crop; normalised by "imagenet".
 
   Args:
-    name: one of `NAMES`.
     image_size: height and width of the result in pixels.
     train: augment at random.
     channels: 1 (grey) or 3 (colour); "hdml" needs 3.
     normalize: one of `data.normalize.NAMES` instead of the preprocessing's own.
-    color_jitter: strength in [0, 1] of the training images' changes of colour
-      (`augment.color_jitter`); "hdml" and "standard" with 3 channels.
+    color_jitter: strength in [0, 1] of `augment.color_jitter` in training; "hdml" and "standard".
     cache: a directory where decoded pictures are kept for the next time (`cache.Decoder`); the
       result is the same bit by bit. "" keeps nothing.
 
@@ -199,30 +160,30 @@ def create(
     raise ValueError(
       f"data.color_jitter: for data.preprocess=hdml or standard; got {color_jitter} with {name}"
     )
-  decoder = Decoder(cache)
+  decoder, part = Decoder(cache), functools.partial
   if name in _AFFINES:
     affine = _AFFINES[name]
     affine = dataclasses.replace(affine, shift=affine.shift * image_size / 32)
-    load, transform = _Warp(channels, image_size, decoder), _Small(affine if train else None)
+    load = part(_warp, channels, image_size, decoder)
+    transform = affine if train else part(_center_crop, image_size)
   elif name == "hdml":
-    load = _Warp(channels, round(image_size * _HDML_SIZE / _HDML_CROP), decoder)
-    transform = _RandomCrop(image_size, color_jitter) if train else _CenterCrop(image_size)
+    load = part(_warp, channels, round(image_size * _HDML_SIZE / _HDML_CROP), decoder)
+    random = part(_random_crop, image_size, color_jitter)
+    transform = random if train else part(_center_crop, image_size)
   elif train:
-    load, transform = None, _RandomResizedCrop(image_size, channels, color_jitter, decoder)
+    load = None
+    transform = part(_random_resized_crop, image_size, channels, color_jitter, decoder)
   else:
-    load = _Shorter(channels, round(image_size * 8 / 7), decoder)
-    transform = _CenterCrop(image_size)
+    load = part(_shorter, channels, round(image_size * 8 / 7), decoder)
+    transform = part(_center_crop, image_size)
   normalizer = normalize_lib.create(normalize or NORMALIZE[name], channels)
   return Preprocess(name, (image_size, image_size, channels), load, transform, normalizer)
 
 
 def from_config(data: Any, *, train: bool, cache: str = "") -> Preprocess:
-  """Makes the preprocessing of `config.data`.
+  """Makes the preprocessing of `config.data`, as `create` does.
 
   `data.cache` is left to the caller: a model that is used elsewhere keeps no pictures there.
-
-  Raises:
-    ValueError: as `create`.
   """
   return create(
     data.preprocess,

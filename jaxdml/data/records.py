@@ -38,14 +38,9 @@ _INT32 = np.iinfo(np.int32)
 
 
 def find_version(root: Path, name: str) -> Path | None:
-  """Returns the directory of the newest version of `name` or `name/config` that is prepared.
+  """Returns `<root>/<name>/<version>` of the newest version that is prepared there, or None.
 
-  Args:
-    root: TFDS data directory.
-    name: data set, with its config if it has some.
-
-  Returns:
-    `<root>/<name>/<version>`, or None.
+  The name may be `name/config`.
   """
   parent = root.joinpath(*name.split("/"))
   versions = []
@@ -84,9 +79,8 @@ class Records(Sequence[bytes]):
     taken = [i.examples_in_shard - i.skip if i.take < 0 else i.take for i in instructions]
     self._ends = np.cumsum(taken).tolist()
     # What is to be added to a row for its place in the file.
-    self._offsets = [
-      i.skip + count - end for i, count, end in zip(instructions, taken, self._ends, strict=True)
-    ]
+    both = zip(instructions, taken, self._ends, strict=True)
+    self._offsets = [i.skip + count - end for i, count, end in both]
     self._paths = [os.fspath(i.filename) for i in instructions]
     self._readers: dict[int, Any] = {}
     self._lock = threading.Lock()
@@ -144,16 +138,11 @@ def read_text(source: Any, row: int, feature: str) -> str | None:
 
 
 def image_feature(info: tfds.core.DatasetInfo) -> str:
-  """Returns the name of the data set's image feature: "image", or the only or first one.
-
-  Raises:
-    ValueError: the data set has no image.
-  """
+  """Returns the name of the data set's image feature: "image", or the only or first one."""
   names = [k for k, f in info.features.items() if isinstance(f, tfds.features.Image)]
   if not names:
-    raise ValueError(
-      f"data set {info.name!r} has no image among its features {list(info.features)}"
-    )
+    features = list(info.features)
+    raise ValueError(f"data set {info.name!r} has no image among its features {features}")
   return "image" if "image" in names else names[0]
 
 
@@ -182,13 +171,9 @@ def _scan(directory: Path, info: tfds.core.DatasetInfo) -> dict[str, np.ndarray]
   columns = label_features(info)
   arrays: dict[str, np.ndarray] = {}
   total = sum(s.num_examples for s in info.splits.values())
-  with tqdm(
-    total=total,
-    desc=f"{info.name}: reading labels (once)",
-    unit=" records",
-    disable=None,
-    delay=2,  # Only large data sets take long enough to show a bar.
-  ) as bar:
+  what = f"{info.name}: reading labels (once)"
+  # Only large data sets take long enough to show a bar.
+  with tqdm(total=total, desc=what, unit=" records", disable=None, delay=2) as bar:
     for split in info.splits:
       source = open_records(directory, split)
       values: dict[str, list[int]] = {c: [] for c in columns}

@@ -28,18 +28,13 @@ _STREAM = 0x5A3F1C  # Keeps the sampler's random numbers apart from those of the
 class Sampler(Protocol):
   """A function step -> record indices, as `create` returns it.
 
-  Attributes:
-    batch_size: records in a global batch.
-    num_records: length of the labels it was made from.
-    group: records that belong together (2 for pairs, 3 for triplets); parts of a batch for hosts
-      and devices must hold whole groups.
-    left_out: a sentence on the classes and groups that it never draws, with their numbers; "" where
-      it draws all.
+  Parts of a batch for hosts and devices must hold whole groups. `left_out` is a sentence on the
+  classes and groups that it never draws, with their numbers; "" where it draws all.
   """
 
-  batch_size: int
-  num_records: int
-  group: int
+  batch_size: int  # records in a global batch
+  num_records: int  # length of the labels it was made from
+  group: int  # records that belong together: 2 for pairs, 3 for triplets
   left_out: str
 
   def __call__(self, step: int) -> np.ndarray:
@@ -47,14 +42,26 @@ class Sampler(Protocol):
     ...
 
 
-class ClassBalanced:
+class _Drawn(Sampler):
+  """A sampler that draws with the random numbers of the step, whatever was drawn before it."""
+
+  group = 1
+  left_out = ""
+
+  def __init__(self, labels: np.ndarray, batch_size: int, seed: int):
+    self.batch_size, self.num_records, self._seed = batch_size, len(labels), seed
+
+  def __call__(self, step: int) -> np.ndarray:
+    """Returns the record indices of a step's global batch, int64 [batch_size]."""
+    return self._draw(_rng_at(self._seed, step))
+
+
+class ClassBalanced(_Drawn):
   """P classes x K images: K consecutive records each of P different classes.
 
   With K = 2 this is the N-pair batch a0, p0, a1, p1, ..., whose contiguous parts of even length
   hold whole pairs.
   """
-
-  group = 1
 
   def __init__(
     self, labels: np.ndarray, batch_size: int, images_per_class: int, seed: int, label: str
@@ -65,19 +72,17 @@ class ClassBalanced:
         f"data.batch_size ({batch_size}) must be a multiple of data.images_per_class "
         f"({images_per_class})"
       )
-    self.batch_size, self.num_records = batch_size, len(labels)
-    self._per_class, self._seed = images_per_class, seed
+    super().__init__(labels, batch_size, seed)
+    self._per_class = images_per_class
     self._classes = _Classes(labels, label, batch_size // images_per_class)
     self.left_out = self._classes.left_out
 
-  def __call__(self, step: int) -> np.ndarray:
-    """Returns the record indices of a step, int64 [batch_size]."""
-    rng = _rng_at(self._seed, step)
+  def _draw(self, rng: np.random.Generator) -> np.ndarray:
     chosen = _distinct(rng, len(self._classes), self.batch_size // self._per_class)
     return np.concatenate([self._classes.draw(rng, c, self._per_class) for c in chosen])
 
 
-class Triplets:
+class Triplets(_Drawn):
   """HDML's scheme: a0, p0, n0, a1, p1, n1, ...; the negative is of another class than the anchor.
 
   Classes of anchors are drawn without replacement while there are enough of them, and the negative
@@ -89,14 +94,11 @@ class Triplets:
   def __init__(self, labels: np.ndarray, batch_size: int, seed: int, label: str):
     if batch_size % 3:
       raise ValueError(f"data.batch_size ({batch_size}) must be a multiple of 3 for triplets")
-    self.batch_size, self.num_records = batch_size, len(labels)
-    self._seed = seed
+    super().__init__(labels, batch_size, seed)
     self._classes = _Classes(labels, label, 2)
     self.left_out = self._classes.left_out
 
-  def __call__(self, step: int) -> np.ndarray:
-    """Returns the record indices of a step, int64 [batch_size]."""
-    rng = _rng_at(self._seed, step)
+  def _draw(self, rng: np.random.Generator) -> np.ndarray:
     triplets, total = self.batch_size // 3, len(self._classes)
     anchors = np.resize(_distinct(rng, total, min(triplets, total)), triplets)
     others = (anchors + rng.integers(1, total, size=triplets)) % total
@@ -106,34 +108,27 @@ class Triplets:
     return np.concatenate(parts)
 
 
-class Uniform:
+class Uniform(_Drawn):
   """Different records, each equally likely, whatever their class; positives are not guaranteed."""
-
-  group = 1
-  left_out = ""
 
   def __init__(self, labels: np.ndarray, batch_size: int, seed: int):
     if batch_size > len(labels):
       raise ValueError(
         f"data.batch_size ({batch_size}) is more than the {len(labels)} records of the data set"
       )
-    self.batch_size, self.num_records = batch_size, len(labels)
-    self._seed = seed
+    super().__init__(labels, batch_size, seed)
 
-  def __call__(self, step: int) -> np.ndarray:
-    """Returns the record indices of a step, int64 [batch_size]."""
-    return _distinct(_rng_at(self._seed, step), self.num_records, self.batch_size)
+  def _draw(self, rng: np.random.Generator) -> np.ndarray:
+    return _distinct(rng, self.num_records, self.batch_size)
 
 
-class Hierarchical:
+class Hierarchical(_Drawn):
   """N coarse groups, P/N classes in each, K images of each class: negatives that look alike.
 
   All classes of a group are neighbours in the batch, K consecutive records each. Groups are drawn
   without replacement, then classes within each group. A group with fewer than P/N classes of two
   images is left out.
   """
-
-  group = 1
 
   def __init__(
     self,
@@ -152,8 +147,8 @@ class Hierarchical:
         f"data.batch_size ({batch_size}) must be a multiple of data.coarse_per_batch ({groups}) "
         f"times data.images_per_class ({images_per_class})"
       )
-    self.batch_size, self.num_records = batch_size, len(labels)
-    self._seed, self._per_class, self._groups = seed, images_per_class, groups
+    super().__init__(labels, batch_size, seed)
+    self._per_class, self._groups = images_per_class, groups
     self._per_group = batch_size // (groups * images_per_class)
     self._classes = _Classes(labels, label, groups * self._per_group)
     # The group of a class is that of its first record; then no record may differ from its class.
@@ -185,9 +180,7 @@ class Hierarchical:
       )
     self.left_out = "; ".join(said)
 
-  def __call__(self, step: int) -> np.ndarray:
-    """Returns the record indices of a step, int64 [batch_size]."""
-    rng = _rng_at(self._seed, step)
+  def _draw(self, rng: np.random.Generator) -> np.ndarray:
     parts = []
     for group in _distinct(rng, len(self._counts), self._groups):
       places = _distinct(rng, int(self._counts[group]), self._per_group)
@@ -220,12 +213,11 @@ def create(
       "hierarchical" (P classes x K images out of a few coarse groups).
     labels: integer class of each record, [n].
     batch_size: records in the GLOBAL batch.
-    images_per_class: K; used by "pk" and "hierarchical", must be 2 for "npair", ignored by the
-      others.
+    images_per_class: K of "pk" and "hierarchical"; must be 2 for "npair".
     seed: the same seed and step give the same batch.
     label: name of the label column, for messages.
-    coarse: the coarse group of each record, [n], for "hierarchical".
-    coarse_label: name of that column, for messages.
+    coarse: for "hierarchical", the coarse group of each record, [n], of the column `coarse_label`.
+    coarse_label: its name.
     coarse_per_batch: how many groups a batch holds, for "hierarchical".
 
   Raises:
@@ -306,12 +298,10 @@ class _Classes:
     starts = np.cumsum(counts) - counts
     self.values, self.starts, self.counts = values[kept], starts[kept], counts[kept]
     single = len(values) - len(kept)
-    self.left_out = (
-      f"{single} of the {len(values)} classes of {label!r} have one image, which cannot give a "
-      "positive pair"
-      if single
-      else ""
-    )
+    self.left_out = ""
+    if single:
+      of_all = f"{single} of the {len(values)} classes of {label!r} have"
+      self.left_out = f"{of_all} one image, which cannot give a positive pair"
     if len(kept) < needed:
       raise ValueError(
         f"label column {label!r} has {len(kept)} classes with at least 2 images "

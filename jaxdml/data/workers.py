@@ -6,6 +6,7 @@ From a worker, arrays come through shared memory: Grain copies them there (its p
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -25,6 +26,8 @@ from jaxdml.errors import JaxdmlError
 _AHEAD = 4
 _WORKER_AHEAD = 2
 _GRACE = 10.0  # seconds that a worker outlives SIGTERM
+
+_Receive = Callable[[dict[str, Any]], dict[str, np.ndarray]]
 
 _in_worker = False
 _told = False
@@ -54,11 +57,8 @@ def _capped(num_workers: int) -> int:
     return num_workers
   if not _told:
     _told = True
-    print(
-      f"data.num_workers={num_workers}: {most} here, one for each core; the batches are the same",
-      file=sys.stderr,
-      flush=True,
-    )
+    what = f"{most} here, one for each core; the batches are the same"
+    print(f"data.num_workers={num_workers}: {what}", file=sys.stderr, flush=True)
   return most
 
 
@@ -86,18 +86,11 @@ def _take(value: Any) -> Any:
   return np.asarray(value)
 
 
-class Batches(Iterator[dict[str, np.ndarray]]):
+class Batches(contextlib.AbstractContextManager, Iterator[dict[str, np.ndarray]]):
   """An iterator over batches that owns threads or processes: a context manager, with `close`."""
 
-  def __init__(
-    self,
-    steps: grain.IterDataset,
-    has_workers: bool,
-    receive: Callable[[dict[str, Any]], dict[str, np.ndarray]],
-  ):
-    self._iterator = iter(steps)
-    self._has_workers = has_workers
-    self._receive = receive
+  def __init__(self, steps: grain.IterDataset, has_workers: bool, receive: _Receive):
+    self._iterator, self._has_workers, self._receive = iter(steps), has_workers, receive
     self._closed = False
 
   def __next__(self) -> dict[str, np.ndarray]:
@@ -130,9 +123,6 @@ class Batches(Iterator[dict[str, np.ndarray]]):
         # collected at a random one they may interrupt multiprocessing's own bookkeeping, which
         # Python 3.12 answers with a warning and a leak (gh-109629).
         gc.collect()
-
-  def __enter__(self) -> Batches:
-    return self
 
   def __exit__(self, *exc: object) -> None:
     self.close()
@@ -178,23 +168,12 @@ def _start_worker(index: int, count: int) -> None:
 
 
 def run(
-  first: int,
-  stop: int,
-  step_fn: Callable[[int], dict[str, Any]],
-  num_workers: int,
-  receive: Callable[[dict[str, Any]], dict[str, np.ndarray]],
+  first: int, stop: int, step_fn: Callable[[int], dict], num_workers: int, receive: _Receive
 ) -> Batches:
   """Iterates over step_fn(first), ..., step_fn(stop - 1), in this order.
 
-  Args:
-    first: the first step.
-    stop: after the last step.
-    step_fn: step -> what becomes a batch; picklable.
-    num_workers: processes that call it, at most `cores()` of them; 0 for a thread of this process.
-    receive: applied in this process to each batch as it is asked for.
-
-  Raises:
-    ValueError: a negative `num_workers`.
+  `step_fn`, picklable, is called in at most `cores()` processes, or with `num_workers` 0 in a
+  thread of this one; `receive` is applied in this process to each batch as it is asked for.
   """
   if num_workers < 0:
     raise ValueError(f"data.num_workers must be at least 0, got {num_workers}")
@@ -209,11 +188,6 @@ def run(
     # Grain reads one of its flags here, which raises in a notebook or script without absl.app.
     flags.FLAGS.mark_as_parsed()
   options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-  return Batches(
-    steps.to_iter_dataset(options).mp_prefetch(
-      grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=_WORKER_AHEAD),
-      worker_init_fn=_start_worker,
-    ),
-    True,
-    receive,
-  )
+  processes = grain.MultiprocessingOptions(num_workers, per_worker_buffer_size=_WORKER_AHEAD)
+  made = steps.to_iter_dataset(options).mp_prefetch(processes, worker_init_fn=_start_worker)
+  return Batches(made, True, receive)

@@ -19,7 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 from tqdm import tqdm
 
@@ -34,36 +34,27 @@ _WINDOWS = re.compile(r"[\\\0]|^[A-Za-z]:")
 _JUNK = {"__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini"}
 
 
-class Files(Protocol):
-  """The regular files of an archive or folder.
+class Files:
+  """The regular files of an archive or folder."""
 
-  Attributes:
-    path: the archive or folder itself, for messages.
-    members: name, with "/", -> size in bytes, in the order of `read` if `sequential`.
-    sequential: it can only be read from the start on, so `names` of `read` keep that order.
-    fingerprint: changes when the content does.
-  """
-
-  path: Path
-  members: Mapping[str, int]
-  sequential: bool
-  fingerprint: str
+  path: Path  # the archive or folder itself, for messages
+  members: Mapping[str, int]  # name, with "/", -> size in bytes
+  sequential = (
+    False  # it is read from the start on: `names` of `read` are in the order of `members`
+  )
+  fingerprint: str  # changes when the content does
 
   def text(self, name: str) -> bytes:
     """Returns a small file; of a sequential archive, one of those it was told to keep."""
-    ...
+    return next(self.read([name]))
 
   def read(self, names: Sequence[str]) -> Iterator[bytes]:
     """Yields the files `names`, in that order."""
-    ...
+    raise NotImplementedError
 
 
 def check_name(name: str, where: str) -> str:
-  """Returns a member's name without "./", if it stays inside the folder it is relative to.
-
-  Raises:
-    PrepareError: the name is absolute, has a "..", or is a Windows path.
-  """
+  """Returns a member's name without "./"; PrepareError if it leads out of its folder."""
   parts = _parts(name)
   if name[:1] == "/" or ".." in parts or _WINDOWS.search(name):
     raise PrepareError(
@@ -78,17 +69,13 @@ def _parts(name: str) -> list[str]:
   return [part for part in name.split("/") if part not in ("", ".")]
 
 
-def _is_junk(name: str) -> bool:
-  parts = name.split("/")
-  return parts[-1].startswith("._") or not _JUNK.isdisjoint(parts)
-
-
 def _collect(where: Path, entries: Iterable[tuple[str, int]]) -> dict[str, int]:
   """Checks (name, size) of regular files and returns them without what macOS and Windows add."""
   members: dict[str, int] = {}
   for raw, size in entries:
     name = check_name(raw, str(where))
-    if _is_junk(name):
+    parts = name.split("/")
+    if parts[-1].startswith("._") or not _JUNK.isdisjoint(parts):
       continue
     if name in members:
       raise PrepareError(f"{where} holds {name!r} twice, so which one counts is not known")
@@ -102,10 +89,8 @@ def _collect(where: Path, entries: Iterable[tuple[str, int]]) -> dict[str, int]:
 
 
 def _refuse_kind(where: Path, name: str, kind: str) -> None:
-  raise PrepareError(
-    f"{where} holds {name!r}, a {kind}: only files and folders are read, so it is refused. It is "
-    "not the official file; get it again"
-  )
+  what = f"{name!r}, a {kind}: only files and folders are read, so it is refused"
+  raise PrepareError(f"{where} holds {what}. It is not the official file; get it again")
 
 
 def _digest(*parts: str | Mapping[str, int]) -> str:
@@ -130,30 +115,21 @@ def _explain(path: Path) -> Iterator[None]:
     raise PrepareError(f"{path} cannot be read: {error}") from error
 
 
-class Folder:
+class Folder(Files):
   """An extracted folder."""
 
-  sequential = False
-
-  def __init__(self, path: Path, *, below: str = ""):
-    """Lists the files of `path`, or of its subfolder `below` alone, with names from `path`."""
+  def __init__(self, path: Path):
     self.path = path
-    state = []
-    found = []
-    for directory, folders, files in os.walk(path / below):
+    found, state = [], []
+    for directory, folders, files in os.walk(path):
       folders.sort()
-      relative = Path(directory).relative_to(path)
-      for file in sorted(files):
-        info = os.stat(os.path.join(directory, file))
+      for file in (Path(directory, name) for name in sorted(files)):
+        info = file.stat()
         if stat.S_ISREG(info.st_mode):
-          found.append(((relative / file).as_posix(), info.st_size))
+          found.append((file.relative_to(path).as_posix(), info.st_size))
           state.append(str(info.st_mtime_ns))
     self.members = _collect(path, found)
     self.fingerprint = _digest(self.members, "\n".join(state))
-
-  def text(self, name: str) -> bytes:
-    """Returns a small file."""
-    return (self.path / name).read_bytes()
 
   def read(self, names: Sequence[str]) -> Iterator[bytes]:
     """Yields the files `names`, in that order."""
@@ -161,10 +137,8 @@ class Folder:
       yield (self.path / name).read_bytes()
 
 
-class Zip:
+class Zip(Files):
   """A zip archive, read at random; the checksum of each member is checked as it is read."""
-
-  sequential = False
 
   def __init__(self, path: Path):
     self.path = path
@@ -182,10 +156,6 @@ class Zip:
     self.fingerprint = _digest(self.members, "\n".join(str(info.CRC) for info in infos))
     self._infos = {"/".join(_parts(info.orig_filename)): info for info in infos}
 
-  def text(self, name: str) -> bytes:
-    """Returns a small file."""
-    return next(self.read([name]))
-
   def read(self, names: Sequence[str]) -> Iterator[bytes]:
     """Yields the files `names`, in that order."""
     with _explain(self.path):
@@ -193,7 +163,7 @@ class Zip:
         yield self._archive.read(self._infos[name])
 
 
-class Tar:
+class Tar(Files):
   """A tar archive, gzipped or not: one pass lists and checks it, each `read` is one pass more."""
 
   sequential = True
@@ -201,24 +171,17 @@ class Tar:
   def __init__(self, path: Path, *, keep: Collection[str] = ()):
     """Lists the archive to its end, so that a truncated one is found before anything is written.
 
-    Args:
-      path: the archive.
-      keep: last parts of the names of small files that `text` returns.
+    `text` returns the small files whose names end with one of `keep`.
     """
     self.path = path
     self._gzipped = _check_kind(path, "tar") == "gzip"
     self._kept: dict[str, bytes] = {}
     found = []
+    options = {"unit": "B", "unit_scale": True, "mininterval": 0.5}
     with (
       _explain(path),
       path.open("rb") as raw,
-      tqdm(
-        total=path.stat().st_size,
-        desc=f"{path.name}: checking",
-        unit="B",
-        unit_scale=True,
-        mininterval=0.5,
-      ) as bar,
+      tqdm(total=path.stat().st_size, desc=f"{path.name}: checking", **options) as bar,
     ):
       stream = self._unzip(raw)
       for member, file in self._walk(stream):
@@ -271,20 +234,12 @@ class Tar:
 
 
 def _check_kind(path: Path, wanted: str) -> str:
-  """Returns "zip", "tar" or "gzip", from the first bytes of the file.
-
-  Raises:
-    PrepareError: it is another kind than its name says.
-  """
+  """Returns "zip", "tar" or "gzip", from the first bytes; PrepareError if its name says another."""
   with path.open("rb") as file:
     head = file.read(512)
-  if head[:4] in (b"PK\3\4", b"PK\5\6"):
-    kind = "zip"
-  elif head[:2] == b"\x1f\x8b":
-    kind = "gzip"
-  elif head[257:262] == b"ustar":
-    kind = "tar"
-  else:
+  zipped = head[:4] in (b"PK\3\4", b"PK\5\6")
+  kind = "zip" if zipped else "gzip" if head[:2] == b"\x1f\x8b" else "tar"
+  if kind == "tar" and head[257:262] != b"ustar":
     shown = f"it begins with {head[:24]!r}" if head else "it is empty"
     raise PrepareError(f"{path} is no {wanted} archive ({shown}): get it again")
   if kind != wanted and (kind, wanted) != ("gzip", "tar"):

@@ -9,13 +9,13 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from jaxdml.data import picture_files
-from jaxdml.prepare import copies, photos
+from jaxdml.prepare import photos
 from jaxdml.prepare.photos import ImageFolderError, Photo
-from jaxdml.prepare.source import Item, Source, column_features
+from jaxdml.prepare.source import Item, Source, column_features, summary
 
 _VERSION = "1.0.0"
 
@@ -25,22 +25,14 @@ _COLUMNS = ("label", "coarse", "fine")
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class ImageFolder(Source):
-  """A folder of photos as a source; its description is what was found, a line each.
-
-  Attributes:
-    root: the folder that the items' paths are relative to.
-  """
+  """A folder of photos, `root`, as a source; its description is what was found, a line each."""
 
   root: Path
 
   def read(self, start: int) -> Iterator[bytes]:
-    """Yields the bytes of the files `items[start:]`; at most one more than `decode.MAX_BYTES`.
-
-    Raises:
-      ImageFolderError: a file cannot be read any more.
-    """
-    for place in range(start, len(self.items)):
-      path = self.root / self.items[place].path
+    """Yields the bytes of the files `items[start:]`; at most one more than `decode.MAX_BYTES`."""
+    for item in self.items[start:]:
+      path = self.root / item.path
       try:
         encoded = picture_files.read(path)
       except OSError as error:
@@ -73,10 +65,6 @@ def source(
     seed: chooses them.
     drop_copies: leave out photos that are there already, byte by byte, and all copies of one that
       has several labels. They are counted and named in any case.
-
-  Raises:
-    ImageFolderError: the folder, or an argument, cannot be used.
-    ManifestError: the manifest cannot be used.
   """
   if not _NAME.fullmatch(name):
     raise ImageFolderError(
@@ -96,40 +84,49 @@ def source(
       raise ImageFolderError(str(error)) from error
   else:
     found = photos.from_manifest(folder, manifest, notes)
-  groups = copies.find(folder.path, found, f"image_folder/{name}")
+  groups = photos.copies(folder.path, found, f"image_folder/{name}")
   if drop_copies:
-    found = copies.without(found, groups)
+    found = photos.without_copies(found, groups)
     if not found:
-      raise ImageFolderError(
-        f"drop_copies leaves no photo of {folder.path}: each has a copy with another label"
-      )
+      why = "each has a copy with another label"
+      raise ImageFolderError(f"drop_copies leaves no photo of {folder.path}: {why}")
   if found[0].split is None:
     test = divide({photo.labels["label"] for photo in found}, test_share, seed)
-    found = [
-      photo._replace(split="test" if photo.labels["label"] in test else "train") for photo in found
-    ]
+    side = lambda photo: "test" if photo.labels["label"] in test else "train"
+    found = [photo._replace(split=side(photo)) for photo in found]
     how = f"by class: {test_share:g} of the classes test, chosen by the seed {seed}"
   else:
     how = "as the manifest has it" if manifest else "as the folders have it"
   notes += _split_notes(found)
-  notes += _single_notes(found)
+  counts = collections.Counter(photo.labels["label"] for photo in found)
+  if single := sorted(name for name, count in counts.items() if count == 1):
+    notes.append(
+      f"Classes with one image, which is kept but cannot give a positive pair: {len(single)} "
+      f"({photos.listed(single)})."
+    )
   splits = {photo.path: photo.split for photo in found}
   placed = [[p._replace(split=splits.get(p.path)) for p in group] for group in groups]
-  notes += copies.notes(placed, drop_copies)
+  notes += photos.copy_notes(placed, drop_copies)
   columns = [column for column in _COLUMNS if column in found[0].labels]
   names = {column: sorted({photo.labels[column] for photo in found}) for column in columns}
-  notes.insert(0, f"{_summary(found)}; divided {how}.")
+  in_order = sorted(found, key=lambda photo: picture_files.SPLITS.index(photo.split))
+  found_here = summary("photos", [(photo.split, photo.labels["label"]) for photo in in_order])
+  notes.insert(0, f"{found_here}; divided {how}.")
   for note in notes:
     print(f"image_folder/{name}: {note}", file=sys.stderr)
-  items = _items(found, names)
+  number = {column: {name: i for i, name in enumerate(names[column])} for column in names}
+  # It changes with the classes, the splits, and the name, size or time of change of any file.
+  digest = hashlib.sha256(json.dumps([_VERSION, names]).encode())
+  for photo in found:
+    digest.update(json.dumps(photo, sort_keys=True).encode())
   return ImageFolder(
     root=folder.path,
     name=f"image_folder/{name}",
     version=_VERSION,
     description="\n".join(notes),
     features=column_features(names),
-    items=items,
-    fingerprint=_fingerprint(found, names),
+    items=[Item(p.split, p.path, {c: number[c][x] for c, x in p.labels.items()}) for p in found],
+    fingerprint=digest.hexdigest(),
   )
 
 
@@ -141,14 +138,8 @@ def divide(classes: Iterable[str], test_share: float, seed: int) -> set[str]:
 
   >>> sorted(divide(["ant", "bee", "cat", "dog"], 0.5, seed=0))
   ['ant', 'dog']
-
-  Raises:
-    ImageFolderError: there are fewer than two classes.
   """
-
-  def place(name: str) -> tuple[bytes, str]:
-    return hashlib.sha256(f"{seed} {name}".encode()).digest(), name
-
+  place = lambda name: (hashlib.sha256(f"{seed} {name}".encode()).digest(), name)
   order = sorted(set(classes), key=place)
   if len(order) < 2:
     raise ImageFolderError(
@@ -156,32 +147,6 @@ def divide(classes: Iterable[str], test_share: float, seed: int) -> set[str]:
       "2; if its sub-folders are the classes, give that folder as the source"
     )
   return set(order[: min(max(round(test_share * len(order)), 1), len(order) - 1)])
-
-
-def _items(found: Sequence[Photo], names: Mapping[str, Sequence[str]]) -> list[Item]:
-  number = {column: {name: i for i, name in enumerate(names[column])} for column in names}
-  return [
-    Item(photo.split, photo.path, {c: number[c][name] for c, name in photo.labels.items()})
-    for photo in found
-  ]
-
-
-def _fingerprint(found: Iterable[Photo], names: Mapping[str, Sequence[str]]) -> str:
-  """Changes with the classes, the splits, and the name, size or time of change of any file."""
-  digest = hashlib.sha256(json.dumps([_VERSION, names]).encode())
-  for photo in found:
-    digest.update(json.dumps(photo, sort_keys=True).encode())
-  return digest.hexdigest()
-
-
-def _summary(found: Sequence[Photo]) -> str:
-  parts = []
-  for split in picture_files.SPLITS:
-    labels = [photo.labels["label"] for photo in found if photo.split == split]
-    if labels:
-      parts.append(f"{split} {len(labels)} of {len(set(labels))} classes")
-  classes = {photo.labels["label"] for photo in found}
-  return f"{len(found)} photos of {len(classes)} classes: {', '.join(parts)}"
 
 
 def _split_notes(found: Iterable[Photo]) -> Iterator[str]:
@@ -200,25 +165,13 @@ def _split_notes(found: Iterable[Photo]) -> Iterator[str]:
     yield "There is no split 'train': nothing to train on."
   if not test:
     yield "There is no split 'test': nothing to evaluate on."
-  shared = train & test
-  if shared:
+  if shared := train & test:
     yield (
       f"Test classes that are training classes too: {len(shared)} of {len(test)} "
       f"({photos.listed(sorted(shared))}), so the test is NOT on unseen classes."
     )
-  lonely = classes.get("query", set()) - classes.get("gallery", set())
-  if lonely:
+  if lonely := classes.get("query", set()) - classes.get("gallery", set()):
     yield (
       f"Classes with query images and none in the gallery, for which nothing right can be found: "
       f"{len(lonely)} ({photos.listed(sorted(lonely))})."
-    )
-
-
-def _single_notes(found: Iterable[Photo]) -> Iterator[str]:
-  counts = collections.Counter(photo.labels["label"] for photo in found)
-  single = [name for name, count in counts.items() if count == 1]
-  if single:
-    yield (
-      f"Classes with one image, which is kept but cannot give a positive pair: {len(single)} "
-      f"({photos.listed(sorted(single))})."
     )

@@ -5,6 +5,7 @@ Nothing is guessed: what cannot be read one way only is an error that names the 
 
 from __future__ import annotations
 
+import collections
 import csv
 import io
 import json
@@ -70,11 +71,9 @@ class Problems:
 
 def name_problem(name: str) -> str | None:
   """Returns what keeps a cleaned class name from being stored, or None."""
-  if not name:
-    return "is empty"
   if _UNPRINTABLE.search(name):
     return f"has a control character or half a surrogate pair: {name!r}"
-  return None
+  return None if name else "is empty"
 
 
 def read(manifest: str | os.PathLike[str]) -> tuple[list[Row], list[str]]:
@@ -85,14 +84,8 @@ def read(manifest: str | os.PathLike[str]) -> tuple[list[Row], list[str]]:
   object a line, its values text or whole numbers. Columns: path and label; optional coarse, fine
   and split, each on all lines or on none. Empty lines are passed over, and a byte order mark too.
 
-  Args:
-    manifest: the file.
-
-  Returns:
-    Its rows, in the file's order, and the names of the columns that have no meaning here.
-
-  Raises:
-    ManifestError: it cannot be read, or a line is wrong; the message names the line.
+  Returns its rows, in the file's order, and the names of the columns that have no meaning here;
+  ManifestError names the line that is wrong.
   """
   path = Path(manifest)
   text = _text(path)
@@ -108,8 +101,7 @@ def read(manifest: str | os.PathLike[str]) -> tuple[list[Row], list[str]]:
   for line, values in lines:
     row = {column: values.get(column) or "" for column in (*REQUIRED, *used)}
     for column, value in row.items():
-      problem = _value_problem(column, value, len(lines))
-      if problem:
+      if problem := _value_problem(column, value, len(lines)):
         problems.add(line, problem)
     rows.append(Row(line, **row))
   problems.check()
@@ -118,10 +110,8 @@ def read(manifest: str | os.PathLike[str]) -> tuple[list[Row], list[str]]:
 
 def _text(path: Path) -> str:
   if path.suffix.lower() not in SUFFIXES:
-    raise ManifestError(
-      f"manifest {path}: its name must end with one of {', '.join(SUFFIXES)}, which says how to "
-      "read it"
-    )
+    ends = f"its name must end with one of {', '.join(SUFFIXES)}, which says how to read it"
+    raise ManifestError(f"manifest {path}: {ends}")
   try:
     data = path.read_bytes()
   except OSError as error:
@@ -140,17 +130,14 @@ def _text(path: Path) -> str:
 def _value_problem(column: str, value: str, count: int) -> str | None:
   """Returns what is wrong with a value that every line should have."""
   if not value:
-    if column in REQUIRED:
-      return f"the {column} is missing"
-    return f"the {column} is missing, and other lines have one: give it on all {count} or on none"
+    more = f", and other lines have one: give it on all {count} or on none"
+    return f"the {column} is missing" + ("" if column in REQUIRED else more)
   if column == "path":
-    if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
-      return f"the path is no file name: {value!r}"
-    return None
+    wrong = "\0" in value or any("\ud800" <= c <= "\udfff" for c in value)
+    return f"the path is no file name: {value!r}" if wrong else None
   if column == "split":
-    if value.casefold() in SPLITS:
-      return None
-    return f"unknown split {value!r}; it must be one of {', '.join(SPLITS)}"
+    unknown = f"unknown split {value!r}; it must be one of {', '.join(SPLITS)}"
+    return None if value.casefold() in SPLITS else unknown
   problem = name_problem(clean_name(value))
   return f"the {column} {problem}" if problem else None
 
@@ -180,32 +167,28 @@ def _csv(path: Path, text: str, problems: Problems) -> Iterator[tuple[int, dict[
         columns = _columns(cells)
         _check_columns(path, line, columns)
       elif len(cells) != len(columns):
-        problems.add(
-          line,
-          f"{len(cells)} fields, and the header has {len(columns)}; a field that holds "
-          f"{delimiter!r} must stand in double quotes",
-        )
+        wrong = f"{len(cells)} fields, and the header has {len(columns)}; a field that holds"
+        problems.add(line, f"{wrong} {delimiter!r} must stand in double quotes")
       else:
         yield line, dict(zip(columns, (cell.strip() for cell in cells), strict=True))
     line = reader.line_num + 1
 
 
+def _twice(columns: list[str]) -> list[str]:
+  return sorted(name for name, count in collections.Counter(columns).items() if count > 1)
+
+
 def _check_columns(path: Path, line: int, columns: list[str]) -> None:
-  missing = [column for column in REQUIRED if column not in columns]
-  if missing:
-    raise ManifestError(
-      f"manifest {path}: line {line}: the header names the columns, and {' and '.join(missing)} "
-      f"must be among them; got {columns}"
-    )
-  twice = sorted({column for column in columns if column and columns.count(column) > 1})
-  if twice:
-    raise ManifestError(f"manifest {path}: line {line}: the header names {twice} more than once")
+  header = f"manifest {path}: line {line}: the header names"
+  if missing := " and ".join(column for column in REQUIRED if column not in columns):
+    raise ManifestError(f"{header} the columns, and {missing} must be among them; got {columns}")
+  if twice := _twice([column for column in columns if column]):
+    raise ManifestError(f"{header} {twice} more than once")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   names = _columns(key for key, _ in pairs)
-  twice = sorted({name for name in names if names.count(name) > 1})
-  if twice:
+  if twice := _twice(names):
     raise ValueError(f"{twice} given more than once")
   return dict(zip(names, (value for _, value in pairs), strict=True))
 

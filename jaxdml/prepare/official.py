@@ -35,41 +35,24 @@ class Count(NamedTuple):
 
 
 class Row(NamedTuple):
-  """One line of the annotations.
-
-  Attributes:
-    split: where it belongs.
-    path: as the annotations have it; kept in the record.
-    values: its labels.
-    files: which of the parts it is in.
-    member: its name there.
-  """
+  """One line of the annotations."""
 
   split: str
-  path: str
-  values: Mapping[str, Any]
-  files: int
-  member: str
+  path: str  # as the annotations have it; kept in the record
+  values: Mapping[str, Any]  # its labels
+  files: int  # which of the parts it is in
+  member: str  # its name there
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-  """Files with the images of a data set, by their names inside `folder`.
-
-  Attributes:
-    files: the archive or folder.
-    names: name inside the data set's folder -> member of `files`, in the order of the archive.
-  """
+  """Files with the images of a data set."""
 
   files: Files
-  names: Mapping[str, str]
+  names: Mapping[str, str]  # inside the data set's folder -> member of `files`, in its order
 
   def text(self, name: str) -> str:
-    """Returns a text file of the part.
-
-    Raises:
-      PrepareError: it is not there, or no UTF-8.
-    """
+    """Returns a text file of the part; PrepareError if it is not there, or no UTF-8."""
     if name not in self.names:
       raise PrepareError(
         f"{self.files.path} holds no {name}; it holds {few(self.files.members) or 'no files'}. "
@@ -82,13 +65,7 @@ class Part:
 
 
 class Annotations(NamedTuple):
-  """Contents of a data set's files.
-
-  Attributes:
-    labels: column -> the names of its values, or how many there are.
-    rows: a line for each image.
-    parts: the archives and folders with the images.
-  """
+  """Contents of a data set's files; `labels`: column -> names of its values, or their number."""
 
   labels: Mapping[str, Sequence[str] | int]
   rows: Sequence[Row]
@@ -97,44 +74,33 @@ class Annotations(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-  """A public data set: what people should know of it, and how its files are read.
+  """A public data set: what people should know of it, and how its files are read."""
 
-  Attributes:
-    name: of the data set, as `data.load` takes it.
-    version: higher than that of TFDS's own, where there is one.
-    help: a line that says what it is; then what to put into --source, and where people have it
-      from.
-    homepage: of the data set.
-    description: what it is and how it is divided.
-    expected: split -> published counts.
-    read: directory -> its annotations; raises PrepareError where files are missing or damaged.
-    label: the default label column, whose classes are counted.
-  """
-
-  name: str
-  version: str
-  help: str
+  name: str  # as `data.load` takes it
+  version: str  # higher than that of TFDS's own, where there is one
+  help: str  # a line that says what it is; then what to put into --source, and where it comes from
   homepage: str
-  description: str
-  expected: Mapping[str, Count]
-  read: Callable[[Path], Annotations]
-  label: str = "label"
+  description: str  # what it is and how it is divided
+  expected: Mapping[str, Count]  # split -> published counts
+  read: Callable[[Path], Annotations]  # PrepareError where files are missing or damaged
+  label: str = "label"  # the default column, whose classes are counted
 
   def source(self, root: Path, *, allow_partial: bool = False) -> ArchiveSource:
     """Reads the annotations, and compares them with the files and the published counts.
 
-    Args:
-      root: directory with the archives or what was extracted from them.
-      allow_partial: take what is there; the description says so.
-
-    Raises:
-      PrepareError: something is missing, damaged or too much; the message says what.
+    `root` has the archives or what was extracted from them. With `allow_partial` what is there is
+    taken, and the description says so; else PrepareError says what is missing or too much.
     """
     labels, rows, parts = self.read(root)
     for row in rows:
       check_name(row.path, f"the annotations of {self.name}")
     there = [row for row in rows if row.member in parts[row.files].names]
-    problems = [*_missing(rows, there, parts), *_counts(there, self.label, self.expected)]
+    problems = list(_missing(rows, there, parts))
+    for split, count in self.expected.items():
+      labels_there = [row.values[self.label] for row in there if row.split == split]
+      found = Count(len(labels_there), len(set(labels_there)))
+      if found != count:
+        problems.append(f"{split}: {count} expected, {found} found")
     description = self.description
     if problems:
       text = f"{self.name} is not whole:\n" + "\n".join(f"  {problem}" for problem in problems)
@@ -146,11 +112,17 @@ class Card:
       if not there:
         raise PrepareError(f"{text}\nThere is nothing to prepare")
       print(f"{text}\nPreparing what is there (--allow_partial).", file=sys.stderr)
-      description += "\nPARTIAL: results on it do not compare with published ones.\n" + "\n".join(
-        problems
-      )
+      note = "PARTIAL: results on it do not compare with published ones."
+      description = "\n".join([description, note, *problems])
     _note_extra(rows, parts)
-    ordered = _in_reading_order(there, parts)
+    # Part by part, and a sequential one in its own order.
+    places = {
+      (number, member): place
+      for number, part in enumerate(parts)
+      if part.files.sequential
+      for place, member in enumerate(part.names)
+    }
+    ordered = sorted(there, key=lambda row: (row.files, places.get((row.files, row.member), 0)))
     items = [Item(row.split, row.path, row.values) for row in ordered]
     digest = hashlib.sha256(repr((self.version, description)).encode())
     for part in parts:
@@ -172,11 +144,7 @@ class Card:
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class ArchiveSource(Source):
-  """A source over some archives and folders.
-
-  Attributes:
-    places: of each item, the archive or folder and its name there.
-  """
+  """A source over some archives and folders; `places` has each item's, and its name there."""
 
   places: Sequence[tuple[Files, str]]
 
@@ -188,11 +156,7 @@ class ArchiveSource(Source):
 
 
 def find(source: Path, *names: str) -> Path | None:
-  """Returns the first of `names` in `source` or in one of its folders, or None.
-
-  Raises:
-    PrepareError: `source` is no directory.
-  """
+  """Returns the first of `names` in the directory `source` or in one of its folders, or None."""
   if not source.is_dir():
     raise PrepareError(f"--source {source} is no directory; give the one with the archives")
   folders = sorted(p for p in source.iterdir() if p.is_dir() and not p.name.startswith("."))
@@ -211,10 +175,8 @@ def find_part(source: Path, stem: str) -> Path | None:
 def open_part(path: Path, folder: str, keep: Collection[str] = ()) -> Part:
   """Opens an archive or an extracted folder.
 
-  Args:
-    path: the archive or folder.
-    folder: names of the part are those below it: "car_ims" for "car_ims/000001.jpg".
-    keep: small files that are read as text.
+  The part's names are those below `folder`: "car_ims" for "car_ims/000001.jpg". The small files
+  `keep` are read as text.
   """
   if path.is_dir():
     files: Files = Folder(path)
@@ -240,19 +202,12 @@ def open_part(path: Path, folder: str, keep: Collection[str] = ()) -> Part:
 
 
 def missing_files(name: str, source: Path, forms: Sequence[Mapping[str, bool]]) -> PrepareError:
-  """Returns the error that says which files are needed and which of them are there.
+  """Returns the error that says which files are needed in `source` and which of them are there.
 
-  Args:
-    name: of the data set.
-    source: where they were sought.
-    forms: for each form that the data set comes in, its files and whether they are there.
+  `forms` has, for each form that the data set comes in, its files and whether they are there.
   """
-  lines = [
-    "  "
-    + ("or " if number else "")
-    + ", ".join(f"{file} ({'found' if there else 'MISSING'})" for file, there in form.items())
-    for number, form in enumerate(forms)
-  ]
+  state = lambda form: ", ".join(f"{f} ({'found' if t else 'MISSING'})" for f, t in form.items())
+  lines = [f"  {'or ' if number else ''}{state(form)}" for number, form in enumerate(forms)]
   present = sorted(p.name for p in source.iterdir())
   return PrepareError(
     f"{name} needs these files in {source}, as archives or extracted:\n"
@@ -262,11 +217,7 @@ def missing_files(name: str, source: Path, forms: Sequence[Mapping[str, bool]]) 
 
 
 def load_mat(path: Path, content: bytes, variable: str) -> Any:
-  """Returns a variable of a MATLAB file.
-
-  Raises:
-    PrepareError: it is no MATLAB file or has no such variable.
-  """
+  """Returns a variable of a MATLAB file; PrepareError if it is none or has none of this name."""
   from scipy.io import loadmat  # Here: only one data set needs SciPy's readers.
   from scipy.io.matlab import MatReadError
 
@@ -278,11 +229,10 @@ def load_mat(path: Path, content: bytes, variable: str) -> Any:
     raise PrepareError(f"{path} has no variable {variable!r}: is it the right file?") from None
 
 
-def _missing(rows: Sequence[Row], there: Sequence[Row], parts: Sequence[Part]) -> list[str]:
-  """Lists the images that the annotations name and the files do not hold."""
+def _missing(rows: Sequence[Row], there: Sequence[Row], parts: Sequence[Part]) -> Iterator[str]:
+  """Yields how many images the annotations name and the files do not hold."""
   if len(there) == len(rows):
-    return []
-  problems = []
+    return
   for number, part in enumerate(parts):
     of_part = [row for row in rows if row.files == number]
     gone = [row.member for row in of_part if row.member not in part.names]
@@ -294,40 +244,17 @@ def _missing(rows: Sequence[Row], there: Sequence[Row], parts: Sequence[Part]) -
       if len(gone) == len(of_part):
         held = few(part.files.members) or "no files"
         problem += f"; it holds {held}. Is it the archive of another data set?"
-      problems.append(problem)
-  return problems
-
-
-def _counts(rows: Sequence[Row], label: str, expected: Mapping[str, Count]) -> list[str]:
-  problems = []
-  for split, count in expected.items():
-    labels = [row.values[label] for row in rows if row.split == split]
-    found = Count(len(labels), len(set(labels)))
-    if found != count:
-      problems.append(f"{split}: {count} expected, {found} found")
-  return problems
+      yield problem
 
 
 def _note_extra(rows: Sequence[Row], parts: Sequence[Part]) -> None:
   named = {(row.files, row.member) for row in rows}
   for number, part in enumerate(parts):
-    extra = [
-      member
-      for member in part.names
-      if member.lower().endswith(_IMAGES) and (number, member) not in named
-    ]
+    pictures = [member for member in part.names if member.lower().endswith(_IMAGES)]
+    extra = [member for member in pictures if (number, member) not in named]
     if extra:
       print(
         f"{part.files.path} holds {len(extra):,} images that the annotations do not name; they "
         f"are left out: {few(extra)}",
         file=sys.stderr,
       )
-
-
-def _in_reading_order(rows: Sequence[Row], parts: Sequence[Part]) -> list[Row]:
-  """Returns the rows part by part, a part in its archive's order or else in the annotations'."""
-  places = [
-    {member: place for place, member in enumerate(part.names)} if part.files.sequential else {}
-    for part in parts
-  ]
-  return sorted(rows, key=lambda row: (row.files, places[row.files].get(row.member, 0)))

@@ -1,31 +1,30 @@
-"""Finds image files below a folder: by class folders, or as a manifest lists them."""
+"""Image files below a folder, by class folders or as a manifest lists them; copies among them."""
 
 from __future__ import annotations
 
 import collections
+import functools
+import hashlib
 import os
 import posixpath
 import re
 import stat
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tqdm import tqdm
+
 from jaxdml._text import few
-from jaxdml.data.picture_files import (
-  SPLITS,
-  SUFFIXES,
-  clean_name,
-  is_picture,
-  level,
-  walk,
-)  # fmt: skip
+from jaxdml.data import picture_files
+from jaxdml.data.picture_files import SPLITS, SUFFIXES, clean_name, is_picture
 from jaxdml.prepare import manifest as manifests
 from jaxdml.prepare.source import PrepareError
 
 _ALMOST_SPLITS = {"dev", "val", "valid", "validation"}
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_TAIL = 4096  # Bytes at the end, which differ where pictures do: few files are read in full.
 
 
 class ImageFolderError(PrepareError):
@@ -33,14 +32,9 @@ class ImageFolderError(PrepareError):
 
 
 class Photo(NamedTuple):
-  """One image file.
+  """One image file: its path below the folder, with "/"; column -> name of the class.
 
-  Attributes:
-    path: below the folder, with "/" between its parts.
-    labels: column -> name of the class.
-    split: None where the collection has no splits of its own.
-    size: in bytes.
-    changed: when, in ns.
+  `split` is None where the collection has none of its own; `changed` is a time in ns.
   """
 
   path: str
@@ -63,11 +57,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 class Folder:
-  """The folder that holds the photos; nothing outside it is ever read.
-
-  Raises:
-    ImageFolderError: it is no folder.
-  """
+  """The folder that holds the photos; nothing outside it is ever read."""
 
   def __init__(self, root: str | os.PathLike[str]):
     self.path = Path(root).expanduser()
@@ -75,20 +65,12 @@ class Folder:
       what = "is a file; extract archives first" if self.path.exists() else "does not exist"
       raise ImageFolderError(f"{self.path} {what}: a folder of photos is expected")
     self._real = os.path.realpath(self.path)
-    self._real_parents: dict[str, str] = {}
+    self._real_parent = functools.cache(os.path.realpath)
 
   def _resolved(self, path: str) -> str:
     """Returns the path with the links of its folders resolved, each folder once."""
     parent, name = os.path.split(path)
-    if parent not in self._real_parents:
-      self._real_parents[parent] = os.path.realpath(parent)
-    return os.path.join(self._real_parents[parent], name)
-
-  def _inside(self, path: str) -> bool:
-    real = self._resolved(path)
-    if os.path.islink(real):
-      real = os.path.realpath(real)
-    return os.path.commonpath([self._real, real]) == self._real
+    return os.path.join(self._real_parent(parent), name)
 
   def _relative(self, path: str) -> str:
     """Returns an absolute path as one below the folder: as it is written, else as it resolves."""
@@ -105,11 +87,7 @@ class Folder:
   def locate(self, relative: str) -> tuple[str, os.stat_result]:
     """Returns the path of a file as the folder has it, and its status.
 
-    Args:
-      relative: to the folder, or an absolute path that lies in it.
-
-    Raises:
-      ImageFolderError: there is no such file, or it is outside the folder.
+    ImageFolderError if there is no such file, or it is outside the folder.
     """
     if _DRIVE.match(relative):
       raise ImageFolderError(
@@ -131,9 +109,12 @@ class Folder:
         continue
       except OSError as error:
         raise ImageFolderError(f"{relative[:200]!r} cannot be read: {error.strerror}") from error
-      if not self._inside(path):
+      real = self._resolved(path)
+      if os.path.islink(real):
+        real = os.path.realpath(real)
+      if os.path.commonpath([self._real, real]) != self._real:
         raise ImageFolderError(
-          f"{relative!r} is a link that leaves the folder {self.path}, to {os.path.realpath(path)}"
+          f"{relative!r} is a link that leaves the folder {self.path}, to {real}"
         )
       if not stat.S_ISREG(status.st_mode):
         raise ImageFolderError(f"{relative!r} is not a file")
@@ -143,36 +124,29 @@ class Folder:
 
 
 def from_folders(folder: Folder, notes: list[str]) -> list[Photo]:
-  """Returns the photos in class folders, sorted by path; what was left out goes to `notes`.
-
-  Raises:
-    ImageFolderError: there are none, or a name cannot be used.
-  """
+  """Returns the photos in class folders, sorted by path; what was left out goes to `notes`."""
   splits = _split_folders(folder)
   loose, other, empty, merged = [], collections.Counter(), [], {}
   photos = []
   if splits:
-    loose += level(folder.path)[1]
+    loose += picture_files.level(folder.path)[1]
   for split, parent in splits or [(None, "")]:
-    classes, files = level(folder.path, parent)
+    classes, files = picture_files.level(folder.path, parent)
     loose += files
     for class_folder in classes:
       name = clean_name(posixpath.basename(class_folder))
-      problem = manifests.name_problem(name)
-      if problem:
+      if problem := manifests.name_problem(name):
         raise ImageFolderError(
           f"{folder.path / class_folder}: the name of this class {problem}; rename the folder"
         )
-      found = []
-      for path in walk(folder.path, class_folder):
+      before = len(photos)
+      for path in picture_files.walk(folder.path, class_folder):
         if is_picture(path):
-          found.append(path)
+          path, status = folder.locate(path)
+          photos.append(Photo(path, {"label": name}, split, status.st_size, status.st_mtime_ns))
         else:
           other[posixpath.splitext(path)[1].lower() or "no suffix"] += 1
-      for path in found:
-        path, status = folder.locate(path)
-        photos.append(Photo(path, {"label": name}, split, status.st_size, status.st_mtime_ns))
-      if not found:
+      if len(photos) == before:
         empty.append(class_folder)
       merged.setdefault((split, name), []).append(class_folder)
   outside = [path for path in loose if is_picture(path)]
@@ -182,22 +156,23 @@ def from_folders(folder: Folder, notes: list[str]) -> list[Photo]:
       f"{folder.path} has {what}; expected are folders named by class with images in them "
       f"({', '.join(s[1:] for s in SUFFIXES)}), or a manifest"
     )
-  if outside:
-    notes.append(f"Images in no class folder, left out: {len(outside)} ({listed(outside)}).")
   if other:
     kinds = ", ".join(f"{suffix} {count}" for suffix, count in sorted(other.items()))
     notes.append(f"Files that are not images by their name, left out: {other.total()} ({kinds}).")
-  if empty:
-    notes.append(f"Class folders without an image, left out: {len(empty)} ({listed(empty)}).")
   same = [path for folders in merged.values() if len(folders) > 1 for path in folders]
-  if same:
-    notes.append(f"Folders of the same name as another, joined: {len(same)} ({listed(same)}).")
+  for what, paths in (
+    ("Images in no class folder, left out", outside),
+    ("Class folders without an image, left out", empty),
+    ("Folders of the same name as another, joined", same),
+  ):
+    if paths:
+      notes.append(f"{what}: {len(paths)} ({listed(paths)}).")
   return sorted(photos)
 
 
 def _split_folders(folder: Folder) -> list[tuple[str, str]]:
   """Returns (split, folder) where the folders directly in the root are splits, else nothing."""
-  folders = level(folder.path)[0]
+  folders = picture_files.level(folder.path)[0]
   names = {name.casefold() for name in folders}
   if not names & set(SPLITS) or not names <= {*SPLITS, *_ALMOST_SPLITS}:
     return []
@@ -214,11 +189,7 @@ def _split_folders(folder: Folder) -> list[tuple[str, str]]:
 def from_manifest(
   folder: Folder, manifest: str | os.PathLike[str], notes: list[str]
 ) -> list[Photo]:
-  """Returns the photos in the manifest's order; what was not used goes to `notes`.
-
-  Raises:
-    manifest.ManifestError: a line is wrong; the message names it.
-  """
+  """Returns the photos in the manifest's order; what was not used goes to `notes`."""
   rows, extra = manifests.read(manifest)
   if extra:
     notes.append(f"Columns of the manifest that are not used: {listed(extra)}.")
@@ -240,20 +211,99 @@ def from_manifest(
     label, coarse = labels["label"], labels.get("coarse")
     first, line = coarse_of.setdefault(label, (coarse, row.line))
     if coarse != first:
-      problems.add(
-        row.line,
-        f"label {label!r} has the coarse label {coarse!r} here and {first!r} on line {line}; a "
-        "label must belong to one coarse label",
-      )
+      here = f"label {label!r} has the coarse label {coarse!r} here and {first!r} on line {line}"
+      problems.add(row.line, f"{here}; a label must belong to one coarse label")
     if "fine" in labels:
       labels_of_fine[labels["fine"]].add(label)
     split = row.split.casefold() if row.split else None
     photos.append(Photo(path, labels, split, status.st_size, status.st_mtime_ns))
   problems.check()
-  several = sorted(fine for fine, labels in labels_of_fine.items() if len(labels) > 1)
-  if several:
+  if several := sorted(fine for fine, labels in labels_of_fine.items() if len(labels) > 1):
     notes.append(
       "Fine labels under more than one label, each one class for an evaluation by 'fine': "
       f"{len(several)} ({listed(several)})."
     )
   return photos
+
+
+def copies(root: Path, found: Sequence[Photo], name: str) -> list[list[Photo]]:
+  """Returns the groups of two or more photos whose files are equal, in the order of `found`.
+
+  Only files of one size are compared: by their ends, and where those are equal in full. Empty ones
+  are no pictures, so no copies. `name` is the data set's, for the bar.
+  """
+  groups = _split([[photo for photo in found if photo.size]], lambda photo: photo.size)
+  for what, digest in (("comparing sizes and ends", _tail), ("comparing files", _whole)):
+    with tqdm(total=sum(map(len, groups)), desc=f"{name}: {what}", unit=" photos", delay=2) as bar:
+
+      def key(photo: Photo, digest=digest, bar=bar) -> bytes:
+        bar.update()
+        try:
+          return digest(root / photo.path)
+        except OSError as error:
+          raise unreadable(root / photo.path, error) from error
+
+      groups = _split(groups, key)
+  return groups
+
+
+def _split(groups: Iterable[Sequence[Photo]], key: Callable[[Photo], object]) -> list[list[Photo]]:
+  """Divides each group by a key, and leaves out what is then alone."""
+  parts = []
+  for group in groups:
+    by_key = collections.defaultdict(list)
+    for photo in group:
+      by_key[key(photo)].append(photo)
+    parts += [part for part in by_key.values() if len(part) > 1]
+  return parts
+
+
+def _tail(path: Path) -> bytes:
+  with path.open("rb") as file:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - _TAIL, 0))
+    return hashlib.sha256(file.read(_TAIL)).digest()
+
+
+def _whole(path: Path) -> bytes:
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").digest()
+
+
+def _contradict(group: Sequence[Photo]) -> bool:
+  return any(photo.labels != group[0].labels for photo in group)
+
+
+def without_copies(found: Iterable[Photo], groups: Sequence[Sequence[Photo]]) -> list[Photo]:
+  """Leaves out all but the first of equal photos, and all of them where their labels differ."""
+  dropped = {p.path for group in groups for p in group[0 if _contradict(group) else 1 :]}
+  return [photo for photo in found if photo.path not in dropped]
+
+
+def copy_notes(groups: Sequence[Sequence[Photo]], dropped: bool) -> Iterator[str]:
+  """Yields what the user should know about groups of equal photos, splits given."""
+  pairs = lambda groups: listed([f"{group[0].path} = {group[1].path}" for group in groups])
+  wrong = [group for group in groups if _contradict(group)]
+  agreeing = [group for group in groups if not _contradict(group)]
+  more, of_wrong = sum(len(group) - 1 for group in agreeing), sum(map(len, wrong))
+  if dropped:
+    if groups:
+      yield (
+        f"Copies, byte by byte, left out: {more + of_wrong}; of each the first is kept, and none "
+        f"of the {of_wrong} whose labels differ ({pairs(groups)})."
+      )
+    return
+  hint = "--drop_copies leaves them out"
+  if more:
+    yield (
+      f"Copies of another photo of their class, byte by byte: {more} ({pairs(agreeing)}). They "
+      f"teach nothing and are found too easily; {hint}."
+    )
+  if wrong:
+    yield (
+      f"Photos that are there under several labels, byte by byte: {len(wrong)} "
+      f"({pairs(wrong)}). At most one of the labels is right; {hint}."
+    )
+  test = [g for g in groups if len({photo.split == "train" for photo in g}) > 1]
+  if test:
+    yield f"Photos of which training and test have a copy each: {len(test)} ({pairs(test)})."

@@ -21,9 +21,6 @@ def check_image(encoded: bytes) -> None:
   other formats in full. Most of the time is spent without Python's lock, so threads help. Damage
   inside a JPEG's data that its decoder repairs passes: nothing in the file tells it.
 
-  Args:
-    encoded: the bytes of an image file.
-
   Raises:
     ImageDecodeError: it is empty, no image, cut short, damaged or too large; the message says so.
   """
@@ -35,7 +32,7 @@ def check_image(encoded: bytes) -> None:
       f"a JPEG of {header.width} x {header.height} pixels by its header, and {len(encoded)} bytes "
       "cannot hold as many: cut short or damaged"
     )
-  image = decode.decode_probed(encoded, header, _CHANNELS, min_size=_SMALLEST)
+  image = decode.decode(encoded, _CHANNELS, min_size=_SMALLEST, header=header)
   reduction = decode.reduction_for(header, _SMALLEST)
   height, width = image.shape[0] * reduction, image.shape[1] * reduction
   # Reduced sides are rounded.
@@ -64,7 +61,7 @@ def shrink(encoded: bytes, max_side: int) -> bytes:
   if longer <= max_side:
     return encoded
   height, width = (max(round(s * max_side / longer), 1) for s in (header.height, header.width))
-  image = decode.decode_probed(encoded, header, _CHANNELS, min_size=(height, width))
+  image = decode.decode(encoded, _CHANNELS, min_size=(height, width), header=header)
   image = augment.resize(image, height, width)
   options = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
   written, jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)

@@ -75,20 +75,16 @@ class Shard:
   def finish(self, progress: Path) -> dict[str, Any]:
     """Gives the shard its name and notes beside it, in `progress`, what is in it.
 
-    Raises:
-      OSError: the disk is full or refuses; the shard is not there then.
+    OSError if the disk is full or refuses; the shard is not there then.
     """
     try:
       self._writer.close()
     except RuntimeError as error:  # The writer speaks up only here.
       raise OSError(str(error)) from error
     _files.flush(self._temporary)
-    result = {
-      "records": self._records,
-      "record_bytes": self._bytes,
-      "file_bytes": self._temporary.stat().st_size,
-      "skipped": self.skipped,
-    }
+    file_bytes = self._temporary.stat().st_size
+    result = {"records": self._records, "record_bytes": self._bytes, "file_bytes": file_bytes}
+    result["skipped"] = self.skipped
     os.replace(self._temporary, self._path)
     _files.write_json(progress / f"{self._path.name}.json", result)
     return result
@@ -136,19 +132,16 @@ def write_description(
   template = naming.ShardedFileTemplate(
     data_dir=directory, dataset_name=name, filetype_suffix="array_record"
   )
-  info.set_splits(
-    tfds.core.splits.SplitDict(
-      [
-        tfds.core.SplitInfo(
-          name=split,
-          shard_lengths=[part["records"] for part in parts],
-          num_bytes=sum(part["record_bytes"] for part in parts),
-          filename_template=template.replace(split=split),
-        )
-        for split, parts in results.items()
-      ]
+  splits = [
+    tfds.core.SplitInfo(
+      name=split,
+      shard_lengths=[part["records"] for part in parts],
+      num_bytes=sum(part["record_bytes"] for part in parts),
+      filename_template=template.replace(split=split),
     )
-  )
+    for split, parts in results.items()
+  ]
+  info.set_splits(tfds.core.splits.SplitDict(splits))
   info.write_to_directory(directory)
   return info
 

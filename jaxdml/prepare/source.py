@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from jaxdml.errors import JaxdmlError
 
-__all__ = ["Item", "PrepareError", "Source", "column_features"]
+__all__ = ["Item", "PrepareError", "Source", "column_features", "summary"]
 
 
 class PrepareError(JaxdmlError, ValueError):
@@ -18,40 +18,27 @@ class PrepareError(JaxdmlError, ValueError):
 
 
 class Item(NamedTuple):
-  """One image of a source.
+  """One image of a source."""
 
-  Attributes:
-    split: "train", "test", "query", "gallery".
-    path: relative path inside the archive or folder, unique; kept as the feature "path".
-    values: every other feature except "image".
-  """
-
-  split: str
-  path: str
-  values: Mapping[str, Any]
+  split: str  # "train", "test", "query" or "gallery"
+  path: str  # relative, inside the archive or folder, unique; kept as the feature "path"
+  values: Mapping[str, Any]  # every other feature except "image"
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Source:
   """Images with labels that `writing.write` makes a data set of; each kind reads in its own way.
 
-  Attributes:
-    name: of the data set, "NAME" or "NAME/CONFIG".
-    version: "1.0.0".
-    description: what it is and what its splits are.
-    homepage: where it comes from, or "".
-    features: with "image" (tfds.features.Image) and "path" (tfds.features.Text).
-    supervised: the default label column.
-    items: in the order in which `read` yields them; splits may be interleaved.
-    fingerprint: of annotations, member lists, sizes: what was written from another is not kept.
+  `items` are in the order in which `read` yields them; splits may be interleaved. The fingerprint
+  is of annotations, member lists, sizes: what was written from another is not kept.
   """
 
-  name: str
+  name: str  # "NAME" or "NAME/CONFIG"
   version: str = "1.0.0"
-  description: str
+  description: str  # what it is and what its splits are
   homepage: str = ""
-  features: tfds.features.FeaturesDict
-  supervised: str = "label"
+  features: tfds.features.FeaturesDict  # "image" (Image), "path" (Text) and the label columns
+  supervised: str = "label"  # the default label column
   items: Sequence[Item] = dataclasses.field(repr=False)
   fingerprint: str
 
@@ -60,12 +47,22 @@ class Source:
     raise NotImplementedError
 
 
-def column_features(columns: Mapping[str, Sequence[str] | int]) -> tfds.features.FeaturesDict:
-  """Returns the features of a source.
+def summary(what: str, placed: Sequence[tuple[str, Any]]) -> str:
+  """Returns how many there are of each split, from the split and class of each.
 
-  Args:
-    columns: label column -> the names of its values, or how many there are.
+  >>> summary("photos", [("train", "ant"), ("train", "ant"), ("test", "bee")])
+  '3 photos of 2 classes: train 2 of 1 classes, test 1 of 1 classes'
   """
+  splits: dict[str, list[Any]] = {}
+  for split, label in placed:
+    splits.setdefault(split, []).append(label)
+  parts = [f"{split} {len(own)} of {len(set(own))} classes" for split, own in splits.items()]
+  classes = set().union(*splits.values())
+  return f"{len(placed)} {what} of {len(classes)} classes: {', '.join(parts)}"
+
+
+def column_features(columns: Mapping[str, Sequence[str] | int]) -> tfds.features.FeaturesDict:
+  """Returns a source's features, from label column -> the names of its values, or their number."""
   kinds: dict[str, Any] = {"image": tfds.features.Image(), "path": tfds.features.Text()}
   for column, names in columns.items():
     kind = {"num_classes": names} if isinstance(names, int) else {"names": names}

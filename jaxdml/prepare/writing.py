@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from jaxdml._text import few
 from jaxdml.data import records
 from jaxdml.data.decode import ImageDecodeError
 from jaxdml.prepare import pictures, shards
-from jaxdml.prepare.source import PrepareError, Source
+from jaxdml.prepare.source import PrepareError, Source, summary
 
 __all__ = ["SKIPPED_FILE", "is_current", "target", "write"]
 
@@ -71,15 +71,10 @@ def write(
     source: the images.
     data_dir: TFDS data directory.
     max_bad_images: share of the images that may be left out, in [0, 1].
-    max_side: pictures with a longer side are written as JPEGs with this one (`pictures.shrink`);
-      None writes the bytes as they are.
+    max_side: pictures with a longer side are written as JPEGs with this one (`pictures.shrink`).
     overwrite: make a finished data set anew; the old one stays until the new one is whole.
 
-  Returns:
-    The directory of the data set, also if it was there already.
-
-  Raises:
-    PrepareError: too many bad images, a full or read-only disk, a source without images.
+  Returns the directory of the data set, also if it was there already.
   """
   if not 0 <= max_bad_images <= 1:
     raise PrepareError(f"max_bad_images must be a share between 0 and 1, got {max_bad_images}")
@@ -135,34 +130,24 @@ def _publish(work: Path, directory: Path, old: Path) -> None:
 
 def _report(skipped: Sequence[Mapping[str, Any]], source: Source, directory: Path) -> None:
   """Names what was left out, and counts what is there: the source's counts are of what it found."""
+  bad = {entry["item"] for entry in skipped}
+  kept = [item for index, item in enumerate(source.items) if index not in bad]
+  there = summary("images", [(item.split, item.values[source.supervised]) for item in kept])
   print(
     f"{len(skipped)} of {len(source.items)} images cannot be decoded and were left out "
     f"(listed in {directory / SKIPPED_FILE}):",
     *(f"  {entry['path']}: {entry['reason']}" for entry in skipped[:20]),
     *([f"  and {len(skipped) - 20} more"] if len(skipped) > 20 else []),
-    f"{source.name} has {_counts(source, {entry['item'] for entry in skipped})}.",
+    f"{source.name} has {there}.",
     sep="\n",
     file=sys.stderr,
   )
 
 
-def _counts(source: Source, bad: Collection[int]) -> str:
-  labels = collections.defaultdict(list)
-  for index, item in enumerate(source.items):
-    if index not in bad:
-      labels[item.split].append(item.values[source.supervised])
-  classes = set().union(*labels.values())
-  parts = [f"{split} {len(own)} of {len(set(own))} classes" for split, own in labels.items()]
-  total = sum(map(len, labels.values()))
-  return f"{total} images of {len(classes)} classes: {', '.join(parts)}"
-
-
 class _Build:
   """The making of one data set: which shards there are, which are finished, writing the rest."""
 
-  def __init__(
-    self, source: Source, work: Path, max_bad_images: float, max_side: int | None = None
-  ):
+  def __init__(self, source: Source, work: Path, max_bad_images: float, max_side: int | None):
     self._source, self._max_side = source, max_side
     self._fingerprint = _fingerprint(source, max_side)
     self._items = source.items
@@ -172,11 +157,9 @@ class _Build:
     if not self._items:
       raise PrepareError(f"data set {source.name!r} has no images")
     paths = collections.Counter(item.path for item in self._items)
-    twice = [path for path, count in paths.items() if count > 1]
-    if twice:
-      raise PrepareError(
-        f"data set {source.name!r} names {len(twice)} images more than once: {few(twice)}"
-      )
+    if twice := [path for path, count in paths.items() if count > 1]:
+      what = f"{len(twice)} images more than once: {few(twice)}"
+      raise PrepareError(f"data set {source.name!r} names {what}")
     self._plan = shards.Plan(source.name.split("/")[0], [item.split for item in self._items])
     self._serialize = shards.serializer(source.features)
     self._skipped: list[dict[str, Any]] = []
@@ -187,13 +170,9 @@ class _Build:
     done = self._finished()
     self._skipped = [entry for result in done.values() for entry in result["skipped"]]
     todo = [i for i, key in enumerate(self._plan.keys) if key not in done]
-    with tqdm(
-      total=len(self._items),
-      initial=len(self._items) - len(todo),
-      desc=f"{self._source.name}: writing",
-      unit=" images",
-      mininterval=0.5,
-    ) as bar:
+    total, options = len(self._items), {"unit": " images", "mininterval": 0.5}
+    what, before = f"{self._source.name}: writing", total - len(todo)
+    with tqdm(total=total, initial=before, desc=what, **options) as bar:
       self._write(todo, done, bar)
     self._check_skipped(whole=len(done) == len(self._plan.sizes))
     self._skipped.sort(key=lambda entry: entry["item"])
@@ -201,28 +180,22 @@ class _Build:
     return self._skipped
 
   def _start_over_if_changed(self) -> None:
-    state = {
-      "fingerprint": self._fingerprint,
-      "images": len(self._items),
-      "shards": self._plan.names(),
-    }
+    images, names = len(self._items), self._plan.names()
+    state = {"fingerprint": self._fingerprint, "images": images, "shards": names}
     path = self._progress / "source.json"
     before = _files.read_json(path)
     if before != state:
       if before is not None:
-        print(
-          f"The source of {self._source.name!r} is another one than that of the interrupted run: "
-          "starting over.",
-          file=sys.stderr,
-        )
+        what = f"The source of {self._source.name!r} is another one than that"
+        print(f"{what} of the interrupted run: starting over.", file=sys.stderr)
       shutil.rmtree(self._work, ignore_errors=True)
       self._progress.mkdir(parents=True)
       _files.write_json(path, state)
     self._data.mkdir(exist_ok=True)
-    names = {f"{name}{end}" for name in self._plan.names() for end in ("", ".json")}
+    kept = {f"{name}{end}" for name in names for end in ("", ".json")}
     for directory in (self._data, self._progress):
       for leftover in directory.iterdir():
-        if leftover.name not in names and leftover != path:
+        if leftover.name not in kept and leftover != path:
           leftover.unlink()
 
   def _finished(self) -> dict[shards.Key, dict[str, Any]]:
@@ -308,40 +281,34 @@ class _Build:
     if bad > _LISTED:
       listed.append(f"  and {bad - _LISTED} more")
     least, more = ("", "") if whole else ("at least ", " or more")
-    raise PrepareError(
-      "\n".join(
-        [
-          f"{least}{bad} of the {total} images of {self._source.name!r} cannot be decoded, and "
-          f"max_bad_images allows {self._allowed}:",
-          *listed,
-          "Repair or remove them, or leave them out with "
-          f"--max_bad_images={_share(bad, total)}{more}; what is finished is kept",
-        ]
-      )
-    )
+    lines = [
+      f"{least}{bad} of the {total} images of {self._source.name!r} cannot be decoded, and "
+      f"max_bad_images allows {self._allowed}:",
+      *listed,
+      "Repair or remove them, or leave them out with "
+      f"--max_bad_images={_share(bad, total)}{more}; what is finished is kept",
+    ]
+    raise PrepareError("\n".join(lines))
 
   def _describe(self, done: dict[shards.Key, dict[str, Any]]) -> None:
     """Writes all that is not records: TFDS's description, the labels, the images left out."""
-    results = {
-      split: [done[key] for key in self._plan.of_split(split)] for split in self._plan.splits
-    }
+    plan = self._plan
+    results = {split: [done[key] for key in plan.of_split(split)] for split in plan.splits}
     for split, parts in results.items():
       if not sum(part["records"] for part in parts):
+        bad = [f"{entry['path']} ({entry['reason']})" for entry in self._skipped]
         raise PrepareError(
           f"no image of the split {split!r} of {self._source.name!r} can be decoded: "
-          f"{_named(self._skipped)}"
+          f"{few(bad, separator='; ')}"
         )
     info = shards.write_description(self._source, self._data, results)
     bad = {entry["item"] for entry in self._skipped}
+    kept = [item for index, item in enumerate(self._items) if index not in bad]
     labels = {}
     for column in records.label_features(info):
       encode = self._source.features[column].encode_example
-      for split in self._plan.splits:
-        values = [
-          encode(item.values[column])
-          for index, item in enumerate(self._items)
-          if item.split == split and index not in bad
-        ]
+      for split in plan.splits:
+        values = [encode(item.values[column]) for item in kept if item.split == split]
         labels[f"{split}/{column}"] = np.asarray(values, np.int64)
     records.write_labels(self._data, labels)
     total = {"images": len(self._items), "skipped": len(self._skipped)}
@@ -375,7 +342,3 @@ def _share(count: int, total: int) -> str:
   digits = max(3, len(str(total)))
   least = -(-count * 10**digits // total)
   return f"{least / 10**digits:.{digits}f}".rstrip("0").rstrip(".")
-
-
-def _named(skipped: Sequence[Mapping[str, Any]]) -> str:
-  return few([f"{entry['path']} ({entry['reason']})" for entry in skipped], separator="; ")

@@ -58,7 +58,7 @@ def test_the_pixels_are_the_decoders(encoded, tmp_path, monkeypatch, kind, min_s
   expected = decode.decode(encoded[kind], channels, min_size=min_size)
   decoder = cache.Decoder(str(tmp_path))
   first = decoder(encoded[kind], channels, min_size=min_size)
-  monkeypatch.setattr(cache, "decode_probed", _refuse)
+  monkeypatch.setattr(cache, "decode", _refuse)
   second = decoder(encoded[kind], channels, min_size=min_size)
   for image in (first, second):
     assert image.dtype == np.uint8 and image.shape == expected.shape

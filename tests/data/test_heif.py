@@ -64,7 +64,7 @@ def test_a_kept_picture_is_of_this_decoder(tmp_path, monkeypatch):
   for _ in range(2):
     np.testing.assert_array_equal(kept(encoded, 3), expected)
     assert len(files()) == 1
-  monkeypatch.setattr(cache, "heif_version", lambda: "another")
+  monkeypatch.setattr(decode_lib, "heif_version", lambda: "another")
   np.testing.assert_array_equal(kept(encoded, 3), expected)
   assert len(files()) == 2
   assert cv2.__version__ in str(files())

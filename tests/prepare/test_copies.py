@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxdml import commands, data
-from jaxdml.prepare import copies, image_folder
+from jaxdml.prepare import image_folder
+from jaxdml.prepare import photos as photos_lib
 from jaxdml.prepare.image_folder import ImageFolderError
 from jaxdml.prepare.photos import Photo
 from tests.data import official
@@ -22,14 +23,14 @@ def write(root, files):
 
 
 def test_groups_are_those_of_comparing_every_two_files(tmp_path, monkeypatch):
-  monkeypatch.setattr(copies, "_TAIL", 4)
+  monkeypatch.setattr(photos_lib, "_TAIL", 4)
   rng = np.random.default_rng(0)
   # Of few sizes, few ends and few beginnings, so that each stage has something to tell apart.
   parts = [rng.bytes(n) for n in (3, 3, 5)]
   contents = [a + b + c for a, b, c in itertools.product(parts, parts, (b"last", b"end."))]
   chosen = rng.integers(len(contents), size=40)
   photos = write(tmp_path, {f"c/{i}": contents[n] for i, n in enumerate(chosen)})
-  groups = copies.find(tmp_path, photos, "mine")
+  groups = photos_lib.copies(tmp_path, photos, "mine")
   pairs = {(a.path, b.path) for group in groups for a, b in itertools.combinations(group, 2)}
   expected = {
     (a.path, b.path)
@@ -42,10 +43,10 @@ def test_groups_are_those_of_comparing_every_two_files(tmp_path, monkeypatch):
 def test_files_of_other_sizes_or_ends_are_not_read_in_full(tmp_path, monkeypatch):
   ends = {"a/1": b"x" * 9000 + b"1", "a/2": b"x" * 9000 + b"2", "a/3": b"x"}
   photos = write(tmp_path, ends)
-  tails, tail = [], copies._tail
-  monkeypatch.setattr(copies, "_tail", lambda path: tails.append(path.name) or tail(path))
-  monkeypatch.setattr(copies, "_whole", lambda path: pytest.fail(f"{path} was read"))
-  assert copies.find(tmp_path, photos, "mine") == []
+  tails, tail = [], photos_lib._tail
+  monkeypatch.setattr(photos_lib, "_tail", lambda path: tails.append(path.name) or tail(path))
+  monkeypatch.setattr(photos_lib, "_whole", lambda path: pytest.fail(f"{path} was read"))
+  assert photos_lib.copies(tmp_path, photos, "mine") == []
   assert tails == ["1", "2"]
 
 
@@ -133,7 +134,7 @@ def test_nothing_left_and_a_file_that_is_gone(tmp_path):
     image_folder.source(tmp_path, "mine", drop_copies=True)
   (tmp_path / "bee/1.jpg").unlink()
   with pytest.raises(ImageFolderError, match=r"bee/1\.jpg: cannot be read \(No such file"):
-    copies.find(tmp_path, photos, "mine")
+    photos_lib.copies(tmp_path, photos, "mine")
 
 
 def test_the_command(tmp_path, capsys):

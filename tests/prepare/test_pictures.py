@@ -138,10 +138,10 @@ def test_a_file_larger_than_any_photo_does_not_pass(monkeypatch):
 
 def test_pixels_that_are_not_those_of_the_header_do_not_pass(monkeypatch):
   def smaller(*args, **kwargs):
-    return decode_probed(*args, **kwargs)[1:]
+    return decoder_itself(*args, **kwargs)[1:]
 
-  decode_probed = decode.decode_probed
-  monkeypatch.setattr(decode, "decode_probed", smaller)
+  decoder_itself = decode.decode
+  monkeypatch.setattr(decode, "decode", smaller)
   with pytest.raises(ImageDecodeError, match="header says 53 x 37 pixels decodes to 53 x 36"):
     check_image(IMAGES["PNG"])
 
@@ -150,10 +150,10 @@ def test_a_jpeg_is_decoded_at_an_eighth(monkeypatch):
   shapes = []
 
   def spy(*args, **kwargs):
-    shapes.append(decode_probed(*args, **kwargs).shape)
-    return decode_probed(*args, **kwargs)
+    shapes.append(decoder_itself(*args, **kwargs).shape)
+    return decoder_itself(*args, **kwargs)
 
-  decode_probed = decode.decode_probed
-  monkeypatch.setattr(decode, "decode_probed", spy)
+  decoder_itself = decode.decode
+  monkeypatch.setattr(decode, "decode", spy)
   check_image(encoded("JPEG", _picture().resize((160, 123))))
   assert shapes[0][0] in (15, 16) and shapes[0][1:] == (20, 3)

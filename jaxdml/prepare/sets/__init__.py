@@ -14,7 +14,6 @@ from jaxdml.prepare.official import Card
 __all__ = ["CARDS"]
 
 _MODULES = [importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)]
-
 CARDS: dict[str, Card] = {module.CARD.name: module.CARD for module in _MODULES}
 """Name -> card, in the order of the names."""
 

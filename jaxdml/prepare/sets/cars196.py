@@ -7,36 +7,25 @@ from typing import Any
 
 import numpy as np
 
-from jaxdml.prepare.official import (
-  Annotations,
-  Card,
-  Count,
-  Part,
-  Row,
-  find,
-  find_part,
-  load_mat,
-  missing_files,
-  open_part,
-)  # fmt: skip
+from jaxdml.prepare import official
+from jaxdml.prepare.official import Annotations, Count, Row
 from jaxdml.prepare.source import PrepareError
 
 _TRAIN_CLASSES = 98
 _TEST_ANNOS = "cars_test_annos_withlabels.mat"
+_DEVKIT = ("car_devkit.tgz", "car_devkit.tar.gz", "devkit/cars_train_annos.mat")
 
 
 def _read(root: Path) -> Annotations:
   joined = {
-    "car_ims.tgz": find_part(root, "car_ims"),
-    "cars_annos.mat": find(root, "cars_annos.mat"),
+    "car_ims.tgz": official.find_part(root, "car_ims"),
+    "cars_annos.mat": official.find(root, "cars_annos.mat"),
   }
   divided = {
-    "cars_train.tgz": find_part(root, "cars_train"),
-    "cars_test.tgz": find_part(root, "cars_test"),
-    "car_devkit.tgz": find(
-      root, "car_devkit.tgz", "car_devkit.tar.gz", "devkit/cars_train_annos.mat"
-    ),
-    _TEST_ANNOS: find(root, _TEST_ANNOS, f"devkit/{_TEST_ANNOS}"),
+    "cars_train.tgz": official.find_part(root, "cars_train"),
+    "cars_test.tgz": official.find_part(root, "cars_test"),
+    "car_devkit.tgz": official.find(root, *_DEVKIT),
+    _TEST_ANNOS: official.find(root, _TEST_ANNOS, f"devkit/{_TEST_ANNOS}"),
   }
   if all(joined.values()):
     rows, names, parts = _joined(*joined.values())
@@ -44,14 +33,14 @@ def _read(root: Path) -> Annotations:
     rows, names, parts = _divided(*divided.values())
   else:
     there = [{file: path is not None for file, path in f.items()} for f in (joined, divided)]
-    raise missing_files("cars196", root, there)
+    raise official.missing_files("cars196", root, there)
   return Annotations({"label": names}, rows, parts)
 
 
-def _joined(images: Path, annotations: Path) -> tuple[list[Row], list[str], list[Part]]:
+def _joined(images: Path, annotations: Path) -> tuple[list[Row], list[str], list[official.Part]]:
   content = annotations.read_bytes()
   names = _class_names(annotations, content)
-  part = open_part(images, "car_ims")
+  part = official.open_part(images, "car_ims")
   found = _annotations(annotations, content, "relative_im_path")
   rows = []
   for path, label in found:
@@ -64,11 +53,11 @@ def _joined(images: Path, annotations: Path) -> tuple[list[Row], list[str], list
 
 def _divided(
   train: Path, test: Path, devkit: Path, test_annos: Path
-) -> tuple[list[Row], list[str], list[Part]]:
+) -> tuple[list[Row], list[str], list[official.Part]]:
   meta, train_annos = "cars_meta.mat", "cars_train_annos.mat"
   if devkit.name == train_annos:
     devkit = devkit.parent
-  kit = open_part(devkit, "devkit", keep=(meta, train_annos))
+  kit = official.open_part(devkit, "devkit", keep=(meta, train_annos))
   contents = {}
   for file in (meta, train_annos):
     if file not in kit.names:
@@ -80,7 +69,7 @@ def _divided(
     _annotations(test_annos, test_annos.read_bytes(), "fname"),
   ]
   folders = ("cars_train", "cars_test")
-  parts = [open_part(path, f) for path, f in zip((train, test), folders, strict=True)]
+  parts = [official.open_part(path, f) for path, f in zip((train, test), folders, strict=True)]
   rows = [
     _row(f"{folder}/{file}", label, names, number, file)
     for number, (folder, found) in enumerate(zip(folders, annotated, strict=True))
@@ -97,13 +86,12 @@ def _row(path: str, label: int, names: list[str], files: int, member: str) -> Ro
 
 
 def _class_names(path: Path, content: bytes) -> list[str]:
-  names = np.atleast_1d(load_mat(path, content, "class_names"))
-  return [str(name) for name in names]
+  return [str(name) for name in np.atleast_1d(official.load_mat(path, content, "class_names"))]
 
 
 def _annotations(path: Path, content: bytes, name_field: str) -> list[tuple[str, int]]:
   """Returns (file, class from 1 on) of each image."""
-  table: Any = np.atleast_1d(load_mat(path, content, "annotations"))
+  table: Any = np.atleast_1d(official.load_mat(path, content, "annotations"))
   for field in (name_field, "class"):
     if field not in (table.dtype.names or ()):
       raise PrepareError(
@@ -117,7 +105,7 @@ def _annotations(path: Path, content: bytes, name_field: str) -> list[tuple[str,
     raise PrepareError(f"{path} has a class that is no number: {error}") from error
 
 
-CARD = Card(
+CARD = official.Card(
   name="cars196",
   version="3.0.0",  # TFDS's own, with the official splits, is 2.x.
   help="""\
@@ -136,4 +124,3 @@ Cars196 (Krause et al. 2013), divided by class: both official splits joined, cla
   expected={"train": Count(8054, 98), "test": Count(8131, 98)},
   read=_read,
 )
-"""Card of the data set."""

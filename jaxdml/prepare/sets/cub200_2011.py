@@ -5,16 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from jaxdml._text import few
-from jaxdml.prepare.official import (
-  Annotations,
-  Card,
-  Count,
-  Part,
-  Row,
-  find_part,
-  missing_files,
-  open_part,
-)  # fmt: skip
+from jaxdml.prepare import official
+from jaxdml.prepare.official import Annotations, Count, Row
 from jaxdml.prepare.source import PrepareError
 
 _TRAIN_CLASSES = 100
@@ -23,12 +15,12 @@ _LISTS = ("images.txt", "image_class_labels.txt", "classes.txt")
 
 
 def _read(root: Path) -> Annotations:
-  path = find_part(root, _FOLDER)
+  path = official.find_part(root, _FOLDER)
   if path is None and all((root / name).is_file() for name in _LISTS):
     path = root
   if path is None:
-    raise missing_files("cub200_2011", root, [{f"{_FOLDER}.tgz": False}])
-  part = open_part(path, _FOLDER, keep=_LISTS)
+    raise official.missing_files("cub200_2011", root, [{f"{_FOLDER}.tgz": False}])
+  part = official.open_part(path, _FOLDER, keep=_LISTS)
   images, labels, classes = (_numbered(part, name) for name in _LISTS)
   if list(classes) != list(range(1, len(classes) + 1)):
     raise PrepareError(f"classes.txt in {path} does not number its classes 1, 2, 3...")
@@ -51,7 +43,7 @@ def _read(root: Path) -> Annotations:
   return Annotations({"label": list(classes.values())}, rows, [part])
 
 
-def _numbered(part: Part, name: str) -> dict[int, str]:
+def _numbered(part: official.Part, name: str) -> dict[int, str]:
   """Reads lines "NUMBER VALUE"."""
   found: dict[int, str] = {}
   for line in part.text(name).splitlines():
@@ -67,7 +59,7 @@ def _numbered(part: Part, name: str) -> dict[int, str]:
   return found
 
 
-CARD = Card(
+CARD = official.Card(
   name="cub200_2011",
   version="1.0.0",
   help="""\
@@ -85,4 +77,3 @@ used.""",
   expected={"train": Count(5864, 100), "test": Count(5924, 100)},
   read=_read,
 )
-"""Card of the data set."""

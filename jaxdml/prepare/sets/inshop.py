@@ -5,35 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 from jaxdml._text import few
-from jaxdml.prepare.official import (
-  Annotations,
-  Card,
-  Count,
-  Row,
-  find,
-  find_part,
-  missing_files,
-  open_part,
-)  # fmt: skip
+from jaxdml.prepare import official
+from jaxdml.prepare.official import Annotations, Count, Row
 from jaxdml.prepare.source import PrepareError
 
 _SPLITS = ("train", "query", "gallery")
+_COUNTS = ((25882, 3997), (14218, 3985), (12612, 3985))  # images, classes
 _LIST = "list_eval_partition.txt"
 _HEADER = ["image_name", "item_id", "evaluation_status"]
 
 
 def _read(root: Path) -> Annotations:
-  images, listed = find_part(root, "img"), find(root, _LIST)
+  images, listed = official.find_part(root, "img"), official.find(root, _LIST)
   if images is None or listed is None:
     found = {"img.zip": images is not None, _LIST: listed is not None}
-    raise missing_files("inshop", root, [found])
+    raise official.missing_files("inshop", root, [found])
   table = _read_list(listed)
   names = sorted({item for _, item, _ in table})
   number = {item: i for i, item in enumerate(names)}
   category = [_category(listed, path) for path, _, _ in table]
   categories = sorted(set(category))
   kind = {name: i for i, name in enumerate(categories)}
-  part = open_part(images, "img")
+  part = official.open_part(images, "img")
   rows = [
     Row(split, path, {"label": number[item], "category": kind[name]}, 0, path.removeprefix("img/"))
     for (path, item, split), name in zip(table, category, strict=True)
@@ -79,7 +72,7 @@ def _category(listed: Path, path: str) -> str:
   return "/".join(parts[1:3])
 
 
-CARD = Card(
+CARD = official.Card(
   name="inshop",
   version="1.0.0",
   help="""\
@@ -95,11 +88,6 @@ https://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html.
 In-Shop Clothes Retrieval of DeepFashion (Liu et al. 2016) with its official, class-disjoint splits:
 train, and for testing query and gallery, which share their classes. Encoded images as in the
 archive. label: item; category: department and kind of clothing, from the path.""",
-  expected={
-    "train": Count(25882, 3997),
-    "query": Count(14218, 3985),
-    "gallery": Count(12612, 3985),
-  },
+  expected={k: Count(*n) for k, n in zip(_SPLITS, _COUNTS, strict=True)},
   read=_read,
 )
-"""Card of the data set."""

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jaxdml.prepare.official import (
-  Annotations,
-  Card,
-  Count,
-  Part,
-  Row,
-  find_part,
-  missing_files,
-  open_part,
-)  # fmt: skip
+from jaxdml.prepare import official
+from jaxdml.prepare.official import Annotations, Count, Row
 from jaxdml.prepare.source import PrepareError
 
 _FOLDER = "Stanford_Online_Products"
@@ -27,17 +19,17 @@ _SUPER_CLASSES = [
 
 
 def _read(root: Path) -> Annotations:
-  path = find_part(root, _FOLDER)
+  path = official.find_part(root, _FOLDER)
   if path is None and all((root / name).is_file() for name in _LISTS.values()):
     path = root
   if path is None:
-    raise missing_files("stanford_online_products", root, [{f"{_FOLDER}.zip": False}])
-  part = open_part(path, _FOLDER, keep=tuple(_LISTS.values()))
+    raise official.missing_files("stanford_online_products", root, [{f"{_FOLDER}.zip": False}])
+  part = official.open_part(path, _FOLDER, keep=tuple(_LISTS.values()))
   rows = [row for split, name in _LISTS.items() for row in _rows(part, split, name)]
   return Annotations({"class_id": _CLASSES, "super_class_id": _SUPER_CLASSES}, rows, [part])
 
 
-def _rows(part: Part, split: str, name: str) -> list[Row]:
+def _rows(part: official.Part, split: str, name: str) -> list[Row]:
   lines = part.text(name).splitlines()
   where = f"{name} in {part.files.path}"
   if not lines or lines[0].split() != _HEADER:
@@ -62,7 +54,7 @@ def _rows(part: Part, split: str, name: str) -> list[Row]:
   return rows
 
 
-CARD = Card(
+CARD = official.Card(
   name="stanford_online_products",
   version="2.0.0",  # TFDS's own is 1.x.
   help="""\
@@ -80,4 +72,3 @@ Stanford Online Products (Song et al. 2016) with its official, class-disjoint sp
   read=_read,
   label="class_id",
 )
-"""Card of the data set."""

@@ -37,22 +37,17 @@ NAMES = tuple(NORMALIZE)
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-  """Bytes to uint8 [h, w, c], in a fixed part and a random part.
+  """Bytes to uint8 [h, w, c], in a fixed part, `load`, and a random part, `transform`.
 
-  Attributes:
-    name: as given to `create`.
-    shape: [h, w, c] of the result.
-    load: bytes -> uint8 [h, w, c], without randomness; None where `transform` takes the bytes,
-      because what it draws says how much of them to decode.
-    transform: (what `load` gives, generator) -> uint8 image of `shape`.
-    normalize: images of `shape`, any leading axes -> float32, for the network.
+  `load` is None where `transform` takes the bytes, because what it draws says how much of them to
+  decode.
   """
 
-  name: str
-  shape: tuple[int, int, int]
-  load: Callable[[bytes], np.ndarray] | None
-  transform: Callable[[Any, np.random.Generator], np.ndarray]
-  normalize: Normalize
+  name: str  # as given to `create`
+  shape: tuple[int, int, int]  # [h, w, c] of the result
+  load: Callable[[bytes], np.ndarray] | None  # gives uint8 [h, w, c]
+  transform: Callable[[Any, np.random.Generator], np.ndarray]  # gives uint8 of `shape`
+  normalize: Normalize  # images of `shape`, any leading axes -> float32, for the network
 
   def __call__(self, encoded: bytes, rng: np.random.Generator) -> np.ndarray:
     """Returns the image, uint8 [h, w, c]; the same bytes and generator state give the same."""

@@ -262,9 +262,8 @@ def _integers(name: str, values: np.ndarray) -> np.ndarray:
 
 def _check_images_per_class(count: int) -> None:
   if count < 2:
-    raise ValueError(
-      f"data.images_per_class must be at least 2, to have a positive pair, got {count}"
-    )
+    least = "must be at least 2, to have a positive pair"
+    raise ValueError(f"data.images_per_class {least}, got {count}")
 
 
 def _rng_at(seed: int, step: int) -> np.random.Generator:

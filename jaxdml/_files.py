@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
-  "dump_json", "flush", "read_json", "replacing", "write_bytes", "write_json", "write_text",
+  "dump_json", "finite", "flush", "read_json", "replacing", "write_bytes", "write_json",
+  "write_text",
 ]  # fmt: skip
 
 _NAME = 50  # Characters of a file's name in that of its temporary one: names have 255 bytes.
@@ -63,28 +64,33 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
   write_bytes(path, text.encode())
 
 
-def write_json(
-  path: str | os.PathLike[str], value: Any, *, indent: int | None = 2, strict: bool = False
-) -> None:
+def write_json(path: str | os.PathLike[str], value: Any, *, indent: int | None = 2) -> None:
   """Writes `dump_json(value)` and a line end, whole or not at all."""
-  write_text(path, dump_json(value, indent=indent, strict=strict) + "\n")
+  write_text(path, dump_json(value, indent=indent) + "\n")
 
 
-def dump_json(value: Any, *, indent: int | None = None, strict: bool = False) -> str:
-  """Returns a value as JSON.
+def dump_json(value: Any, *, indent: int | None = None) -> str:
+  """Returns a value of dicts, lists, text and numbers as JSON that every parser takes.
 
-  Args:
-    value: of dicts, lists, text, numbers.
-    indent: spaces a level; None puts all on one line, without spaces.
-    strict: write what is NaN or infinite as null, for JSON knows neither and browsers refuse them;
-      else they are written as Python reads them, NaN and Infinity.
+  What is NaN or infinite becomes null, for JSON knows neither. `indent` are spaces a level; None
+  puts all on one line, without spaces.
 
-  >>> dump_json({"a": [float("nan"), 1.5]}, strict=True)
+  >>> dump_json({"a": [float("nan"), 1.5]})
   '{"a":[null,1.5]}'
   """
   separators = (",", ":") if indent is None else None
-  value = _finite(value) if strict else value
-  return json.dumps(value, indent=indent, separators=separators, allow_nan=not strict)
+  return json.dumps(finite(value), indent=indent, separators=separators, allow_nan=False)
+
+
+def finite(value: Any) -> Any:
+  """Returns a JSON value with null in place of numbers that are NaN or infinite."""
+  if isinstance(value, float):
+    return value if value - value == 0 else None
+  if isinstance(value, Mapping):
+    return {str(key): finite(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [finite(item) for item in value]
+  return value
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
@@ -93,13 +99,3 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
   except (FileNotFoundError, ValueError):
     return None
-
-
-def _finite(value: Any) -> Any:
-  if isinstance(value, float):
-    return value if value - value == 0 else None
-  if isinstance(value, Mapping):
-    return {str(key): _finite(item) for key, item in value.items()}
-  if isinstance(value, list | tuple):
-    return [_finite(item) for item in value]
-  return value

@@ -179,7 +179,7 @@ def _interrupt_again(unraisable: Any) -> None:
   """
   if issubclass(unraisable.exc_type, KeyboardInterrupt):
     threading.Timer(0.02, _thread.interrupt_main).start()  # When we are out of that function.
-  else:
+  elif str(unraisable.exc_value) != "Event loop is closed":  # TensorStore's, after one that is told
     sys.__unraisablehook__(unraisable)
 
 

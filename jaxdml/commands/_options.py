@@ -17,7 +17,7 @@ PICTURES = (".png", ".pdf", ".svg")
 
 
 def _path(text: str) -> pathlib.Path:
-  return pathlib.Path(text).expanduser()
+  return pathlib.Path(os.path.expanduser(text))  # Path.expanduser raises where nobody is ~name.
 
 
 def number(kind: type, least: float) -> Callable[[str], Any]:

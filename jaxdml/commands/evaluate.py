@@ -78,7 +78,7 @@ def evaluate(
   from ml_collections import ConfigDict
 
   from jaxdml import data, inference
-  from jaxdml.training.evaluator import Evaluator
+  from jaxdml.training.runs import Evaluator
   from jaxdml.training.workdir import changed_data
 
   trained = inference.load(workdir, data_dir=data_dir)

@@ -9,9 +9,12 @@ import sys
 from typing import Any
 
 from jaxdml.commands import _config, _options
-from jaxdml.commands._cli import Command, Parser, UsageError
+from jaxdml.commands._cli import Command, Parser
 
-__all__ = ["COMMAND"]
+__all__ = ["COMMAND", "STOPPED"]
+
+STOPPED = 143
+"""The exit status of a run that SIGTERM ended early: as of any process that this signal ends."""
 
 
 def _add_options(parser: Parser) -> None:
@@ -35,15 +38,13 @@ def _run(args: argparse.Namespace) -> int:
   from jaxdml.data import ImageDecodeError
   from jaxdml.training import loop
 
-  if args.workdir.exists() and not args.workdir.is_dir():
-    raise UsageError(f"--workdir={args.workdir}: expected a folder, this is a file")
   report = functools.partial(_report, workdir=args.workdir) if config.train.report else None
   try:
-    loop.train_and_evaluate(config, args.workdir, finished=report)
+    rows = loop.train_and_evaluate(config, args.workdir, finished=report)
   except ImageDecodeError as error:  # The command was right: its data are damaged.
     print(f"error: {error}", file=sys.stderr)
     return 1
-  return 0
+  return STOPPED if rows is None else 0
 
 
 def _report(run: Any, embedded: Any, workdir: pathlib.Path) -> None:

@@ -8,23 +8,10 @@ from jaxdml.evaluation.names import Metric, describe_metric, format_table
 from jaxdml.evaluation.retrieval import Neighbours, nearest_neighbours, retrieval_metrics
 
 __all__ = [
-  "Embedded",
-  "KMeans",
-  "Metric",
-  "Neighbours",
-  "ami",
-  "clustering_metrics",
-  "collapse_metrics",
-  "describe_metric",
-  "embed_batches",
-  "format_table",
-  "kmeans",
-  "nearest_neighbours",
-  "nmi",
-  "pairwise_f1",
-  "raw_pixels",
-  "retrieval_metrics",
-]
+  "Embedded", "KMeans", "Metric", "Neighbours", "ami", "clustering_metrics", "collapse_metrics",
+  "describe_metric", "embed_batches", "format_table", "kmeans", "nearest_neighbours", "nmi",
+  "pairwise_f1", "raw_pixels", "retrieval_metrics",
+]  # fmt: skip
 
 
 def __dir__() -> list[str]:

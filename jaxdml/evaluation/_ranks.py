@@ -56,12 +56,9 @@ class Ranks(NamedTuple):
 
 
 class Relevant:
-  """The items that are relevant to each query, for one set of labels; the query itself never is.
+  """The items that are relevant to each query of a task; the query itself never is.
 
-  Args:
-    task: the queries and items.
-    labels: codes of the queries' labels [n] int32.
-    item_labels: codes of the items' labels [m] int32.
+  Labels of the queries [n] and of the items [m] are codes, int32.
   """
 
   def __init__(self, task: Problem, labels: np.ndarray, item_labels: np.ndarray):
@@ -95,21 +92,11 @@ class Relevant:
 
 
 def relevant_ranks(
-  task: Problem,
-  relevant: list[Relevant],
-  *,
-  block_size: int | None = None,
-  progress: bool = False,
+  task: Problem, relevant: list[Relevant], *, block_size: int | None = None, progress: bool = False
 ) -> Iterator[tuple[int, Ranks]]:
   """Yields the ranks for every set of labels, (number of the set, `Ranks`), a block at a time.
 
   A query comes once a set, unless it has nothing relevant there.
-
-  Args:
-    task: the queries and items.
-    relevant: one for each set of labels.
-    block_size: queries at a time on a device.
-    progress: show a bar where it takes long.
   """
   total = sum(r.counts for r in relevant)
   most = _MOST_COUNTED_CPU if jax.default_backend() == "cpu" else _MOST_COUNTED
@@ -172,8 +159,7 @@ def _counted(
     table_fn: queries [b] -> their relevant items [b, w], w always the same; m: none.
     rows: the queries wanted; neighbours in it should share relevant items.
     order: of the items in the tiles, [m]; relevant items of neighbouring rows close together.
-    block_size: queries at a time on a device.
-    progress: show a bar where it takes long.
+    block_size, progress: as in `retrieval_metrics`.
   """
   on_cpu = jax.default_backend() == "cpu"
   m = len(task.items)
@@ -214,8 +200,7 @@ def _wanted_tiles(
   needed = np.concatenate([place, dropped], axis=1) // tile
   for device, part in enumerate(np.split(needed, devices)):
     found = np.unique(part[part < tiles])
-    wanted[device, : len(found)] = found
-    count[device] = len(found)
+    wanted[device, : len(found)], count[device] = found, len(found)
   return wanted, count
 
 
@@ -227,21 +212,7 @@ def _count_all(
   return _scores.on_each_device(partial(_count, piece=piece, zeros=zeros), mesh, split, whole)
 
 
-def _count(
-  queries: Array,
-  number: Array,
-  place: Array,
-  dropped: Array,
-  dropped_place: Array,
-  wanted: Array,
-  count: Array,
-  tiles: Array,
-  offset: Array | None,
-  index: Array,
-  *,
-  piece: int,
-  zeros: int,
-) -> Array:
+def _count(*arrays: Array | None, piece: int, zeros: int) -> Array:
   """Returns the ranks [b, w] of items `number` [b, w] for one device's queries.
 
   A loop goes twice over tiles: first over those that hold the items compared with, to take their
@@ -249,20 +220,14 @@ def _count(
   they might round differently.
 
   Args:
-    queries: [b, d].
-    number: relevant items of each query, [b, w].
-    place: of these in the tiles.
-    dropped: items that each query must not see, [b, e].
-    dropped_place: of these in the tiles.
-    wanted: tiles that hold any of them, [1, tiles].
-    count: how many of `wanted` count, [1].
-    tiles: all items, [tiles, size, d].
-    offset: [tiles, size]; without offsets the last `zeros` items are zero vectors that only fill
-      the tiles.
-    index: number of each item in the tiles, [tiles, size].
+    arrays: of the device: queries [b, d]; the `number` and the `place` in the tiles of the relevant
+      items of each, [b, w]; those of the items that it must not see, [b, e]; the tiles that hold
+      any of these, [1, tiles], and how many those are, [1]. Of all items: `tiles` [tiles, size, d],
+      their `offset` and `index`, [tiles, size].
     piece: rows compared at a time.
-    zeros: see `offset`.
+    zeros: where there are no offsets, the last items that are zero vectors and only fill the tiles.
   """
+  queries, number, place, dropped, dropped_place, wanted, count, tiles, offset, index = arrays
   width, size = number.shape[1], tiles.shape[1]
   places = jnp.concatenate([place, dropped_place], axis=1)
   extracting = count[0]
@@ -282,11 +247,8 @@ def _count(
 
     def compare(state):
       score, below, beaten = state
-      wins = _in_pieces(
-        partial(_wins, index=index[tile]),
-        piece,
-        (similarity, number, score[:, :width], below[:, :width]),
-      )
+      compared = similarity, number, score[:, :width], below[:, :width]
+      wins = _in_pieces(partial(_wins, index=index[tile]), piece, compared)
       return score, below, beaten + wins
 
     return lax.cond(step < extracting, extract, compare, state)
@@ -349,9 +311,8 @@ def _in_order(
       progress=progress,
     ):  # fmt: skip
       some = rows[chosen]
-      similarity = np.asarray(
-        _all_scores(_scores.sharded(mesh, task.query_rows(some)), *whole, mesh=mesh)
-      )
+      queries = _scores.sharded(mesh, task.query_rows(some))
+      similarity = np.asarray(_all_scores(queries, *whole, mesh=mesh))
       some = some[: int(chosen[-1] + 1 - chosen[0])]
       parts = (similarity[: len(some), :m], task.excluded(some))
       parts = [np.array_split(part, workers) for part in parts]

@@ -56,11 +56,7 @@ class Problem(NamedTuple):
     """Returns the items as they are scored, [tiles, size, d], and their offsets [tiles, size].
 
     Offsets are infinite for the padding. Each row is scaled by itself, so that it has the same
-    bits here and among the queries.
-
-    Args:
-      size: items of a tile.
-      order: [m], the order of the items in the tiles; None: their own.
+    bits here and among the queries. `order` [m] is that of the items; None: their own.
     """
     m, d = self.items.shape
     count = -(-m // size)
@@ -210,11 +206,8 @@ def on_each_device(
 ) -> Any:
   """Calls fn(*split, *whole) on each device with its part of the queries and with all items.
 
-  Args:
-    fn: each of its results has the queries of the device as first axis.
-    mesh: of `device_mesh`.
-    split: arrays of the queries.
-    whole: arrays of the items, or None.
+  `split` are arrays of the queries, `whole` of the items, or None; each result of `fn` has the
+  queries of the device as first axis.
   """
   specs = (PartitionSpec(AXIS),) * len(split) + (PartitionSpec(),) * len(whole)
   mapped = jax.shard_map(
@@ -249,9 +242,6 @@ def blocks_of_rows(
   A bar shows how far one is, if `progress` and the work, in multiply-adds, takes a while.
   """
   step = block * mesh.size
-  starts = range(0, n, step)
-  for start in tqdm(
-    starts, desc=description, unit="block", leave=False,
-    disable=None if progress and work > _LONG else True,
-  ):  # fmt: skip
+  shown = {"leave": False, "disable": None if progress and work > _LONG else True}
+  for start in tqdm(range(0, n, step), desc=description, unit="block", **shown):
     yield np.minimum(np.arange(start, start + step), n - 1)

@@ -35,9 +35,7 @@ def embed_batches(
     apply_fn: images [b, h, w, c] to embeddings [b, d]; jit it, every batch has the same shape. It
       may also map [devices, b, h, w, c] to [devices, b, d]; the rows come out in that order.
     batches: dicts of `image`, optionally `mask` (bool, [b]: False is padding) and any columns [b].
-    progress: show a progress bar with the time left.
-    total: number of batches, for the bar; by default `len(batches)` where it has one.
-    description: the bar's.
+    progress, total, description: of the bar, with the time left; `total` batches.
 
   Raises:
     ValueError: no batches, or a column with another number of rows than the images.
@@ -47,10 +45,7 @@ def embed_batches(
   >>> result.embeddings.shape, result.columns
   ((1, 4), {'label': array([7])})
   """
-  embeddings, columns = [], []
-  waiting = None
-  if total is None and hasattr(batches, "__len__"):
-    total = len(batches)
+  embeddings, columns, waiting = [], [], None
   hidden = None if progress else True
   for batch in tqdm(
     batches, total=total, desc=description, unit="batch", disable=hidden, leave=False
@@ -79,10 +74,8 @@ def raw_pixels(
   """Returns flattened pixels as embeddings: the floor that a trained model has to beat.
 
   Args:
-    batches: as in `embed_batches`.
+    batches, progress, total: as in `embed_batches`.
     center: subtract each image's mean, so that cosine similarity is Pearson's correlation.
-    progress: show a progress bar.
-    total: number of batches, for the bar.
 
   >>> raw_pixels([{"image": np.array([[[[1.0], [3.0]]]])}], center=True).embeddings
   array([[-1.,  1.]], dtype=float32)

@@ -28,12 +28,10 @@ def clustering_metrics(
   Args:
     embeddings: [n, d].
     labels: [n], of any type that compares.
-    seed: of the k-means seeding.
     normalize: scale embeddings to unit norm first.
     restarts: independent runs of k-means, the one of lowest inertia is taken; by default 3, and 1
       of more than 1,000 classes: with many clusters, runs end alike.
-    max_iterations: of each run.
-    block_size: rows at a time.
+    seed, max_iterations, block_size: of `kmeans`.
 
   Returns:
     "nmi", "ami" and "f1".
@@ -53,11 +51,8 @@ def clustering_metrics(
     restarts = 3 if k <= 1000 else 1
   options = {"restarts": restarts, "max_iterations": max_iterations, "block_size": block_size}
   clusters = kmeans(embeddings, k, seed=seed, **options).assignment
-  return {
-    "nmi": nmi(labels, clusters),
-    "ami": ami(labels, clusters),
-    "f1": pairwise_f1(labels, clusters),
-  }
+  scores = {"nmi": nmi, "ami": ami, "f1": pairwise_f1}
+  return {name: score(labels, clusters) for name, score in scores.items()}
 
 
 def nmi(labels_true: Any, labels_pred: Any) -> float:

@@ -107,14 +107,9 @@ def kmeans(
       )
   data = _Data(points, mean, block_size)
   best = None
-  with tqdm(
-    total=restarts * (-(-k // _centers_a_round(k)) + max_iterations + 1),
-    desc=f"{k}-means",
-    unit="step",
-    delay=5,
-    leave=False,
-    disable=None if progress else True,
-  ) as bar:
+  steps = restarts * (-(-k // _centers_a_round(k)) + max_iterations + 1)
+  shown = {"delay": 5, "leave": False, "disable": None if progress else True}
+  with tqdm(total=steps, desc=f"{k}-means", unit="step", **shown) as bar:
     for rng in np.random.default_rng(seed).spawn(restarts):
       start = _seed(rng, data, k, bar) if centers is None else centers
       run = _lloyd(data, start, max_iterations, tolerance, bar)
@@ -195,9 +190,8 @@ def _seed(rng: np.random.Generator, data: _Data, k: int, bar: tqdm) -> np.ndarra
     # The first row whose cumulative weight exceeds the draw has weight above zero.
     rows = np.minimum(np.searchsorted(cumulative, draws, side="right"), n - 1)
     points, candidates = (data.sharded, data.sharded_squares), (data.rows(rows), data.squares[rows])
-    taken, closest = _take_centers(
-      *points, closest, *candidates, mesh=data.mesh, count=a_round, trials=trials
-    )
+    counts = {"count": a_round, "trials": trials}
+    taken, closest = _take_centers(*points, closest, *candidates, mesh=data.mesh, **counts)
     chosen.extend(rows[np.asarray(taken)])
     bar.update()
   return data.rows(np.array(chosen[:k]))
@@ -242,21 +236,12 @@ def _move(
 
 
 @partial(jax.jit, static_argnames=("mesh", "count", "trials"))
-def _take_centers(
-  points: Array,
-  squares: Array,
-  closest: Array,
-  candidates: Array,
-  candidate_squares: Array,
-  *,
-  mesh: Mesh,
-  count: int,
-  trials: int,
-) -> tuple[Array, Array]:
+def _take_centers(*arrays: Array, mesh: Mesh, count: int, trials: int) -> tuple[Array, Array]:
   """Takes `count` of the candidates [m, d], each the best of `trials` that stand.
 
-  Returns the rows of candidates taken, [count], and the squared distances `closest` to the nearest
-  center, lowered.
+  Takes points and their squared norms, the squared distances `closest` to the nearest center, and
+  candidates and their squared norms. Returns the rows of candidates taken, [count], and `closest`,
+  lowered.
   """
 
   def local(points, squares, closest, candidates, candidate_squares):
@@ -286,9 +271,10 @@ def _take_centers(
     return taken, closest[:, None]
 
   specs = (_SHARDED, _SHARDED, _SHARDED, _REPLICATED, _REPLICATED)
-  return jax.shard_map(
-    local, mesh=mesh, in_specs=specs, out_specs=(_REPLICATED, _SHARDED), check_vma=False
-  )(points, squares, closest, candidates, candidate_squares)
+  results = (_REPLICATED, _SHARDED)
+  return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=results, check_vma=False)(
+    *arrays
+  )
 
 
 @partial(jax.jit, static_argnames=("mesh", "blocks", "scatter"))

@@ -41,7 +41,7 @@ def json_script(element_id: str, value: Any) -> str:
   >>> json_script("x", ["</script><!--", float("nan")])
   '<script type="application/json" id="x">["\\\\u003c/script\\\\u003e\\\\u003c!--",null]</script>'
   """
-  dumped = _files.dump_json(value, strict=True)
+  dumped = _files.dump_json(value)
   for character in "<>&":
     dumped = dumped.replace(character, f"\\u{ord(character):04x}")
   return f'<script type="application/json" id="{text(element_id)}">{dumped}</script>'

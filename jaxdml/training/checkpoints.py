@@ -1,26 +1,43 @@
-"""Orbax checkpoints: asynchronous, atomic, the last few and the best.
+"""Orbax checkpoints: asynchronous, atomic, with digests; the last few and the best.
 
 Orbax writes into a temporary directory and renames it when it is whole, so a save that was cut off
-is never seen by `restore`.
+is never seen by `restore`. Digests show what a disk or a copy has damaged since.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
+import logging
 import pathlib
-from collections.abc import Iterator
+import re
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 
+from jaxdml import _files
 from jaxdml.errors import JaxdmlError
 from jaxdml.types import PyTree
 
-__all__ = ["CheckpointError", "Checkpoints", "Progress", "open_best"]
+__all__ = ["CheckpointError", "Checkpoints", "Progress", "digests", "open_best"]
+
+_ROW = 2048  # Bytes that a digest sums.
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+  return "orbax" not in f"{record.pathname} {record.getMessage()}"
+
+
+# What fails is raised, and told in one line. Orbax logs it as well, with a traceback an array, and
+# warns that it only reads.
+for _name in ("absl", "asyncio"):
+  logging.getLogger(_name).addFilter(_not_of_orbax)
 
 
 class CheckpointError(JaxdmlError, RuntimeError):
@@ -36,17 +53,19 @@ class Progress:
       evaluation.
     best_step: the step of that checkpoint.
     floors: metrics of what training must beat, by its name in the results.
+    lines: of metrics.jsonl, so that lost ones are noticed.
   """
 
   best: float | None = None
   best_step: int | None = None
   floors: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+  lines: int = 0
 
 
 class Checkpoints:
   """`workdir/checkpoints/last/STEP` and `workdir/checkpoints/best/STEP`.
 
-  Each holds the unreplicated training state and the loop's `Progress`.
+  Each holds the unreplicated training state, the loop's `Progress` and digests of both.
   """
 
   def __init__(self, workdir: pathlib.Path, keep: int | None = None, *, read_only: bool = False):
@@ -55,9 +74,14 @@ class Checkpoints:
     Read only, nothing is written or tidied up, so the run may still be training.
     """
     self._root = root = pathlib.Path(workdir).resolve() / "checkpoints"
-    verbosity = logging.get_verbosity()
-    if read_only:
-      logging.set_verbosity(logging.ERROR)  # Orbax warns that it only reads.
+    self._link: tempfile.TemporaryDirectory | None = None
+    if re.search(r"[^\w ./+=,@:~-]", str(root)):
+      # Orbax takes * ? [ and \ in the names of folders for patterns: it gets another name.
+      if not read_only:
+        root.mkdir(parents=True, exist_ok=True)
+      self._link = tempfile.TemporaryDirectory(prefix="jaxdml-")
+      root = pathlib.Path(self._link.name) / "checkpoints"
+      root.symlink_to(self._root)
     self._managers = {
       name: ocp.CheckpointManager(
         root / name,
@@ -72,10 +96,9 @@ class Checkpoints:
       )
       for name, count in (("last", keep), ("best", 1))
     }
-    logging.set_verbosity(verbosity)
 
   def latest_step(self, which: str = "last") -> int | None:
-    """The newest whole checkpoint's step, or None."""
+    """The newest checkpoint's step, or None."""
     return self._managers[which].latest_step()
 
   def save(self, which: str, step: int, state: PyTree, progress: Progress) -> None:
@@ -86,33 +109,63 @@ class Checkpoints:
     """
     if step in self._managers[which].all_steps():
       return
+    facts = _files.finite({"arrays": digests(state), **dataclasses.asdict(progress)})
     args = ocp.args.Composite(
       state=ocp.args.StandardSave(state),
-      progress=ocp.args.JsonSave(dataclasses.asdict(progress)),
+      progress=ocp.args.JsonSave({**facts, "digest": _digest_of_facts(facts)}),
     )
     with self._writing():
       self._managers[which].save(step, args=args, force=True)
 
-  def restore(self, which: str, abstract: Any) -> tuple[Any, Progress]:
-    """The newest checkpoint as host arrays, in the structure of `abstract`, and its progress.
+  def resume(self, abstract: Any, say: Callable[[str], None]) -> tuple[Any, Progress] | None:
+    """The newest whole checkpoint, the best among them, as `restore` gives it; None without any.
+
+    Damaged ones, and a damaged best, are put aside in the same folder once a whole one is found,
+    and `say` takes a line on each: from an earlier step the run takes the same way again.
+
+    Raises:
+      CheckpointError: all are damaged or have another structure; nothing is put aside.
+    """
+    steps = [(step, which) for which, m in self._managers.items() for step in m.all_steps()]
+    damaged, found = [], None
+    for step, which in sorted(steps, key=lambda c: (c[0], c[1] == "last"), reverse=True):
+      if found is None or which == "best":
+        try:
+          restored = self.restore(which, abstract, step)
+          found = found or restored
+        except CheckpointError as error:
+          if jax.process_count() > 1:  # Hosts may not decide this each by itself.
+            raise
+          damaged.append((step, which, error))
+    if found is None and damaged:
+      raise damaged[0][2]
+    for step, which, error in damaged:
+      aside = _unused(self._root / f"damaged-{which}-{step}")
+      with self._writing():
+        (self._root / which / str(step)).rename(aside)
+        self._managers[which].reload()
+      say(f"{str(error).splitlines()[0]}; it is now {aside}")
+    return found
+
+  def restore(self, which: str, abstract: Any, step: int | None = None) -> tuple[Any, Progress]:
+    """A checkpoint as host arrays, in the structure of `abstract`, and its progress.
 
     Args:
       which: "last" or "best".
       abstract: a NamedTuple of shapes and dtypes.
+      step: by default the newest.
 
     Raises:
-      CheckpointError: if it cannot be read or has another structure.
+      CheckpointError: if it cannot be read, is damaged or has another structure.
     """
-    with self._reading(which) as (step, _):
-      restored = self._managers[which].restore(
-        step,
-        args=ocp.args.Composite(
-          state=ocp.args.StandardRestore(_on_one_device(abstract._asdict())),
-          progress=ocp.args.JsonRestore(),
-        ),
-      )
-      progress = Progress(**restored["progress"])
-    return type(abstract)(**jax.tree.map(np.asarray, restored["state"])), progress
+    with self._reading(which, step) as (step, _):
+      state_args = ocp.args.StandardRestore(_on_one_device(abstract._asdict()))
+      args = ocp.args.Composite(state=state_args, progress=ocp.args.JsonRestore())
+      restored = self._managers[which].restore(step, args=args)
+      progress, saved = _checked_facts(restored["progress"])
+      state = jax.tree.map(np.asarray, restored["state"])
+      _check_digests(saved, state)
+    return type(abstract)(**state), progress
 
   def restore_part(self, which: str, abstract: PyTree) -> tuple[int, PyTree]:
     """The newest checkpoint's step, and of its state what `abstract` names, as host arrays.
@@ -124,41 +177,46 @@ class Checkpoints:
       abstract: nested dicts of shapes and dtypes.
 
     Raises:
-      CheckpointError: if it cannot be read or has no such arrays.
+      CheckpointError: if it cannot be read, is damaged or has no such arrays.
     """
     with self._reading(which) as (step, path), ocp.PyTreeCheckpointer() as reader:
       _check_shapes(ocp.StandardCheckpointHandler().metadata(path / "state"), abstract)
       target = _on_one_device(abstract)
-      restored = reader.restore(
-        path / "state",
-        args=ocp.args.PyTreeRestore(
-          item=target,
-          restore_args=ocp.checkpoint_utils.construct_restore_args(target),
-          partial_restore=True,
-        ),
-      )
-    return step, jax.tree.map(np.asarray, restored)
+      restore_args = ocp.checkpoint_utils.construct_restore_args(target)
+      args = ocp.args.PyTreeRestore(item=target, restore_args=restore_args, partial_restore=True)
+      state = jax.tree.map(np.asarray, reader.restore(path / "state", args=args))
+      args = ocp.args.Composite(progress=ocp.args.JsonRestore())
+      facts = self._managers[which].restore(step, args=args)["progress"]
+      _check_digests(_checked_facts(facts)[1], state)
+    return step, state
 
   @contextlib.contextmanager
-  def _reading(self, which: str) -> Iterator[tuple[int, pathlib.Path]]:
-    """(step, directory) of the newest; what goes wrong inside becomes a CheckpointError."""
+  def _reading(self, which: str, step: int | None = None) -> Iterator[tuple[int, pathlib.Path]]:
+    """(step, directory) of one or the newest; what goes wrong inside becomes a CheckpointError."""
     manager = self._managers[which]
-    step = manager.latest_step()
+    step = manager.latest_step() if step is None else step
     if step is None:
       raise CheckpointError(
-        f"there is no checkpoint in {manager.directory}; the command that trained it goes on from "
+        f"there is no checkpoint in {self._root / which}; the command that trained it goes on from "
         "what else is there"
       )
-    path = pathlib.Path(manager.directory) / str(step)
-    back = "go back to the checkpoint before it"
-    if which == "best":
-      back = "let the command that trained it find the best anew, from the last checkpoint on"
     try:
-      yield step, path
+      yield step, pathlib.Path(manager.directory) / str(step)
     except Exception as error:
+      others = [
+        f"{name}/{other}"
+        for name, m in self._managers.items()
+        for other in sorted(m.all_steps(), reverse=True)
+        if (name, other) != (which, step)
+      ]
       raise CheckpointError(
-        f"cannot read the checkpoint {path}: {_reason(error)}\n"
-        f"delete that directory to {back}, or choose another --workdir"
+        f"cannot read the checkpoint {self._root / which / str(step)}: {_reason(error)}\n"
+        + (
+          "the command that trained it goes on from the newest whole one of "
+          f"{', '.join(others)}, and finds the best anew"
+          if others
+          else "there is no other one: choose another --workdir to train anew"
+        )
       ) from error
 
   @contextlib.contextmanager
@@ -188,6 +246,8 @@ class Checkpoints:
       CheckpointError: what was saved last cannot be written.
     """
     with self._writing(), contextlib.ExitStack() as stack:
+      if self._link is not None:
+        stack.callback(self._link.cleanup)
       for manager in self._managers.values():
         stack.callback(manager.close)
 
@@ -204,11 +264,58 @@ def open_best(workdir: pathlib.Path) -> Iterator[Checkpoints]:
       f"{workdir} holds no checkpoint: its run was stopped before the first evaluation; "
       "give its command again"
     )
-  manager = Checkpoints(workdir, read_only=True)
-  try:
+  with contextlib.closing(Checkpoints(workdir, read_only=True)) as manager:
     yield manager
-  finally:
-    manager.close()
+
+
+def digests(tree: PyTree) -> dict[str, str]:
+  """Returns a digest of each host array's type, shape and bytes, by its path in the tree.
+
+  The CRC-32 of the sums of its 2 KB rows: any change within a word changes it, and it takes a
+  quarter of the CRC's own time.
+  """
+
+  def digest(leaf: Any) -> str:
+    array = np.ascontiguousarray(leaf)
+    data = array.reshape(-1).view(np.uint8)
+    whole = len(data) // _ROW * _ROW
+    sums = data[:whole].view(np.uint64).reshape(-1, _ROW // 8).sum(axis=1)
+    kind = f"{array.dtype} {np.shape(leaf)}".encode()
+    return f"{zlib.crc32(data[whole:], zlib.crc32(sums, zlib.crc32(kind))):08x}"
+
+  leaves = jax.tree.leaves_with_path(tree)
+  name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
+  return {name(path): digest(leaf) for path, leaf in leaves}
+
+
+def _digest_of_facts(facts: Mapping[str, Any]) -> str:
+  return f"{zlib.crc32(json.dumps(facts, sort_keys=True).encode()):08x}"
+
+
+def _checked_facts(saved: Mapping[str, Any]) -> tuple[Progress, dict[str, str]]:
+  """(progress, digests of the arrays) of what `save` wrote as JSON."""
+  facts = dict(saved)
+  if facts.pop("digest", None) != _digest_of_facts(facts):
+    raise ValueError("progress/metadata is not what was saved: it is damaged")
+  arrays = facts.pop("arrays")
+  # JSON knows no NaN: the score of a floor that has none is null there.
+  floors = {
+    name: {k: float("nan") if v is None else v for k, v in row.items()}
+    for name, row in facts.pop("floors").items()
+  }
+  return Progress(floors=floors, **facts), arrays
+
+
+def _check_digests(saved: Mapping[str, str], state: PyTree) -> None:
+  for name, digest in digests(state).items():
+    if saved.get(name) != digest:
+      raise ValueError(f"{name} is not what was saved: it is damaged")
+
+
+def _unused(path: pathlib.Path) -> pathlib.Path:
+  """The path, or the first of path-2, path-3, ... that is not there."""
+  names = (path.with_name(f"{path.name}-{n}") if n > 1 else path for n in range(1, 1000))
+  return next(name for name in names if not name.exists())
 
 
 def _reason(error: Exception) -> str:

@@ -111,8 +111,7 @@ def fill_in(config: ConfigDict) -> ConfigDict:
   config = config.copy_and_resolve_references()
   with config.unlocked():
     for key, value in hdml.VARIANTS[variant].items():
-      place = _open(config, key)
-      if place is not None:
+      if place := _open(config, key):
         section, name = place
         section[name] = _of_layout(config, value)
   return config

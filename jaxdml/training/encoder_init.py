@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
-from typing import Any
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -25,8 +26,12 @@ __all__ = ["describe", "normalize_text", "put", "wanted_normalize"]
 IMAGENET = "imagenet"
 
 
-def _error(error: Exception) -> ConfigError:
-  return ConfigError(f"config.encoder.init: {error}")
+@contextlib.contextmanager
+def _naming_the_key() -> Iterator[None]:
+  try:
+    yield
+  except (CheckpointError, ConfigError, pretrained.WeightsError) as error:
+    raise ConfigError(f"config.encoder.init: {error}") from error
 
 
 def _run(config: ConfigDict) -> pathlib.Path | None:
@@ -35,12 +40,10 @@ def _run(config: ConfigDict) -> pathlib.Path | None:
   return path if (path / "config.json").is_file() and (path / "checkpoints").is_dir() else None
 
 
-def _of_run(config: ConfigDict, run: pathlib.Path) -> Config:
-  """The config of the run in `encoder.init`, whose encoder is that of `config`."""
-  try:
+def _of_run(config: ConfigDict, run: pathlib.Path) -> tuple[Config, trained.Trained]:
+  """Config and best model of the run in `encoder.init`, whose encoder is that of `config`."""
+  with _naming_the_key():
     theirs = read_config(run)
-  except (CheckpointError, ConfigError) as error:
-    raise _error(error) from error
   as_json = lambda value: json.loads(json.dumps(value))
   for section, key in (("encoder", "name"), ("encoder", "options"), ("data", "channels")):
     ours, its = (as_json(c.to_dict()[section][key]) for c in (config, theirs))
@@ -49,38 +52,17 @@ def _of_run(config: ConfigDict, run: pathlib.Path) -> Config:
         f"config.{section}.{key}: expected {its!r}, as in the run of encoder.init={run}; got "
         f"{ours!r}"
       )
-  return theirs
-
-
-def _read_run(run: pathlib.Path) -> trained.Trained:
-  try:
-    return trained.read(run)
-  except (CheckpointError, ConfigError) as error:
-    raise _error(error) from error
-
-
-def _load(config: ConfigDict) -> tuple[Any, Any, pretrained.Card]:
-  """(params, batch_stats, card) of `encoder.init`."""
-  name = config.encoder.name
-  encoder = models.create(name, **config.encoder.options)
-  try:
-    if config.encoder.init == IMAGENET:
-      return pretrained.load_imagenet(name, encoder)
-    _card(config)
-    return pretrained.load(config.encoder.init, encoder)
-  except pretrained.WeightsError as error:
-    raise _error(error) from error
+  with _naming_the_key():
+    return theirs, trained.read(run)
 
 
 def _card(config: ConfigDict) -> pretrained.Card:
   """The card of `encoder.init`, which names the encoder of the config."""
   name, path = config.encoder.name, config.encoder.init
-  try:
+  with _naming_the_key():
     if path == IMAGENET:
       return pretrained.imagenet_card(name)
     card = pretrained.read_card(pathlib.Path(path).expanduser())
-  except pretrained.WeightsError as error:
-    raise _error(error) from error
   if card.arch != name:
     raise ConfigError(
       f"config.encoder.init: {path} holds weights of {card.arch}, and config.encoder.name is {name}"
@@ -100,47 +82,34 @@ def normalize_text(card: pretrained.Card) -> str:
   return ours.text()
 
 
+def _source(config: ConfigDict) -> tuple[str, int, str]:
+  """(the `data.normalize` that the weights want, their image size, where they come from)."""
+  if run := _run(config):
+    theirs, best = _of_run(config, run)
+    wanted = theirs.data.normalize or preprocess.NORMALIZE[theirs.data.preprocess]
+    text = f"the run in {run}, step {best.step} (fingerprint {best.fingerprint})"
+    return wanted, theirs.data.image_size, text
+  card = _card(config)
+  if config.data.channels != 3:
+    raise ConfigError(
+      f"config.data.channels: the weights of encoder.init take 3; got {config.data.channels}"
+    )
+  text = f"{card.source} ({config.encoder.init}, sha256 {card.sha256[:12]})"
+  return normalize_text(card), card.preprocessing.image_size, text
+
+
 def wanted_normalize(config: ConfigDict) -> str:
   """The `data.normalize` that the weights of `encoder.init` want; refuses those that do not fit.
 
   Raises:
     ConfigError: the weights are not there, are another encoder's, or take other channels.
   """
-  if run := _run(config):
-    wanted = _wanted(_of_run(config, run))
-    _read_run(run)  # Refused now, not after the data are read.
-    return wanted
-  return _wanted_by_card(config)
-
-
-def _wanted(theirs: Config) -> str:
-  """`data.normalize` of another run."""
-  return theirs.data.normalize or preprocess.NORMALIZE[theirs.data.preprocess]
-
-
-def _wanted_by_card(config: ConfigDict) -> str:
-  card = _card(config)
-  if config.data.channels != 3:
-    raise ConfigError(
-      f"config.data.channels: the weights of encoder.init take 3; got {config.data.channels}"
-    )
-  return normalize_text(card)
+  return _source(config)[0]
 
 
 def describe(config: Config) -> str:
-  """One line on a resolved config's weights and pixels.
-
-  Raises:
-    ConfigError: as `resolve`.
-  """
-  if run := _run(config):
-    theirs, best = _of_run(config, run), _read_run(run)
-    wanted, size = _wanted(theirs), theirs.data.image_size
-    source = f"the run in {run}, step {best.step} (fingerprint {best.fingerprint})"
-  else:
-    card = _card(config)
-    wanted, size = normalize_text(card), card.preprocessing.image_size
-    source = f"{card.source} ({config.encoder.init}, sha256 {card.sha256[:12]})"
+  """One line on a resolved config's weights and pixels; errors as `wanted_normalize`."""
+  wanted, size, source = _source(config)
   got = config.data.normalize
   pixels = f"pixels: {got}" if got == wanted else f"pixels: {got}, though they want {wanted}"
   return (
@@ -158,8 +127,7 @@ def put(config: Config, state: TrainState) -> TrainState:
     ConfigError: the weights cannot be read or do not fit the encoder.
   """
   if run := _run(config):
-    _of_run(config, run)
-    variables = _read_run(run).variables
+    variables = _of_run(config, run)[1].variables
     params, batch_stats = (variables[k].get("encoder", {}) for k in ("params", "batch_stats"))
     shapes = lambda tree: jax.tree.map(np.shape, tree)
     if shapes(params) != shapes(state.params["encoder"]):
@@ -168,9 +136,17 @@ def put(config: Config, state: TrainState) -> TrainState:
         "data.image_size the same?"
       )
   else:
-    params, batch_stats, _ = _load(config)
-  merged = {**state.params["encoder"], **params}
-  replaced = state._replace(params={**state.params, "encoder": merged})
+    name, init = config.encoder.name, config.encoder.init
+    encoder = models.create(name, **config.encoder.options)
+    _card(config)
+    with _naming_the_key():
+      if init == IMAGENET:
+        params, batch_stats, _ = pretrained.load_imagenet(name, encoder)
+      else:
+        params, batch_stats, _ = pretrained.load(init, encoder)
+  replaced = state._replace(
+    params={**state.params, "encoder": {**state.params["encoder"], **params}}
+  )
   if batch_stats:
     replaced = replaced._replace(batch_stats={**state.batch_stats, "encoder": batch_stats})
   return replaced

@@ -5,6 +5,8 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import math
+import os
 import pathlib
 import sys
 import time
@@ -17,13 +19,14 @@ from tqdm import tqdm
 
 from jaxdml import _files, data, evaluation, models
 from jaxdml.errors import JaxdmlError
-from jaxdml.training import checkpoints, encoder_init, metrics_log, parallel, runs, setup
+from jaxdml.training import checkpoints, encoder_init, parallel, runs, setup
 from jaxdml.training import config as config_lib
 from jaxdml.training import workdir as workdir_lib
 from jaxdml.training.checkpoints import Progress
-from jaxdml.training.evaluator import Evaluator
+from jaxdml.training.metrics_log import MetricsWriter
 from jaxdml.training.monitors import Interrupt, Starving
 from jaxdml.training.program import TrainState
+from jaxdml.training.runs import Evaluator
 
 __all__ = ["NonFiniteError", "train_and_evaluate"]
 
@@ -54,16 +57,16 @@ class _Run:
   progress: Progress
 
   def __init__(self, config: ConfigDict, workdir: pathlib.Path, finished: Finished | None):
-    self.finished = finished
     config = setup.resolve(config, jax.device_count())
-    self.config, self.workdir = config, workdir
+    workdir_lib.check_path(workdir)
+    self.config, self.workdir, self.finished = config, workdir, finished
     if config.hdml.enabled and config.hdml.variant != "default":
       for key, (ours, its) in config_lib.kept(config).items():
         _say(f"{key}={ours}, as the config sets it; hdml.variant={config.hdml.variant}: {its}")
     self.setup = setup.prepare(config)
     self.total = self.setup.total_steps
     self.sampler = setup.sampler(config, self.setup.train)
-    program, validation = self.setup.program, self.setup.validation
+    program = self.setup.program
     # A second trace would be a second compilation, minutes on an accelerator, in the middle of a
     # run: an error. chex tells functions apart by source and callers alone, so a run of before in
     # this process would count, too.
@@ -74,8 +77,9 @@ class _Run:
     workdir_lib.check(config, workdir)
     workdir_lib.check_data(workdir, self.setup.splits, config.data.label)
     self.test = Evaluator(config, self.setup.measured, program.embed)
-    apart = validation is not None and config.eval.test
-    self.selection = Evaluator(config, validation, program.embed) if apart else self.test
+    self.selection = self.test
+    if self.setup.selecting is not self.setup.measured:
+      self.selection = Evaluator(config, self.setup.selecting, program.embed)
     self.bad_images = data.BadImages(self.setup.train, config.data.max_bad_images)
     # The workdir is this process's alone before anything in it is tidied up.
     with contextlib.ExitStack() as stack:
@@ -84,24 +88,30 @@ class _Run:
       stack.callback(self.checkpoints.close)
       self.close = stack.pop_all().close
 
-  def start(self) -> TrainState:
-    """Returns the state to go on from, on the host, and sets the progress that belongs to it."""
-    if self.checkpoints.latest_step() is None:
+  def start(self) -> tuple[TrainState, bool]:
+    """The state to go on from, on the host, and whether it is a checkpoint's; sets the progress."""
+    resumed = self.checkpoints.resume(self.setup.abstract_state(), _say)
+    if resumed is None:
       if self.config.encoder.init:
         _say(encoder_init.describe(self.config))
       self.progress = Progress()
-      return self.setup.initial_state()
-    state, progress = self.checkpoints.restore("last", self.setup.abstract_state())
+      return self.setup.initial_state(), False
+    state, progress = resumed
     _say(f"resuming from step {int(state.step)} of {self.total} in {self.workdir}")
     if progress.best is not None and self.checkpoints.latest_step("best") is None:
       _say(f"the best checkpoint, of step {progress.best_step}, is gone: the best from here on")
-      progress = Progress(floors=progress.floors)
+      progress = dataclasses.replace(progress, best=None, best_step=None)
     self.progress = progress
-    return state
+    return state, True
 
-  def evaluate(self, state: TrainState, writer: metrics_log.MetricsWriter) -> None:
+  def save(self, which: str, state: TrainState, writer: MetricsWriter) -> None:
+    """Starts saving the state and the progress that belongs to it."""
+    self.progress = dataclasses.replace(self.progress, lines=writer.lines)
+    self.checkpoints.save(which, int(state.step), state, self.progress)
+
+  def evaluate(self, state: TrainState, writer: MetricsWriter) -> None:
     """Scores the selection split; keeps the checkpoint if it is the best so far."""
-    metrics = self.selection.model(state)
+    metrics = self.selection.score(self.selection.embed(state))
     step, metric = int(state.step), self.config.eval.select_by
     writer.write(step, {f"eval/{self.selection.name}/{k}": v for k, v in metrics.items()})
     scores = {k: v for k, v in metrics.items() if not k.startswith("num_")}
@@ -111,9 +121,14 @@ class _Run:
     left_out = f" ({bad} images that cannot be decoded left out)" if bad else ""
     _say(f"step {step}, {self.selection.name}: {shown}{left_out}")
     score = float(step) if metric == "last" else metrics[metric]
+    if math.isnan(score):  # Nothing would ever be better, nor worse.
+      raise config_lib.ConfigError(
+        f"config.eval.select_by: {metric} of {self.selection.name} is not a number: no image that "
+        "can be decoded has another one of its class; mend the images, or select by another split"
+      )
     if self.progress.best is None or score > self.progress.best:
       self.progress = dataclasses.replace(self.progress, best=score, best_step=step)
-      self.checkpoints.save("best", step, state, self.progress)
+      self.save("best", state, writer)
 
   def floors(self, state: TrainState) -> dict[str, dict[str, float]]:
     """Measures the floors of training on the test split: raw pixels, the encoder as it starts."""
@@ -121,15 +136,15 @@ class _Run:
     if self.config.eval.raw_pixels or self.config.eval.untrained:
       _say(f"measuring what training must beat on {self.test.name}")
     if self.config.eval.raw_pixels:
-      floors["raw pixels"] = self.test.raw_pixels()
+      floors["raw pixels"] = self.test.score(self.test.pixels())
     if self.config.eval.untrained:
       name = "pretrained encoder" if self.config.encoder.init else "untrained encoder"
-      floors[name] = self.test.model(state)
+      floors[name] = self.test.score(self.test.embed(state))
     return floors
 
   def train(self) -> dict[str, dict[str, float]] | None:
     """Runs the remaining steps; None if SIGTERM ended them early, KeyboardInterrupt if Ctrl-C."""
-    state = self.start()
+    state, resumed = self.start()
     start = int(state.step)
     train, label = self.setup.train, self.config.data.label
     devices = jax.devices()
@@ -138,12 +153,14 @@ class _Run:
       f"{models.count_parameters(state.params)} parameters, "
       f"{len(devices)} x {devices[0].device_kind}"
     )
-    with metrics_log.MetricsWriter(self.workdir, start) as writer:
+    with MetricsWriter(self.workdir, start if resumed else None, self.progress.lines) as writer:
+      if writer.lost:
+        _say(writer.lost)
       if self.progress.best is None:  # A new run, or one whose best checkpoint is lost.
         floors = self.progress.floors or self.floors(state)
         self.progress = dataclasses.replace(self.progress, floors=floors)
         self.evaluate(state, writer)
-        self.checkpoints.save("last", start, state, self.progress)
+        self.save("last", state, writer)
       finished = start >= self.total or self._steps_from(state, writer)
       if self.bad_images.reasons:
         _say(
@@ -153,23 +170,19 @@ class _Run:
       self.checkpoints.wait()
     return self.results() if finished else None
 
-  def _steps_from(self, state: TrainState, writer: metrics_log.MetricsWriter) -> bool:
+  def _steps_from(self, state: TrainState, writer: MetricsWriter) -> bool:
     """Trains from `state` to the end; False if SIGTERM came first. Saves in any case."""
-    log_every, save_every = self.setup.steps("log_every"), self.setup.steps("checkpoint_every")
-    evaluate_every = self.setup.steps("evaluate_every")
+    steps = ("log_every", "checkpoint_every", "evaluate_every")
+    log_every, save_every, evaluate_every = map(self.setup.steps, steps)
     start = logged = int(state.step)
     device_state = parallel.replicate(state)
     pending: collections.deque = collections.deque()
     # Without a terminal a bar would fill log files: a line each log_every instead.
     bar = tqdm(total=self.total, initial=start, desc="train", unit="step", disable=None)
     since = time.perf_counter()
+    keys, span = self.config.data, {"start": start, "stop": self.total}
     source = setup.train_batches(
-      self.config,
-      self.setup.train,
-      self.sampler,
-      start=start,
-      stop=self.total,
-      bad_images=self.bad_images,
+      self.config, self.setup.train, self.sampler, **span, bad_images=self.bad_images
     )
     with source as batches, Interrupt() as interrupt, Starving() as starving, bar:
       names = ("image", "label", "index")
@@ -181,7 +194,7 @@ class _Run:
           # A SIGTERM to the whole process group ends the data workers first.
           if not interrupt.requested:
             raise
-          return self._interrupted(interrupt, step - 1, device_state, pending)
+          return self._interrupted(interrupt, device_state, pending, writer)
         starving.arrived()
         device_state, metrics = self.step_fn(device_state, arrays)
         starving.started(metrics["finite"])
@@ -193,10 +206,9 @@ class _Run:
           scalars = {k: float(v) for k, v in parallel.unreplicate(metrics).items()}
           self._check_finite(pending)
           now = time.perf_counter()
-          rate = (step - logged) * self.config.data.batch_size / (now - since)
+          rate = (step - logged) * keys.batch_size / (now - since)
           waited = starving.share(now - since)
           # Not of the first steps: they take what was made while they were compiled.
-          keys = self.config.data
           if logged > start and (text := starving.advice(waited, keys.num_workers, keys.cache)):
             _say(text)
           since, logged = now, step
@@ -205,7 +217,7 @@ class _Run:
           status = f"loss {scalars['loss/real']:.3f}, {rate:.0f} images/s"
           bar.set_postfix_str(status)
           if bar.disable:
-            left = (self.total - step) * self.config.data.batch_size / rate
+            left = (self.total - step) * keys.batch_size / rate
             _say(f"step {step} of {self.total}: {status}, {left:.0f} s left")
         evaluate = step % evaluate_every == 0 or step == self.total
         if evaluate or step % save_every == 0:
@@ -214,20 +226,22 @@ class _Run:
           paused = time.perf_counter()
           if evaluate:
             self.evaluate(state, writer)
-          self.checkpoints.save("last", step, state, self.progress)
+          self.save("last", state, writer)
           since += time.perf_counter() - paused
           starving.pause()
         if interrupt.requested and step < self.total:
-          return self._interrupted(interrupt, step, device_state, pending)
+          return self._interrupted(interrupt, device_state, pending, writer)
     return True
 
   def _interrupted(
-    self, interrupt: Interrupt, step: int, device_state: TrainState, pending
+    self, interrupt: Interrupt, device_state: TrainState, pending, writer: MetricsWriter
   ) -> bool:
     self._check_finite(pending)
-    self.checkpoints.save("last", step, parallel.unreplicate(device_state), self.progress)
+    state = parallel.unreplicate(device_state)
+    self.save("last", state, writer)
     self.checkpoints.wait()
-    _say(f"{interrupt.requested}: saved step {step} of {self.total}; the same command resumes it")
+    done = f"saved step {int(state.step)} of {self.total}"
+    _say(f"{interrupt.requested}: {done}; the same command resumes it")
     if interrupt.requested == "SIGINT":
       raise KeyboardInterrupt
     return False
@@ -277,10 +291,7 @@ class _Run:
 
 
 def train_and_evaluate(
-  config: ConfigDict,
-  workdir: str | pathlib.Path,
-  *,
-  finished: Finished | None = None,
+  config: ConfigDict, workdir: str | pathlib.Path, *, finished: Finished | None = None
 ) -> dict[str, dict[str, float]] | None:
   """Trains as the config says, or resumes the same config's run in `workdir`, and evaluates.
 
@@ -288,14 +299,14 @@ def train_and_evaluate(
 
   Args:
     config: every key of jaxdml/training/defaults.py.
-    workdir: made if needed.
+    workdir: made if needed; ~ is the home.
     finished: called on the first host when results.json is written, with the run and its embedded
       test split; `jaxdml train` writes its report so.
 
   Returns:
     {"raw pixels", "untrained encoder" ("pretrained encoder" with `encoder.init`),
-    "trained model"} -> metrics on the test split; None if
-    SIGTERM ended the run early (saved; the same call resumes).
+    "trained model"} -> metrics on the test split; None if SIGTERM ended the run early (saved; the
+    same call resumes).
 
   Raises:
     ConfigError: the config cannot run, the workdir holds a run of another config or on other data,
@@ -307,6 +318,6 @@ def train_and_evaluate(
     ImageDecodeError: more than config.data.max_bad_images cannot be decoded, or a whole class.
     WorkerError: a process that prepares batches died.
   """
-  run = _Run(config, pathlib.Path(workdir), finished)
+  run = _Run(config, pathlib.Path(os.path.expanduser(workdir)), finished)
   with contextlib.closing(run):
     return run.train()

@@ -97,24 +97,17 @@ class MetricLoss:
     Nothing is stored in the first `config.memory.warmup`: those embeddings would soon be stale.
     """
     labels, axis_name = batch["label"], self._axis_name
-    loss = functools.partial(
-      self.bind(params),
-      mining_fn=self.mining_fn,
-      key=key,
-      distance_fn=self.distance_fn,
-      reduce_fn=self.reduce_fn,
-      axis_name=axis_name,
-    )
+    shared = {"distance_fn": self.distance_fn, "reduce_fn": self.reduce_fn, "axis_name": axis_name}
+    loss = functools.partial(self.bind(params), mining_fn=self.mining_fn, key=key, **shared)
     if self._parametric:
       return loss(z, labels), memory
     # The record's number, so that an image is no pair with itself: not where a small class repeats
     # it in the batch, and not with an older embedding of it in the memory.
-    records = batch["index"]
-    anchors, anchor_labels, ids, given = self.layout(z, labels, axis_name, ids=records)
+    anchors, anchor_labels, ids, given = self.layout(z, labels, axis_name, ids=batch["index"])
     if not self._config.memory.size:
       return loss(anchors, anchor_labels, refs=given, ids=ids), memory
     value = loss(anchors, anchor_labels, refs=memory_lib.extend(given, memory), ids=ids)
     stored = jnp.broadcast_to(step >= self._warmup, labels.shape)
     return value, memory_lib.enqueue(
-      memory, z, labels, ids=records, where=stored, axis_name=axis_name
+      memory, z, labels, ids=batch["index"], where=stored, axis_name=axis_name
     )

@@ -15,6 +15,7 @@ __all__ = ["NAME", "MetricsWriter", "read_metrics"]
 
 NAME = "metrics.jsonl"
 """The file in the workdir."""
+_NOT_METRICS = (ValueError, KeyError, TypeError, AttributeError)
 
 
 class MetricsWriter:
@@ -22,32 +23,52 @@ class MetricsWriter:
 
   On resuming, lines beyond `start_step` are dropped: those steps are about to be run again. Of
   several hosts only the first writes.
+
+  Args:
+    workdir: of the run.
+    start_step: done before; None for a new run, which keeps nothing.
+    lines: in the file when that step was saved.
+
+  Attributes:
+    lines: in the file now.
+    lost: a line on what is missing of `lines`, or None. The file as it was is kept beside.
   """
 
-  def __init__(self, workdir: pathlib.Path, start_step: int):
+  def __init__(self, workdir: pathlib.Path, start_step: int | None, lines: int = 0):
     # Here, so that reading metrics waits for neither.
     import jax
     from tensorboardX import SummaryWriter
 
-    self._file = self._events = None
+    self._file = self._events = self.lost = None
+    self._start, self.lines = start_step, lines
     if jax.process_index():
       return
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / NAME
-    lines = path.read_text().splitlines() if path.exists() else []
+    content = path.read_bytes() if path.exists() else b""
     # A line cut off by a kill is the last one, and belongs to a step that runs again.
-    kept = [line for line in lines if _is_of(line, start_step)]
-    _files.write_text(path, "".join(f"{line}\n" for line in kept))
-    self._file = path.open("a")
-    self._events = SummaryWriter(str(workdir), purge_step=start_step + 1 if start_step else None)
+    kept = [line for line in content.split(b"\n") if _is_of(line, start_step)]
+    if len(kept) < lines:
+      self.lost = f"{path}: {lines - len(kept)} of {lines} lines up to step {start_step} are lost"
+      if content:
+        _files.write_bytes(path.with_name(f"{NAME}.damaged"), content)
+        self.lost += f" or damaged; the file as it was is {NAME}.damaged"
+    _files.write_bytes(path, b"".join(line + b"\n" for line in kept))
+    self.lines = len(kept)
+    # What a run logs again at its start, when its best checkpoint is lost, is there already.
+    self._known = {tuple(metrics) for step, metrics in map(_parse, kept) if step == start_step}
+    self._file = path.open("a", encoding="utf-8")
+    purged = (-1 if start_step is None else start_step) + 1
+    self._events = SummaryWriter(str(workdir), purge_step=purged if content else None)
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
     """Writes the scalars of one step."""
-    if self._file is None:
+    if self._file is None or (step == self._start and tuple(metrics) in self._known):
       return
     scalars = {name: float(value) for name, value in metrics.items()}
-    self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+    self._file.write(_files.dump_json({"step": step, **scalars}) + "\n")
     self._file.flush()
+    self.lines += 1
     for name, value in scalars.items():
       self._events.add_scalar(name, value, step)
 
@@ -69,10 +90,10 @@ class MetricsWriter:
 
 
 def read_metrics(workdir: str | os.PathLike[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-  """Every metric that a run has logged: name -> (steps [t], values [t]).
+  """Every metric that a run has logged: name -> (steps [t], values [t]), NaN where there is none.
 
-  The run may still be training: a line that is not whole is passed over. Without the file there are
-  none.
+  The run may still be training: what follows the last line end is passed over unless it is whole.
+  Without the file there are none.
 
   Raises:
     ValueError: a line that no run writes.
@@ -81,32 +102,35 @@ def read_metrics(workdir: str | os.PathLike[str]) -> dict[str, tuple[np.ndarray,
   if not path.is_file():
     return {}
   found: dict[str, dict[float, float]] = {}
-  for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-    if not line.endswith("}"):
-      continue
+  lines = path.read_bytes().split(b"\n")
+  for number, line in enumerate(lines, 1):
     try:
       step, metrics = _parse(line)
-      for name, value in metrics.items():
-        found.setdefault(name, {})[step] = float(value)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-      raise ValueError(f"{path}, line {number}: expected metrics of a step as JSON: {error}") from (
-        error
-      )
+    except _NOT_METRICS as error:
+      if number == len(lines):
+        continue
+      raise ValueError(
+        f"{path}, line {number}: expected metrics of a step as JSON: {error}; the command that "
+        "trained it leaves damaged lines out when it is given again"
+      ) from error
+    for name, value in metrics.items():
+      found.setdefault(name, {})[step] = value
   return {
     name: (np.array(sorted(points)), np.array([points[step] for step in sorted(points)]))
     for name, points in found.items()
   }
 
 
-def _parse(line: str) -> tuple[float, dict[str, float]]:
+def _parse(line: bytes) -> tuple[float, dict[str, float]]:
   """(step, metrics) of a line; what is no such line raises."""
-  logged = json.loads(line)
-  return float(logged.pop("step")), logged
+  logged = json.loads(line.decode())
+  step = float(logged.pop("step"))
+  return step, {k: float("nan") if v is None else float(v) for k, v in logged.items()}
 
 
-def _is_of(line: str, last_step: int) -> bool:
+def _is_of(line: bytes, last_step: int | None) -> bool:
   """Tells whether a line is whole and of a step up to the last one."""
   try:
-    return _parse(line)[0] <= last_step
-  except (ValueError, KeyError, TypeError, AttributeError):
+    return last_step is not None and _parse(line)[0] <= last_step
+  except _NOT_METRICS:
     return False

@@ -41,12 +41,10 @@ class Embedder:
 
   def init(self, keys: dict[str, Array]) -> dict[str, PyTree]:
     """Returns the variables before training of "encoder" and "embedding", each by its key."""
-    inputs = {
-      "encoder": jnp.zeros((1, *self.image_shape)),
-      "embedding": jnp.zeros((1, self.encoder.feature_dim)),
-    }
+    inputs = {"encoder": (1, *self.image_shape), "embedding": (1, self.encoder.feature_dim)}
     return {
-      name: getattr(self, name).init(keys[name], x, train=False) for name, x in inputs.items()
+      name: getattr(self, name).init(keys[name], jnp.zeros(shape), train=False)
+      for name, shape in inputs.items()
     }
 
   def abstract(self) -> dict[str, PyTree]:
@@ -150,11 +148,10 @@ def read_layers(
   embedding_stats: PyTree = None,
   given: tuple[Array, Array] | None = None,
 ) -> Layers:
-  """The modules' parameters by the roles they play.
+  """The modules' parameters by the roles they play; both modules are `foldable`.
 
   Args:
-    embedding: see `foldable`.
-    generator: see `foldable`.
+    embedding, generator: the modules.
     params: {"embedding", "generator", "head"}.
     generator_stats: its running statistics.
     embedding_stats: running statistics that synthetic features move; None: they move none.
@@ -185,5 +182,6 @@ def _norm(module: Embedding | Generator, params: PyTree, stats: PyTree, given) -
     keep = module.momentum
     return jax.tree.map(lambda running, now: keep * running + (1 - keep) * now, stats, batch)
 
-  has_stats = stats is not None
-  return Norm(params["scale"], params["bias"], module.epsilon, moved if has_stats else None, given)
+  return Norm(
+    params["scale"], params["bias"], module.epsilon, None if stats is None else moved, given
+  )

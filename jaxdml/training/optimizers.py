@@ -26,11 +26,8 @@ FactorFn = Callable[[Sequence[str]], float]
 """Path of a parameter in the encoder's tree -> its share of the learning rate."""
 
 GROUPS = {
-  "encoder": "metric",
-  "embedding": "metric",
-  "generator": "generator",
-  "head": "head",
-  "loss": "loss",
+  **dict.fromkeys(("encoder", "embedding"), "metric"),
+  **{name: name for name in ("generator", "head", "loss")},
 }
 
 
@@ -72,23 +69,18 @@ def l2_penalty(params: PyTree, weight: float) -> Array:
 
 
 def create(
-  config: Config,
-  total_steps: int,
-  steps_per_epoch: int,
-  factor_fn: FactorFn | None = None,
+  config: Config, total_steps: int, steps_per_epoch: int, factor_fn: FactorFn | None = None
 ) -> optax.GradientTransformation:
   """Adam for each group of `GROUPS`, with that group's learning rate.
 
-  Args:
-    config: the run's.
-    total_steps: for the schedule.
-    steps_per_epoch: for durations in epochs.
-    factor_fn: the share of the rate that each parameter of the encoder gets.
+  `factor_fn` is the share of the rate that each parameter of the encoder gets.
   """
   opt = config.optimizer
   schedule = learning_rate(config, total_steps, steps_per_epoch)
   if opt.weight_decay and not opt.weight_decay_in_loss:
-    metric = optax.adamw(schedule, weight_decay=opt.weight_decay, mask=_decay_mask)
+    # Inside optax.partition the other groups' leaves are MaskedNode, which tree.map skips.
+    mask = lambda params: {key: _decays(value) for key, value in params.items()}
+    metric = optax.adamw(schedule, weight_decay=opt.weight_decay, mask=mask)
   else:
     metric = optax.adam(schedule)
   if opt.clip_norm:
@@ -96,21 +88,13 @@ def create(
   scale = scale_encoder(config, factor_fn, steps_per_epoch)
   if scale is not None:
     metric = optax.chain(metric, scale)
-  transforms = {
-    "metric": metric,
-    "generator": optax.adam(opt.generator_learning_rate),
-    "head": optax.adam(opt.head_learning_rate),
-    "loss": optax.adam(opt.loss_learning_rate),
-  }
+  rates = {"generator": opt.generator_learning_rate, "head": opt.head_learning_rate}
+  rates["loss"] = opt.loss_learning_rate
+  transforms = {"metric": metric, **{group: optax.adam(rate) for group, rate in rates.items()}}
   label = lambda params: {
     key: jax.tree.map(lambda _, g=GROUPS[key]: g, tree) for key, tree in params.items()
   }
   return optax.partition(transforms, label)
-
-
-def _decay_mask(params: PyTree) -> PyTree:
-  # Inside optax.partition the other groups' leaves are MaskedNode, which tree.map skips.
-  return {key: _decays(value) for key, value in params.items()}
 
 
 def encoder_factors(config: Config, encoder: nn.Module) -> FactorFn | None:
@@ -124,22 +108,14 @@ def encoder_factors(config: Config, encoder: nn.Module) -> FactorFn | None:
   (layer-wise decay as in arXiv 1801.06146 and 2106.08254).
 
   Raises:
-    ConfigError: more frozen stages than there are, or factors outside their range.
+    ConfigError: more frozen stages than there are.
   """
-  frozen, opt = config.encoder.frozen_stages, config.optimizer
-  stages = encoder.stages
-  if not 0 <= frozen <= len(stages):
+  frozen, opt, stages = config.encoder.frozen_stages, config.optimizer, encoder.stages
+  if frozen > len(stages):
     raise ConfigError(
       f"config.encoder.frozen_stages: {config.encoder.name} has {len(stages)} stages "
       f"({', '.join(stages)}); expected 0..{len(stages)}, got {frozen}"
     )
-  if opt.encoder_factor <= 0:
-    raise ConfigError(
-      f"config.optimizer.encoder_factor: expected a positive number; got {opt.encoder_factor}. "
-      "encoder.frozen_stages freezes"
-    )
-  if not 0.0 < opt.layer_decay <= 1.0:
-    raise ConfigError(f"config.optimizer.layer_decay: expected (0, 1]; got {opt.layer_decay}")
   if not frozen and opt.encoder_factor == opt.layer_decay == 1.0:
     return None
   factors = {
@@ -169,8 +145,7 @@ def scale_encoder(
     return None
   of = (lambda path: 1.0) if factor_fn is None else factor_fn
 
-  def init(params: PyTree) -> optax.ScaleByScheduleState:
-    del params
+  def init(_: PyTree) -> optax.ScaleByScheduleState:
     return optax.ScaleByScheduleState(count=jnp.zeros([], jnp.int32))
 
   def update(updates: Any, state: optax.ScaleByScheduleState, params: PyTree = None) -> Any:

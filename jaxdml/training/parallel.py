@@ -31,13 +31,7 @@ def compile_step(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 def trace_step(step: Callable[[Any, Any], Any], state: PyTree, batch: PyTree) -> PyTree:
   """Traces what `compile_step` compiles, without compiling it.
 
-  Args:
-    step: per device.
-    state: shapes and dtypes, of one device.
-    batch: likewise.
-
-  Returns:
-    Shapes and dtypes of (state, metrics), with the devices in front.
+  Takes shapes and dtypes of one device, gives those of (state, metrics) with the devices in front.
   """
   count = jax.local_device_count()
   stack = lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype)
@@ -52,11 +46,8 @@ def compile_embed(embed: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]
 def compile_local(embed: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
   """embed(variables, images) over the devices of this host alone, whatever other hosts do.
 
-  Args:
-    embed: per device, without collectives.
-
-  Returns:
-    A function of variables as they are and images [n, ...], n a multiple of the local devices.
+  It takes variables as `replicate_local` puts them, and images [n, ...], n a multiple of the local
+  devices; without collectives.
   """
   mesh = _local_mesh()
   whole, sliced = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
@@ -68,9 +59,8 @@ def compile_local(embed: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]
 
 def replicate_local(tree: PyTree) -> PyTree:
   """The tree on each local device, as `compile_local` takes it."""
-  return jax.device_put(
-    tree, jax.sharding.NamedSharding(_local_mesh(), jax.sharding.PartitionSpec())
-  )
+  whole = jax.sharding.PartitionSpec()
+  return jax.device_put(tree, jax.sharding.NamedSharding(_local_mesh(), whole))
 
 
 def replicate(tree: PyTree) -> PyTree:
@@ -95,14 +85,11 @@ def _local_mesh() -> jax.sharding.Mesh:
 
 
 def prefetch(batches: Iterable[PyTree], size: int = 2) -> Iterator[PyTree]:
-  """Yields batches of this host split over its devices, where they are put ahead of time.
+  """Yields batches [n, ...] of this host split over its devices, where they are put ahead of time.
 
   While the step that got one batch runs, the next is on the devices already and the one after it is
-  being copied. What the source raises is raised after the batches before it.
-
-  Args:
-    batches: of [n, ...] arrays.
-    size: batches on the devices that are not yet asked for, at most.
+  being copied: at most `size` wait there. What the source raises is raised after the batches before
+  it.
   """
   sharding, source = _one_slice_a_device(), iter(batches)
   ready: collections.deque[PyTree] = collections.deque()

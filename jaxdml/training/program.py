@@ -103,19 +103,19 @@ def build(
   head = models.SoftmaxHead(num_classes)
   metric = MetricLoss(config, num_classes, steps_per_epoch, axis_name)
   use_hdml = config.hdml.enabled
-  fields = {name: config.hdml[name] for name in hdml.HdmlConfig._fields}
-  fields |= {name: config.hdml[name] or None for name in ("slots", "block_size")}
-  fields["window"] = duration(config.hdml.window, steps_per_epoch, "hdml.window")
-  hdml_config = hdml.HdmlConfig(**fields)
+  dials = {name: config.hdml[name] for name in hdml.HdmlConfig._fields}
+  dials |= {name: config.hdml[name] or None for name in ("slots", "block_size")}
+  hdml_config = hdml.HdmlConfig(
+    **dials | {"window": duration(config.hdml.window, steps_per_epoch, "hdml.window")}
+  )
   hdml_warmup = duration(config.hdml.warmup, steps_per_epoch, "hdml.warmup")
   factor_fn = optimizers.encoder_factors(config, encoder)
   optimizer = optimizers.create(config, total_steps, steps_per_epoch, factor_fn)
   schedule = optimizers.learning_rate(config, total_steps, steps_per_epoch)
 
   def init(key: Array) -> TrainState:
-    keys = dict(
-      zip(("encoder", "embedding", "generator", "head"), jax.random.split(key, 4), strict=True)
-    )
+    names = ("encoder", "embedding", "generator", "head")
+    keys = dict(zip(names, jax.random.split(key, 4), strict=True))
     variables = embedder.init(keys)
     if use_hdml:
       z = jnp.zeros((1, config.embedding.dim))

@@ -56,24 +56,16 @@ _SLOTS = 16
 _REDUCERS = {"triplet": "mean_elements", "margin": "mean_elements"}
 # alpha is in units of the loss. On glyphs lambda is about 2/3 after the first window; from there
 # it falls with the loss, to 0.4 (N-pair, triplet) or hardly at all (multi-similarity).
-_ALPHAS = {
-  "npair": 1.0,
-  "triplet": 0.06,
-  "margin": 0.1,
-  "multi_similarity": 0.3,
-  "contrastive": 0.2,
-}
+_ALPHAS = {"npair": 1.0, "triplet": 0.06, "margin": 0.1}
+_ALPHAS |= {"multi_similarity": 0.3, "contrastive": 0.2}
 _FROM_SCRATCH = {
-  "beta": 0.3,
-  "reconstruction_weight": 0.5,
-  "soft_weight": 0.5,
-  "sum_reconstruction": False,
-  "weighted_average": False,
+  **{"beta": 0.3, "reconstruction_weight": 0.5, "soft_weight": 0.5},
+  **{"sum_reconstruction": False, "weighted_average": False},
 }
 
 
 def apply(config: ConfigDict, names: str) -> ConfigDict:
-  """Sets loss, mining and HDML of a config as the names say, in place.
+  """Sets loss, mining and HDML of a config as the names say, in place, and returns it.
 
   Batches: data.sampler=npair or triplet are HDML's own. There `npair` and `triplet` are its
   paper's two forms, and `hdml` leaves the dials of config.hdml alone. EPS and the other losses need
@@ -90,9 +82,6 @@ def apply(config: ConfigDict, names: str) -> ConfigDict:
   Args:
     config: with every key of jaxdml/training/defaults.py, its sampler and batch already set.
     names: of `RECIPES`, separated by commas: at most one loss, at most one of eps and random.
-
-  Returns:
-    The same config.
 
   Raises:
     ConfigError: for an unknown name, listing the valid ones, and for two of a kind.

@@ -1,4 +1,4 @@
-"""Loads a finished run to look at: `run = restore("runs/glyphs"); run.embed()`."""
+"""A model measured on a split, and a finished run to look at: `restore("runs/glyphs").embed()`."""
 
 from __future__ import annotations
 
@@ -6,19 +6,106 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from jaxdml import data, evaluation
+from jaxdml.training import parallel
 from jaxdml.training import workdir as workdir_lib
 from jaxdml.training.checkpoints import Progress, open_best
 from jaxdml.training.config import ConfigError, replace
-from jaxdml.training.evaluator import Evaluator
 from jaxdml.training.program import TrainState
 from jaxdml.training.setup import Setup, prepare
+from jaxdml.types import Array
 
-__all__ = ["Restored", "restore"]
+__all__ = ["Evaluator", "Restored", "restore"]
+
+
+def _logged(name: str) -> bool:
+  """Leaves out Recall@1 under its other name, and all but two of the means over classes."""
+  return name != "precision@1" and (
+    not name.startswith("macro/") or name in ("macro/recall@1", "macro/map@r")
+  )
+
+
+class Evaluator:
+  """Embeds one split of unseen images on all devices, and scores models on it.
+
+  Images are ranked among themselves; a data set with a `gallery` column (0 query, 1 gallery) ranks
+  its gallery for each query. Clustering (`eval.clustering`) and the diagnostics of class collapse
+  (`eval.diagnostics`, named collapse/...) take all images.
+
+  Args:
+    config: the run's.
+    dataset: the images; `eval_label` (or `label`) says what counts as a match.
+    embed_fn: ({"params", "batch_stats"}, images) -> embeddings, per device.
+  """
+
+  def __init__(self, config: ConfigDict, dataset: data.Dataset, embed_fn: Callable[..., Array]):
+    devices, keys = jax.local_device_count(), config.data
+    self._batch_size = -(-config.eval.batch_size // devices) * devices
+    self._config, self._dataset = config, dataset
+    self._classes = dataset.column(keys.label)
+    self._labels = dataset.column(keys.eval_label or keys.label)
+    self._embed = parallel.compile_embed(embed_fn)
+    self._bad_images = data.BadImages(dataset, keys.max_bad_images)
+    self._total = -(-len(dataset) // self._batch_size)
+    self.preprocess = data.preprocess.from_config(keys, train=False, cache=keys.cache)
+
+  @property
+  def name(self) -> str:
+    """The data set's split, for messages."""
+    return f"{self._dataset.name} {self._dataset.split}"
+
+  def _batches(self) -> data.Batches:
+    size, workers = self._batch_size, self._config.data.num_workers
+    return data.eval_batches(self._dataset, self.preprocess, size, workers, self._bad_images)
+
+  def score(self, embedded: evaluation.Embedded) -> dict[str, float]:
+    """Metrics of what `embed` or `pixels` returned."""
+    rows, x = embedded.columns["index"], embedded.embeddings
+    labels, ks, seed = self._labels[rows], self._config.eval.ks, self._config.seed
+    queries, gallery = np.ones(len(rows), bool), {}
+    if data.GALLERY in self._dataset.labels:
+      queries = self._dataset.column(data.GALLERY)[rows] != 1
+      gallery = {"gallery": x[~queries], "gallery_labels": labels[~queries]}
+    metrics = evaluation.retrieval_metrics(
+      x[queries], labels[queries], ks=ks, macro=True, **gallery
+    )
+    metrics = {name: value for name, value in metrics.items() if _logged(name)}
+    if self._config.eval.clustering:
+      metrics |= evaluation.clustering_metrics(x, labels, seed=seed)
+    if self._config.eval.diagnostics:
+      # Where classes are not split by a finer label, what measures their modes is left out.
+      collapse = evaluation.collapse_metrics(x, self._classes[rows], labels, seed=seed)
+      metrics |= {f"collapse/{name}": value for name, value in collapse.items()}
+    return {**metrics, "num_undecodable": len(self._dataset) - len(rows)}
+
+  def embed(self, state: TrainState) -> evaluation.Embedded:
+    """Embeds every image that can be decoded with a model on the host, in the data set's order."""
+    pick = lambda tree: {name: tree[name] for name in ("encoder", "embedding") if name in tree}
+    variables = {"params": pick(state.params), "batch_stats": pick(state.batch_stats)}
+    variables = parallel.replicate(variables)
+    return self.embed_with(
+      lambda images: self._embed(variables, parallel.split(images)).reshape(len(images), -1)
+    )
+
+  def embed_with(self, apply: Callable[[np.ndarray], Any]) -> evaluation.Embedded:
+    """Likewise, with any function of uint8 images [b, h, w, c] that gives [b, d]."""
+    with self._batches() as batches:
+      return evaluation.embed_batches(
+        apply, batches, total=self._total, description=f"embed {self.name}"
+      )
+
+  def pixels(self) -> evaluation.Embedded:
+    """The flattened, centred pixels that the network receives: the embedding of no model."""
+    with self._batches() as batches:
+      normalized = ({**b, "image": self.preprocess.normalize(b["image"])} for b in batches)
+      return evaluation.raw_pixels(normalized, center=True, total=self._total)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +169,7 @@ class Restored:
     return self._whole(self.evaluator.pixels())
 
   def _whole(self, embedded: evaluation.Embedded) -> np.ndarray:
-    missing = len(self.setup.measured) - len(embedded.embeddings)
-    if missing:
+    if missing := len(self.setup.measured) - len(embedded.embeddings):
       raise data.ImageDecodeError(
         f"{missing} images of {self.evaluator.name} cannot be decoded, and the rows would not be "
         "those of the labels; set config.data.max_bad_images=0 to see which, and mend them"
@@ -106,7 +192,7 @@ def restore(workdir: str | os.PathLike[str], *, data_dir: str | None = None) -> 
       set is no longer what it was trained on.
     DatasetNotPreparedError: the data set is not there.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = pathlib.Path(os.path.expanduser(workdir))
   config = workdir_lib.read_config(workdir, data_dir)
   if not pathlib.Path(config.data.cache).expanduser().is_dir():
     # On another machine; there it is not for us to make.
@@ -116,5 +202,4 @@ def restore(workdir: str | os.PathLike[str], *, data_dir: str | None = None) -> 
     raise ConfigError(f"{changed}; jaxdml evaluate measures the model as they are")
   with open_best(workdir) as manager:
     state, progress = manager.restore("best", run.abstract_state())
-  evaluator = Evaluator(config, run.measured, run.program.embed)
-  return Restored(run, state, progress, evaluator)
+  return Restored(run, state, progress, Evaluator(config, run.measured, run.program.embed))

@@ -18,15 +18,8 @@ from jaxdml.training import program as program_lib
 from jaxdml.training.config import Config
 
 __all__ = [
-  "Setup",
-  "Splits",
-  "load_splits",
-  "prepare",
-  "resolve",
-  "sampler",
-  "trace",
-  "train_batches",
-]
+  "Setup", "Splits", "load_splits", "prepare", "resolve", "sampler", "trace", "train_batches",
+]  # fmt: skip
 
 
 def resolve(config: ConfigDict, device_count: int | None = None) -> Config:
@@ -55,10 +48,7 @@ class Setup:
   """A config with the data and the program that it becomes.
 
   Attributes:
-    config: the config.
-    train: training images.
-    validation: class-disjoint part of the training classes held out, or None.
-    measured: what results are of: the test split, or the validation part with eval.test=False.
+    train, validation, measured: the images, see `Splits`.
     steps_per_epoch: for durations in epochs.
     total_steps: of the run.
     program: its init, step and embed, per device.
@@ -77,6 +67,12 @@ class Setup:
     """Names of what the run is made of."""
     return {"train": self.train, "test" if self.config.eval.test else "validation": self.measured}
 
+  @property
+  def selecting(self) -> data.Dataset:
+    """The images that select the checkpoint kept."""
+    apart = self.validation is not None and self.config.eval.test
+    return self.validation if apart else self.measured
+
   def initial_state(self) -> program_lib.TrainState:
     """The state before training, on the host: random, the encoder as `encoder.init` says.
 
@@ -92,19 +88,8 @@ class Setup:
     return jax.eval_shape(self.program.init, jax.random.key(self.config.seed))
 
   def steps(self, key: str) -> int:
-    """The duration `config.train[key]` in steps.
-
-    Raises:
-      ConfigError: no duration, or less than a step.
-    """
-    return _steps(self.config, key, self.steps_per_epoch)
-
-
-def _steps(config: Config, key: str, steps_per_epoch: int) -> int:
-  value = config_lib.duration(config.train[key], steps_per_epoch, f"train.{key}")
-  if value < 1:
-    raise config_lib.ConfigError(f"config.train.{key}: expected at least 1 step; got {value}")
-  return value
+    """The duration `config.train[key]` in steps."""
+    return config_lib.duration(self.config.train[key], self.steps_per_epoch, f"train.{key}")
 
 
 @contextlib.contextmanager
@@ -170,7 +155,8 @@ def prepare(config: Config) -> Setup:
   """
   splits = load_splits(config)
   steps_per_epoch = -(-len(splits.train) // config.data.batch_size)
-  total_steps = _steps(config, "duration", steps_per_epoch)
+  duration = config.train.duration
+  total_steps = config_lib.duration(duration, steps_per_epoch, "train.duration")
   with _building():
     program = program_lib.build(
       config,
@@ -195,8 +181,33 @@ def _test(config: ConfigDict, directory: str | None) -> data.Dataset:
   return test
 
 
-def _check_warmups(setup: Setup) -> None:
-  config = setup.config
+def _check_selection(setup: Setup) -> None:
+  """Refuses images without a single query that has a match: every score of theirs is NaN."""
+  config, images = setup.config, setup.selecting
+  labels = images.column(config.data.eval_label or config.data.label)
+  known = labels >= 0
+  if data.GALLERY in images.labels:
+    stored = images.column(data.GALLERY) == 1
+    matches = np.isin(labels[known & ~stored], labels[stored]).any()
+  else:
+    matches = len(np.unique(labels[known])) < known.sum()
+  if not matches and config.eval.select_by != "last":
+    raise config_lib.ConfigError(
+      f"config.eval.select_by={config.eval.select_by}: none of the {len(labels)} images of "
+      f"{images.name} {images.split} has another one of its class to find; hold out other classes "
+      "(eval.validation_fraction, eval.fold), or set eval.select_by=last"
+    )
+
+
+def trace(setup: Setup) -> None:
+  """Traces a training step: without compiling or running anything.
+
+  Raises:
+    ConfigError: options that make no network, loss or step together; a warm-up that never ends;
+      images that cannot select a checkpoint.
+  """
+  _check_selection(setup)
+  config, keys = setup.config, setup.config.data
   for section, used in (("hdml", config.hdml.enabled), ("memory", config.memory.size > 0)):
     value, key = config[section].warmup, f"{section}.warmup"
     if used and config_lib.duration(value, setup.steps_per_epoch, key) >= setup.total_steps:
@@ -204,16 +215,6 @@ def _check_warmups(setup: Setup) -> None:
         f"config.{key}: expected to end before training does, after {setup.total_steps} steps; got "
         f"{value!r}"
       )
-
-
-def trace(setup: Setup) -> None:
-  """Traces a training step: without compiling or running anything.
-
-  Raises:
-    ConfigError: options that make no network, loss or step together; a warm-up that never ends.
-  """
-  _check_warmups(setup)
-  keys = setup.config.data
   size, side = keys.batch_size // jax.device_count(), keys.image_size
   integers = jax.ShapeDtypeStruct((size,), np.int32)
   image = jax.ShapeDtypeStruct((size, side, side, keys.channels), np.uint8)
@@ -260,8 +261,7 @@ def train_batches(
     config: the run's.
     train: the training images.
     draw: made by `sampler` for them.
-    start: steps done.
-    stop: steps done at the end.
+    start, stop: steps done before and after them.
     bad_images: counts those that cannot be decoded; by default a new one by the config's share.
   """
   keys = config.data

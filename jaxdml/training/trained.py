@@ -52,7 +52,7 @@ def read(workdir: str | os.PathLike[str], data_dir: str | None = None) -> Traine
     CheckpointError: no run there, no checkpoint yet, or one that cannot be read.
     ConfigError: its config.json is damaged or has keys that this version does not know.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = pathlib.Path(os.path.expanduser(workdir))
   config = read_config(workdir, data_dir)
   try:
     embedder = networks.build(config)

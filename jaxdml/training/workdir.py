@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,30 +13,58 @@ from typing import Any
 import jax
 
 from jaxdml import _files
+from jaxdml._text import printable
 from jaxdml.data import Dataset
 from jaxdml.training import config as config_lib
 from jaxdml.training import defaults
 from jaxdml.training.checkpoints import CheckpointError
 from jaxdml.training.config import Config, ConfigError, flatten
 
-__all__ = ["alone", "changed_data", "check", "check_data", "read_config"]
+__all__ = ["alone", "changed_data", "check", "check_data", "check_path", "read_config"]
 
-FORMAT = 2
-"""Of a workdir's files, as its config.json names it; 1, which named none, is no longer read."""
+FORMAT = 3
+"""Of a workdir's files, as its config.json names it; 1 named none, 2 had no digests."""
 
 _DATA = "data.json"
+_LONGEST = 200  # Bytes of the longest path inside a workdir, Orbax's.
 # What may differ between the run that made a workdir and the one that resumes it: nothing here
 # reaches the parameters.
 OPERATIONAL = (
-  "data.cache",
-  "data.data_dir",
-  "data.max_bad_images",
-  "data.num_workers",
-  "train.checkpoint_every",
-  "train.keep",
-  "train.log_every",
-  "train.report",
-)
+  "data.cache", "data.data_dir", "data.max_bad_images", "data.num_workers",
+  "train.checkpoint_every", "train.keep", "train.log_every", "train.report",
+)  # fmt: skip
+
+
+def check_path(workdir: pathlib.Path) -> None:
+  """Refuses a path that no run can be written to, and makes nothing.
+
+  Raises:
+    ConfigError: it is too long, no folder, a link to nothing, or not for this user to write.
+  """
+  path = pathlib.Path(os.path.abspath(workdir))
+  there, reason = path, ""
+  try:
+    while not os.path.lexists(there):
+      there = there.parent
+    made = path.parts[len(there.parts) :]
+    if not there.exists():
+      reason = f"{there} is a link to {os.readlink(there)}, which is not there"
+    elif not there.is_dir():
+      reason = "expected a folder, this is a file" if there == path else f"{there} is a file"
+    elif not os.access(there, os.W_OK | os.X_OK):
+      reason = f"{there} is not yours to write to"
+    elif any(len(os.fsencode(name)) > os.pathconf(there, "PC_NAME_MAX") for name in made):
+      reason = f"a name in it is longer than {os.pathconf(there, 'PC_NAME_MAX')} bytes"
+    elif len(os.fsencode(path)) + _LONGEST > os.pathconf(there, "PC_PATH_MAX"):
+      reason = f"longer than {os.pathconf(there, 'PC_PATH_MAX') - _LONGEST} bytes"
+  except (OSError, ValueError) as error:  # ValueError: a null byte
+    reason = getattr(error, "strerror", None) or str(error)
+  if reason:
+    raise ConfigError(printable(f"--workdir={workdir}: {reason}; choose another --workdir"))
+
+
+def _as_json(config: Config) -> dict[str, Any]:
+  return json.loads(_files.dump_json(config.to_dict()))
 
 
 def check(config: Config, workdir: pathlib.Path) -> None:
@@ -45,17 +74,15 @@ def check(config: Config, workdir: pathlib.Path) -> None:
     ConfigError: the workdir holds a run of another config; the differing keys are listed.
   """
   path = workdir / "config.json"
-  ours = {"format": FORMAT, **json.loads(json.dumps(config.to_dict()))}
+  ours = {"format": FORMAT, **_as_json(config)}
   if not path.exists():
     if any((workdir / "checkpoints" / "last").glob("[0-9]*")):
       raise ConfigError(
         f"--workdir={workdir} holds checkpoints and no config.json that says whose; put that file "
         "back, or choose another --workdir"
       )
-    if jax.process_index():
-      return
-    workdir.mkdir(parents=True, exist_ok=True)
-    _files.write_json(path, ours)
+    if not jax.process_index():
+      _files.write_json(path, ours)
     return
   try:
     there = json.loads(path.read_text("utf-8"))
@@ -67,7 +94,7 @@ def check(config: Config, workdir: pathlib.Path) -> None:
   _check_format(there, path)
   mine = flatten(ours)
   # A key younger than the run: then it was as it is by default now.
-  theirs = flatten(json.loads(json.dumps(defaults.get_config().to_dict()))) | theirs
+  theirs = flatten(_as_json(defaults.get_config())) | theirs
   differing = [
     f"  {key}: there {theirs.get(key, '(absent)')!r}, here {mine.get(key, '(absent)')!r}"
     for key in sorted(mine.keys() | theirs.keys())
@@ -99,14 +126,15 @@ def read_config(workdir: pathlib.Path, data_dir: str | None = None) -> Config:
       "python -m jaxdml.main"
     )
   try:
-    values = json.loads(path.read_text())
+    values = json.loads(path.read_text("utf-8"))
     _check_format(values, path)
     values.pop("format")
     config = config_lib.read(values)
   except ConfigError:
     raise
   except (AttributeError, KeyError, TypeError, ValueError) as error:
-    raise ConfigError(f"{path} is no config of this version: {_first_line(error)}") from error
+    first = str(error).strip().split("\n")[0]
+    raise ConfigError(f"{path} is no config of this version: {first}") from error
   return config if data_dir is None else config_lib.replace(config, {"data.data_dir": data_dir})
 
 
@@ -187,7 +215,3 @@ def alone(workdir: pathlib.Path) -> Iterator[None]:
     except OSError:  # no locks: some network file systems
       pass
     yield
-
-
-def _first_line(error: Exception) -> str:
-  return str(error).strip().split("\n")[0]

@@ -22,7 +22,7 @@ from jaxdml.errors import JaxdmlError
 from jaxdml.inference import exporting
 from jaxdml.report import _page
 from jaxdml.training import loop
-from jaxdml.training.evaluator import Evaluator
+from jaxdml.training.runs import Evaluator
 from tests.pretrained.published import published
 from tests.search.helpers import make_workdir, write_images
 from tests.training.conftest import data_dir as data_dir

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdml import data
+from jaxdml import data, training
 from jaxdml.training import checkpoints, loop, monitors, parallel
 from jaxdml.training.config import ConfigError
 from tests.training.helpers import build_program, tiny_config
@@ -202,36 +202,38 @@ def test_nan_aborts_and_keeps_the_last_good_checkpoint(data_dir, tmp_path, evalu
 
 
 @pytest.mark.slow
-def test_unreadable_checkpoint(finished, tmp_path):
-  config, workdir, _ = finished
+def test_a_damaged_checkpoint_is_put_aside_and_the_run_goes_on_from_the_one_before(
+  finished, tmp_path, capsys
+):
+  config, workdir, rows = finished
   shutil.copytree(workdir, tmp_path / "run")
-  last = tmp_path / "run" / "checkpoints" / "last" / "8" / "state"
-  for path in last.rglob("*"):
+  last = tmp_path / "run" / "checkpoints" / "last" / "8"
+  for path in (last / "state").rglob("*"):
     if path.is_file():
       path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-  with pytest.raises(checkpoints.CheckpointError, match="cannot read the checkpoint") as caught:
-    loop.train_and_evaluate(config, tmp_path / "run")
-  assert str(last.parent) in str(caught.value)
-  # Doing what the message says goes back to the checkpoint before it.
-  shutil.rmtree(last.parent)
-  assert loop.train_and_evaluate(config, tmp_path / "run") is not None
+  assert loop.train_and_evaluate(config, tmp_path / "run") == rows
+  said = capsys.readouterr().err
+  assert f"cannot read the checkpoint {last}" in said and "resuming from step 8 of 8" in said
+  assert (last.parent.parent / "damaged-last-8" / "state").is_dir()
 
 
 @pytest.mark.slow
-def test_unreadable_best_checkpoint(finished, tmp_path, capsys):
+def test_a_damaged_best_checkpoint_is_found_anew(finished, tmp_path, capsys):
   config, workdir, rows = finished
   shutil.copytree(workdir, tmp_path / "run")
   (best,) = (tmp_path / "run" / "checkpoints" / "best").glob("[0-9]*")
   shutil.rmtree(best / "state")
-  with pytest.raises(checkpoints.CheckpointError, match="find the best anew") as caught:
-    loop.train_and_evaluate(config, tmp_path / "run")
-  assert str(best) in str(caught.value)
+  with pytest.raises(checkpoints.CheckpointError, match="finds the best anew") as caught:
+    training.restore(tmp_path / "run")
+  assert str(best) in str(caught.value) and "last/8, last/6" in str(caught.value)
   # Doing what the message says ends the run with the last model, the best there is now.
-  shutil.rmtree(best)
   again = loop.train_and_evaluate(config, tmp_path / "run")
   assert "the best checkpoint, of step 8, is gone" in capsys.readouterr().err
   assert again == rows
   assert loop.train_and_evaluate(config, tmp_path / "run") == rows
+  # What is evaluated again at the same step is not logged twice.
+  lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+  assert len(lines) == len((workdir / "metrics.jsonl").read_text().splitlines())
 
 
 def test_what_cannot_run_is_found_before_the_workdir_is_taken(data_dir, tmp_path):

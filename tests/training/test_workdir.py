@@ -49,14 +49,15 @@ def test_workdir_from_before_a_key_was_as_its_default(tmp_path):
     workdir.check(tiny_config(**{"eval.diagnostics": False}), tmp_path)
 
 
-@pytest.mark.parametrize("number", [None, 1, 3])
+@pytest.mark.parametrize("number", [None, 1, 2, 4])
 def test_a_workdir_of_another_version_is_one_message(tmp_path, number):
   workdir.check(tiny_config(), tmp_path)
   path = tmp_path / "config.json"
   there = json.loads(path.read_text())
   del there["format"]
   path.write_text(json.dumps(there if number is None else {"format": number, **there}))
-  message = rf"another version of jaxdml \(format {number or 1}; this one reads 2\).* train anew in"
+  numbers = rf"\(format {number or 1}; this one reads {workdir.FORMAT}\)"
+  message = rf"another version of jaxdml {numbers}.* train anew in"
   for read in (lambda: workdir.check(tiny_config(), tmp_path), lambda: training.restore(tmp_path)):
     with pytest.raises(ConfigError, match=message):
       read()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdml import data, evaluation
-from jaxdml.training.evaluator import Evaluator
+from jaxdml.training.runs import Evaluator
 from tests.training.helpers import tiny_config
 
 

@@ -16,8 +16,7 @@ from jaxdml.hdml.tuples import private_tuples
 from jaxdml.losses._rows import make_pairs, mine
 from jaxdml.training import program as program_lib
 from jaxdml.training import setup as setup_lib
-from jaxdml.training.runs import Evaluator
-from jaxdml.training.runs import Restored
+from jaxdml.training.runs import Evaluator, Restored
 from jaxdml.types import Array, Batch, Refs
 
 __all__ = ["KINDS", "Measured", "check", "inspector", "measure", "nearest"]

@@ -113,10 +113,11 @@ def _flat(vectors: Array) -> tuple[Array, Array]:
   The first vector of every class, then the second of every class, ...: what is taken over the
   vectors of a class is then taken of whole rows, which a CPU does many at a time.
   """
-  by_place = vectors[None] if vectors.ndim == 2 else jnp.swapaxes(vectors, 0, 1)
-  places, num_classes, dim = by_place.shape
-  classes = jnp.arange(num_classes, dtype=jnp.int32)
-  return by_place.reshape(-1, dim), jnp.tile(classes, places)
+  classes = jnp.arange(vectors.shape[0], dtype=jnp.int32)
+  if vectors.ndim == 2:
+    return vectors, classes
+  _, places, dim = vectors.shape
+  return jnp.swapaxes(vectors, 0, 1).reshape(-1, dim), jnp.tile(classes, places)
 
 
 def _by_class(row_fn: RowFn, vectors: Array, where: Array | None) -> RowFn:
@@ -124,7 +125,7 @@ def _by_class(row_fn: RowFn, vectors: Array, where: Array | None) -> RowFn:
   shape = vectors.shape[-2::-1]
 
   def rows(pairs: Pairs, inputs: Inputs) -> Rows:
-    bad = out_of_range(inputs.labels[pairs.anchor], vectors.shape[0])
+    bad = out_of_range(jnp.take(inputs.labels, pairs.anchor, mode="clip"), vectors.shape[0])
     if where is not None:
       bad = bad & where[pairs.anchor]
     split = lambda a: a.reshape(-1, *shape)

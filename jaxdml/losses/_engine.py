@@ -159,7 +159,7 @@ def _rows(call: _Call, row_fn: RowFn, block: _Block, shared: _Shared) -> Rows:
   if not isinstance(rows, Rows):
     raise TypeError(f"row_fn must return jaxdml.types.Rows; got {type(rows).__name__}")
   if rows.total.ndim == 1:
-    rows = Rows(rows.total[:, None], rows.elements[:, None], rows.active[:, None])
+    rows = jax.tree.map(functools.partial(jnp.expand_dims, axis=1), rows)
   if rows.total.shape[0] != count:
     # A miner made several rows of an anchor: they add up to its one.
     anchor = pairs.anchor - block.index[0]
@@ -238,7 +238,7 @@ def _chosen(call: _Call, sizes: Sizes) -> Refs:
 
   def columns_in_blocks(size, block):
     cut, _ = _blocks.split(block, n, size)
-    columns = jax.lax.map(columns_of, cut)
+    columns = _blocks.map_values(columns_of, cut, shared)
     return columns.reshape(-1, columns.shape[-1])[:n]
 
   block = without(call.block)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -11,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
-  "dump_json", "finite", "flush", "read_json", "replacing", "write_bytes", "write_json",
-  "write_text",
+  "dump_json", "finite", "flush", "read_json", "read_sealed", "replacing", "seal", "sha256",
+  "write_bytes", "write_json", "write_text",
 ]  # fmt: skip
 
 _NAME = 50  # Characters of a file's name in that of its temporary one: names have 255 bytes.
@@ -99,3 +100,36 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
   except (FileNotFoundError, ValueError):
     return None
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+  """Returns the SHA-256 of a file."""
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seal(value: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a JSON object with its own digest as "seal", which `read_sealed` checks.
+
+  >>> seal({"a": 1})["seal"][:8]
+  'f9d86028'
+  """
+  return {**value, "seal": _seal(json.loads(dump_json(value)))}
+
+
+def read_sealed(path: str | os.PathLike[str]) -> dict[str, Any]:
+  """Returns the object that was sealed in a JSON file, the seal left out.
+
+  Raises:
+    ValueError: it is not what was written, or is of a version that wrote no seals.
+  """
+  value = json.loads(Path(path).read_text(encoding="utf-8"))
+  if not isinstance(value, dict) or "seal" not in value:
+    raise ValueError("it has no seal: another version of jaxdml wrote it, or it was changed")
+  if value.pop("seal") != _seal(value):
+    raise ValueError("its content is not what was written")
+  return value
+
+
+def _seal(value: Mapping[str, Any]) -> str:
+  return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -9,15 +9,20 @@ import errno
 import importlib
 import os
 import re
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
+from jaxdml._text import printable
 from jaxdml._version import __version__
 from jaxdml.errors import JaxdmlError
 
-__all__ = ["NAMES", "Command", "Parser", "UsageError", "guard", "main", "nearest", "note", "start"]
+__all__ = [
+  "NAMES", "Command", "Parser", "UsageError", "guard", "left_out", "main", "nearest", "note",
+  "start", "tell",
+]  # fmt: skip
 
 NAMES = (
   "train", "prepare", "show", "evaluate", "embed", "search", "export", "report", "gallery",
@@ -110,14 +115,77 @@ def nearest(name: str, names: Sequence[str]) -> str:
   return f"; did you mean {near[0]}?" if near else ""
 
 
+def tell(message: object) -> None:
+  """Prints what is no result on stderr, and nothing of it can steer the terminal."""
+  print("\n".join(map(printable, str(message).split("\n"))), file=sys.stderr)
+
+
 def note(message: str) -> None:
-  """Prints a remark, which is no result, on stderr."""
-  print(f"note: {message}", file=sys.stderr)
+  """Tells a remark."""
+  tell(f"note: {message}")
+
+
+def left_out(images: Sequence[Sequence[str]], place: object = "") -> None:
+  """Tells (file, reason) of images that could not be read; of many the first five, and `place`."""
+  shown = images[:5] if place else images
+  for file, reason in shown:
+    tell(f"left out: {printable(file)}: {printable(reason)}")
+  if len(images) > len(shown):
+    tell(f"left out: {len(images) - len(shown)} more, all named in {place}")
 
 
 def _fail(message: object, status: int) -> int:
-  print(f"error: {message}", file=sys.stderr)
+  tell(f"error: {message}")
   return status
+
+
+class _Terminated(SystemExit):
+  """SIGTERM came."""
+
+
+class _Signals:
+  """Makes Ctrl-C and SIGTERM end the work once, so that it is tidied up whatever comes after.
+
+  A second one is told of, a third one ends the process at once.
+  """
+
+  def __init__(self):
+    self.count = 0
+    self._before: dict[int, Any] = {}
+
+  def __enter__(self) -> _Signals:
+    if threading.current_thread() is threading.main_thread():
+      for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
+          self._before[number] = signal.signal(number, self._handle)
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
+
+  def _handle(self, number: int, _: object) -> None:
+    self.count += 1
+    if self.count > 2:
+      os._exit(128 + number)
+    if self.count > 1:
+      os.write(2, b"still tidying up; once more leaves at once\n")
+    elif number == signal.SIGINT:
+      raise KeyboardInterrupt
+    else:
+      raise _Terminated(128 + number)
+
+  def lost(self, unraisable: Any) -> None:
+    """Repeats a Ctrl-C that is about to be lost, and shows other errors that nobody can catch.
+
+    Python calls some functions between two lines of ours, JAX's callback of the garbage collector
+    for one, and drops what they raise: about every second Ctrl-C while a command starts.
+    """
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+      self.count = 0
+      threading.Timer(0.02, _thread.interrupt_main).start()  # When we are out of that function.
+    elif str(unraisable.exc_value) != "Event loop is closed":  # TensorStore's, of one that is told
+      sys.__unraisablehook__(unraisable)
 
 
 def guard(
@@ -132,18 +200,33 @@ def guard(
   Messages name the options in `args`; `resumes` and `user_errors` are a `Command`'s.
 
   Returns:
-    The exit status: the work's, 2 for what the user can mend, 1 for what broke, 130 after Ctrl-C.
+    The exit status: the work's, 2 for what the user can mend, 1 for what broke, 130 after Ctrl-C,
+    143 after SIGTERM.
   """
-  args = args or argparse.Namespace()
-  interrupted = f"interrupted{resumes and '; the same command ' + resumes}"
-  hook, sys.unraisablehook = sys.unraisablehook, _interrupt_again
+  hook = sys.unraisablehook
+  with _Signals() as signals:
+    sys.unraisablehook = signals.lost
+    try:
+      return _ended(work, args or argparse.Namespace(), resumes, user_errors)
+    finally:
+      sys.unraisablehook = hook
+
+
+def _ended(
+  work: Callable[[], int | None], args: argparse.Namespace, resumes: str,
+  user_errors: tuple[type[Exception], ...],
+) -> int:  # fmt: skip
+  goes_on = f"{resumes and '; the same command ' + resumes}"
   try:
     status = work() or 0
     sys.stdout.flush()
     return status
   except KeyboardInterrupt:
-    print(interrupted, file=sys.stderr)
+    tell(f"interrupted{goes_on}")
     return 130
+  except _Terminated as end:
+    tell(f"terminated{goes_on}")
+    return int(end.code or 0)
   except JaxdmlError as error:
     return _fail(error, error.exit_status)
   except BrokenPipeError:
@@ -154,33 +237,19 @@ def guard(
     return _fail(_describe(error, vars(args)), 1 if error.errno in _BROKEN else 2)
   except Exception as error:
     if _from_ctrl_c(error):  # It met an import, say, which reports it as an error of its own.
-      print(interrupted, file=sys.stderr)
+      tell(f"interrupted{goes_on}")
       return 130
     if not isinstance(error, user_errors):
       raise
     # The library names its arguments, which are our options.
     ours = str(error).partition(":")[0] in args
     return _fail(f"{'--' if ours else ''}{error}", 2)
-  finally:
-    sys.unraisablehook = hook
 
 
 def _from_ctrl_c(error: BaseException | None) -> bool:
   while error is not None and not isinstance(error, KeyboardInterrupt):
     error = error.__cause__ or error.__context__
   return error is not None
-
-
-def _interrupt_again(unraisable: Any) -> None:
-  """Repeats a Ctrl-C that is about to be lost, and shows other errors that nobody can catch.
-
-  Python calls some functions between two lines of ours, JAX's callback of the garbage collector for
-  one, and drops what they raise: about every second Ctrl-C while a command starts.
-  """
-  if issubclass(unraisable.exc_type, KeyboardInterrupt):
-    threading.Timer(0.02, _thread.interrupt_main).start()  # When we are out of that function.
-  elif str(unraisable.exc_value) != "Event loop is closed":  # TensorStore's, after one that is told
-    sys.__unraisablehook__(unraisable)
 
 
 def _describe(error: OSError, options: dict[str, Any]) -> str:
@@ -242,9 +311,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def start(argv: Sequence[str] | None = None) -> NoReturn:
   """Runs a command line, as `main`, and ends the process with its exit status."""
   status = main(argv)
-  if status == 130:
-    # Ctrl-C may have met the import of a native library: Python's orderly end can crash or hang on
-    # what that left behind, and there is nothing for it to do.
+  if status in (130, 143):
+    # It may have met the import of a native library: Python's orderly end can crash or hang on what
+    # that left behind, and there is nothing for it to do.
     sys.stderr.flush()
     os._exit(status)
   sys.exit(status)

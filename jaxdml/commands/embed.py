@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-import sys
 from typing import Any
 
 from jaxdml.commands import _options
-from jaxdml.commands._cli import Command, Parser, note
+from jaxdml.commands._cli import Command, Parser, left_out, note
 
 __all__ = ["COMMAND"]
 
@@ -61,16 +60,13 @@ def _run(args: argparse.Namespace) -> None:
 
 def _tell(summary: Any, out: pathlib.Path) -> None:
   """Prints what was embedded, and names what was left out."""
-  for file, reason in summary.skipped[:5]:
-    print(f"left out: {file}: {reason}", file=sys.stderr)
-  if len(summary.skipped) > 5:
-    print(f"left out: {len(summary.skipped) - 5} more, all named in {out}", file=sys.stderr)
+  left_out(summary.skipped, out)
   wrote = f"wrote {summary.written} of {summary.shards} shards to {out}"
   if not summary.finished:
     print(f"{wrote}; the others are for the other hosts")
     return
-  left_out = f", unreadable images left out: {len(summary.skipped)}" if summary.skipped else ""
-  print(f"{wrote}, which is finished{left_out}")
+  without = f", unreadable images left out: {len(summary.skipped)}" if summary.skipped else ""
+  print(f"{wrote}, which is finished{without}")
 
 
 COMMAND = Command("Embeds a folder of images or a data set into Parquet shards", _add_options, _run,

@@ -78,8 +78,8 @@ def evaluate(
   from ml_collections import ConfigDict
 
   from jaxdml import data, inference
+  from jaxdml.training import workdir as workdir_lib
   from jaxdml.training.runs import Evaluator
-  from jaxdml.training.workdir import changed_data
 
   trained = inference.load(workdir, data_dir=data_dir)
   for remark in trained.remarks:
@@ -99,12 +99,12 @@ def evaluate(
   evaluator = Evaluator(config, images, trained.embed)
   metrics = {"trained model": evaluator.score(evaluator.embed_with(trained.embed_batch))}
   used = keys.eval_label or keys.label
-  floors = pathlib.Path(workdir) / "results.json"
-  if own and split == "test" and used == matched and config.eval.test and floors.is_file():
-    if changed := changed_data(pathlib.Path(workdir), {split: images}, keys.label):
+  folder, same = pathlib.Path(workdir), own and split == "test" and used == matched
+  if same and config.eval.test and (folder / "results.json").is_file():
+    if changed := workdir_lib.changed_data(folder, {split: images}, keys.label):
       note(f"{changed}. The floors of results.json are left out")
     else:
-      metrics = {**json.loads(floors.read_text()), **metrics}
+      metrics = {**(workdir_lib.read_results(folder) or {}), **metrics}
   return {
     "workdir": os.fspath(workdir),
     "step": trained.step,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-import sys
 from typing import Any
 
 from jaxdml.commands import _options
-from jaxdml.commands._cli import Command, Parser, UsageError, note
+from jaxdml.commands._cli import Command, Parser, UsageError, left_out, note
 
 __all__ = ["COMMAND"]
 
@@ -73,7 +72,7 @@ def _read(trained: Any, folder: pathlib.Path) -> Any:
     try:
       images.append(trained.preprocess(source.read([row])[0]))
     except ImageDecodeError as error:
-      print(f"left out: {source.file(row)}: {error}", file=sys.stderr)
+      left_out([(source.file(row), str(error))])
   if not images:
     raise UsageError(f"--images: none of the first {len(rows)} in {folder} can be decoded")
   return np.stack(images)

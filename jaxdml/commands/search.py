@@ -8,14 +8,13 @@ import hashlib
 import json
 import os
 import pathlib
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jaxdml._text import printable
 from jaxdml.commands import _options
-from jaxdml.commands._cli import Command, Parser, UsageError, note
+from jaxdml.commands._cli import Command, Parser, UsageError, left_out, note, tell
 
 __all__ = ["COMMAND", "check", "read_queries"]
 
@@ -33,7 +32,8 @@ def _add_options(parser: Parser) -> None:
     "--backend",
     default="exact",
     type=_options.one_of(_BACKENDS),
-    help="exact; or faiss, usearch: approximate, faster in large collections (exact)",
+    help="exact; or faiss, usearch: approximate, faster in large collections, but they lose "
+    "neighbours, of exact copies most of all (exact)",
   )
   _options.add(parser, "out", help="results as a page, .html, or a picture, .png")
   _options.add(parser, "workdir", help="of the model (where it was when the embeddings were made)")
@@ -107,8 +107,7 @@ def _open(args: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[Any, A
     share = share if args.max_bad_images is None else args.max_bad_images
     summary = search.build_store(trained, source, folder, max_bad_images=share,
                                   num_workers=trained.config.data.num_workers)  # fmt: skip
-    for file, reason in summary.skipped:
-      print(f"left out: {file}: {reason}", file=sys.stderr)
+    left_out(summary.skipped)
     return search.Store.open(folder), trained
   store = search.Store.open(args.embeddings)
   made_by = store.model
@@ -155,9 +154,9 @@ def _retrieve(args: argparse.Namespace, queries: list[Any], store: Any, trained:
 
   k = min(args.k, len(store))
   if k < args.k:
-    print(f"--k={args.k}: there are {len(store)} images to search, so {k} are shown",
-          file=sys.stderr)  # fmt: skip
-  index = search.Index(store.embeddings, backend=args.backend)
+    tell(f"--k={args.k}: there are {len(store)} images to search, so {k} are shown")
+  distance_fn = store.distance_fn
+  index = search.Index(store.embeddings, backend=args.backend, distance_fn=distance_fn)
   found = index.search(inference.embed(trained, [query.image for query in queries]), k)
   results = search.collect(store, queries, found)
   source = store.source
@@ -166,9 +165,10 @@ def _retrieve(args: argparse.Namespace, queries: list[Any], store: Any, trained:
     name = os.path.basename(source["root"]) or source["root"]
   else:
     name = f"{source['name']} {source['split']}"
+  how = "cosine similarity" if distance_fn is None else f"the distance {distance_fn.name}, below 0"
   run = os.path.basename(os.path.abspath(trained.workdir))
   note = (
-    f"{len(store)} images of {name}, by cosine similarity ({index.description}). "
+    f"{len(store)} images of {name}, by {how} ({index.description}). "
     f"Model: {run}, step {trained.step}."
   )
   print(f"{search.format_results(results)}\n{printable(note)}")
@@ -176,7 +176,7 @@ def _retrieve(args: argparse.Namespace, queries: list[Any], store: Any, trained:
     print(check(index, store, k))
   gone = sum(hit.image is None for result in results for hit in result.hits)
   if gone:
-    print(f"{gone} of the images found are not in {name} any more", file=sys.stderr)
+    tell(f"{gone} of the images found are not in {name} any more")
   if args.out is not None:
     print(f"wrote {search.write_page(args.out, results, title='Nearest images', note=note)}")
 

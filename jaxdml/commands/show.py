@@ -9,11 +9,10 @@ from __future__ import annotations
 import argparse
 import functools
 import pathlib
-import sys
 from typing import TYPE_CHECKING
 
 from jaxdml.commands import _config, _options
-from jaxdml.commands._cli import Command, Parser
+from jaxdml.commands._cli import Command, Parser, tell
 
 if TYPE_CHECKING:
   import numpy as np
@@ -93,7 +92,7 @@ def _run(args: argparse.Namespace) -> int:
   try:
     figure = look(config, args.batches)
   except ImageDecodeError as error:  # The command was right: its data are damaged.
-    print(f"error: {error}", file=sys.stderr)
+    tell(f"error: {error}")
     return 1
   args.out.parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(args.out)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import functools
 import pathlib
-import sys
 from typing import Any
 
 from jaxdml.commands import _config, _options
-from jaxdml.commands._cli import Command, Parser
+from jaxdml.commands._cli import Command, Parser, tell
 
 __all__ = ["COMMAND", "STOPPED"]
 
@@ -42,7 +41,7 @@ def _run(args: argparse.Namespace) -> int:
   try:
     rows = loop.train_and_evaluate(config, args.workdir, finished=report)
   except ImageDecodeError as error:  # The command was right: its data are damaged.
-    print(f"error: {error}", file=sys.stderr)
+    tell(f"error: {error}")
     return 1
   return STOPPED if rows is None else 0
 
@@ -53,13 +52,12 @@ def _report(run: Any, embedded: Any, workdir: pathlib.Path) -> None:
 
   try:
     page = report.of_run(run, workdir=workdir, embedded=embedded)
-    print(f"wrote {report.write(page, workdir / 'report.html')}", file=sys.stderr)
+    tell(f"wrote {report.write(page, workdir / 'report.html')}")
   except Exception as error:
     reason = " ".join(str(error).split())
-    print(
+    tell(
       f"no report was written: {type(error).__name__}: {reason}. The results are whole; "
-      f"jaxdml report --workdir={workdir} tries again",
-      file=sys.stderr,
+      f"jaxdml report --workdir={workdir} tries again"
     )
 
 

@@ -197,10 +197,11 @@ def gallery_of_run(
     "trained model": run.embed(),
   }
   places = np.arange(len(run.labels))
+  ranked = {name: None if name == "raw pixels" else run.evaluator.distance_fn for name in embedded}
   rows = {
     # The query itself is no neighbour of its own.
     name: evaluation.nearest_neighbours(
-      x[chosen], k, gallery=x, ids=chosen, gallery_ids=places
+      x[chosen], k, gallery=x, ids=chosen, gallery_ids=places, distance_fn=ranked[name]
     ).indices
     for name, x in embedded.items()
   }

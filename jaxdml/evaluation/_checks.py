@@ -41,9 +41,14 @@ def as_column(name: str, value: Any, length: int, of: str) -> np.ndarray:
 
 def as_positive(name: str, value: Any) -> int:
   """Returns `value` as an int of at least 1, or raises ValueError naming `name`."""
-  if int(value) != value or value < 1:
+  try:
+    whole = int(value)
+    fits = bool(whole == value) and whole >= 1
+  except (OverflowError, TypeError, ValueError):  # infinite, nothing, NaN, text
+    fits = False
+  if not fits:
     raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
-  return int(value)
+  return whole
 
 
 def normalized(embeddings: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from jaxdml.evaluation import _scores
 from jaxdml.evaluation._scores import Problem, scores
-from jaxdml.types import Array
+from jaxdml.types import Array, DistanceFn
 
 # Relevant items that are counted at most; beyond it, on a CPU, a row is put in order in less time.
 # Elsewhere the devices count and the host sorts.
@@ -100,6 +100,7 @@ def relevant_ranks(
   """
   total = sum(r.counts for r in relevant)
   most = _MOST_COUNTED_CPU if jax.default_backend() == "cpu" else _MOST_COUNTED
+  most = most if task.distance_fn is None else 0  # Counting knows products alone.
   counted = (total > 0) & (total <= most)
   for low, high in _groups(total[counted], len(task.items)):
     rows = np.flatnonzero((low < total) & (total <= high))
@@ -312,7 +313,8 @@ def _in_order(
     ):  # fmt: skip
       some = rows[chosen]
       queries = _scores.sharded(mesh, task.query_rows(some))
-      similarity = np.asarray(_all_scores(queries, *whole, mesh=mesh))
+      found = _all_scores(queries, *whole, mesh=mesh, distance_fn=task.distance_fn)
+      similarity = np.asarray(found)
       some = some[: int(chosen[-1] + 1 - chosen[0])]
       parts = (similarity[: len(some), :m], task.excluded(some))
       parts = [np.array_split(part, workers) for part in parts]
@@ -329,12 +331,14 @@ def _order(similarity: np.ndarray, excluded: np.ndarray) -> np.ndarray:
   return (keys & np.uint64(0xFFFFFFFF)).astype(np.int32)
 
 
-@partial(jax.jit, static_argnames=("mesh",))
-def _all_scores(queries: Array, tiles: Array, offset: Array, *, mesh: Mesh) -> Array:
+@partial(jax.jit, static_argnames=("mesh", "distance_fn"))
+def _all_scores(
+  queries: Array, tiles: Array, offset: Array, *, mesh: Mesh, distance_fn: DistanceFn | None
+) -> Array:
   """Scores of queries [b, d] and all items, [b, tiles * size]."""
 
   def one_device(queries, tiles, offset):
-    similarity = lax.map(lambda tile: scores(queries, *tile), (tiles, offset))
+    similarity = lax.map(lambda tile: scores(queries, *tile, distance_fn), (tiles, offset))
     return similarity.swapaxes(0, 1).reshape(len(queries), -1)
 
   return _scores.on_each_device(one_device, mesh, (queries,), (tiles, offset))

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from jaxdml.evaluation._checks import as_column, as_embeddings, normalized
-from jaxdml.types import Array
+from jaxdml.types import Array, DistanceFn
 
 AXIS = "queries"
 # A bar is shown only for work that takes a while: query-item products.
@@ -34,6 +34,7 @@ class Problem(NamedTuple):
     normalize: scale both to unit norm.
     offset: [m] float32; the score of query q and item g is q.g - offset.
     dropped: (order, start, stop): query i must not see the items order[start[i] : stop[i]].
+    distance_fn: scores are the negatives of its distances; None: as above.
   """
 
   queries: np.ndarray
@@ -41,6 +42,7 @@ class Problem(NamedTuple):
   normalize: bool
   offset: np.ndarray
   dropped: tuple[np.ndarray, np.ndarray, np.ndarray]
+  distance_fn: DistanceFn | None = None
 
   def query_rows(self, rows: np.ndarray) -> np.ndarray:
     """Returns queries `rows` as they are scored, [len(rows), d]."""
@@ -71,9 +73,11 @@ class Problem(NamedTuple):
 
 
 def problem(
-  queries: Any, gallery: Any, ids: Any, gallery_ids: Any, normalize: bool, *, name: str
-) -> Problem:
+  queries: Any, gallery: Any, ids: Any, gallery_ids: Any, normalize: bool,
+  distance_fn: DistanceFn | None = None, *, name: str,
+) -> Problem:  # fmt: skip
   """Checks the arguments that every ranking takes; `name` is the queries' in the messages."""
+  normalize = normalize and distance_fn is None
   queries = as_embeddings(name, queries)
   ids = None if ids is None else as_column("ids", ids, len(queries), name)
   if gallery is None:
@@ -96,16 +100,16 @@ def problem(
     item_ids = gallery_ids
     if gallery_ids is not None:
       item_ids = as_column("gallery_ids", gallery_ids, len(items), "gallery")
-  if not normalize and (center := _far_center(items)) is not None:
-    alone, queries = items is queries, queries - center
-    items = queries if alone else items - center
-  # q.g - |g|^2/2 = (|q|^2 - |q - g|^2)/2: its order is that of the Euclidean distance.
-  offset = np.float32(0) if normalize else 0.5 * np.einsum("nd,nd->n", items, items)
-  offset = np.broadcast_to(offset, len(items))
-  if ids is None:
-    nothing = np.zeros(len(queries), np.int64)
-    return Problem(queries, items, normalize, offset, (np.zeros(0, np.int64), nothing, nothing))
-  return Problem(queries, items, normalize, offset, matches(ids, item_ids))
+  offset = np.zeros(len(items), np.float32)
+  if not normalize and distance_fn is None:
+    if (center := _far_center(items)) is not None:
+      alone, queries = items is queries, queries - center
+      items = queries if alone else items - center
+    # q.g - |g|^2/2 = (|q|^2 - |q - g|^2)/2: its order is that of the Euclidean distance.
+    offset = 0.5 * np.einsum("nd,nd->n", items, items)
+  nothing = np.zeros(len(queries), np.int64)
+  dropped = (nothing[:0], nothing, nothing) if ids is None else matches(ids, item_ids)
+  return Problem(queries, items, normalize, offset, dropped, distance_fn)
 
 
 def _far_center(items: np.ndarray) -> np.ndarray | None:
@@ -127,9 +131,19 @@ def _far_center(items: np.ndarray) -> np.ndarray | None:
 def codes(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Renumbers the values of both arrays from 0, equal values alike: any type, any range.
 
+  None, and NaN beside it, is unknown: like nothing else, not even another None.
+
   Raises:
     ValueError: text beside numbers.
   """
+  if "O" in (first.dtype.kind, second.dtype.kind):
+    known: dict[Any, int] = {}
+    key = lambda value: object() if value is None or value != value else value
+    number = lambda a: np.array(
+      [known.setdefault(key(v), len(known)) for v in a.tolist()], np.int32
+    )
+    numbers = number(first)
+    return numbers, numbers if first is second else number(second)
   if len({"text" if a.dtype.kind in "SU" else "numbers" for a in (first, second)}) == 2:
     raise ValueError(
       f"labels, ids: expected one kind on both sides, got {first.dtype} for the queries and "
@@ -179,8 +193,12 @@ def power_of_two(n: int) -> int:
   return 1 << max(n - 1, 0).bit_length()
 
 
-def scores(queries: Array, items: Array, offset: Array | None) -> Array:
+def scores(
+  queries: Array, items: Array, offset: Array | None, distance_fn: DistanceFn | None = None
+) -> Array:
   """Returns the scores [b, c] of queries [b, d] and items [c, d]; -inf where the offset is inf."""
+  if distance_fn is not None:
+    return -distance_fn(queries, items) - offset
   dots = jnp.matmul(queries, items.T, precision=lax.Precision.HIGHEST)
   return dots if offset is None else dots - offset
 

@@ -16,7 +16,7 @@ from jaxdml.evaluation import _scores
 from jaxdml.evaluation._checks import as_column, as_positive
 from jaxdml.evaluation._ranks import Ranks, Relevant, relevant_ranks
 from jaxdml.evaluation._scores import scores
-from jaxdml.types import Array
+from jaxdml.types import Array, DistanceFn
 
 _AVERAGES = ("map@r", "r_precision", "precision@1", "map", "mrr")
 # Items scored at a time, and queries on a CPU: 16 MB of scores.
@@ -28,8 +28,8 @@ class Neighbours(NamedTuple):
   """Neighbours that `nearest_neighbours` found, the nearest first.
 
   Attributes:
-    indices: rows of the gallery, [q, k] int32; -1 where there are fewer than k.
-    similarities: [q, k] float32; -inf where there are fewer than k.
+    indices: rows of the gallery, [q, k] int32; -1 where a query has fewer than k.
+    similarities: [q, k] float32; -inf where a query has fewer than k.
   """
 
   indices: np.ndarray
@@ -44,6 +44,7 @@ def nearest_neighbours(
   ids: Any = None,
   gallery_ids: Any = None,
   normalize: bool = True,
+  distance_fn: DistanceFn | None = None,
   block_size: int | None = None,
   progress: bool = False,
 ) -> Neighbours:
@@ -55,7 +56,7 @@ def nearest_neighbours(
 
   Args:
     queries: [q, d]; also the gallery, unless one is given.
-    k: neighbours a query; may exceed the number of items.
+    k: neighbours a query; at most as many as there are items are returned.
     gallery: items to search [m, d]; None searches the queries.
     ids: [q] identities, of any type that compares; an item with the query's id is the query itself.
       By default the row number without `gallery`; with one, nothing is dropped unless both ids are
@@ -64,6 +65,7 @@ def nearest_neighbours(
     normalize: scale to unit norm: similarities are cosines. Else the order is that of the Euclidean
       distance, and the similarity of q and g is q.g - |g|^2/2 (of both less the gallery's mean, or
       about that, where they are farther from the origin than from each other).
+    distance_fn: ranks instead, e.g. `distances.hyperbolic()`; similarities are its negatives.
     block_size: queries at a time on a device; the default suits the device.
     progress: show a bar where it takes long.
 
@@ -75,7 +77,7 @@ def nearest_neighbours(
   ([[2, 1], [0, 2], [0, 1]], [1.0, 0.0])
   """
   k = as_positive("k", k)
-  task = _scores.problem(queries, gallery, ids, gallery_ids, normalize, name="queries")
+  task = _scores.problem(queries, gallery, ids, gallery_ids, normalize, distance_fn, name="queries")
   n, m = len(task.queries), len(task.items)
   if block_size is None:
     block_size = _BLOCK_CPU if jax.default_backend() == "cpu" else _BLOCK
@@ -84,17 +86,19 @@ def nearest_neighbours(
   tile = min(_TILE, -(-m // 64) * 64)
   found = min(k, m)
   items, offset = _scores.replicated(mesh, task.tiles(tile))
-  indices = np.full((n, k), -1, np.int32)
-  similarities = np.full((n, k), -np.inf, np.float32)
+  indices = np.empty((n, found), np.int32)
+  similarities = np.empty((n, found), np.float32)
   for rows in _scores.blocks_of_rows(
     n, block, mesh, work=n * task.items.size, description="neighbours", progress=progress
   ):
     chosen = _scores.sharded(mesh, (task.query_rows(rows), task.excluded(rows)))
-    values, places = _nearest(*chosen, items, offset, k=found, mesh=mesh)
+    values, places = _nearest(
+      *chosen, items, offset, k=found, mesh=mesh, distance_fn=task.distance_fn
+    )
     here = slice(rows[0], rows[-1] + 1)
     count = here.stop - here.start
-    similarities[here, :found] = np.asarray(values)[:count]
-    indices[here, :found] = np.asarray(places)[:count]
+    similarities[here] = np.asarray(values)[:count]
+    indices[here] = np.asarray(places)[:count]
   indices[np.isneginf(similarities)] = -1
   return Neighbours(indices, similarities)
 
@@ -109,6 +113,7 @@ def retrieval_metrics(
   ids: Any = None,
   gallery_ids: Any = None,
   normalize: bool = True,
+  distance_fn: DistanceFn | None = None,
   macro: bool = False,
   block_size: int | None = None,
   progress: bool = False,
@@ -143,6 +148,7 @@ def retrieval_metrics(
     gallery_ids: [m], with `gallery`.
     normalize: scale embeddings to unit norm and rank by cosine similarity; else by Euclidean
       distance between them as they are.
+    distance_fn: ranks instead, smaller first, embeddings as they are; the host sorts.
     macro: also average within each class of queries first, then over the classes.
     block_size: queries at a time on a device; the default suits the device.
     progress: show a bar where it takes long.
@@ -167,7 +173,9 @@ def retrieval_metrics(
     raise ValueError(f"ks: expected numbers, such as (1, 10), got {ks!r}")
   ks = [as_positive("ks", k) for k in ks]
   block_size = None if block_size is None else as_positive("block_size", block_size)
-  task = _scores.problem(embeddings, gallery, ids, gallery_ids, normalize, name="embeddings")
+  task = _scores.problem(
+    embeddings, gallery, ids, gallery_ids, normalize, distance_fn, name="embeddings"
+  )
   sets = _label_sets(labels, gallery_labels, len(task.queries), len(task.items), gallery is None)
   relevant = [Relevant(task, mine, theirs) for mine, theirs in sets.values()]
   values = [_Values(ks, len(task.queries)) for _ in sets]
@@ -181,10 +189,11 @@ def retrieval_metrics(
   return result
 
 
-@partial(jax.jit, static_argnames=("k", "mesh"))
+@partial(jax.jit, static_argnames=("k", "mesh", "distance_fn"))
 def _nearest(
-  queries: Array, excluded: Array, items: Array, offset: Array, *, k: int, mesh: Mesh
-) -> tuple[Array, Array]:
+  queries: Array, excluded: Array, items: Array, offset: Array, *, k: int, mesh: Mesh,
+  distance_fn: DistanceFn | None,
+) -> tuple[Array, Array]:  # fmt: skip
   """Returns the k best scores of each query [b, k] and the items that have them."""
   tile = items.shape[1]
   kept = min(k, tile)
@@ -195,7 +204,7 @@ def _nearest(
     def body(best, inputs):
       number, items, offset = inputs
       start = number * tile
-      similarity = scores(queries, items, offset)
+      similarity = scores(queries, items, offset, distance_fn)
       similarity = jnp.where(similarity == 0, 0.0, similarity)  # top_k tells -0 from 0
       here = jnp.where(excluded >= start, excluded - start, tile)
       similarity = similarity.at[rows, here].set(-jnp.inf, mode="drop")

@@ -1,8 +1,8 @@
 """A trained model as files that need no jaxdml: StableHLO, ONNX, and a card that describes them.
 
 The exported function takes uint8 images as `TrainedModel.preprocess` gives them and returns
-embeddings of length 1; the pixels' normalisation is inside. Every file is read back and compared
-with the model before it is put where it is asked for.
+embeddings, of length 1 if they are ranked by cosines; the pixels' normalisation is inside. Every
+file is read back and compared with the model before it is put where it is asked for.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdml import _files
 from jaxdml._version import __version__
 from jaxdml.data.decode import FORMATS as IMAGE_FORMATS
 from jaxdml.errors import JaxdmlError
 from jaxdml.inference import _onnx
 from jaxdml.inference.trained_model import CARD, STABLEHLO, TrainedModel
+from jaxdml.training.workdir import read_results
 from jaxdml.types import Array
 
 __all__ = ["CARD", "FORMATS", "PLATFORMS", "ExportError", "MismatchError", "export"]
@@ -67,10 +69,11 @@ def export(
     batch: images a call; None leaves their number open.
     images: to compare the files and the model on, uint8 [n, h, w, c] as `model.preprocess` gives
       them; by default 8 of random pixels.
-    tolerance: largest difference of an embedding's value, where embeddings have length 1.
+    tolerance: largest difference of an embedding's value, relative to the largest value if that
+      is above 1.
 
   Returns:
-    The card; its "largest_difference" is what was measured, by format.
+    The card; its "largest_difference" is what was measured, by format, its "sha256" of each file.
 
   Raises:
     ValueError: an unknown format, a batch below 1, images of another shape.
@@ -91,14 +94,14 @@ def export(
   if images is None:
     shape = (8, *model.image_shape)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-  expected = _unit(np, model.embed_batch(images))
+  expected = _scaled(np, model, model.embed_batch(images))
   if not len(images) or not np.isfinite(expected).all():
     raise ExportError(
       f"the model gives no finite embeddings of the {len(images)} images to compare on"
     )
   card = _describe(model, batch)
   kind = "images of random pixels" if random else "given images"
-  card |= {"largest_difference": {}, "compared_on": f"{len(images)} {kind}"}
+  card |= {"largest_difference": {}, "compared_on": f"{len(images)} {kind}", "sha256": {}}
   out.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
     for name in formats:
@@ -106,26 +109,33 @@ def export(
       write, read = _WRITERS[name]
       write(model, path, batch)
       got = _in_batches(read(path), images, batch)
-      difference = float(np.abs(got - expected).max())
+      difference = float(np.abs(got - expected).max() / max(np.abs(expected).max(), 1))
       if not difference <= tolerance:  # NaN is not.
         raise MismatchError(
           f"{name}: embeddings differ from the model's by up to {difference:.3g}, more than "
           f"{tolerance:g}; nothing was written to {out}"
         )
       card["largest_difference"][name] = difference
-    (pathlib.Path(folder) / CARD).write_text(json.dumps(card, indent=2) + "\n")
+      card["sha256"][path.name] = _files.sha256(path)
+    card = _files.seal(card)
+    _files.write_json(pathlib.Path(folder) / CARD, card)
     _put(pathlib.Path(folder), out)
   return card
 
 
-def _unit(xp: Any, z: Array) -> Array:
-  """Rows of length 1; a zero stays zero. `xp` is numpy or jax.numpy."""
+def _scaled(xp: Any, model: TrainedModel, z: Array) -> Array:
+  """Rows of length 1, but where a distance ranks that knows their length; a zero stays zero.
+
+  `xp` is numpy or jax.numpy.
+  """
+  if model.distance_fn is not None:
+    return z
   square = xp.square(z).sum(-1, keepdims=True)
   return z / xp.sqrt(xp.where(square > 0, square, 1.0))
 
 
 def _function(model: TrainedModel) -> Callable[[Array], Array]:
-  return lambda images: _unit(jnp, model.embed(model.variables, images))
+  return lambda images: _scaled(jnp, model, model.embed(model.variables, images))
 
 
 def _write_stablehlo(model: TrainedModel, path: pathlib.Path, batch: int | None) -> None:
@@ -188,7 +198,6 @@ def _in_batches(
 
 def _describe(model: TrainedModel, batch: int | None) -> dict[str, Any]:
   """The card but for what was measured."""
-  results = model.workdir / "results.json"
   normalize, data = model.preprocessing.normalize, model.config.data
   height, width, channels = model.image_shape
   return {
@@ -212,14 +221,16 @@ def _describe(model: TrainedModel, batch: int | None) -> dict[str, Any]:
       },
     },
     "output": {"name": "embeddings", "shape": [batch or "batch", model.dimension],
-               "dtype": "float32", "length": 1},
+               "dtype": "float32", "length": None if model.distance_fn else 1,
+               "ranked_by": getattr(model.distance_fn, "name", "cosine"),
+               "options": dict(model.config.loss.distance_options) if model.distance_fn else {}},
     "platforms": list(PLATFORMS),
     "versions": {
       "jaxdml": __version__,
       "python": sys.version.split()[0],
       **{name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy")},
     },
-    "metrics": json.loads(results.read_text()) if results.is_file() else {},
+    "metrics": read_results(model.workdir) or {},
     "config": json.loads(json.dumps(model.config.to_dict())),
   }  # fmt: skip
 
@@ -232,11 +243,11 @@ def _before(model: TrainedModel) -> list[str]:
     "decode, turn upright by the EXIF orientation, lay transparent pixels on white, "
     f"convert to {mode}"
   ]
-  fixed = model.preprocessing.load
+  _, side, _ = model.preprocessing.load.args  # of the resize
   if model.config.data.preprocess == "standard":
-    steps.append(f"resize the shorter side to {fixed.side} pixels, keeping the aspect")
+    steps.append(f"resize the shorter side to {side} pixels, keeping the aspect")
   else:
-    steps.append(f"resize to {fixed.side} x {fixed.side} pixels, whatever the aspect")
+    steps.append(f"resize to {side} x {side} pixels, whatever the aspect")
   steps[-1] += "; bilinear, antialiased where it shrinks: close to Pillow's BILINEAR"
   if model.config.data.preprocess in ("hdml", "standard"):
     steps.append(f"cut out the middle {height} x {width} pixels")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
+import hashlib
 import os
 import pathlib
 from collections.abc import Callable
@@ -16,12 +16,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdml import _files
 from jaxdml.data import picture_files
 from jaxdml.data import preprocess as preprocess_lib
-from jaxdml.training import checkpoints, parallel
+from jaxdml.training import checkpoints, metric_loss, parallel
 from jaxdml.training import config as config_lib
 from jaxdml.training import trained as trained_lib
-from jaxdml.types import PyTree
+from jaxdml.types import DistanceFn, PyTree
 
 CARD, STABLEHLO = "model_card.json", "model.stablehlo"
 """Files of an exported model, which `export` writes and `load` reads."""
@@ -55,6 +56,11 @@ class TrainedModel:
   def preprocessing(self) -> preprocess_lib.Preprocess:
     """Preprocessing of images in evaluation, with nothing random."""
     return preprocess_lib.from_config(self.config.data, train=False)
+
+  @functools.cached_property
+  def distance_fn(self) -> DistanceFn | None:
+    """Distance that its embeddings are ranked by (`eval.rank_by`); None is cosine similarity."""
+    return metric_loss.ranking_of(self.config)
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
@@ -139,7 +145,7 @@ def load(workdir: str | os.PathLike[str], *, data_dir: str | None = None) -> Tra
   Reads config.json and, of the best checkpoint, the parameters and BatchNorm statistics of encoder
   and embedding; neither the data set nor the weights of `encoder.init` need to be there. Of a
   folder of `jaxdml export` it reads the StableHLO program, which runs on one device and
-  gives embeddings of length 1.
+  gives embeddings of length 1, if they are ranked by cosine similarity.
 
   Args:
     workdir: of a run of `python -m jaxdml.main`, finished or stopped, or an exported model.
@@ -167,17 +173,24 @@ def _load_exported(folder: pathlib.Path, data_dir: str | None) -> TrainedModel:
       "with --format=stablehlo"
     )
   try:
-    card = json.loads((folder / CARD).read_text())
+    card = _files.read_sealed(folder / CARD)
     config = config_lib.read(card["config"])
     step, dimension, digits = (card[key] for key in ("step", "dimension", "fingerprint"))
+    written = card["sha256"][STABLEHLO]
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise config_lib.ConfigError(
-      f"{folder / CARD} is no model card of this version: {str(error).strip().splitlines()[0]}"
+      f"{folder / CARD} is damaged, or no model card of this version "
+      f"({str(error).strip().splitlines()[0]}); export the model again"
     ) from error
   if data_dir is not None:
     config = config_lib.replace(config, {"data.data_dir": data_dir})
+  content = path.read_bytes()
+  if hashlib.sha256(content).hexdigest() != written:
+    raise checkpoints.CheckpointError(
+      f"{path} is damaged: it is not the program that {CARD} describes; export the model again"
+    )
   try:
-    exported = jax.export.deserialize(bytearray(path.read_bytes()))
+    exported = jax.export.deserialize(bytearray(content))
   except Exception as error:  # Of flatbuffers, struct, MLIR: there is no common type.
     raise checkpoints.CheckpointError(
       f"cannot read {path}: {type(error).__name__}: {str(error).strip()[:300]}; export it again"

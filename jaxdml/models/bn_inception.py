@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,8 +9,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdml.models.base import Encoder, Published, State, caffe, register, torch_leaf
-from jaxdml.models.googlenet import ConvUnit, inception_stage, inception_stages
+from jaxdml.models.base import Published, State, caffe, register, torch_leaf
+from jaxdml.models.googlenet import ConvUnit, InceptionNet
 from jaxdml.models.layers import Pooling, max_pool, max_pool_ceil, remat
 from jaxdml.types import Array
 
@@ -80,34 +79,13 @@ class Block(nn.Module):
     return nn.avg_pool(x, (3, 3), (1, 1), ((1, 1), (1, 1)))
 
 
-class BNInception(Encoder):
+class BNInception(InceptionNet):
   """BN-Inception without a classifier: images to globally pooled features [n, 1024].
 
   Images [n, h, w, c] float32 -> features [n, 1024] float32; sides of at least 32 (usually 224 or
   227). As in the Caffe model whose weights metric-learning papers start from, convolutions have
   biases besides BatchNorm, and pooling rounds up.
-
-  Attributes:
-    pooling: of the last map, one of `layers.POOLINGS`; "none" returns it, [n, h/32, w/32, 1024].
-    remat: gradient checkpointing of every block.
   """
-
-  pooling: str = "avg"
-  remat: bool = False
-
-  @property
-  def feature_dim(self) -> int:
-    """Size of the features."""
-    return 1024
-
-  @property
-  def stages(self) -> tuple[str, ...]:
-    """Groups of parameters from input to output; GeM's exponent is one of its own."""
-    return inception_stages(self.pooling)
-
-  def stage_of(self, path: Sequence[str]) -> str:
-    """Returns the stage of the parameter or statistic at `path` in the encoder's tree."""
-    return inception_stage(path)
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> Array:

@@ -95,7 +95,36 @@ class Inception(nn.Module):
     return jnp.concatenate(branches, axis=-1)
 
 
-class GoogLeNet(Encoder):
+class InceptionNet(Encoder):
+  """The common part of GoogLeNet and BN-Inception: features [n, 1024], blocks of branches.
+
+  Attributes:
+    pooling: of the last map, one of `layers.POOLINGS`; "none" returns it, [n, h/32, w/32, 1024].
+    remat: gradient checkpointing of every block.
+  """
+
+  pooling: str = "avg"
+  remat: bool = False
+
+  @property
+  def feature_dim(self) -> int:
+    """Size of the features."""
+    return 1024
+
+  @property
+  def stages(self) -> tuple[str, ...]:
+    """Groups of parameters from input to output: the maps of one size, and GeM's exponent."""
+    stages = ("stem", "inception3", "inception4", "inception5")
+    return (*stages, "pool") if self.pooling == "gem" else stages
+
+  def stage_of(self, path: Sequence[str]) -> str:
+    """Returns the stage of the parameter or statistic at `path` in the encoder's tree."""
+    if path[0].startswith("inception_"):
+      return f"inception{path[0][len('inception_')]}"
+    return path[0] if path[0] == "pool" else "stem"
+
+
+class GoogLeNet(InceptionNet):
   """Inception v1 without classifiers: images to globally pooled features [n, 1024].
 
   Images [n, h, w, c] float32 -> features [n, 1024] float32; sides of at least 32 (the paper: 224,
@@ -108,8 +137,6 @@ class GoogLeNet(Encoder):
     lrn_size: channels in the window of `local_response_norm`. Caffe's 5; HDML's release ran Caffe's
       weights with TensorFlow's op, a window of 11 and alpha not divided by it: (11, 11e-4).
     lrn_alpha: its alpha.
-    pooling: of the last map, one of `layers.POOLINGS`; "none" returns it, [n, h/32, w/32, 1024].
-    remat: gradient checkpointing of every Inception block.
     size5: side of the kernels that the paper has as 5x5.
     last_window: of the last max pooling between blocks.
     epsilon: BatchNorm's.
@@ -118,25 +145,9 @@ class GoogLeNet(Encoder):
   batch_norm: bool = False
   lrn_size: int = 5
   lrn_alpha: float = 1e-4
-  pooling: str = "avg"
-  remat: bool = False
   size5: int = 5
   last_window: int = 3
   epsilon: float = 1e-5
-
-  @property
-  def feature_dim(self) -> int:
-    """Size of the features."""
-    return 1024
-
-  @property
-  def stages(self) -> tuple[str, ...]:
-    """Groups of parameters from input to output; GeM's exponent is one of its own."""
-    return inception_stages(self.pooling)
-
-  def stage_of(self, path: Sequence[str]) -> str:
-    """Returns the stage of the parameter or statistic at `path` in the encoder's tree."""
-    return inception_stage(path)
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> Array:
@@ -161,19 +172,6 @@ class GoogLeNet(Encoder):
     if self.batch_norm:
       return x
     return local_response_norm(x, self.lrn_size, self.lrn_alpha).astype(self.dtype)
-
-
-def inception_stages(pooling: str) -> tuple[str, ...]:
-  """Groups of an Inception network's parameters: the maps of one size, between poolings."""
-  stages = ("stem", "inception3", "inception4", "inception5")
-  return (*stages, "pool") if pooling == "gem" else stages
-
-
-def inception_stage(path: Sequence[str]) -> str:
-  """The stage of what is at `path` in an Inception network's tree."""
-  if path[0].startswith("inception_"):
-    return f"inception{path[0][len('inception_')]}"
-  return path[0] if path[0] == "pool" else "stem"
 
 
 # Caffe's layers before the blocks; the blocks' have the names that ours have.

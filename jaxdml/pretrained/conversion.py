@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from jaxdml import _files
 from jaxdml._version import __version__
 from jaxdml.models.base import Encoder, Published, State, create, published_encoders
 from jaxdml.pretrained import files
@@ -54,7 +55,7 @@ def convert(arch: str, source: Path, *, model_config: Path | None = None) -> tup
     ) from error
   classifier = weights["classifier"]
   classes = len(classifier["bias"]) if classifier else 0
-  digest = files.sha256(source)
+  digest = _files.sha256(source)
   return weights, Card(arch, source.name, digest, __version__, classes, preprocessing or usual)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import pickle
 import re
@@ -78,12 +77,6 @@ def read(path: Path) -> State:
     if state and all(name.startswith(prefix) for name in state):
       state = {name.removeprefix(prefix): array for name, array in state.items()}
   return state
-
-
-def sha256(path: Path) -> str:
-  """Returns the file's SHA-256."""
-  with path.open("rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _missing(library: str, path: Path, error: ImportError) -> ConvertError:

@@ -6,7 +6,7 @@ And ImageNet's weights that come as a Python package: converted once, then kept 
 from __future__ import annotations
 
 import functools
-import json
+import hashlib
 import os
 import shutil
 import warnings
@@ -22,7 +22,7 @@ from jaxdml import _files
 from jaxdml._version import __version__
 from jaxdml.errors import JaxdmlError
 from jaxdml.models.base import Encoder, published_encoders
-from jaxdml.pretrained import conversion, files
+from jaxdml.pretrained import conversion
 from jaxdml.pretrained.files import Card, ConvertError
 
 _CARD = "card.json"
@@ -65,7 +65,8 @@ def save(directory: Path, weights: Any, card: Card, *, overwrite: bool = False) 
     temporary.mkdir(parents=True)
     with ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save(temporary / _WEIGHTS, weights)
-    _files.write_json(temporary / _CARD, card.to_json())
+    described = {**card.to_json(), "weights": _digest(weights)}
+    _files.write_json(temporary / _CARD, _files.seal(described))
     if directory.exists():
       directory.rename(old)
     temporary.rename(directory)
@@ -84,18 +85,33 @@ def read_card(directory: Path) -> Card:
   Raises:
     WeightsError: there is none, or it is damaged.
   """
+  return _described(directory)[0]
+
+
+def _described(directory: Path) -> tuple[Card, str]:
+  """The card, and the digest of the weights that it is of."""
   path = directory / _CARD
   if not path.is_file():
     found = "no such directory" if not directory.is_dir() else f"it has no {_CARD}"
     raise WeightsError(f"{directory}: expected weights written by jaxdml convert; {found}")
   try:
-    return Card.from_json(json.loads(path.read_text()))
+    fields = _files.read_sealed(path)
+    digest = fields.pop("weights")
+    return Card.from_json(fields), digest
   except (ValueError, KeyError, TypeError) as error:
     raise WeightsError(f"{path} is damaged ({error}); convert the weights again") from error
 
 
+def _digest(weights: Any) -> str:
+  digest = hashlib.sha256()
+  for path, leaf in sorted(traverse_util.flatten_dict(dict(weights)).items()):
+    digest.update(f"{'/'.join(path)} {np.shape(leaf)} {np.asarray(leaf).dtype.name} ".encode())
+    digest.update(np.ascontiguousarray(leaf).tobytes())
+  return digest.hexdigest()
+
+
 def restore(directory: Path) -> Any:
-  """Returns everything that `save` wrote, as NumPy arrays; WeightsError where it is damaged."""
+  """Returns everything that `save` wrote, as NumPy arrays; WeightsError where it is not that."""
   import orbax.checkpoint as ocp
 
   path = directory.absolute() / _WEIGHTS
@@ -105,7 +121,10 @@ def restore(directory: Path) -> Any:
     abstract = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
     target = jax.tree.map(abstract, tree)
     with ocp.StandardCheckpointer() as checkpointer:
-      return jax.tree.map(np.asarray, checkpointer.restore(path, target))
+      weights = jax.tree.map(np.asarray, checkpointer.restore(path, target))
+    if _digest(weights) != _described(directory)[1]:
+      raise ValueError("other values than were written")
+    return weights
   except Exception as error:
     # As many kinds of error as there are kinds of damage.
     reason = str(error).strip().split("\n")[0][:300]
@@ -207,7 +226,7 @@ def _weights(arch: str) -> tuple[Any, Card]:
     )
   try:
     source = published.bundled()
-    kept = cache_dir() / f"{arch}-{__version__}-{files.sha256(source)[:12]}"
+    kept = cache_dir() / f"{arch}-{__version__}-{_files.sha256(source)[:12]}"
     return _read(kept) or _convert(arch, source, kept)
   except (OSError, ImportError, ConvertError) as error:
     raise WeightsError(f"{arch}: {error}") from error

@@ -15,6 +15,7 @@ from jaxdml import evaluation
 from jaxdml.evaluation import _checks as checks
 from jaxdml.report import _analysis, _figures, _galleries, _sections
 from jaxdml.report._sections import Curve, Setting, csp_hash, json_script, text
+from jaxdml.types import DistanceFn
 
 __all__ = ["build"]
 
@@ -41,6 +42,7 @@ def build(
   record: Callable[[int], str] | None = None,
   gallery: Any = None,
   metrics: Mapping[str, Mapping[str, float]] | None = None,
+  distance_fn: DistanceFn | None = None,
   curves: Sequence[Curve] = (),
   settings: Sequence[Setting] = (),
   facts: Mapping[str, str] | None = None,
@@ -70,6 +72,7 @@ def build(
     record: row -> its file or record; by default "row 7".
     gallery: [n] bool; queries are the other rows, ranked in these. By default all among themselves.
     metrics: model -> metrics, the model of `embeddings` last; by default measured here.
+    distance_fn: ranks neighbours, in place of cosine similarity.
     curves: metrics over training.
     settings: of the run.
     facts: name -> what the page should say about how it came to be.
@@ -85,7 +88,9 @@ def build(
   Raises:
     ValueError: shapes that do not fit together, NaN, a number that is not positive.
   """
-  x = checks.normalized(checks.as_embeddings("embeddings", embeddings))
+  whole = checks.as_embeddings("embeddings", embeddings)
+  x = checks.normalized(whole)
+  ranked = x if distance_fn is None else whole
   n = len(x)
   if n < 2:
     raise ValueError(f"embeddings: expected at least 2 rows, got {n}")
@@ -113,9 +118,10 @@ def build(
       return value
 
     if metrics is None:
-      metrics = {"embeddings": _measure(x, labels, stored)}
+      metrics = {"embeddings": _measure(ranked, labels, stored, distance_fn)}
     done("metrics", None)
-    near = _neighbours(x, labels, stored, pictures, call, record, queries, k, seed)
+    near = _neighbours(ranked, labels, stored, distance_fn, pictures, call, record, queries, k,
+                       seed)  # fmt: skip
     done("galleries", None)
     projection = _analysis.project(x, max_points=max(2, max_points), seed=seed)
     done("map", None)
@@ -165,28 +171,33 @@ def _name(names: Mapping[Any, str] | Sequence[str] | None, label: Any) -> str:
   return str(names[label]) if 0 <= label < len(names) else str(label)
 
 
-def _measure(x: np.ndarray, labels: np.ndarray, stored: np.ndarray | None) -> dict[str, float]:
+def _measure(
+  x: np.ndarray, labels: np.ndarray, stored: np.ndarray | None, distance_fn: DistanceFn | None
+) -> dict[str, float]:
   if stored is None:
-    metrics = evaluation.retrieval_metrics(x, labels)
+    metrics = evaluation.retrieval_metrics(x, labels, distance_fn=distance_fn)
   else:
     metrics = evaluation.retrieval_metrics(
-      x[~stored], labels[~stored], gallery=x[stored], gallery_labels=labels[stored]
-    )
+      x[~stored], labels[~stored], gallery=x[stored], gallery_labels=labels[stored],
+      distance_fn=distance_fn,
+    )  # fmt: skip
   collapse = evaluation.collapse_metrics(x, labels)
   return {**metrics, **{f"collapse/{name}": value for name, value in collapse.items()}}
 
 
 def _neighbours(
-  x: np.ndarray, labels: np.ndarray, stored: np.ndarray | None, pictures: _galleries.Pictures,
-  call: Callable[[Any], str], record: Callable[[int], str], count: int, k: int, seed: int,
+  x: np.ndarray, labels: np.ndarray, stored: np.ndarray | None, distance_fn: DistanceFn | None,
+  pictures: _galleries.Pictures, call: Callable[[Any], str], record: Callable[[int], str],
+  count: int, k: int, seed: int,
 ) -> str:  # fmt: skip
   rows = np.arange(len(x))
+  nearest = functools.partial(evaluation.nearest_neighbours, distance_fn=distance_fn)
   if stored is None:
     asked = candidates = rows
-    found = evaluation.nearest_neighbours(x, min(k, len(x) - 1))
+    found = nearest(x, min(k, len(x) - 1))
   else:
     asked, candidates = rows[~stored], rows[stored]
-    found = evaluation.nearest_neighbours(x[asked], min(k, len(candidates)), gallery=x[candidates])
+    found = nearest(x[asked], k, gallery=x[candidates])
   indices, similarities = np.asarray(found.indices), np.asarray(found.similarities)
   shown = _galleries.galleries(
     indices, similarities, labels, asked, candidates, count=count, seed=seed

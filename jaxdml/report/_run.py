@@ -17,12 +17,12 @@ from jaxdml import _files, data, evaluation, training
 from jaxdml.report import _page
 from jaxdml.report._sections import Curve, Setting
 from jaxdml.training import defaults, machine
+from jaxdml.training import workdir as workdir_lib
 from jaxdml.training.config import flatten
 from jaxdml.training.runs import Restored
 
-__all__ = ["TRAINED", "curves", "of_run", "write"]
+__all__ = ["curves", "of_run", "write"]
 
-TRAINED = "trained model"
 _EVALUATED = re.compile(r"eval/(?P<split>.+?)/(?P<metric>(?:collapse/(?:within/)?|macro/)?[^/]+)")
 _FLOORS = ("raw pixels", "pretrained encoder", "untrained encoder")
 # In the order of the page; metrics of other names follow under their own.
@@ -56,7 +56,7 @@ def of_run(
     queries, k, max_points, seed: as of `build`.
 
   Raises:
-    ValueError: results.json or metrics.jsonl is damaged; or as `build`.
+    ConfigError, ValueError: results.json or metrics.jsonl is damaged; or as `build`.
   """
   workdir = pathlib.Path(workdir)
   config = run.setup.config
@@ -64,9 +64,9 @@ def of_run(
   if embedded is None:
     embedded = evaluator.embed(run.state)
   rows = embedded.columns["index"]
-  results, notices = _results(workdir), []
+  results, notices = workdir_lib.read_results(workdir), []
   if results is None:
-    results = {**run.progress.floors, TRAINED: evaluator.score(embedded)}
+    results = {**run.progress.floors, workdir_lib.TRAINED: evaluator.score(embedded)}
     notices.append(
       f"This run has not finished: it is to take {run.setup.total_steps:,} steps. Shown is its "
       f"best checkpoint so far, of step {run.progress.best_step:,}, measured for this page."
@@ -96,6 +96,7 @@ def of_run(
     record=record,
     gallery=stored,
     metrics=results,
+    distance_fn=evaluator.distance_fn,
     curves=curves(training.read_metrics(workdir), results, evaluator.name),
     settings=_settings(config),
     facts=_facts(run, workdir),
@@ -111,20 +112,6 @@ def write(page_text: str, out: str | os.PathLike[str]) -> pathlib.Path:
   out = pathlib.Path(out)
   _files.write_text(out, page_text)
   return out
-
-
-def _results(workdir: pathlib.Path) -> dict[str, dict[str, float]] | None:
-  path = workdir / "results.json"
-  if not path.is_file():
-    return None
-  try:
-    rows = json.loads(path.read_text())
-    trained = rows.pop(TRAINED)
-  except (ValueError, AttributeError, KeyError) as error:
-    raise ValueError(
-      f"{path} is not what a run writes ({error}); delete it, and the report measures anew"
-    ) from error
-  return {**rows, TRAINED: trained}
 
 
 def _named(dataset: data.Dataset, column: str, rows: np.ndarray) -> np.ndarray:

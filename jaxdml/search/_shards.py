@@ -1,7 +1,8 @@
 """The files of a store: Parquet shards with path, label and embedding, and two of JSON.
 
 `embeddings.json` is written first and names the model and the images; a shard appears whole or not
-at all; `finished.json` says that all are there, and which images could not be read.
+at all; `finished.json` says that all are there, with the digest of each, and which images could
+not be read. Both have a seal, so that nothing is read that was not written.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ SETTINGS, FINISHED = "embeddings.json", "finished.json"
 SHARD_SIZE = 8192
 """Images a shard, by default."""
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class SearchError(JaxdmlError, RuntimeError):
@@ -54,41 +55,67 @@ def settings(folder: pathlib.Path) -> dict[str, Any]:
       said = "is a file" if folder.exists() else "does not exist"
     raise SearchError(f"{folder} {said}; expected the --out of jaxdml embed")
   try:
-    found = json.loads(path.read_text())
-    known = found["format"] == _FORMAT
-    fields = found["model"]["dimension"], found["model"]["fingerprint"], found["source"]
-    known = known and None not in fields and found["shards"] == int(found["shards"])
-  except (KeyError, TypeError, ValueError) as error:
+    found = _files.read_sealed(path)
+    if found["format"] == _FORMAT:
+      return found
+  except (KeyError, ValueError) as error:
+    raise SearchError(f"{path} is damaged ({error}); embed into another folder") from error
+  raise SearchError(f"{path} is of another version of jaxdml; embed into another folder")
+
+
+def digests(folder: pathlib.Path) -> dict[str, str]:
+  """Reads the digest of each shard of a finished store, by its name.
+
+  Raises:
+    SearchError: it is damaged.
+  """
+  path = folder / FINISHED
+  try:
+    return _files.read_sealed(path)["sha256"]
+  except (KeyError, ValueError) as error:
     raise SearchError(
-      f"{path} is damaged ({type(error).__name__}: {error}); embed into another folder"
+      f"{path} is damaged ({error}); remove it and give the command of jaxdml embed again, which "
+      "looks at all shards and writes it"
     ) from error
-  if not known:
-    raise SearchError(f"{path} is of another version of jaxdml; embed into another folder")
-  return found
 
 
 def metadata(path: pathlib.Path) -> tuple[dict[str, Any], int]:
   """Reads a shard's metadata, "model" and "skipped" (images left out), and its number of rows."""
   try:
     found = parquet.read_metadata(path)
-    return json.loads(found.metadata[b"jaxdml"]), found.num_rows
+    said = json.loads(found.metadata[b"jaxdml"])
+    if not isinstance(said["model"], dict) or not isinstance(said["skipped"], list):
+      raise ValueError("its metadata is not what was written")
+    return said, found.num_rows
   except (KeyError, OSError, TypeError, ValueError, pa.ArrowException) as error:
     raise _damaged(path, error) from error
 
 
-def read(path: pathlib.Path, model: Mapping[str, Any]) -> pa.Table:
-  """Reads path, label and embedding of a shard that has to be of this model.
+def check(path: pathlib.Path, model: Mapping[str, Any], digest: str) -> tuple[dict[str, Any], int]:
+  """Returns the `metadata` of a shard that has to be of this model and as it was written.
 
   Raises:
     SearchError: it is damaged, or of another model.
   """
-  made_by = metadata(path)[0]["model"]
+  said, rows = metadata(path)
   for name in ("fingerprint", "dimension"):
-    if made_by[name] != model[name]:
+    theirs = said.get("model", {}).get(name, model[name])
+    if theirs != model[name]:
       raise SearchError(
-        f"{path} is of another model: its {name} is {made_by[name]}, that of {SETTINGS} "
-        f"{model[name]}; remove it and give the command of jaxdml embed again"
+        f"{path} is of another model: its {name} is {theirs}, that of {SETTINGS} {model[name]}; "
+        "remove it and give the command of jaxdml embed again"
       )
+  if _files.sha256(path) != digest:
+    raise _damaged(path, ValueError("its content is not what was written"))
+  return said, rows
+
+
+def read(path: pathlib.Path, model: Mapping[str, Any]) -> pa.Table:
+  """Reads path, label and embedding of a shard that `check` let pass.
+
+  Raises:
+    SearchError: it is damaged.
+  """
   try:
     columns = ["path", "label", "embedding"]
     table = parquet.read_table(path, columns=columns, page_checksum_verification=True)
@@ -127,6 +154,7 @@ class Writer:
       raise ValueError(f"shard_size: expected at least 1 image a shard, got {shard_size}")
     self.out = pathlib.Path(out).expanduser()
     self.count = -(-total // shard_size)
+    self._written: dict[str, str] = {}  # digest of each shard that this one wrote
     self._settings = {
       "format": _FORMAT, "jaxdml": __version__, "model": dict(model), "source": dict(source),
       "images": total, "shard_size": shard_size, "shards": self.count,
@@ -140,7 +168,7 @@ class Writer:
       raise SearchError(
         f"{self.out} is no folder of embeddings and not empty; give a new folder for them"
       )
-    _files.write_json(self.out / SETTINGS, self._settings)
+    _files.write_json(self.out / SETTINGS, _files.seal(self._settings))
 
   def missing(self) -> list[int]:
     """Returns the numbers of the shards that are not there yet."""
@@ -187,13 +215,20 @@ class Writer:
     table = pa.table(arrays).replace_schema_metadata(said)
     with _files.replacing(self._path(number)) as temporary:
       parquet.write_table(table, temporary, write_page_checksum=True)
+      self._written[self._path(number).name] = _files.sha256(temporary)
 
   def finish(self) -> bool:
     """Marks the folder as finished if every shard is there, and says whether it is."""
     if self.missing():
       return False
-    rows = sum(metadata(self._path(i))[1] for i in range(self.count))
-    _files.write_json(self.out / FINISHED, {"embedded": rows, "skipped": self.skipped()})
+    known = self._written
+    if (self.out / FINISHED).is_file():  # A shard that was damaged since then is not to pass.
+      known = {**digests(self.out), **known}
+    paths = [self._path(i) for i in range(self.count)]
+    found = {path.name: known.get(path.name) or _files.sha256(path) for path in paths}
+    rows = sum(metadata(path)[1] for path in paths)
+    finished = {"embedded": rows, "skipped": self.skipped(), "sha256": found}
+    _files.write_json(self.out / FINISHED, _files.seal(finished))
     # Runs that were killed while they wrote a shard leave these.
     for left in self.out.glob(".shard-*.tmp"):
       left.unlink(missing_ok=True)

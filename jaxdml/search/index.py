@@ -1,10 +1,12 @@
 """The nearest embeddings of a query: exactly, or by a library's approximate index.
 
-All rank by cosine similarity, as `evaluation.retrieval_metrics` does.
+All rank by cosine similarity, as `evaluation.retrieval_metrics` does, or the exact one by the
+distance that a model was trained on.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -14,6 +16,7 @@ from jaxdml import evaluation
 from jaxdml.evaluation import Neighbours
 from jaxdml.evaluation import _checks as checks
 from jaxdml.search._shards import SearchError
+from jaxdml.types import DistanceFn
 
 __all__ = ["BACKENDS", "Index", "recall"]
 
@@ -29,8 +32,10 @@ class SearchFn(Protocol):
     ...
 
 
-def _exact(items: np.ndarray) -> SearchFn:
-  return lambda queries, k: evaluation.nearest_neighbours(queries, k, gallery=items)
+def _exact(items: np.ndarray, distance_fn: DistanceFn | None = None) -> SearchFn:
+  return lambda queries, k: evaluation.nearest_neighbours(
+    queries, k, gallery=items, distance_fn=distance_fn
+  )
 
 
 def _faiss(items: np.ndarray) -> SearchFn:
@@ -92,24 +97,37 @@ class Index:
   ([[1, 2]], [[1.0, 0.7300000190734863]])
   """
 
-  def __init__(self, embeddings: Any, *, backend: str = "exact"):
+  def __init__(
+    self, embeddings: Any, *, backend: str = "exact", distance_fn: DistanceFn | None = None
+  ):
     """Builds the index.
 
     Args:
       embeddings: [n, d], of any length.
       backend: "exact" (`evaluation.nearest_neighbours`, on all local devices); "faiss" or
         "usearch", which build a graph (HNSW, arXiv 1603.09320) that is searched in a fraction of
-        the time and may miss some.
+        the time and may miss some: most of all exact copies, where there are hundreds of one.
+
+      distance_fn: to rank by in place of cosine similarity, e.g. `Store.distance_fn`; exact alone.
+        Similarities are its negatives.
 
     Raises:
       ValueError: an unknown backend, NaN or no embeddings.
-      SearchError: the backend's library is not installed.
+      SearchError: the backend's library is not installed, or it cannot rank by the distance.
     """
     if backend not in BACKENDS:
       raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}; got {backend!r}")
     build, self.description, package = BACKENDS[backend]
     self.backend, self.approximate = backend, backend != "exact"
     self._items = checks.as_embeddings("embeddings", embeddings)
+    self._ranks_by = distance_fn
+    if distance_fn is not None:
+      if self.approximate:
+        raise SearchError(
+          f"backend {backend!r} ranks by cosine similarity alone, and these embeddings are ranked "
+          f"by {getattr(distance_fn, 'name', distance_fn)}; take the backend exact"
+        )
+      build = functools.partial(_exact, distance_fn=distance_fn)
     try:
       self._search = build(self._items)
     except ImportError as error:
@@ -126,31 +144,28 @@ class Index:
 
     Args:
       queries: [q, d], of any length.
-      k: how many; places beyond the rows there are get index -1 and similarity -inf.
+      k: how many; at most as many as there are rows are returned.
 
     Returns:
       Neighbours(indices [q, k] int32, similarities [q, k] float32), the nearest first; equally near
-      ones by index.
+      ones by index. Where an approximate index finds fewer, -1 and -inf come last.
 
     Raises:
       ValueError: NaN in queries, another dimension, k below 1.
     """
-    queries = checks.normalized(checks.as_embeddings("queries", queries))
-    k = checks.as_positive("k", k)
+    queries = checks.as_embeddings("queries", queries)
+    queries = checks.normalized(queries) if self._ranks_by is None else queries
+    k = min(checks.as_positive("k", k), len(self))
     if queries.shape[1] != self._items.shape[1]:
       raise ValueError(
         f"queries: expected {self._items.shape[1]} dimensions as the index has, "
         f"got {queries.shape[1]}"
       )
-    kept = min(k, len(self))
-    rows, similarities = map(np.asarray, self._search(queries, kept))
+    rows, similarities = map(np.asarray, self._search(queries, k))
     similarities = np.where(rows < 0, -np.inf, similarities).astype(np.float32)
     order = np.lexsort((rows, -similarities))
-    pad = ((0, 0), (0, k - kept))
-    return Neighbours(
-      np.pad(np.take_along_axis(rows, order, 1), pad, constant_values=-1).astype(np.int32),
-      np.pad(np.take_along_axis(similarities, order, 1), pad, constant_values=-np.inf),
-    )
+    return Neighbours(np.take_along_axis(rows, order, 1).astype(np.int32),
+                      np.take_along_axis(similarities, order, 1))  # fmt: skip
 
 
 def recall(found: Neighbours, exact: Neighbours) -> float:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from jaxdml import data
+from jaxdml import data, distances
 from jaxdml.inference.embedding import DatasetImages, FolderImages, embed_source
 from jaxdml.search import _shards
 from jaxdml.search._shards import SearchError
+from jaxdml.types import DistanceFn
 
 if TYPE_CHECKING:
   from jaxdml.inference.trained_model import TrainedModel
@@ -35,7 +36,7 @@ class Store:
     paths: [n], below the folder of the images; of a data set NAME/SPLIT/NUMBER.
     labels: [n], None where there is none.
     model: what made them: "fingerprint", "workdir", "dimension", "step", "normalized" (whether the
-      model's embeddings have length 1).
+      model's embeddings have length 1), "distance" (None where they are ranked by cosines).
     source: the images: "kind" (folder, dataset) and where they are.
     skipped: (file, reason) of the images that could not be read.
   """
@@ -72,7 +73,8 @@ class Store:
         f"{folder} is not finished: {there} of {count} shards are there; give the command of "
         "jaxdml embed that made it again, it goes on where it stopped"
       )
-    headers = [_shards.metadata(path) for path in shards]
+    digests = _shards.digests(folder)
+    headers = [_shards.check(path, model, digests.get(path.name, "")) for path in shards]
     total = sum(rows for _, rows in headers)
     if not total:
       raise SearchError(
@@ -104,6 +106,21 @@ class Store:
     if self.source["kind"] != "folder":
       return None
     return os.path.join(self.source["root"], self.paths[row])
+
+  @property
+  def distance_fn(self) -> DistanceFn | None:
+    """Distance that the embeddings are ranked by; None is cosine similarity.
+
+    Raises:
+      SearchError: a distance of one's own that is not in `distances.DISTANCES` here.
+    """
+    if not (distance := self.model.get("distance")):
+      return None
+    try:
+      return distances.create(distance["name"], **distance["options"])
+    except (KeyError, TypeError, ValueError) as error:
+      raise SearchError(f"{self.directory} is ranked by a distance that is not here: {error}"
+                        ) from error  # fmt: skip
 
   @functools.cached_property
   def _images(self) -> FolderImages | data.Dataset:
@@ -160,8 +177,11 @@ def build_store(
   made_by = {
     "fingerprint": model.fingerprint, "workdir": os.path.abspath(model.workdir),
     "dimension": model.dimension, "step": model.step,
-    "normalized": bool(model.config.embedding.unit_norm),
+    "normalized": bool(model.config.embedding.unit_norm), "distance": None,
   }  # fmt: skip
+  if model.distance_fn is not None:
+    loss = model.config.loss
+    made_by["distance"] = {"name": loss.distance, "options": dict(loss.distance_options)}
   writer = _shards.Writer(
     out, model=made_by, source=source.settings(), total=len(source), shard_size=shard_size
   )

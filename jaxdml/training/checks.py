@@ -66,6 +66,7 @@ def _problems(config: ConfigDict, device_count: int | None) -> Iterator[str]:
     "loss.layout": list(refs.LAYOUTS),
     "loss.learnable_beta": ("none", "scalar", "per_class"),
     "eval.select_by": ("last", *recalls, *_METRICS),
+    "eval.rank_by": ("", "trained", "cosine"),
     "optimizer.schedule": ("constant", "cosine", "step"),
   }.items():
     yield from _one_of(key, _value(config, key), valid)

@@ -128,6 +128,8 @@ def get_config() -> ConfigDict:
   config.eval.folds = 0  # class-disjoint cross-validation: parts of the training classes; 0: none
   config.eval.fold = 0  # the part, 0..folds-1, that validates; the others train
   config.eval.select_by = "map@r"  # the metric that picks the checkpoint kept; "last": none
+  # trained: the distance of the loss; cosine; "": cosine, but hyperbolic or your own as trained
+  config.eval.rank_by = ""
   config.eval.raw_pixels = True  # the raw-pixel floor
   config.eval.untrained = True  # the floor of the encoder as it starts
   config.eval.test = True  # False: tuning; all is measured on the validation part alone

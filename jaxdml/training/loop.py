@@ -136,7 +136,7 @@ class _Run:
     if self.config.eval.raw_pixels or self.config.eval.untrained:
       _say(f"measuring what training must beat on {self.test.name}")
     if self.config.eval.raw_pixels:
-      floors["raw pixels"] = self.test.score(self.test.pixels())
+      floors["raw pixels"] = self.test.score(self.test.pixels(), pixels=True)
     if self.config.eval.untrained:
       name = "pretrained encoder" if self.config.encoder.init else "untrained encoder"
       floors[name] = self.test.score(self.test.embed(state))
@@ -262,7 +262,7 @@ class _Run:
     """The final table on the test split, of the best checkpoint; prints and keeps it."""
     state, _ = self.checkpoints.restore("best", self.setup.abstract_state())
     embedded = self.test.embed(state)
-    rows = {**self.progress.floors, "trained model": self.test.score(embedded)}
+    rows = {**self.progress.floors, workdir_lib.TRAINED: self.test.score(embedded)}
     if jax.process_index():
       return rows
     # Its presence says that the run has finished: whole or not at all.

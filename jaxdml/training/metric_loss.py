@@ -15,7 +15,9 @@ from jaxdml.refs import memory as memory_lib
 from jaxdml.training.config import Config, ConfigError, duration
 from jaxdml.types import Array, Batch, DistanceFn, MiningFn, PyTree
 
-__all__ = ["MetricLoss", "distance_of", "loss_of", "miner_of"]
+__all__ = ["MetricLoss", "distance_of", "loss_of", "miner_of", "ranking_of"]
+
+_BY_COSINE = set(distances.NAMES) - {"hyperbolic"}
 
 
 def loss_of(config: ConfigDict) -> Callable[..., Array]:
@@ -30,6 +32,19 @@ def distance_of(config: ConfigDict) -> DistanceFn:
   if loss.distance:
     return distances.create(loss.distance, **loss.distance_options)
   return losses.LOSSES[loss.name].distance_fn
+
+
+def ranking_of(config: ConfigDict) -> DistanceFn | None:
+  """Returns the distance that a run's embeddings are ranked by; None is cosine similarity.
+
+  By default what was trained on cosines, inner products or Euclidean distances is ranked by cosine
+  similarity, which is how the field measures it; any other distance ranks as it was trained.
+  """
+  by_cosine = (config.loss.distance or "cosine") in _BY_COSINE
+  if config.eval.rank_by == "cosine" or (by_cosine and config.eval.rank_by != "trained"):
+    return None
+  distance_fn = distance_of(config)
+  return None if distance_fn is distances.cosine else distance_fn
 
 
 def miner_of(config: ConfigDict) -> MiningFn | None:

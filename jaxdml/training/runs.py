@@ -18,6 +18,7 @@ from jaxdml.training import parallel
 from jaxdml.training import workdir as workdir_lib
 from jaxdml.training.checkpoints import Progress, open_best
 from jaxdml.training.config import ConfigError, replace
+from jaxdml.training.metric_loss import ranking_of
 from jaxdml.training.program import TrainState
 from jaxdml.training.setup import Setup, prepare
 from jaxdml.types import Array
@@ -49,6 +50,7 @@ class Evaluator:
     devices, keys = jax.local_device_count(), config.data
     self._batch_size = -(-config.eval.batch_size // devices) * devices
     self._config, self._dataset = config, dataset
+    self.distance_fn = ranking_of(config)
     self._classes = dataset.column(keys.label)
     self._labels = dataset.column(keys.eval_label or keys.label)
     self._embed = parallel.compile_embed(embed_fn)
@@ -65,8 +67,8 @@ class Evaluator:
     size, workers = self._batch_size, self._config.data.num_workers
     return data.eval_batches(self._dataset, self.preprocess, size, workers, self._bad_images)
 
-  def score(self, embedded: evaluation.Embedded) -> dict[str, float]:
-    """Metrics of what `embed` or `pixels` returned."""
+  def score(self, embedded: evaluation.Embedded, *, pixels: bool = False) -> dict[str, float]:
+    """Metrics of what `embed` or `pixels` returned; pixels are ranked by cosine similarity."""
     rows, x = embedded.columns["index"], embedded.embeddings
     labels, ks, seed = self._labels[rows], self._config.eval.ks, self._config.seed
     queries, gallery = np.ones(len(rows), bool), {}
@@ -74,8 +76,9 @@ class Evaluator:
       queries = self._dataset.column(data.GALLERY)[rows] != 1
       gallery = {"gallery": x[~queries], "gallery_labels": labels[~queries]}
     metrics = evaluation.retrieval_metrics(
-      x[queries], labels[queries], ks=ks, macro=True, **gallery
-    )
+      x[queries], labels[queries], ks=ks, macro=True, **gallery,
+      distance_fn=None if pixels else self.distance_fn,
+    )  # fmt: skip
     metrics = {name: value for name, value in metrics.items() if _logged(name)}
     if self._config.eval.clustering:
       metrics |= evaluation.clustering_metrics(x, labels, seed=seed)

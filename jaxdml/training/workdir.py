@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -20,10 +21,16 @@ from jaxdml.training import defaults
 from jaxdml.training.checkpoints import CheckpointError
 from jaxdml.training.config import Config, ConfigError, flatten
 
-__all__ = ["alone", "changed_data", "check", "check_data", "check_path", "read_config"]
+__all__ = [
+  "TRAINED", "alone", "changed_data", "check", "check_data", "check_path", "read_config",
+  "read_results",
+]  # fmt: skip
 
 FORMAT = 3
 """Of a workdir's files, as its config.json names it; 1 named none, 2 had no digests."""
+
+TRAINED = "trained model"
+"""Its row in the results, after those of what it has to beat."""
 
 _DATA = "data.json"
 _LONGEST = 200  # Bytes of the longest path inside a workdir, Orbax's.
@@ -138,6 +145,35 @@ def read_config(workdir: pathlib.Path, data_dir: str | None = None) -> Config:
   return config if data_dir is None else config_lib.replace(config, {"data.data_dir": data_dir})
 
 
+def read_results(workdir: pathlib.Path) -> dict[str, dict[str, float]] | None:
+  """Reads the run's results.json, the trained model last; None if it has not finished.
+
+  Raises:
+    ConfigError: it is not what a run writes.
+  """
+  path = workdir / "results.json"
+  if not path.is_file():
+    return None
+  try:
+    rows = json.loads(path.read_text("utf-8"))
+    if not isinstance(rows, dict) or TRAINED not in rows:
+      raise ValueError(f"expected rows by name, {TRAINED!r} among them")
+    for name, row in rows.items():
+      if not isinstance(row, dict):
+        raise ValueError(f"{name!r}: expected metrics by name")
+      for metric, value in row.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+          raise ValueError(f"{name!r}: {metric!r} is no number")
+  except ValueError as error:
+    raise ConfigError(
+      f"{path} is not what a run writes ({error}); delete it: the training command measures anew"
+    ) from error
+  # What could not be measured is null in JSON.
+  numbers = {n: {k: math.nan if v is None else v for k, v in r.items()} for n, r in rows.items()}
+  trained = numbers.pop(TRAINED)
+  return {**numbers, TRAINED: trained}
+
+
 def _check_format(values: Mapping[str, Any], path: pathlib.Path) -> None:
   """Refuses a workdir whose checkpoints and config have the layout of another version."""
   if (found := values.get("format", 1)) != FORMAT:
@@ -155,7 +191,8 @@ def check_data(workdir: pathlib.Path, splits: Mapping[str, Dataset], label: str)
   """
   path = workdir / _DATA
   if not path.exists() and not jax.process_index():
-    _files.write_json(path, {name: _about(images, label) for name, images in splits.items()})
+    about = {name: _about(images, label) for name, images in splits.items()}
+    _files.write_json(path, _files.seal(about))
   if changed := changed_data(workdir, splits, label):
     raise ConfigError(f"{changed}; choose another --workdir, or bring back the data set as it was")
 
@@ -172,7 +209,7 @@ def changed_data(workdir: pathlib.Path, splits: Mapping[str, Dataset], label: st
   if not path.exists():
     return None
   try:
-    then = json.loads(path.read_text("utf-8"))
+    then = _files.read_sealed(path)
     for name, images in splits.items():
       old, new = then.get(name), _about(images, label)
       if old is not None and old["digest"] != new["digest"]:
@@ -183,7 +220,7 @@ def changed_data(workdir: pathlib.Path, splits: Mapping[str, Dataset], label: st
           f"{count(**old)} then, {count(**new)} now{same}"
         )
   except (AttributeError, KeyError, TypeError, ValueError) as error:
-    raise ConfigError(f"{path} is damaged ({error!r}); choose another --workdir") from error
+    raise ConfigError(f"{path} is damaged ({error}); choose another --workdir") from error
   return None
 
 

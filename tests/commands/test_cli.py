@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import jaxdml
-from jaxdml import commands, pretrained, search
+from jaxdml import _files, commands, pretrained, search
 from jaxdml.commands import _cli, _options, embed
 from jaxdml.data import WorkerError
 from jaxdml.drawing import batches, gallery
@@ -164,6 +164,66 @@ def test_a_fault_of_ours_keeps_its_traceback():
     commands.guard(work)
   assert commands.guard(lambda: None) == 0 and commands.guard(lambda: 1) == 1
   assert _cli.load("train").user_errors == ()
+
+
+@pytest.mark.parametrize(
+  ("number", "status", "line"),
+  [
+    (signal.SIGINT, 130, "interrupted; the same command goes on\n"),
+    (signal.SIGTERM, 143, "terminated; the same command goes on\n"),
+  ],
+)
+def test_a_second_signal_lets_the_work_be_tidied_up(number, status, line, tmp_path, capfd):
+  """The first one ends the work; a half-written page goes whatever comes meanwhile."""
+  both = (signal.SIGINT, signal.SIGTERM)
+  found = [signal.getsignal(n) for n in both]
+  before = [signal.default_int_handler, signal.SIG_DFL]  # as in a shell's foreground
+  for n, handler in zip(both, before, strict=True):
+    signal.signal(n, handler)
+
+  def work():
+    with _files.replacing(tmp_path / "r.html") as temporary:
+      temporary.write_text("half of it")
+      try:
+        signal.raise_signal(number)
+      finally:
+        signal.raise_signal(signal.SIGINT)
+
+  try:
+    assert commands.guard(work, resumes="goes on") == status
+    assert [signal.getsignal(n) for n in both] == before
+  finally:
+    for n, handler in zip(both, found, strict=True):
+      signal.signal(n, handler)
+  assert capfd.readouterr().err == f"still tidying up; once more leaves at once\n{line}"
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_that_is_to_be_ignored_is(capfd):
+  previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as nohup and shells' jobs do
+  try:
+    assert commands.guard(lambda: signal.raise_signal(signal.SIGINT)) == 0
+  finally:
+    signal.signal(signal.SIGINT, previous)
+  assert capfd.readouterr().err == ""
+
+
+def test_no_name_steers_the_terminal(capsys):
+  name = "a\x1b]0;owned\x07\x1b[2J.png"
+
+  def work():
+    _cli.left_out([(name, "no\nimage\x1b[31m")] * 7, place="/out/\x9b31m")
+    _cli.note(name)
+    raise JaxdmlError(f"{name}: cannot be read\n  of two lines")
+
+  assert commands.guard(work) == 2
+  said = capsys.readouterr().err
+  assert all(c.isprintable() or c == "\n" for c in said) and said.count("\n") == 9
+  assert "left out: a[U+001B]]0;owned[U+0007][U+001B][2J.png: no[U+000A]image[U+001B][31m\n" in said
+  assert "left out: 2 more, all named in /out/[U+009B]31m\nnote: a[U+001B]" in said
+  file = OSError(errno.EACCES, "Denied", f"/d/{name}")
+  assert commands.guard(lambda: (_ for _ in ()).throw(file)) == 2
+  assert "\x1b" not in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

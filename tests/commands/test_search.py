@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from absl import logging
 
-from jaxdml import commands, data, evaluation, inference, search, training
+from jaxdml import _files, commands, data, evaluation, inference, search, training
 from jaxdml.training.config import ConfigError
 from tests.search.helpers import make_workdir, png, write_images
 from tests.training.conftest import data_dir as data_dir
@@ -279,7 +279,8 @@ def test_reading_checkpoints_warns_of_nothing(workdir, caplog):
 def test_data_made_anew_have_no_old_floors(workdir, capsys):
   (workdir / "results.json").write_text(json.dumps({"raw pixels": {"recall@1": 0.5}}))
   path = workdir / "data.json"
-  path.write_text(json.dumps({"test": {"images": 800, "classes": 10, "digest": "0" * 16}}))
+  about = {"test": {"images": 800, "classes": 10, "digest": "0" * 16}}
+  path.write_text(json.dumps(_files.seal(about)))
   try:
     assert commands.main(["evaluate", f"--workdir={workdir}"]) == 0
     printed = capsys.readouterr()

@@ -94,7 +94,7 @@ def test_other_hosts_are_joined_first(monkeypatch):
 
   calls = []
   monkeypatch.setattr(jax.distributed, "initialize", lambda: calls.append("join"))
-  monkeypatch.setattr(loop, "train_and_evaluate", lambda *_, **__: calls.append("train"))
+  monkeypatch.setattr(loop, "train_and_evaluate", lambda *_, **__: calls.append("train") or {})
   config = f"--config={ROOT / 'configs' / 'default.py'}"
   assert commands.main(["train", config, "--workdir=x", "--multihost"]) == 0
   assert calls == ["join", "train"]

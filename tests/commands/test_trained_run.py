@@ -8,6 +8,7 @@ import pytest
 
 from jaxdml import commands, evaluation, report, training
 from jaxdml.training import checkpoints
+from jaxdml.training import workdir as workdir_lib
 from tests.training.conftest import data_dir as data_dir
 from tests.training.test_loop import digits_config
 
@@ -55,7 +56,7 @@ def test_a_stopped_run_is_reported(workdir, tmp_path, capsys):
   page = out.read_text(encoding="utf-8")
   assert "This run has not finished: it is to take 8 steps." in page
   assert "50 of 896 images, drawn at random" in page
-  (stopped / "results.json").write_text("{}")
+  (stopped / "results.json").write_text("[]")
   assert commands.main(flags) == 2
   assert "results.json is not what a run writes" in capsys.readouterr().err
 
@@ -115,7 +116,7 @@ def test_without_a_run(command, tmp_path, capsys):
   assert "holds no run: there is no config.json" in capsys.readouterr().err
   assert commands.main(["report", f"--workdir={tmp_path}", "--out=x.HTM"]) == 2
   assert "holds no run" in capsys.readouterr().err
-  (tmp_path / "config.json").write_text('{"format": 2}')
+  (tmp_path / "config.json").write_text(json.dumps({"format": workdir_lib.FORMAT}))
   with pytest.raises(checkpoints.CheckpointError, match="holds no checkpoint"):
     training.restore(tmp_path)
 

@@ -1,9 +1,11 @@
 """Nearest neighbours against a full sort: ties, duplicates, ids, tiles, devices, bad input."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdml import distances
 from jaxdml.evaluation import nearest_neighbours, retrieval
 
 
@@ -74,10 +76,58 @@ def test_duplicates_stay_and_come_by_index():
 
 def test_places_without_a_candidate_say_so():
   found = nearest_neighbours([[1.0, 0.0], [0.0, 1.0]], 3)
-  assert found.indices.tolist() == [[1, -1, -1], [0, -1, -1]]
+  assert found.indices.tolist() == [[1, -1], [0, -1]]
   assert np.isneginf(found.similarities[:, 1:]).all() and (found.similarities[:, 0] == 0).all()
   alike = nearest_neighbours(np.eye(3), 1, ids=["a", "a", "a"])
   assert (alike.indices == -1).all()
+
+
+def test_no_more_places_than_there_are_items():
+  """Nothing of the size of k is made."""
+  found = nearest_neighbours(np.eye(3), 10**9, gallery=np.eye(3)[:2])
+  assert found.indices.shape == found.similarities.shape == (3, 2)
+  assert nearest_neighbours(np.eye(3), 2**70).indices.shape == (3, 3)
+
+
+@pytest.mark.parametrize("k", [np.inf, np.nan, None, "many", [1, 2], 2.5, -(10**30)])
+def test_what_is_no_number_of_neighbours(k):
+  with pytest.raises(ValueError, match="k: expected a whole number of at least 1, got"):
+    nearest_neighbours(np.eye(3), k)
+  with pytest.raises(ValueError, match="ks: expected a whole number of at least 1, got"):
+    retrieval.retrieval_metrics(np.eye(3), [0, 0, 1], ks=(1, k))
+
+
+def test_an_unknown_id_is_nobody_s():
+  found = nearest_neighbours(
+    np.eye(2), 2, gallery=np.eye(2), ids=["a", None], gallery_ids=["a", None]
+  )
+  assert found.indices.tolist() == [[1, -1], [1, 0]]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("name", ["hyperbolic", "signal_to_noise", "dot", "own"])
+def test_any_distance_ranks(name, alone, monkeypatch):
+  """As a loop over the distances themselves; one of one's own is a plain function."""
+  monkeypatch.setattr(retrieval, "_TILE", 64)
+  rng = np.random.default_rng(4)
+  x, gallery = (rng.normal(size=(n, 4)).astype(np.float32) for n in (70, 150))
+  own = lambda a, b: jnp.abs(a[:, None] - b).max(2)
+  fn = own if name == "own" else distances.create(name)
+  labels, gallery_labels = rng.integers(0, 5, 70), rng.integers(0, 5, 150)
+  given = {} if alone else {"gallery": gallery}
+  expected = np.array(fn(jnp.asarray(x), jnp.asarray(x if alone else gallery)))
+  if alone:
+    np.fill_diagonal(expected, np.inf)
+  order = np.argsort(expected, axis=1, kind="stable")
+  found = nearest_neighbours(x, 6, distance_fn=fn, **given)
+  np.testing.assert_array_equal(found.indices, order[:, :6])
+  nearest = np.take_along_axis(expected, order[:, :6], axis=1)
+  np.testing.assert_allclose(found.similarities, -nearest, rtol=1e-5, atol=1e-5)
+  more = {} if alone else {"gallery_labels": gallery_labels}
+  metrics = retrieval.retrieval_metrics(x, labels, ks=(1, 5), distance_fn=fn, **given, **more)
+  hits = (labels if alone else gallery_labels)[order] == labels[:, None]
+  assert metrics["recall@1"] == pytest.approx(hits[:, 0].mean())
+  assert metrics["recall@5"] == pytest.approx(hits[:, :5].any(1).mean())
 
 
 def test_every_device_count_gives_the_same(monkeypatch):

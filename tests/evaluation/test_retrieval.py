@@ -10,6 +10,17 @@ KS = (1, 2, 4, 8, 50)
 pytestmark = pytest.mark.usefixtures("one_device")
 
 
+def test_unknown_labels_match_nothing():
+  """None, as a folder of photos gives it to those outside of its classes."""
+  x = np.random.default_rng(0).normal(size=(6, 3))
+  labels = ["a", None, "a", None, "b", np.nan]
+  metrics = retrieval_metrics(x, labels, ks=(5,))
+  assert metrics["num_queries"] == 2 and metrics["num_without_match"] == 4
+  assert metrics["recall@5"] == 1.0
+  one_side = retrieval_metrics(x, labels, ks=(5,), gallery=x, gallery_labels=["a"] * 6, macro=True)
+  assert (one_side["num_queries"], one_side["macro/recall@5"]) == (2, 1.0)
+
+
 def reference(x, labels, gallery, gallery_labels, ids, gallery_ids, normalize, ks=KS):
   """Sorts every query's items in a Python loop, in float64."""
   x, gallery = np.asarray(x, np.float64), np.asarray(gallery, np.float64)

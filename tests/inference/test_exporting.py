@@ -13,7 +13,7 @@ import pytest
 from jaxdml import commands, inference
 from jaxdml.commands import evaluate
 from jaxdml.inference import exporting
-from jaxdml.training import checkpoints
+from jaxdml.training import ConfigError, checkpoints
 from tests.inference.test_trained_model import write_run
 from tests.training.conftest import data_dir as data_dir
 from tests.training.test_loop import digits_config
@@ -162,6 +162,20 @@ def test_an_exported_model_is_evaluated(workdir, folder, data_dir, capsys):
   assert f"{of_run['recall@1']:.3f}" in printed.out and f"{of_run['map@r']:.3f}" in printed.out
 
 
+def test_a_model_of_the_ball_keeps_its_lengths(data_dir, tmp_path):
+  """Their distance knows how far from the middle they are."""
+  keys = {"loss.name": "contrastive", "loss.distance": "hyperbolic"}
+  write_run(tmp_path / "run", digits_config(data_dir, **keys))
+  trained = inference.load(tmp_path / "run")
+  assert trained.distance_fn.name == "hyperbolic"
+  output = inference.export(trained, tmp_path / "out")["output"]
+  assert (output["length"], output["ranked_by"]) == (None, "hyperbolic")
+  loaded = inference.load(tmp_path / "out")
+  assert loaded.distance_fn.name == "hyperbolic"
+  got, expected = loaded.embed_batch(some_images()), trained.embed_batch(some_images())
+  np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_onnx_refuses_bfloat16(data_dir, tmp_path):
   write_run(tmp_path / "run", digits_config(data_dir, **{"encoder.dtype": "bfloat16"}))
   with pytest.raises(inference.ExportError, match=r"bfloat16.*--format=stablehlo"):
@@ -174,8 +188,36 @@ def test_refuses_a_damaged_export(folder, tmp_path):
   with pytest.raises(checkpoints.CheckpointError, match=r"without model\.stablehlo"):
     inference.load(tmp_path)
   (tmp_path / "model.stablehlo").write_bytes(b"\0" * 100)
-  with pytest.raises(checkpoints.CheckpointError, match="cannot read"):
+  with pytest.raises(checkpoints.CheckpointError, match=r"model\.stablehlo is damaged: it is not"):
     inference.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.stablehlo", "model_card.json"])
+def test_a_flipped_bit_is_found(folder, tmp_path, name):
+  for file in ("model.stablehlo", "model_card.json"):
+    (tmp_path / file).write_bytes((folder / file).read_bytes())
+  content, rng = (folder / name).read_bytes(), np.random.default_rng(0)
+  card = inference.load(tmp_path)
+  for at in rng.choice(len(content), 12, replace=False):
+    damaged = bytearray(content)
+    damaged[at] ^= 1 << rng.integers(8)
+    (tmp_path / name).write_bytes(damaged)
+    try:
+      loaded = inference.load(tmp_path)
+    except (checkpoints.CheckpointError, ConfigError) as error:
+      assert name in str(error) and "export the model again" in str(error)
+    else:  # A blank between the words of JSON.
+      assert name == "model_card.json"
+      assert (loaded.fingerprint, loaded.config) == (card.fingerprint, card.config)
+
+
+def test_a_card_that_was_changed_is_refused(folder, tmp_path):
+  (tmp_path / "model.stablehlo").write_bytes((folder / "model.stablehlo").read_bytes())
+  card = json.loads((folder / "model_card.json").read_text())
+  for change in ({"step": 4}, {"fingerprint": "0" * 16}, {"dimension": 9}, {"seal": ""}):
+    (tmp_path / "model_card.json").write_text(json.dumps(card | change))
+    with pytest.raises(ConfigError, match="is damaged, or no model card of this version"):
+      inference.load(tmp_path)
 
 
 @pytest.mark.slow

@@ -55,6 +55,12 @@ def test_absent_and_damaged_weights_are_refused(directory, tmp_path):
     (copy / "card.json").write_text(damaged)
     with pytest.raises(pretrained.WeightsError, match=r"card\.json is damaged"):
       pretrained.load(copy, encoder)
+  for change in ({"classes": 8}, {"source": "x.npz"}, {"weights": "0" * 64}):
+    # As a card of before the seals was, and as one that somebody changed.
+    for damaged in (card | change, {k: v for k, v in card.items() if k != "seal"}):
+      (copy / "card.json").write_text(json.dumps(damaged))
+      with pytest.raises(pretrained.WeightsError, match=r"card\.json is damaged"):
+        pretrained.load(copy, encoder)
   (copy / "card.json").write_text(json.dumps(card))
   data = max(copy.rglob("weights/d/*"), key=lambda path: path.stat().st_size)
   data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
@@ -64,6 +70,18 @@ def test_absent_and_damaged_weights_are_refused(directory, tmp_path):
   with pytest.raises(pretrained.WeightsError, match="cannot read the weights"):
     pretrained.load(copy, encoder)
   gc.collect()
+
+
+def test_other_values_are_not_loaded(directory, tmp_path):
+  """Orbax reads a flipped bit of its data as another number."""
+  copy, encoder = tmp_path / "copy", models.create("resnet18")
+  shutil.copytree(directory, copy)
+  data = max(copy.rglob("weights/d/*"), key=lambda path: path.stat().st_size)
+  content = bytearray(data.read_bytes())
+  content[len(content) // 2] ^= 1
+  data.write_bytes(content)
+  with pytest.raises(pretrained.WeightsError, match="cannot read the weights"):
+    pretrained.load(copy, encoder)
 
 
 def test_a_card_survives_json():

@@ -21,7 +21,7 @@ PATHS = ["cat/1.png", "cat/deep/er/2.JPG", "dog/3.png", "dog/4.png", "loose.png"
 class FakeModel:
   """A fixed random projection of the pixels; `fails_after` batches it dies, as if killed."""
 
-  workdir, step = "runs/fake", 3
+  workdir, step, distance_fn = "runs/fake", 3, None
   config = types.SimpleNamespace(embedding=types.SimpleNamespace(unit_norm=False))
   preprocessing = preprocess.create("digits", SIDE, False, 1)
 

@@ -1,12 +1,13 @@
 """Folders and data sets become stores; a killed one goes on; unreadable images are named."""
 
 import json
+import types
 
 import numpy as np
 import pytest
 from pyarrow import parquet
 
-from jaxdml import data, inference, search
+from jaxdml import data, distances, inference, search
 from tests.search.helpers import PATHS, FakeModel, png, write_images
 from tests.training.conftest import data_dir as data_dir
 
@@ -40,6 +41,22 @@ def test_a_folder(photos, tmp_path, shard_size, batch_size):
   assert store.image(4) == (photos / "loose.png").read_bytes()
   assert store.file(4) == str((photos / "loose.png").resolve())
   assert store.model["fingerprint"] == "abc" and store.model["step"] == 3
+
+
+def test_it_says_which_distance_ranks_it(photos, tmp_path):
+  def opened(name, model):
+    build(photos, tmp_path / name, model)
+    return search.Store.open(tmp_path / name)
+
+  model, x = FakeModel(), np.eye(2, dtype=np.float32)
+  assert opened("cosine", model).distance_fn is None
+  loss = types.SimpleNamespace(distance="hyperbolic", distance_options={"curvature": 0.1})
+  model.config = types.SimpleNamespace(embedding=model.config.embedding, loss=loss)
+  model.distance_fn = distances.hyperbolic(curvature=0.1)
+  np.testing.assert_array_equal(opened("ball", model).distance_fn(x, x), model.distance_fn(x, x))
+  loss.distance = "mine"
+  with pytest.raises(search.SearchError, match="ranked by a distance that is not here: unknown"):
+    opened("mine", model).distance_fn  # noqa: B018
 
 
 def test_killed_it_goes_on(photos, tmp_path):

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from jaxdml import search
+from jaxdml import distances, search
 from jaxdml.evaluation import Neighbours
 
 RNG = np.random.default_rng(0)
@@ -39,8 +39,20 @@ def test_finds_what_a_loop_finds(backend):
 def test_more_than_there_is_and_ties(backend):
   items = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 2.0]], np.float32)
   found = search.Index(items, backend=backend).search([[0.0, 0.5]], 5)
-  assert found.indices.tolist() == [[1, 2, 0, -1, -1]]
-  np.testing.assert_allclose(found.similarities[0], [1, 1, 0, -np.inf, -np.inf], atol=1e-6)
+  assert found.indices.tolist() == [[1, 2, 0]]
+  np.testing.assert_allclose(found.similarities[0], [1, 1, 0], atol=1e-6)
+  assert search.Index(items, backend=backend).search([[0.0, 0.5]], 10**9).indices.shape == (1, 3)
+
+
+def test_ranks_by_the_distance_of_a_model():
+  fn = distances.hyperbolic(curvature=0.5)
+  index = search.Index(ITEMS, distance_fn=fn)
+  found, expected = index.search(QUERIES, 5), np.asarray(fn(QUERIES, ITEMS))
+  np.testing.assert_array_equal(found.indices, np.argsort(expected, axis=1)[:, :5])
+  assert (found.indices != search.Index(ITEMS).search(QUERIES, 5).indices).any()
+  np.testing.assert_allclose(found.similarities, -np.sort(expected, axis=1)[:, :5], rtol=1e-5)
+  with pytest.raises(search.SearchError, match="ranked by hyperbolic; take the backend exact"):
+    search.Index(ITEMS, backend="faiss", distance_fn=fn)
 
 
 def test_recall_counts_equally_near_items():

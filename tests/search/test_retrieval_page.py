@@ -3,22 +3,35 @@
 import pathlib
 import re
 
+import numpy as np
 import pytest
 
 from jaxdml import commands, inference, search
+from tests.search.helpers import FakeModel
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "retrieval.md").read_text(encoding="utf-8")
 COMMANDS = ("embed", "evaluate", "search")
+RNG = np.random.default_rng(0)
 
 
-def test_python_runs():
+def test_python_runs(tmp_path, monkeypatch):
   (block,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
-  names = {}
+  names = {"inference": inference}
   exec(compile(block, "retrieval.md", "exec"), names)
   assert names["found"].indices.shape == (3, 5)
   whole, serving = re.findall(r"```py\n(.*?)```", TEXT, flags=re.DOTALL)
   compile(whole + serving, "retrieval.md", "exec")
+  # With small data: fewer images than the snippet asks for.
+  pixels, paths = RNG.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8), ["a", "b", "c"]
+  model = FakeModel()
+  store = search.write_store(tmp_path / "store", inference.embed(model, pixels), paths)
+  monkeypatch.setattr(inference, "load", lambda _: model)
+  monkeypatch.setattr(search.Store, "open", lambda _: store)
+  for backend in search.BACKENDS:
+    exec(serving.replace("store.embeddings)", f"store.embeddings, backend={backend!r})"), names)
+    found = names["nearest"](pixels[2], k=10)
+    assert found[0][0] == "c" and sorted(path for path, _ in found) == paths
   used = re.findall(r"\b(search|inference)\.(\w+)", TEXT.split("## From Python")[1])
   assert len(used) > 8
   modules = {"search": search, "inference": inference}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from jaxdml import search
+from jaxdml import _files, search
 
 ROWS = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
 PATHS = [f"{'ab'[i % 2]}/{i} ü.png" for i in range(7)]
@@ -95,14 +95,50 @@ def test_a_shard_of_another_dimension(folder, tmp_path):
   [
     ("{", "embeddings.json is damaged"),
     ("[]", "embeddings.json is damaged"),
-    ('{"format": 1, "model": {}}', "embeddings.json is damaged"),
-    (None, "embeddings.json is of another version"),
+    ('{"format": 1, "model": {}}', "damaged .it has no seal: another version of jaxdml wrote it"),
+    (json.dumps(_files.seal({"format": 1})), "embeddings.json is of another version"),
+    (b"\xff", "embeddings.json is damaged"),
+    (None, "damaged .its content is not what was written"),
   ],
 )
 def test_damaged_settings(folder, content, message):
   path = folder / "embeddings.json"
-  path.write_text(content or path.read_text().replace('"format": 1', '"format": 2'))
+  content = content or path.read_text().replace('"step": 9', '"step": 8')
+  path.write_bytes(content if isinstance(content, bytes) else content.encode())
   with pytest.raises(search.SearchError, match=message):
+    search.Store.open(folder)
+
+
+@pytest.mark.parametrize("name", ["embeddings.json", "finished.json", "shard"])
+def test_a_flipped_bit_never_passes(folder, name):
+  """In what names the images, the model and the shards, and in the shards' own footers."""
+  path, before = (shard(folder, 1) if name == "shard" else folder / name), search.Store.open(folder)
+  content, rng = path.read_bytes(), np.random.default_rng(0)
+  for at in rng.choice(len(content), 60, replace=False):
+    damaged = bytearray(content)
+    damaged[at] ^= 1 << rng.integers(8)
+    path.write_bytes(damaged)
+    try:
+      after = search.Store.open(folder)
+    except search.SearchError:
+      continue
+    # Blanks between the words of JSON.
+    assert (after.model, after.source, after.paths) == (before.model, before.source, before.paths)
+    assert path.suffix == ".json" and (after.embeddings == before.embeddings).all()
+
+
+def test_a_damaged_shard_is_not_blessed_when_the_store_is_finished_again(folder):
+  path = shard(folder, 1)
+  content = path.read_bytes()
+  at = content.rfind(b"skipped")
+  path.write_bytes(content[:at] + content[at:].replace(b"skipped", b"skipqed"))
+  with pytest.raises(search.SearchError, match=r"shard-00001-of-00003\.parquet is damaged"):
+    search.Store.open(folder)
+  path.unlink()
+  search.write_store(folder, ROWS, PATHS, LABELS, model=MODEL, root="photos", shard_size=3)
+  assert search.Store.open(folder).paths == tuple(PATHS)
+  (folder / "finished.json").write_text("{}")
+  with pytest.raises(search.SearchError, match=r"finished\.json is damaged .*remove it and give"):
     search.Store.open(folder)
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxdml import data, evaluation
+from jaxdml import data, distances, evaluation
 from jaxdml.training.runs import Evaluator
 from tests.training.helpers import tiny_config
 
@@ -67,6 +67,27 @@ def test_diagnostics_without_a_finer_label(scored, eval_label):
   assert {k: v for k, v in got.items() if k.startswith("collapse/")} == {
     f"collapse/{k}": pytest.approx(v) for k, v in expected.items()
   }
+
+
+@pytest.mark.parametrize(
+  ("keys", "ranked_by"),
+  [
+    ({}, None),
+    ({"loss.distance": "squared_euclidean"}, None),
+    ({"loss.distance": "hyperbolic", "loss.distance_options": {"curvature": 0.5}}, "hyperbolic"),
+    ({"loss.distance": "hyperbolic", "eval.rank_by": "cosine"}, None),
+    ({"loss.distance": "squared_euclidean", "eval.rank_by": "trained"}, "squared_euclidean"),
+    ({"loss.name": "npair", "eval.rank_by": "trained"}, "dot"),
+  ],
+)
+def test_ranks_by_the_distance_that_was_trained(scored, keys, ranked_by):
+  embeddings, labels, rows, score = scored
+  distance_fn = ranked_by and distances.create(ranked_by, **keys.get("loss.distance_options", {}))
+  expected = evaluation.retrieval_metrics(embeddings[rows], labels[rows], distance_fn=distance_fn)
+  got = score(None, **{"loss.name": "contrastive", **keys})
+  assert got["map@r"] == expected["map@r"]
+  by_cosine = evaluation.retrieval_metrics(embeddings[rows], labels[rows])
+  assert (got["map@r"] == by_cosine["map@r"]) == (ranked_by is None)
 
 
 def test_clustering_and_diagnostics_can_be_left_out(scored, monkeypatch):

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import math
 import multiprocessing
 import os
 import signal
 
 import pytest
 
-from jaxdml import data, training
+from jaxdml import _files, data, training
 from jaxdml.training import loop, workdir
 from jaxdml.training.config import ConfigError
 from tests.training.helpers import tiny_config
@@ -121,3 +122,26 @@ def test_where_there_are_no_locks_nothing_is_held(tmp_path, monkeypatch):
   monkeypatch.setattr(workdir.fcntl, "flock", unknown)
   with workdir.alone(tmp_path), workdir.alone(tmp_path):
     pass
+
+
+@pytest.mark.parametrize(
+  "content",
+  [
+    "[]", "5", "{}", "null", '{"trained model": []}', '{"trained model": {"map@r": "high"}}',
+    '{"trained model": {"map@r": {}}}', '{"raw pixels": {}}', '{"trained model": {"map@r": 0.5',
+    "\udcff", '{"trained model": {"map@r": true}}',
+  ],
+)  # fmt: skip
+def test_results_that_no_run_writes(content, tmp_path):
+  (tmp_path / "results.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+  with pytest.raises(ConfigError, match=r"results\.json is not what a run writes"):
+    workdir.read_results(tmp_path)
+
+
+def test_results_as_a_run_writes_them(tmp_path):
+  assert workdir.read_results(tmp_path) is None
+  rows = {"trained model": {"map@r": math.nan, "num_queries": 3}, "raw pixels": {"map@r": 0.5}}
+  _files.write_json(tmp_path / "results.json", rows)
+  read = workdir.read_results(tmp_path)
+  assert list(read) == ["raw pixels", "trained model"] and read["raw pixels"] == {"map@r": 0.5}
+  assert math.isnan(read["trained model"]["map@r"]) and read["trained model"]["num_queries"] == 3

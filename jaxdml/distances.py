@@ -12,14 +12,13 @@ matmul precision, so that TPU and TF32 hardware give the same neighbours as a CP
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxdml.types import Array, DistanceFn
+from jaxdml.types import Array, DistanceFn, Maker
 
 __all__ = [
   "DISTANCES", "NAMES", "Distance", "Maker", "as_grid", "cosine", "create", "dot", "euclidean",
@@ -38,11 +37,6 @@ Prepare = Callable[[Array], tuple[Array, tuple[Array, ...]]]
 
 def _at_least_float32(x: Array) -> Array:
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def _check(x: Array, y: Array) -> None:
-  if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-    raise ValueError(f"distances need x [n, d] and y [m, d]; got x {x.shape} and y {y.shape}")
 
 
 @jax.custom_jvp
@@ -65,13 +59,8 @@ def matmul(x: Array, y: Array) -> Array:
 
 def _dot(x: Array, y: Array, x_axis: int, y_axis: int) -> Array:
   out = jnp.promote_types(jnp.promote_types(x.dtype, y.dtype), jnp.float32)
-  return jax.lax.dot_general(
-    x,
-    y,
-    (((x_axis,), (y_axis,)), ((), ())),
-    precision=jax.lax.Precision.HIGHEST,
-    preferred_element_type=out,
-  )
+  axes = (((x_axis,), (y_axis,)), ((), ()))
+  return jax.lax.dot_general(x, y, axes, precision="highest", preferred_element_type=out)
 
 
 @jax.custom_vjp
@@ -79,13 +68,8 @@ def matmul_transposed(x: Array, y: Array, rows: Array | None = None) -> Array:
   """x y [n, m] of x [n, d] and y [d, m]: `matmul` for y kept transposed. Reverse mode only.
 
   The gradient of y comes as [d, m] from plain products. XLA would fold the transpose of x into
-  that product instead, which on a CPU runs at a third of the speed.
-
-  Args:
-    x: [n, d].
-    y: [d, m].
-    rows: [m, d] y transposed, if the caller has it: the gradient of x is then a plain product too.
-      It gets no gradient itself.
+  that product instead, which on a CPU runs at a third of the speed. With `rows` [m, d], y
+  transposed, the gradient of x is a plain product too; it gets no gradient itself.
   """
   return _dot(x, y, 1, 0)
 
@@ -119,7 +103,7 @@ class Distance:
   """A distance that reads its two inputs through one matrix product.
 
   distance(x, y) = combine(features(x) features(y)^T, terms of x, terms of y). Losses prepare the
-  references once, not once a block, and then combine the products of each block.
+  references once, not once a block.
 
   Attributes:
     name: as in `create`.
@@ -145,27 +129,19 @@ class Distance:
 
   def __call__(self, x: Array, y: Array, /) -> Array:
     """Returns the distances [n, m] between x [n, d] and y [m, d]."""
-    _check(x, y)
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+      raise ValueError(f"distances need x [n, d] and y [m, d]; got x {x.shape} and y {y.shape}")
     (fx, x_terms), (fy, y_terms) = self.prepare(x), self.prepare(y)
     return self.combine(matmul(fx, fy), *as_grid(x_terms, y_terms))
 
 
-_as_column = functools.partial(jnp.expand_dims, axis=1)
-_as_row = functools.partial(jnp.expand_dims, axis=0)
-
-
 def as_grid(x_terms, y_terms) -> tuple[list[Array], list[Array]]:
   """Terms of the rows as [n, 1], those of the columns as [1, m]."""
-  return list(map(_as_column, x_terms)), list(map(_as_row, y_terms))
+  return [t[:, None] for t in x_terms], [t[None, :] for t in y_terms]
 
 
 def product_distance(prepare: Prepare, bounds: tuple[float, float] | None = None) -> Callable:
-  """Decorator: makes a `Distance` of a function combine(products, x_terms, y_terms).
-
-  Args:
-    prepare: see `Distance`.
-    bounds: see `Distance`.
-  """
+  """Decorator: makes a `Distance` of a function combine(products, x_terms, y_terms)."""
   return lambda combine: Distance(combine.__name__, prepare, combine, bounds)
 
 
@@ -179,20 +155,12 @@ def private_distances(distance_fn: DistanceFn, x: Array, y: Array) -> Array:
   fy = _at_least_float32(fy.reshape(n, k, -1))
   # A sum, not a product of matrices: n small ones are slow on a CPU.
   products = jnp.sum(_at_least_float32(fx)[:, None, :] * fy, axis=2)
-  y_terms = [t.reshape(n, k) for t in y_terms]
-  return distance_fn.combine(products, list(map(_as_column, x_terms)), y_terms)
-
-
-def _no_terms(x: Array):
-  return x, ()
+  columns, _ = as_grid(x_terms, ())
+  return distance_fn.combine(products, columns, [t.reshape(n, k) for t in y_terms])
 
 
 def _square_norm(x: Array):
   return x, (jnp.sum(jnp.square(_at_least_float32(x)), axis=1),)
-
-
-def _unit(x: Array):
-  return l2_normalize(x), ()
 
 
 def _centered(x: Array):
@@ -217,14 +185,14 @@ def euclidean(products, x_square, y_square):
   return safe_sqrt(squared_euclidean.combine(products, x_square, y_square))
 
 
-@product_distance(_no_terms)
+@product_distance(lambda x: (x, ()))
 def dot(products, x_terms, y_terms):
   """-x_i . y_j, the inner product turned into a distance."""
   del x_terms, y_terms
   return -products
 
 
-@product_distance(_unit, bounds=(0.0, 2.0))
+@product_distance(lambda x: (l2_normalize(x), ()), bounds=(0.0, 2.0))
 def cosine(products, x_terms, y_terms):
   """1 - cos(x_i, y_j), in [0, 2]; the similarity is 1 minus this distance."""
   del x_terms, y_terms
@@ -283,11 +251,8 @@ def hyperbolic(curvature: float = 1.0, clip_radius: float | None = 2.3) -> Dista
     """Distance in the Poincare ball."""
     (x_square, x_gap), (y_square, y_gap) = x_terms, y_terms
     gap = jnp.maximum(x_square + y_square - 2.0 * products, 0.0)
-    return (
-      2.0
-      / jnp.sqrt(jnp.asarray(curvature, gap.dtype))
-      * jnp.arcsinh(safe_sqrt(gap / (x_gap * y_gap)))
-    )
+    root = jnp.sqrt(jnp.asarray(curvature, gap.dtype))
+    return 2.0 / root * jnp.arcsinh(safe_sqrt(gap / (x_gap * y_gap)))
 
   return hyperbolic
 
@@ -321,18 +286,6 @@ def _fixed_square_norm(x: Array):
 normalized_euclidean = normalized(euclidean)
 normalized_signal_to_noise = normalized(signal_to_noise)
 normalized_squared_euclidean = normalized(squared_euclidean)
-
-
-class Maker(NamedTuple):
-  """A function that makes a distance of options, as `DISTANCES` lists it.
-
-  Attributes:
-    make: (**options) -> DistanceFn.
-    options: their names.
-  """
-
-  make: Callable[..., DistanceFn]
-  options: tuple[str, ...]
 
 
 DISTANCES: dict[str, DistanceFn | Maker] = {

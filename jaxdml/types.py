@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypedDict
 
 import jax
@@ -106,7 +106,6 @@ class DistanceFn(Protocol):
 
   def __call__(self, x: Array, y: Array, /) -> Array:
     """Returns the [n, m] distances."""
-    ...
 
 
 class MiningFn(Protocol):
@@ -114,7 +113,6 @@ class MiningFn(Protocol):
 
   def __call__(self, pairs: Pairs, /) -> Pairs:
     """Returns the mined pairs."""
-    ...
 
 
 class ReduceFn(Protocol):
@@ -122,4 +120,17 @@ class ReduceFn(Protocol):
 
   def __call__(self, rows: Rows, weights: Array, /) -> Array:
     """Returns the reduced loss; `weights` is [n]."""
-    ...
+
+
+class Maker(NamedTuple):
+  """A function that makes a distance or a miner of options, as the tables of names list it.
+
+  Attributes:
+    make: (**options) -> DistanceFn or MiningFn.
+    options: their names.
+    needed: those of them that have no default.
+  """
+
+  make: Callable[..., Any]
+  options: tuple[str, ...]
+  needed: tuple[str, ...] = ()

@@ -23,24 +23,28 @@ import jax
 import jax.numpy as jnp
 
 from jaxdml.distances import l2_normalize
-from jaxdml.hdml._layers import (
-  Dense,
-  Layers,
-  apply,
-  compose,
-  fold_last,
-  fold_norm,
-  gram,
-  gram_total,
-)
+from jaxdml.hdml import _layers
+from jaxdml.hdml._layers import Dense, Layers, apply
 from jaxdml.hdml._partners import Hidden, factors, hidden_of, partners_of
-from jaxdml.hdml.tuples import Tuples
-from jaxdml.losses import _blocks, reducers
-from jaxdml.types import Array, DistanceFn, PyTree, Refs
-
-__all__ = ["Parts", "cross_entropy", "synthetic_parts"]
+from jaxdml.hdml.tuples import Mined
+from jaxdml.losses import _blocks
+from jaxdml.types import Array, DistanceFn, PyTree, ReduceFn, Refs
 
 _frozen = jax.lax.stop_gradient
+
+
+class TupleLoss(NamedTuple):
+  """The tuple loss with its distance and reducer; `additive` as in `losses.Loss`."""
+
+  fn: Callable[..., Array]
+  distance_fn: DistanceFn
+  reduce_fn: ReduceFn
+  additive: bool
+
+  def __call__(self, anchors: Array, labels: Array, refs: Refs, **shared) -> Array:
+    """Returns the loss of anchors [n, d] against references."""
+    shared |= {"distance_fn": self.distance_fn, "reduce_fn": self.reduce_fn}
+    return self.fn(anchors, labels, refs=refs, **shared)
 
 
 class Parts(NamedTuple):
@@ -70,15 +74,10 @@ def synthetic_parts(
   layers: Callable[[dict[str, PyTree]], Layers],
   params: dict[str, PyTree],
   z: Array,
-  anchors: Array,
-  anchor_labels: Array,
-  given: Array,
-  tuples: Tuples,
+  mined: Mined,
   lam: Array | float,
+  loss: TupleLoss,
   *,
-  loss_fn: Callable[..., Array],
-  distance_fn: DistanceFn,
-  reduce_fn: reducers.Linear,
   detach: str = "none",
   block_size: int | None = None,
   axis_name: str | None = None,
@@ -89,27 +88,21 @@ def synthetic_parts(
     layers: {"embedding", "generator", "head"} -> `Layers`.
     params: {"embedding", "generator", "head"}.
     z: [b, d] embeddings of the batch.
-    anchors: [n, d], those of them that are anchors.
-    anchor_labels: [n].
-    given: what the tuples were picked from, shared [m, d] or private [n, k, d].
-    tuples: each anchor's own partners.
+    mined: the real tuples.
     lam: lambda in [0, 1] (`hardness`).
-    loss_fn: the tuple loss, a sum over anchors (`losses.Loss.additive`).
-    distance_fn: the distance it uses.
-    reduce_fn: the reducer it uses.
+    loss: a sum over anchors, with a linear reducer.
     detach: see `HdmlConfig`.
     block_size: anchors whose partners are made at a time; None: as many as suit the machine.
     axis_name: the mapped axis.
   """
+  anchors, tuples = mined.anchors, mined.tuples
   n, k = tuples.labels.shape
-  given = tuples.partners if given.ndim == 3 else given
+  given = tuples.partners if mined.refs.embeddings.ndim == 3 else mined.refs.embeddings
   origin = _frozen(anchors) if detach == "anchors" else anchors
   t = factors(origin, given, tuples, lam)
   t = _frozen(t) if detach == "distances" else t
   over_devices = lambda x: x if axis_name is None else jax.lax.pmean(x, axis_name)
-  make = lambda first, fixed, *x: hidden_of(
-    first, *x, tuples, anchor_labels, block_size, axis_name, fixed
-  )
+  make = lambda first, fixed, *x: hidden_of(first, *x, mined, block_size, axis_name, fixed)
 
   # For encoder and embedding: the generator is fixed.
   of_metric = layers(params | {name: _frozen(params[name]) for name in ("generator", "head")})
@@ -118,30 +111,26 @@ def synthetic_parts(
     hidden = jax.tree.map(_frozen, hidden)
   norm = of_metric.feature_norm
   normalised = norm is not None and (norm.given is None or norm.moved is not None)
-  second_moments = gram if normalised else _squares
-  total, square = hidden.over_blocks(lambda h: (jnp.sum(h, axis=0), second_moments(h)))
-  total, square = total + jnp.sum(hidden.anchors, axis=0), square + second_moments(hidden.anchors)
+  total, square = _sums(hidden, _layers.gram if normalised else _squares)
   mean = over_devices(total / (n + n * k))
   cov = None
   if square.ndim == 2:
-    square = gram_total(square)
+    square = _layers.gram_total(square)
     cov = over_devices(square / (n + n * k)) - mean[:, None] * mean
     square = jnp.diagonal(square)
   generator_mean, generator_var = _with_z(total, square, hidden, n + n * k, over_devices)
-  features = fold_norm(of_metric, generator_mean, generator_var)
-  embed, moments = fold_last(of_metric, features, mean, cov)
-  j_syn = _loss(embed, of_metric.unit_norm, hidden, k, loss_fn, distance_fn, reduce_fn, axis_name)
+  features = _layers.fold_norm(of_metric, generator_mean, generator_var)
+  embed, moments = _layers.fold_last(of_metric, features, mean, cov)
+  j_syn = _j_syn(embed, of_metric.unit_norm, hidden, k, loss, axis_name)
   moved = None if norm is None else norm.moved
   embedding_stats = None if moved is None else moved(*moments)
 
   # For the generator: everything else is fixed.
   of_generator = layers(params | {name: _frozen(params[name]) for name in ("embedding", "head")})
   hidden = make(of_generator.first, False, *map(_frozen, (z, anchors, given, t)))
-  total, square = hidden.over_blocks(lambda h: (jnp.sum(h, axis=0), _squares(h)))
-  total, square = total + jnp.sum(hidden.anchors, axis=0), square + _squares(hidden.anchors)
-  generator_mean, generator_var = _with_z(total, square, hidden, n + n * k, over_devices)
-  features = fold_norm(of_generator, generator_mean, generator_var)
-  classify = compose(features, of_generator.head)
+  generator_mean, generator_var = _with_z(*_sums(hidden), hidden, n + n * k, over_devices)
+  features = _layers.fold_norm(of_generator, generator_mean, generator_var)
+  classify = _layers.compose(features, of_generator.head)
 
   def soft(block, shared):
     q, classify = shared
@@ -149,7 +138,7 @@ def synthetic_parts(
     used = (block.used & block.real[:, None]).reshape(-1)
     return jnp.sum(jnp.where(used, cross_entropy(logits, block.labels.reshape(-1)), 0.0)), ()
 
-  of_anchors = jnp.sum(cross_entropy(apply(classify, hidden.anchors), anchor_labels))
+  of_anchors = jnp.sum(cross_entropy(apply(classify, hidden.anchors), mined.labels))
   of_partners, _ = _blocks.sum_blocks(soft, _blocks.Blocks.of(hidden.cut), (hidden.q, classify))
   used = jnp.sum(tuples.positive | tuples.negative, dtype=z.dtype)
   return Parts(
@@ -167,6 +156,12 @@ def _squares(h: Array) -> Array:
   return jnp.sum(jnp.square(h), axis=0)
 
 
+def _sums(hidden: Hidden, second: Callable[[Array], Array] = _squares) -> tuple[Array, Array]:
+  """(sum of h, second moments of h) over the partners and the anchors."""
+  total, square = hidden.over_blocks(lambda h: (jnp.sum(h, axis=0), second(h)))
+  return total + jnp.sum(hidden.anchors, axis=0), square + second(hidden.anchors)
+
+
 def _with_z(total, square, hidden: Hidden, count: int, over_devices):
   """(mean, variance) of all the centred h, those of z among them."""
   count = count + len(hidden.z)
@@ -175,9 +170,7 @@ def _with_z(total, square, hidden: Hidden, count: int, over_devices):
   return mean, jnp.maximum(second - jnp.square(mean), 0.0)
 
 
-def _loss(
-  embed: Dense, unit_norm: bool, hidden: Hidden, k: int, loss_fn, distance_fn, reduce_fn, axis_name
-) -> Array:
+def _j_syn(embed: Dense, unit_norm: bool, hidden: Hidden, k, loss: TupleLoss, axis_name) -> Array:
   """The loss of the synthetic tuples, a block of anchors at a time."""
 
   def sums(block, shared):
@@ -187,17 +180,9 @@ def _loss(
     size = len(block.anchors)
     refs = Refs(z[size:].reshape(size, k, -1), block.labels, block.used)
     # The reducer's sums of a block, to be finished over all of them: no axis yet.
-    return loss_fn(
-      z[:size],
-      block.anchor_labels,
-      refs=refs,
-      where=block.real,
-      weights=block.real.astype(z.dtype),
-      distance_fn=distance_fn,
-      reduce_fn=reduce_fn.sums,
-      block_size=size,
-      axis_name=None,
-    )
+    of_block = loss._replace(reduce_fn=loss.reduce_fn.sums)
+    real = {"where": block.real, "weights": block.real.astype(z.dtype)}
+    return of_block(z[:size], block.anchor_labels, refs, **real, block_size=size)
 
   blocks = _blocks.Blocks.of(hidden.cut)
-  return _blocks.reduce_blocks(sums, reduce_fn, blocks, (hidden.q, embed), axis_name)
+  return _blocks.reduce_blocks(sums, loss.reduce_fn, blocks, (hidden.q, embed), axis_name)

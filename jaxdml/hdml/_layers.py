@@ -12,10 +12,6 @@ import jax.numpy as jnp
 from jaxdml.distances import matmul_transposed
 from jaxdml.types import Array, PyTree
 
-__all__ = [
-  "Dense", "Layers", "Norm", "apply", "compose", "fold_last", "fold_norm", "gram", "gram_total",
-]  # fmt: skip
-
 _product = functools.partial(jnp.matmul, precision="highest")
 
 
@@ -114,11 +110,8 @@ def fold_norm(layers: Layers, mean: Array, var: Array) -> Dense:
 def fold_last(layers: Layers, features: Dense, mean: Array, cov: Array | None):
   """(z~ as a function of the centred h, (mean, variance) of y~ or None).
 
-  Args:
-    layers: see `Layers`.
-    features: y~ as a function of the centred h.
-    mean: of h, in what the embedding sees.
-    cov: its covariance; None where nobody needs it.
+  `features` is y~ as a function of the centred h; mean and covariance are those of h in what the
+  embedding sees, `cov` None where nobody needs it.
   """
   norm, last = layers.feature_norm, layers.last
   if norm is None:

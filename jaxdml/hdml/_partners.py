@@ -11,11 +11,11 @@ import jax.numpy as jnp
 
 from jaxdml.distances import matmul_transposed, safe_sqrt
 from jaxdml.hdml._layers import Dense
-from jaxdml.hdml.tuples import Tuples, nearest_distances
+from jaxdml.hdml.pull import pull_factors
+from jaxdml.hdml.tuples import Mined, Tuples, nearest_distances
 from jaxdml.losses._blocks import split
+from jaxdml.losses._rows import zeros
 from jaxdml.types import Array, PyTree
-
-__all__ = ["Block", "Hidden", "factors", "hidden_of", "partners_of"]
 
 # Hidden activations of a block: what a CPU's cache holds with what is computed from them, or a part
 # of an accelerator's memory.
@@ -60,19 +60,15 @@ _mixtures.defvjp(lambda p, q, t: (_mixtures(p, q, t), (p, q, t)), _mixtures_bwd)
 
 
 def factors(anchors: Array, given: Array, tuples: Tuples, lam: Array | float) -> Array:
-  """t [n, k]: a partner is z + t (partner - z); 1 where nothing is pulled (`pull_negatives`)."""
+  """t [n, k]: a partner is z + t (partner - z); 1 where nothing is pulled (`pull_factors`)."""
   if given.ndim == 3:
     square = jnp.sum(jnp.square(given - anchors[:, None]), axis=-1)
   else:
     square = _square_distances(anchors, given)
     if tuples.index is not None:
       square = jnp.take_along_axis(square, tuples.index, axis=1)
-  d_pos = nearest_distances(square, tuples.positive)[:, None]
-  d_neg = safe_sqrt(square)
-  pulled = tuples.negative & (d_neg > d_pos)
-  divisor = jnp.where(pulled, d_neg, 1.0)
-  length = lam * divisor + (1.0 - lam) * jnp.where(pulled, d_pos, 1.0)
-  return jnp.where(pulled, length / divisor, 1.0)
+  d_pos = nearest_distances(square, tuples.positive)
+  return pull_factors(safe_sqrt(square), d_pos, lam, tuples.negative)[1]
 
 
 class Block(NamedTuple):
@@ -104,14 +100,10 @@ def partners_of(block: Block, q: Array, center: Array) -> Array:
 
 
 class Hidden(NamedTuple):
-  """Hidden activations less their centre: of z and of the anchors; how to make the partners'.
+  """Hidden activations less their centre: of z [b, h] and the anchors [n, h]; partners in blocks.
 
-  Attributes:
-    z: [b, h].
-    anchors: [n, h].
-    cut: [blocks, anchors of a block, ...].
-    q: [m, h] of the references that the anchors share.
-    center: [h], a constant; sums of squares around it do not cancel.
+  `cut` is [blocks, anchors of a block, ...], `q` [m, h] of the references that the anchors share,
+  and `center` [h] a constant, around which sums of squares do not cancel.
   """
 
   z: Array
@@ -124,14 +116,13 @@ class Hidden(NamedTuple):
     """The sum of fn(h [r, h]) over the blocks of partners, each made again for its gradient."""
     of_block = jax.checkpoint(lambda block, q: fn(partners_of(block, q, self.center)))
     shapes = jax.eval_shape(of_block, jax.tree.map(lambda a: a[0], self.cut), self.q)
-    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
     add = lambda total, block: (jax.tree.map(jnp.add, total, of_block(block, self.q)), None)
-    return jax.lax.scan(add, zeros, self.cut)[0]
+    return jax.lax.scan(add, zeros(shapes), self.cut)[0]
 
 
-def hidden_of(first: Dense, z, anchors, given, t, tuples, labels, block_size, axis_name, fixed):
+def hidden_of(first: Dense, z, anchors, given, t, mined: Mined, block_size, axis_name, fixed):
   """`Hidden` of the embeddings; `fixed`: negatives are pulled towards constant anchors."""
-  b, n, h = len(z), len(anchors), first.kernel.shape[1]
+  b, n, h, tuples = len(z), len(anchors), first.kernel.shape[1], mined.tuples
   everything = jnp.concatenate([z, anchors, given.reshape(-1, given.shape[-1])])
   pre = matmul_transposed(everything, first.kernel) + first.bias
   center = jnp.mean(jax.nn.relu(_frozen(pre)), axis=0)
@@ -145,7 +136,7 @@ def hidden_of(first: Dense, z, anchors, given, t, tuples, labels, block_size, ax
     t=t,
     index=tuples.index,
     anchors=real[b:],
-    anchor_labels=labels,
+    anchor_labels=mined.labels,
     labels=tuples.labels,
     used=tuples.positive | tuples.negative,
     real=jnp.ones(n, bool),

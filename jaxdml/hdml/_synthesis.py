@@ -13,8 +13,6 @@ from jaxdml.hdml.pull import pull_negatives
 from jaxdml.hdml.tuples import Tuples, synthesis_distances
 from jaxdml.types import Array, PyTree, Refs
 
-__all__ = ["DETACH", "MEMBERS", "Networks", "Synthetics", "synthesize"]
-
 DETACH = ("none", "distances", "anchors", "generated")
 """Which gradients of J_syn `synthesize` may stop."""
 
@@ -104,13 +102,9 @@ def synthesize(
       raise ValueError(f"{name}: expected one of {', '.join(valid)}; got {value!r}")
   frozen = jax.lax.stop_gradient
   origin = frozen(anchors) if detach == "anchors" else anchors
-  pulled = pull_negatives(
-    origin,
-    tuples.partners,
-    synthesis_distances(origin, tuples),
-    lam,
-    detach_distances=detach == "distances",
-  )
+  d_pos = synthesis_distances(origin, tuples)
+  fixed = detach == "distances"
+  pulled = pull_negatives(origin, tuples.partners, d_pos, lam, detach_distances=fixed)
   partners = jnp.where(tuples.negative[..., None], pulled, tuples.partners)
 
   n, k, d = partners.shape

@@ -20,11 +20,11 @@ from jaxdml.hdml import _folded as folded
 from jaxdml.hdml._synthesis import Networks, synthesize
 from jaxdml.hdml.pull import hardness
 from jaxdml.hdml.schedule import HdmlState, update_window
-from jaxdml.hdml.tuples import Tuples, private_tuples, pull_metrics
+from jaxdml.hdml.tuples import Mined, private_tuples, pull_metrics
 from jaxdml.losses import reducers
 from jaxdml.losses._rows import make_pairs, mine
 from jaxdml.refs.layouts import Layout
-from jaxdml.types import Array, DistanceFn, MiningFn, PyTree, ReduceFn, Refs
+from jaxdml.types import Array, DistanceFn, MiningFn, PyTree, ReduceFn
 
 __all__ = ["HdmlConfig", "objective"]
 
@@ -79,58 +79,21 @@ def _parts(
   networks: Networks,
   params: dict[str, PyTree],
   z: Array,
-  real: tuple[Array, Array, Refs, Tuples],
+  mined: Mined,
   lam: Array,
-  *,
-  loss_fn: Callable[..., Array],
-  distance_fn: DistanceFn,
-  reduce_fn: ReduceFn,
-  additive: bool,
+  loss: folded.TupleLoss,
   config: HdmlConfig,
   axis_name: str | None,
 ) -> folded.Parts:
-  """The synthetic tuples' loss and what the generator learns from, folded where that is possible.
-
-  `real` is (anchors, their labels, the references, the tuples picked from them).
-  """
-  anchors, anchor_labels, refs, tuples = real
+  """The synthetic tuples' loss and what the generator learns from, folded where possible."""
   foldable = networks.layers is not None and config.synthetic_members == "all"
-  if foldable and additive and isinstance(reduce_fn, reducers.Linear):
-    return folded.synthetic_parts(
-      networks.layers,
-      params,
-      z,
-      anchors,
-      anchor_labels,
-      refs.embeddings,
-      tuples,
-      lam,
-      loss_fn=loss_fn,
-      distance_fn=distance_fn,
-      reduce_fn=reduce_fn,
-      detach=config.detach,
-      block_size=config.block_size,
-      axis_name=axis_name,
-    )
-  synthetic = synthesize(
-    networks,
-    params,
-    z,
-    anchors,
-    anchor_labels,
-    tuples,
-    lam,
-    detach=config.detach,
-    members=config.synthetic_members,
-  )
-  j_syn = loss_fn(
-    synthetic.anchors,
-    anchor_labels,
-    refs=synthetic.refs,
-    distance_fn=distance_fn,
-    reduce_fn=reduce_fn,
-    axis_name=axis_name,
-  )
+  if foldable and loss.additive and isinstance(loss.reduce_fn, reducers.Linear):
+    options = {"detach": config.detach, "block_size": config.block_size, "axis_name": axis_name}
+    return folded.synthetic_parts(networks.layers, params, z, mined, lam, loss, **options)
+  anchors, labels, _, tuples = mined
+  options = {"detach": config.detach, "members": config.synthetic_members}
+  synthetic = synthesize(networks, params, z, anchors, labels, tuples, lam, **options)
+  j_syn = loss(synthetic.anchors, labels, synthetic.refs, axis_name=axis_name)
   head = jax.lax.stop_gradient(params["head"])
   soft = folded.cross_entropy(networks.classify(head, synthetic.generated), synthetic.labels)
   soft, used = jnp.where(synthetic.where, soft, 0.0), synthetic.where.astype(soft.dtype)
@@ -194,9 +157,7 @@ def objective(
 
   # J_m, the metric loss on real tuples, and the partners that its miner leaves each anchor.
   anchors, anchor_labels, ids, refs = layout(z, labels, axis_name, ids=ids)
-  keys = None
-  if key is not None:
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
+  keys = None if key is None else jax.vmap(lambda i: jax.random.fold_in(key, i))(ids)
   pairs = make_pairs(anchors, anchor_labels, refs, distance_fn=distance_fn, ids=ids, keys=keys)
   pairs = mine(pairs, mining_fn)
   if pairs.positive.shape[0] != anchors.shape[0]:
@@ -204,34 +165,14 @@ def objective(
       f"HDML needs a miner that leaves one row an anchor; got {pairs.positive.shape[0]} rows of "
       f"{anchors.shape[0]} anchors (is expand_positives among the miners?)"
     )
-  tuples = private_tuples(pairs, refs, config.slots)
-  j_m = regularizer + loss_fn(
-    anchors,
-    anchor_labels,
-    refs=refs,
-    ids=ids,
-    mining_fn=mining_fn,
-    key=key,
-    distance_fn=distance_fn,
-    reduce_fn=reduce_fn,
-    axis_name=axis_name,
-  )
+  mined = Mined(anchors, anchor_labels, refs, private_tuples(pairs, refs, config.slots))
+  loss = folded.TupleLoss(loss_fn, distance_fn, reduce_fn, additive)
+  shared = {"ids": ids, "mining_fn": mining_fn, "key": key, "axis_name": axis_name}
+  j_m = regularizer + loss(anchors, anchor_labels, refs, **shared)
 
   # J_syn, the same loss on tuples that the generator made.
   lam = hardness(state.metric.mean, config.alpha)
-  parts = _parts(
-    networks,
-    params,
-    z,
-    (anchors, anchor_labels, refs, tuples),
-    lam,
-    loss_fn=loss_fn,
-    distance_fn=distance_fn,
-    reduce_fn=reduce_fn,
-    additive=additive,
-    config=config,
-    axis_name=axis_name,
-  )
+  parts = _parts(networks, params, z, mined, lam, loss, config, axis_name)
   trust = jnp.exp(-config.beta / jnp.maximum(state.generator.mean, 1e-30))
   j_metric = trust * j_m + (1.0 - trust) * parts.j_syn
 
@@ -257,17 +198,13 @@ def objective(
 
   total = j_metric + j_gen + cross_entropy
   averaged = frozen((trust * j_m if config.weighted_average else j_m, j_gen))
+  center = jnp.mean(frozen(y), axis=0)
   if axis_name is not None:
     # A reducer may round differently on each device: the state has to be the same bits on all, or
     # a run resumed from one device's copy is not the run that was interrupted.
-    averaged = jax.lax.pmean(averaged, axis_name)
-  next_state = HdmlState(
-    update_window(state.metric, averaged[0], config.window),
-    update_window(state.generator, averaged[1], config.window),
-  )
-  center = jnp.mean(frozen(y), axis=0)
-  if axis_name is not None:
-    center = jax.lax.pmean(center, axis_name)
+    averaged, center = jax.lax.pmean((averaged, center), axis_name)
+  windows = zip(state, averaged, strict=True)
+  next_state = HdmlState(*(update_window(w, value, config.window) for w, value in windows))
   variance = mean(jnp.sum(jnp.square(frozen(y) - center), axis=-1))
   metrics = {
     "loss/metric": j_metric,
@@ -280,6 +217,6 @@ def objective(
     "hdml/lambda": lam,
     "hdml/trust_in_real": trust,
     "hdml/reconstruction_error": mean(frozen(error)) / jnp.maximum(variance, 1e-12),
-    **pull_metrics(anchors, tuples, lam, axis_name),
+    **pull_metrics(anchors, mined.tuples, lam, axis_name),
   }
   return total, (next_state, parts.stats, jax.tree.map(frozen, metrics))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxdml.distances import safe_sqrt
 from jaxdml.types import Array
 
-__all__ = ["hardness", "pull_negatives"]
+__all__ = ["hardness", "pull_factors", "pull_negatives"]
 
 
 def hardness(average_loss: Array, alpha: float) -> Array:
@@ -59,13 +59,26 @@ def pull_negatives(
   """
   offset = negatives - anchors[:, None, :]
   negative_distances = safe_sqrt(jnp.sum(jnp.square(offset), axis=-1))
-  d_pos = positive_distances[:, None]
-  pulled = negative_distances > d_pos
-  # Guarded input: where nothing is pulled the division never sees d- = 0.
-  divisor = jnp.where(pulled, negative_distances, 1.0)
-  length = lam * divisor + (1.0 - lam) * jnp.where(pulled, d_pos, 1.0)
-  factor = length / divisor
+  pulled, factor = pull_factors(negative_distances, positive_distances, lam)
   if detach_distances:
     factor = jax.lax.stop_gradient(factor)
   moved = anchors[:, None, :] + factor[..., None] * offset
   return jnp.where(pulled[..., None], moved, negatives)
+
+
+def pull_factors(
+  negative_distances: Array,
+  positive_distances: Array,
+  lam: Array | float,
+  negative: Array | bool = True,
+) -> tuple[Array, Array]:
+  """(d- > d+, t = [lam d- + (1 - lam) d+] / d- there and 1 elsewhere), [n, k] of d- and d+ [n].
+
+  A partner that is not `negative` is not pulled.
+  """
+  d_pos = positive_distances[:, None]
+  pulled = negative & (negative_distances > d_pos)
+  # Guarded input: where nothing is pulled the division never sees d- = 0.
+  divisor = jnp.where(pulled, negative_distances, 1.0)
+  length = lam * divisor + (1.0 - lam) * jnp.where(pulled, d_pos, 1.0)
+  return pulled, jnp.where(pulled, length / divisor, 1.0)

@@ -8,10 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxdml.distances import safe_sqrt
+from jaxdml.hdml.pull import pull_factors
 from jaxdml.losses import reducers
 from jaxdml.types import Array, Pairs, Refs
 
-__all__ = ["Tuples", "nearest_distances", "private_tuples", "pull_metrics", "synthesis_distances"]
+__all__ = [
+  "Mined", "Tuples", "nearest_distances", "private_tuples", "pull_metrics", "synthesis_distances",
+]  # fmt: skip
 
 
 class Tuples(NamedTuple):
@@ -33,6 +36,15 @@ class Tuples(NamedTuple):
   index: Array | None = None
 
 
+class Mined(NamedTuple):
+  """The real tuples of a batch: anchors [n, d], their labels [n], references, mined partners."""
+
+  anchors: Array
+  labels: Array
+  refs: Refs
+  tuples: Tuples
+
+
 def private_tuples(pairs: Pairs, refs: Refs, slots: int | None = None) -> Tuples:
   """The partners that mining left each anchor, copied per anchor; gradients flow to the originals.
 
@@ -43,17 +55,15 @@ def private_tuples(pairs: Pairs, refs: Refs, slots: int | None = None) -> Tuples
       miners that leave one positive and one negative. None keeps all m: [n, m, d].
   """
   n, m = pairs.positive.shape
-  private = refs.embeddings.ndim == 3
   if slots is None or slots >= m:
-    shape = (n, m, refs.embeddings.shape[-1])
-    partners = refs.embeddings if private else jnp.broadcast_to(refs.embeddings, shape)
-    labels = refs.labels if private else jnp.broadcast_to(refs.labels, (n, m))
+    partners = jnp.broadcast_to(refs.embeddings, (n, m, refs.embeddings.shape[-1]))
+    labels = jnp.broadcast_to(refs.labels, (n, m))
     return Tuples(partners, labels, pairs.positive, pairs.negative)
   nearness = jnp.where(pairs.negative, -jax.lax.stop_gradient(pairs.distances), -jnp.inf)
   _, index = jax.lax.top_k(jnp.where(pairs.positive, jnp.inf, nearness), slots)
   pick = lambda a: jnp.take_along_axis(a, index, axis=1)
   positive, negative = pick(pairs.positive), pick(pairs.negative)
-  if private:
+  if refs.embeddings.ndim == 3:
     partners = jnp.take_along_axis(refs.embeddings, index[..., None], axis=1)
     return Tuples(partners, pick(refs.labels), positive, negative)
   return Tuples(refs.embeddings[index], refs.labels[index], positive, negative, index)
@@ -79,13 +89,7 @@ def nearest_distances(square: Array, positive: Array) -> Array:
 def pull_metrics(
   anchors: Array, tuples: Tuples, lam: Array | float, axis_name: str | None = None
 ) -> dict[str, Array]:
-  """Measures the pull on the tuples of a batch; plain Euclidean distances, no gradient.
-
-  Args:
-    anchors: z [n, d].
-    tuples: their partners.
-    lam: lambda in [0, 1].
-    axis_name: the mapped axis to average over.
+  """Measures the pull on the tuples of anchors z [n, d]; plain Euclidean distances, no gradient.
 
   Returns:
     hdml/positive_distance, the mean d+; hdml/negative_distance, the mean d- of all negatives;
@@ -97,9 +101,7 @@ def pull_metrics(
   d_neg = safe_sqrt(jnp.sum(jnp.square(anchors[:, None, :] - tuples.partners), axis=-1))
   d_pos = synthesis_distances(anchors, tuples)
   some = jnp.any(tuples.positive, axis=1)
-  pulled = tuples.negative & (d_neg > d_pos[:, None])
-  shorter = jnp.where(some, d_pos, 0.0)[:, None] / jnp.where(pulled, d_neg, 1.0)
-  ratio = jnp.where(pulled, lam + (1.0 - lam) * shorter, 1.0)
+  pulled, ratio = pull_factors(d_neg, d_pos, lam, tuples.negative)
   mean = lambda x, mask: reducers.global_mean(x, mask, axis_name=axis_name)
   return {
     "hdml/positive_distance": mean(d_pos, some),

@@ -20,41 +20,13 @@ from jaxdml.losses import class_vectors, pair, proxy, ranking, reducers, softmax
 from jaxdml.losses._engine import from_rows
 from jaxdml.losses._record import Loss, Parameter
 from jaxdml.losses._rows import Inputs, TwoPass, element_rows, make_pairs
-from jaxdml.losses.class_vectors import (
-  arcface_loss,
-  cosface_loss,
-  normalized_softmax_loss,
-  sphereface_loss,
-  sub_center_arcface_loss,
-)
-from jaxdml.losses.pair import (
-  contrastive_loss,
-  margin_loss,
-  multi_similarity_loss,
-  signal_to_noise_contrastive_loss,
-)
-from jaxdml.losses.proxy import (
-  proxy_anchor_loss,
-  proxy_nca_loss,
-  proxy_nca_pp_loss,
-  soft_triple_loss,
-)
-from jaxdml.losses.ranking import fast_ap_loss, histogram_loss, smooth_ap_loss
-from jaxdml.losses.softmax import (
-  angular_loss,
-  nca_loss,
-  npair_loss,
-  ntxent_loss,
-  supcon_loss,
-  tuplet_margin_loss,
-)
-from jaxdml.losses.structure import (
-  circle_loss,
-  generalized_lifted_structure_loss,
-  lifted_structure_loss,
-  ranked_list_loss,
-)
-from jaxdml.losses.triplet import soft_margin_triplet_loss, triplet_loss
+from jaxdml.losses.class_vectors import *  # noqa: F403
+from jaxdml.losses.pair import *  # noqa: F403
+from jaxdml.losses.proxy import *  # noqa: F403
+from jaxdml.losses.ranking import *  # noqa: F403
+from jaxdml.losses.softmax import *  # noqa: F403
+from jaxdml.losses.structure import *  # noqa: F403
+from jaxdml.losses.triplet import *  # noqa: F403
 from jaxdml.types import PyTree
 
 _MODULES = (pair, triplet, softmax, structure, ranking, class_vectors, proxy)
@@ -65,15 +37,16 @@ LOSSES: dict[str, Loss] = {
 """Name -> facts of a loss, for `create`, `init` and configs; losses of one's own may be added."""
 
 __all__ = [
-  "LOSSES", "SHARED", "Inputs", "Loss", "Parameter", "TwoPass", "angular_loss", "arcface_loss",
-  "circle_loss", "contrastive_loss", "cosface_loss", "create", "element_rows", "fast_ap_loss",
-  "from_rows", "generalized_lifted_structure_loss", "histogram_loss", "init",
-  "lifted_structure_loss", "make_pairs", "margin_loss", "multi_similarity_loss", "nca_loss",
-  "normalized_softmax_loss", "npair_loss", "ntxent_loss", "proxy_anchor_loss", "proxy_nca_loss",
-  "proxy_nca_pp_loss", "ranked_list_loss", "reducers", "signal_to_noise_contrastive_loss",
-  "smooth_ap_loss", "soft_margin_triplet_loss", "soft_triple_loss", "sphereface_loss",
-  "sub_center_arcface_loss", "supcon_loss", "triplet_loss", "tuplet_margin_loss",
+  "LOSSES", "SHARED", "Inputs", "Loss", "Parameter", "TwoPass", "create", "element_rows",
+  "from_rows", "init", "make_pairs", "reducers",
 ]  # fmt: skip
+__all__ += class_vectors.__all__
+__all__ += pair.__all__
+__all__ += proxy.__all__
+__all__ += ranking.__all__
+__all__ += softmax.__all__
+__all__ += structure.__all__
+__all__ += triplet.__all__
 
 SHARED = (
   "params", "refs", "ids", "where", "weights", "distance_fn", "mining_fn", "key", "reduce_fn",

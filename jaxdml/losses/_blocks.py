@@ -18,11 +18,6 @@ from jaxdml.losses import reducers
 from jaxdml.losses._rows import hoist, partition, zeros
 from jaxdml.types import Array, PyTree
 
-__all__ = [
-  "Blocks", "Sizes", "by_platform", "default_sizes", "map_blocks", "map_values",
-  "reduce_blocks", "split", "sum_blocks",
-]  # fmt: skip
-
 # Distances held at a time: what a CPU's cache holds several times, or keeps an accelerator busy.
 CPU_ELEMENTS, _ACCELERATOR_ELEMENTS = 2**20, 2**26
 # On a CPU, anchors that make a matrix product worth while; the more references, whose gradient each
@@ -40,12 +35,8 @@ class Sizes(NamedTuple):
 def default_sizes(n: int, elements_per_anchor: int) -> Sizes:
   """Anchors at a time, so that their distances fit a CPU's cache or a part of a GPU's memory.
 
-  Args:
-    n: anchors in all.
-    elements_per_anchor: distances that one anchor needs after mining (m, or m times its rows).
-
-  Returns:
-    n itself while everything fits.
+  An anchor needs `elements_per_anchor` distances after mining: m, or m times its rows. n itself
+  while everything fits.
   """
   rows = min(max(_CPU_ROWS, elements_per_anchor // _COLUMNS_PER_ROW), _CPU_MOST_ROWS)
   least = min(rows, 16 * CPU_ELEMENTS // elements_per_anchor)
@@ -142,14 +133,9 @@ def sum_blocks(
   """Sums fn(block, shared) -> (scalar, aux) over the blocks.
 
   When it is differentiated, each block's gradient is taken while the block is at hand and only
-  scaled later, so nothing is stored and nothing computed twice. That is right because the sum's
-  gradient is one number times the gradients of the blocks. The aux are summed too, without
-  gradient. Reverse mode only.
-
-  Args:
-    fn: may close over traced arrays; floats among them get their gradients as well.
-    blocks: the rows.
-    shared: pytree that every block reads.
+  scaled later: the sum's gradient is one number times the gradients of the blocks. The aux are
+  summed too, without gradient. Reverse mode only. `fn` may close over traced arrays; floats among
+  them get their gradients as well.
   """
   first = lambda rows, size: jax.tree.map(lambda x: x[0], blocks.cut(rows, size))
   calls, captured = {}, {}
@@ -225,13 +211,7 @@ def reduce_blocks(
 ) -> Array:
   """The reduced loss through memory once; twice where several terms have denominators.
 
-  Args:
-    sums: (block, shared) -> `reduce_fn.sums` of the block's rows.
-    reduce_fn: finishes the sums.
-    blocks: the rows.
-    shared: what every block reads.
-    axis_name: the mapped axis.
-    poison: added to the numerator.
+  `sums` gives `reduce_fn.sums` of a block's rows; `poison` is added to the numerator.
   """
   first = lambda rows: jax.tree.map(lambda a: a[0], blocks.cut(rows, blocks.sizes.cpu))
   numerator, denominator = jax.eval_shape(lambda rows: sums(first(rows), shared), blocks.rows)

@@ -8,6 +8,7 @@ holds them too.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +18,8 @@ from jaxdml.losses import reducers
 from jaxdml.losses._engine import from_rows
 from jaxdml.losses._numerics import log_sum_exp, softplus
 from jaxdml.losses._record import Parameter
-from jaxdml.losses._rows import Inputs, RowFn
-from jaxdml.types import Array, DistanceFn, MiningFn, Pairs, PyTree, ReduceFn, Refs, Rows
-
-__all__ = [
-  "PROXIES", "check_examples", "class_vectors", "cross_entropy_rows", "from_classes",
-  "out_of_range",
-]  # fmt: skip
+from jaxdml.losses._rows import Inputs, RowFn, row_sum
+from jaxdml.types import Array, DistanceFn, Pairs, PyTree, ReduceFn, Refs, Rows
 
 
 def class_vectors(key: Array, *shape: int) -> Array:
@@ -37,13 +33,21 @@ def class_vectors(key: Array, *shape: int) -> Array:
   return jax.random.normal(key, shape, jnp.float32) / jnp.sqrt(jnp.float32(shape[-1]))
 
 
-def _init_proxies(key: Array, num_classes: int, dim: int) -> dict[str, Array]:
-  """Makes params: {"proxies": [num_classes, dim]}, one vector a class."""
-  return {"proxies": class_vectors(key, num_classes, dim)}
-
-
-PROXIES = Parameter("proxies", ("num_classes", "dim"), _init_proxies)
+PROXIES = Parameter(
+  "proxies",
+  ("num_classes", "dim"),
+  lambda key, num_classes, dim: {"proxies": class_vectors(key, num_classes, dim)},
+)
 """One vector a class."""
+
+
+def centers(option: str, count: int) -> Parameter:
+  """Several vectors a class: their number is an option of `losses.init`, `count` by default."""
+
+  def init(key: Array, num_classes: int, dim: int, **options: int) -> dict[str, Array]:
+    return {"centers": class_vectors(key, num_classes, options.get(option, count), dim)}
+
+  return Parameter("centers", ("num_classes", option, "dim"), init, (option,))
 
 
 def _read(parameter: Parameter, params: PyTree, dim: int) -> Array:
@@ -67,14 +71,13 @@ def _read(parameter: Parameter, params: PyTree, dim: int) -> Array:
 
 
 def check_examples(
-  embeddings: Array,
-  labels: Array,
-  where: Array | None,
-  weights: Array | None,
-  params: PyTree,
-  parameter: Parameter,
+  embeddings: Any, labels: Any, params: PyTree, parameter: Parameter, shared: dict[str, Any]
 ) -> tuple[Array, Array, Array | None, Array | None, Array]:
-  """Returns the arguments as arrays, refused if they do not fit, and the vectors in `params`."""
+  """Returns (embeddings, labels, where, weights, vectors in `params`), refused if they do not fit.
+
+  The two in the middle are taken out of `shared`.
+  """
+  where, weights = shared.pop("where", None), shared.pop("weights", None)
   embeddings, labels, _, _, where, weights = check_arrays(
     embeddings, labels, None, None, where, weights
   )
@@ -107,6 +110,12 @@ def cross_entropy_rows(logits: Array, target: Array, positive: Array, negative: 
   return Rows(total=value, elements=elements, active=elements)
 
 
+def softmax_rows(logits: Array, pairs: Pairs) -> Rows:
+  """`cross_entropy_rows` whose target is the positive's logit as it is."""
+  target = row_sum(logits, pairs.positive)
+  return cross_entropy_rows(logits, target, pairs.positive, pairs.negative)
+
+
 def _flat(vectors: Array) -> tuple[Array, Array]:
   """The class vectors one below the other, [m, dim], and the class of each, [m].
 
@@ -129,11 +138,8 @@ def _by_class(row_fn: RowFn, vectors: Array, where: Array | None) -> RowFn:
     if where is not None:
       bad = bad & where[pairs.anchor]
     split = lambda a: a.reshape(-1, *shape)
-    pairs = pairs._replace(
-      distances=split(pairs.distances),
-      positive=split(pairs.positive),
-      negative=split(pairs.negative),
-    )
+    distances, positive, negative = map(split, (pairs.distances, pairs.positive, pairs.negative))
+    pairs = pairs._replace(distances=distances, positive=positive, negative=negative)
     result = row_fn(pairs, inputs)
     poison = jnp.where(bad, jnp.nan, 0.0).astype(result.total.dtype)
     return result._replace(total=result.total + poison)
@@ -151,12 +157,7 @@ def from_classes(
   reduce_fn: ReduceFn,
   *,
   penalty_fn: Callable[[Array], Array] | None = None,
-  where: Array | None = None,
-  weights: Array | None = None,
-  mining_fn: MiningFn | None = None,
-  key: Array | None = None,
-  block_size: int | None = None,
-  axis_name: str | None = None,
+  **shared: Any,
 ) -> Array:
   """Returns the loss of anchors against class vectors; a label that indexes none makes it NaN.
 
@@ -169,29 +170,13 @@ def from_classes(
     params: {parameter.name: vectors}.
     penalty_fn: vectors -> scalar that is added once to the reduced loss.
   """
-  embeddings, labels, where, weights, vectors = check_examples(
-    embeddings, labels, where, weights, params, parameter
-  )
-  ids = None
+  x, labels, where, weights, vectors = check_examples(embeddings, labels, params, parameter, shared)
+  ids, axis_name = None, shared.get("axis_name")
   if axis_name is not None:  # a random miner draws by slot of the global batch
-    n = embeddings.shape[0]
-    ids = jax.lax.axis_index(axis_name) * n + jnp.arange(n, dtype=jnp.int32)
-  value = from_rows(
-    _by_class(row_fn, vectors, where),
-    embeddings,
-    labels,
-    refs=Refs(*_flat(vectors)),
-    ids=ids,
-    where=where,
-    weights=weights,
-    distance_fn=distance_fn,
-    mining_fn=mining_fn,
-    key=key,
-    reduce_fn=reduce_fn,
-    block_size=block_size,
-    axis_name=axis_name,
-    whole_rows=True,
-  )
+    ids = jax.lax.axis_index(axis_name) * len(x) + jnp.arange(len(x), dtype=jnp.int32)
+  row_fn, refs = _by_class(row_fn, vectors, where), Refs(*_flat(vectors))
+  own = {"refs": refs, "ids": ids, "where": where, "weights": weights, "whole_rows": True}
+  value = from_rows(row_fn, x, labels, distance_fn, reduce_fn, **own, **shared)
   if penalty_fn is None:
     return value
   # Added once to each scalar; rows that are not reduced have no place for it.

@@ -25,8 +25,6 @@ from jaxdml.losses._rows import Inputs, RowFn, TwoPass, masked_pairs, mine
 from jaxdml.mining._miner import Miner
 from jaxdml.types import Array, DistanceFn, MiningFn, Pairs, PyTree, ReduceFn, Refs, Rows
 
-__all__ = ["from_rows", "sum_sorted"]
-
 # Partners of an anchor, in all, up to which each anchor gets a copy of its own: as many copies of
 # the embeddings instead of a second matrix product.
 _MOST_COPIES = 8
@@ -51,7 +49,7 @@ def from_rows(
 ) -> Array:
   """Returns the loss whose rows `row_fn` sums; what every loss ends in, also one of your own.
 
-  All arguments but the first and the last are those of every loss (docs/conventions.md).
+  The other arguments are those of every loss (docs/conventions.md).
 
   Args:
     row_fn: (pairs, inputs) -> Rows of a block of anchors, or a `TwoPass`.
@@ -146,10 +144,8 @@ def _pairs(call: _Call, block: _Block, shared: _Shared) -> Pairs:
     distances = distance_fn.combine(products, *as_grid(x_terms, y_terms))
   else:
     distances = distance_fn(block.prepared, shared.prepared)
-  pairs = masked_pairs(
-    distances, block.labels, refs, block.ids, block.where, block.keys, block.index
-  )
-  return mine(pairs, call.mining_fn)
+  of_anchors = (block.ids, block.where, block.keys, block.index)
+  return mine(masked_pairs(distances, block.labels, refs, *of_anchors), call.mining_fn)
 
 
 def _rows(call: _Call, row_fn: RowFn, block: _Block, shared: _Shared) -> Rows:
@@ -206,11 +202,9 @@ def _few_partners(call: _Call) -> bool:
   miner = call.mining_fn
   if not isinstance(miner, Miner) or miner.positives is None or miner.negatives is None:
     return False
-  m = call.shared.inputs.refs.labels.shape[-1]
-  most = min(_MOST_COPIES, m // 4)
-  return (
-    miner.rows == 1 and call.block.private is None and miner.positives + miner.negatives <= most
-  )
+  most = min(_MOST_COPIES, call.shared.inputs.refs.labels.shape[-1] // 4)
+  few = miner.positives + miner.negatives <= most
+  return few and miner.rows == 1 and call.block.private is None
 
 
 def _chosen(call: _Call, sizes: Sizes) -> Refs:
@@ -225,16 +219,15 @@ def _chosen(call: _Call, sizes: Sizes) -> Refs:
   without = lambda part: part._replace(prepared=jax.lax.stop_gradient(part.prepared))
   shared = without(call.shared)
 
+  def kept(columns: Array, mask: Array) -> Array:
+    # A miner behind the one that named a column may have dropped it since.
+    there = jnp.take_along_axis(mask, jnp.minimum(columns, m - 1), axis=1)
+    return jnp.where((columns < m) & there, columns, m)
+
   def columns_of(block: _Block) -> Array:
     pairs = _pairs(call, block, shared)
-    # A miner behind the one that named a column may have dropped it since.
-    kept = lambda columns, mask: jnp.where(
-      (columns < m) & jnp.take_along_axis(mask, jnp.minimum(columns, m - 1), axis=1), columns, m
-    )
-    return jnp.concatenate(
-      [kept(pairs.positive_columns, pairs.positive), kept(pairs.negative_columns, pairs.negative)],
-      axis=1,
-    )
+    positives = kept(pairs.positive_columns, pairs.positive)
+    return jnp.concatenate([positives, kept(pairs.negative_columns, pairs.negative)], axis=1)
 
   def columns_in_blocks(size, block):
     cut, _ = _blocks.split(block, n, size)
@@ -305,14 +298,7 @@ def _with_stats(call: _Call, loss: TwoPass, sizes: Sizes, axis_name: str | None)
   return call._replace(shared=shared)
 
 
-def _reduce(
-  call: _Call,
-  row_fn: RowFn,
-  reduce_fn: ReduceFn,
-  sizes: Sizes,
-  axis_name: str | None,
-  poison: Array,
-) -> Array:
+def _reduce(call: _Call, row_fn: RowFn, reduce_fn, sizes: Sizes, axis_name, poison) -> Array:
   """Rows of all anchors, reduced; in blocks where that is asked for."""
   n = call.block.labels.shape[0]
   if min(sizes) >= n:

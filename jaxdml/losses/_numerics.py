@@ -15,8 +15,6 @@ from jaxdml.distances import Distance, safe_sqrt
 from jaxdml.losses._rows import row_sum
 from jaxdml.types import Array, DistanceFn
 
-__all__ = ["exponents_fit", "log1p_sum_exp", "log_sum_exp", "log_sum_exp_pair", "sine", "softplus"]
-
 
 def _top(x: Array, mask: Array) -> Array:
   return jax.lax.stop_gradient(jnp.max(jnp.where(mask, x, -jnp.inf), axis=1, initial=-jnp.inf))
@@ -111,10 +109,8 @@ def log_sum_exp_pair(
   powers = jnp.exp(kept)
   totals = [row_sum(powers, positive), row_sum(powers, ~positive)]
   if add_one:
-    return tuple(
-      jnp.log1p(total) if exact else _log1p(total, top)
-      for total, top, exact in zip(totals, tops, bounded, strict=True)
-    )
+    log1p = lambda total, top, exact: jnp.log1p(total) if exact else _log1p(total, top)
+    return tuple(log1p(*args) for args in zip(totals, tops, bounded, strict=True))
   empty = [total == 0 if none is None else none for total, none in zip(totals, empty, strict=True)]
   log = lambda total, top, e: jnp.where(e, 0.0, jnp.log(jnp.where(e, 1.0, total)) + top)
   return tuple(log(*args) for args in zip(totals, tops, empty, strict=True))

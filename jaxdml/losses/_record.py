@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 from jaxdml.types import Array, DistanceFn, ReduceFn
 
-__all__ = ["Loss", "Parameter"]
-
 
 class Parameter(NamedTuple):
   """The array that a loss learns, params[name], and the way to make it.

@@ -13,13 +13,7 @@ from jaxdml.distances import private_distances
 from jaxdml.mining._miner import Miner
 from jaxdml.types import Array, DistanceFn, MiningFn, Pairs, PyTree, Refs, Rows
 
-__all__ = [
-  "Inputs", "RowFn", "TwoPass", "element_rows", "hoist", "make_pairs", "masked_pairs", "mine",
-  "partition", "row_count", "row_sum", "sum_over_positives", "zeros",
-]  # fmt: skip
-
-# Columns up to which a sum over positives is written out.
-_FEW_COLUMNS = 8
+_FEW_COLUMNS = 8  # up to which a sum over positives is written out
 
 
 class Inputs(NamedTuple):
@@ -72,11 +66,8 @@ def row_count(mask: Array, dtype) -> Array:
 def element_rows(values: Array, mask: Array) -> Rows:
   """Rows of masked elements: values [r, m] where mask; active means above zero."""
   values = jnp.where(mask, values, 0.0)
-  return Rows(
-    total=jnp.sum(values, axis=1),
-    elements=jnp.sum(mask, axis=1, dtype=values.dtype),
-    active=jnp.sum(values > 0, axis=1, dtype=values.dtype),
-  )
+  count = lambda mask: row_count(mask, values.dtype)
+  return Rows(total=jnp.sum(values, axis=1), elements=count(mask), active=count(values > 0))
 
 
 def make_pairs(
@@ -97,7 +88,7 @@ def make_pairs(
     labels: [n].
     refs: shared [m, d] or private [n, m, d] references.
     distance_fn: applied to anchors and references.
-    ids: [n], needed when `refs.ids` is there: equal ids are never a pair.
+    ids: [n], needed when `refs.ids` is there.
     where: [n] bool, the anchor exists.
     keys: [n] PRNG keys for random miners.
     anchor: [n] the anchors' indices; 0..n-1 by default.
@@ -114,8 +105,7 @@ def make_pairs(
 def masked_pairs(distances, labels, refs: Refs, ids, where, keys, anchor) -> Pairs:
   """Pairs with the masks that labels, ids and slots give."""
   shape = (labels.shape[0], refs.labels.shape[-1])
-  if getattr(distances, "shape", None) != shape:
-    came = getattr(distances, "shape", type(distances).__name__)
+  if (came := getattr(distances, "shape", type(distances).__name__)) != shape:
     raise ValueError(
       f"distance_fn must return {list(shape)} for x [{shape[0]}, d] and y [{shape[1]}, d]; "
       f"got {came}"
@@ -123,13 +113,13 @@ def masked_pairs(distances, labels, refs: Refs, ids, where, keys, anchor) -> Pai
   # Fields of shared references are [m], of private ones [n, m]: both compare with [n, 1].
   positive = labels[:, None] == refs.labels
   negative = ~positive
-  if where is not None:
-    positive, negative = positive & where[:, None], negative & where[:, None]
-  if refs.where is not None:
-    positive, negative = positive & refs.where, negative & refs.where
-  if refs.ids is not None:
-    others = ids[:, None] != refs.ids
-    positive, negative = positive & others, negative & others
+  for there in (
+    None if where is None else where[:, None],
+    refs.where,
+    None if refs.ids is None else ids[:, None] != refs.ids,
+  ):
+    if there is not None:
+      positive, negative = positive & there, negative & there
   return Pairs(distances, positive, negative, anchor, keys)
 
 

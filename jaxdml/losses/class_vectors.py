@@ -15,9 +15,15 @@ import numpy as np
 
 from jaxdml import distances
 from jaxdml.losses import reducers
-from jaxdml.losses._class_rows import PROXIES, class_vectors, cross_entropy_rows, from_classes
+from jaxdml.losses._class_rows import (
+  PROXIES,
+  centers,
+  cross_entropy_rows,
+  from_classes,
+  softmax_rows,
+)
 from jaxdml.losses._numerics import sine
-from jaxdml.losses._record import Loss, Parameter
+from jaxdml.losses._record import Loss
 from jaxdml.losses._rows import row_sum
 from jaxdml.types import Array, DistanceFn, PyTree, ReduceFn, Rows, Shared
 
@@ -27,16 +33,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def _init_sub_centers(
-  key: Array, num_classes: int, dim: int, sub_centers: int = 3
-) -> dict[str, Array]:
-  """Makes params: {"centers": [num_classes, sub_centers, dim]}."""
-  return {"centers": class_vectors(key, num_classes, sub_centers, dim)}
-
-
-_SUB_CENTERS = Parameter(
-  "centers", ("num_classes", "sub_centers", "dim"), _init_sub_centers, ("sub_centers",)
-)
+_SUB_CENTERS = centers("sub_centers", 3)
 
 
 def normalized_softmax_loss(
@@ -58,12 +55,7 @@ def normalized_softmax_loss(
   >>> print(f"{normalized_softmax_loss(x, y, params=params, temperature=0.5):.4f}")
   0.1269
   """
-
-  def row_fn(pairs, inputs):
-    logits = (1.0 - pairs.distances) / temperature
-    target = row_sum(logits, pairs.positive)
-    return cross_entropy_rows(logits, target, pairs.positive, pairs.negative)
-
+  row_fn = lambda pairs, inputs: softmax_rows((1.0 - pairs.distances) / temperature, pairs)
   return from_classes(row_fn, PROXIES, embeddings, labels, params, distance_fn, reduce_fn, **shared)
 
 
@@ -94,12 +86,9 @@ def cosface_loss(
 def _add_angle(cosine: Array, margin: Array | float) -> Array:
   """cos(theta + margin) from cos(theta); on past theta + margin = pi it goes on falling."""
   margin = jnp.asarray(margin, cosine.dtype)
-  beyond = cosine < -jnp.cos(margin)
-  return jnp.where(
-    beyond,
-    cosine - margin * jnp.sin(margin),
-    cosine * jnp.cos(margin) - sine(cosine) * jnp.sin(margin),
-  )
+  beyond = cosine - margin * jnp.sin(margin)
+  within = cosine * jnp.cos(margin) - sine(cosine) * jnp.sin(margin)
+  return jnp.where(cosine < -jnp.cos(margin), beyond, within)
 
 
 def _arcface_rows(cosine, positive, negative, margin, scale) -> Rows:
@@ -129,10 +118,9 @@ def arcface_loss(
   >>> print(f"{arcface_loss(x, y, params=params, margin=jnp.pi / 2):.4f}")
   0.6931
   """
-
-  def row_fn(pairs, inputs):
-    return _arcface_rows(1.0 - pairs.distances, pairs.positive, pairs.negative, margin, scale)
-
+  row_fn = lambda pairs, inputs: _arcface_rows(
+    1.0 - pairs.distances, pairs.positive, pairs.negative, margin, scale
+  )
   return from_classes(row_fn, PROXIES, embeddings, labels, params, distance_fn, reduce_fn, **shared)
 
 
@@ -174,10 +162,9 @@ def _multiply_angle(cosine: Array, times: int) -> Array:
   before, polynomial = jnp.ones_like(inside), inside  # Chebyshev: T_k(cos t) = cos(k t)
   for _ in range(times - 1):
     before, polynomial = polynomial, 2.0 * inside * polynomial - before
-  k = sum(
-    ((inside <= math.cos(j * math.pi / times)).astype(cosine.dtype) for j in range(1, times)),
-    start=jnp.zeros_like(cosine),
-  )
+  k = jnp.zeros_like(cosine)
+  for j in range(1, times):
+    k = k + (inside <= math.cos(j * math.pi / times))
   sign = 1.0 - 2.0 * jnp.mod(k, 2.0)
   return sign * polynomial - 2.0 * k + (cosine - inside)
 

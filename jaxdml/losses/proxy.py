@@ -12,15 +12,16 @@ from jaxdml import distances
 from jaxdml.losses import reducers
 from jaxdml.losses._class_rows import (
   PROXIES,
+  centers,
   check_examples,
-  class_vectors,
   cross_entropy_rows,
   from_classes,
   out_of_range,
+  softmax_rows,
 )
 from jaxdml.losses._engine import from_rows
 from jaxdml.losses._numerics import log_sum_exp, log_sum_exp_pair
-from jaxdml.losses._record import Loss, Parameter
+from jaxdml.losses._record import Loss
 from jaxdml.losses._rows import row_sum
 from jaxdml.types import Array, DistanceFn, PyTree, ReduceFn, Refs, Rows, Shared
 
@@ -78,25 +79,11 @@ def proxy_nca_pp_loss(
   >>> print(f"{proxy_nca_pp_loss(x, y, params=params, temperature=1.0):.4f}")
   0.2395
   """
-
-  def row_fn(pairs, inputs):
-    logits = -pairs.distances / temperature
-    target = row_sum(logits, pairs.positive)
-    return cross_entropy_rows(logits, target, pairs.positive, pairs.negative)
-
+  row_fn = lambda pairs, inputs: softmax_rows(-pairs.distances / temperature, pairs)
   return from_classes(row_fn, PROXIES, embeddings, labels, params, distance_fn, reduce_fn, **shared)
 
 
-def _init_centers(
-  key: Array, num_classes: int, dim: int, centers_per_class: int = 10
-) -> dict[str, Array]:
-  """Makes params: {"centers": [num_classes, centers_per_class, dim]}."""
-  return {"centers": class_vectors(key, num_classes, centers_per_class, dim)}
-
-
-_CENTERS = Parameter(
-  "centers", ("num_classes", "centers_per_class", "dim"), _init_centers, ("centers_per_class",)
-)
+_CENTERS = centers("centers_per_class", 10)
 
 
 def _spread(centers: Array) -> Array:
@@ -148,17 +135,9 @@ def soft_triple_loss(
     target = row_sum(logits, positive) - la * margin
     return cross_entropy_rows(logits, target, positive, negative)
 
-  return from_classes(
-    row_fn,
-    _CENTERS,
-    embeddings,
-    labels,
-    params,
-    distance_fn,
-    reduce_fn,
-    penalty_fn=lambda centers: tau * _spread(centers),
-    **shared,
-  )
+  penalty_fn = lambda centers: tau * _spread(centers)
+  arguments = (row_fn, _CENTERS, embeddings, labels, params, distance_fn, reduce_fn)
+  return from_classes(*arguments, penalty_fn=penalty_fn, **shared)
 
 
 def proxy_anchor_loss(
@@ -179,29 +158,18 @@ def proxy_anchor_loss(
   gathers the examples itself and each device takes its share of the proxies.
 
   Args:
-    embeddings: [n, d].
-    labels: [n] int, indexing the proxies.
-    params: {"proxies": [num_classes, d]}, from
-      `losses.init("proxy_anchor", key, num_classes, d)`.
     margin: delta, in units of the similarity.
     alpha: scale of the exponents.
-    distance_fn: of proxies to embeddings.
-    reduce_fn: over the proxies.
-    **shared: as everywhere, but `weights` must be at least 0 (a negative one makes the loss NaN),
-      `mining_fn` says which examples of a proxy count, and `block_size` is proxies at a time.
-    **shared: and errors: docs/conventions.md.
+    **shared: and errors: docs/conventions.md; but `weights` must be at least 0 (a negative one
+      makes the loss NaN).
 
   >>> params = {"proxies": jnp.eye(2)}
   >>> x, y = jnp.array([[3.0, 0.0]]), jnp.array([0])  # log(1 + exp(-(1 - 0))) + log(1 + exp(0)) / 2
   >>> print(f"{proxy_anchor_loss(x, y, params=params, margin=0.0, alpha=1.0):.4f}")
   0.6598
   """
-  where, weights = shared.pop("where", None), shared.pop("weights", None)
-  axis_name = shared.get("axis_name")
-  x, y, where, weights, proxies = check_examples(
-    embeddings, labels, where, weights, params, PROXIES
-  )
-  num_classes = proxies.shape[0]
+  x, y, where, weights, proxies = check_examples(embeddings, labels, params, PROXIES, shared)
+  axis_name, num_classes = shared.get("axis_name"), proxies.shape[0]
   classes = jnp.arange(num_classes, dtype=jnp.int32)
   real = None
   if axis_name is not None:
@@ -240,20 +208,15 @@ def proxy_anchor_loss(
       active=jnp.stack([pull > 0, push > 0], axis=1).astype(dtype),
     )
 
-  return from_rows(
-    row_fn,
-    proxies,
-    classes,
-    refs=Refs(x, y, where),
-    ids=classes,  # a random miner draws by class, on however many devices
-    where=real,
+  own = {
+    "refs": Refs(x, y, where),
+    "ids": classes,  # a random miner draws by class, on however many devices
+    "where": real,
     # Padding is no proxy without examples: it may not count in 1 / |P|.
-    weights=None if real is None else real.astype(jnp.promote_types(proxies.dtype, jnp.float32)),
-    distance_fn=distance_fn,
-    reduce_fn=reduce_fn,
-    whole_rows=weights is not None,  # the examples' weights are told apart by their column
-    **shared,
-  )
+    "weights": None if real is None else real.astype(jnp.promote_types(proxies.dtype, "float32")),
+    "whole_rows": weights is not None,  # the examples' weights are told apart by their column
+  }
+  return from_rows(row_fn, proxies, classes, distance_fn, reduce_fn, **own, **shared)
 
 
 RECORDS = (

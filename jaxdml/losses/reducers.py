@@ -33,8 +33,7 @@ class Linear:
   """
 
   def __init__(self, name: str, shares: Callable[[Rows, Array], tuple[Array, Array | None]]):
-    self.name = name
-    self.shares = shares
+    self.name, self.shares = name, shares
 
   def __repr__(self) -> str:
     return f"reducers.{self.name}"
@@ -121,12 +120,9 @@ def none(rows: Rows, weights: Array, /, *, axis_name: str | None = None) -> Arra
   return weights * jnp.sum(rows.total, axis=1)
 
 
-REDUCERS = {
-  "mean": mean,
-  "mean_elements": mean_elements,
-  "mean_nonzero": mean_nonzero,
+REDUCERS: dict[str, ReduceFn] = {
+  **{reducer.name: reducer for reducer in (mean, mean_elements, mean_nonzero, sum)},
   "none": none,
-  "sum": sum,
 }
 """Name -> reducer, for `create`."""
 

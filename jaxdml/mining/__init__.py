@@ -2,68 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
+from jaxdml.mining import compose, negatives, positives
 from jaxdml.mining._miner import Miner, keep
-from jaxdml.mining.compose import chain, expand_positives, multi_similarity_filter, switch
-from jaxdml.mining.negatives import (
-  all_negatives,
-  distance_weighted_negative,
-  hardest_negative,
-  hardest_negatives,
-  random_negative,
-  semihard_negative,
-)
-from jaxdml.mining.positives import (
-  all_positives,
-  hardest_positive,
-  nearest_positive,
-  nearest_positives,
-  random_positive,
-)
-from jaxdml.types import MiningFn
-
-
-class Maker(NamedTuple):
-  """A function that makes a miner of options, as `MINERS` lists it.
-
-  Attributes:
-    make: (**options) -> MiningFn.
-    options: their names.
-    needed: those of them that have no default.
-  """
-
-  make: Callable[..., MiningFn]
-  options: tuple[str, ...]
-  needed: tuple[str, ...] = ()
-
+from jaxdml.mining.compose import *  # noqa: F403
+from jaxdml.mining.negatives import *  # noqa: F403
+from jaxdml.mining.positives import *  # noqa: F403
+from jaxdml.types import Maker, MiningFn
 
 MINERS: dict[str, MiningFn | Maker] = {
-  "all_positives": all_positives,
-  "nearest_positive": nearest_positive,
-  "nearest_positives": Maker(nearest_positives, ("k",), ("k",)),
-  "hardest_positive": hardest_positive,
-  "random_positive": random_positive,
-  "all_negatives": all_negatives,
-  "hardest_negative": hardest_negative,
-  "hardest_negatives": Maker(hardest_negatives, ("k",), ("k",)),
-  "semihard_negative": semihard_negative,
-  "random_negative": random_negative,
+  "all_positives": positives.all_positives,
+  "nearest_positive": positives.nearest_positive,
+  "nearest_positives": Maker(positives.nearest_positives, ("k",), ("k",)),
+  "hardest_positive": positives.hardest_positive,
+  "random_positive": positives.random_positive,
+  "all_negatives": negatives.all_negatives,
+  "hardest_negative": negatives.hardest_negative,
+  "hardest_negatives": Maker(negatives.hardest_negatives, ("k",), ("k",)),
+  "semihard_negative": negatives.semihard_negative,
+  "random_negative": negatives.random_negative,
   "distance_weighted_negative": Maker(
-    distance_weighted_negative, ("dim", "cutoff", "max_distance"), ("dim",)
+    negatives.distance_weighted_negative, ("dim", "cutoff", "max_distance"), ("dim",)
   ),
-  "multi_similarity_filter": Maker(multi_similarity_filter, ("epsilon",)),
-  "expand_positives": Maker(expand_positives, ("max_positives",)),
+  "multi_similarity_filter": Maker(compose.multi_similarity_filter, ("epsilon",)),
+  "expand_positives": Maker(compose.expand_positives, ("max_positives",)),
 }
 """Name -> miner, or its `Maker`, for `create` and configs; miners of one's own may be added."""
 
-__all__ = [
-  "MINERS", "Maker", "Miner", "all_negatives", "all_positives", "chain", "create",
-  "distance_weighted_negative", "expand_positives", "hardest_negative", "hardest_negatives",
-  "hardest_positive", "keep", "multi_similarity_filter", "nearest_positive",
-  "nearest_positives", "random_negative", "random_positive", "semihard_negative", "switch",
-]  # fmt: skip
+__all__ = ["MINERS", "Maker", "Miner", "create", "keep"]
+__all__ += compose.__all__
+__all__ += negatives.__all__
+__all__ += positives.__all__
 
 
 def __dir__() -> list[str]:
@@ -99,4 +69,4 @@ def create(names: str, **options: Any) -> Miner:
     fns.append(entry.make(**own))
   if unknown := sorted(set(options) - taken):
     raise ValueError(f"none of the miners in {names!r} takes the options {unknown}")
-  return chain(*fns)
+  return compose.chain(*fns)

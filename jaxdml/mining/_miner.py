@@ -10,18 +10,6 @@ import jax.numpy as jnp
 
 from jaxdml.types import Array, MiningFn, Pairs
 
-__all__ = [
-  "Miner",
-  "chain",
-  "check_k",
-  "first_max",
-  "first_min",
-  "keep",
-  "miner",
-  "row_keys",
-  "smallest",
-]
-
 
 class Miner:
   """A miner that states what it leaves, so that losses can plan before they trace it.
@@ -45,8 +33,8 @@ class Miner:
     rows: int | None = 1,
     doc: str | None = None,
   ):
-    self.steps, self.name = steps, name
-    self.positives, self.negatives, self.rows = positives, negatives, rows
+    self.steps, self.name, self.rows = steps, name, rows
+    self.positives, self.negatives = positives, negatives
     self.__doc__ = doc  # so that help(mining.nearest_positive) shows the rule
 
   def __repr__(self) -> str:
@@ -160,11 +148,8 @@ def _stretch(m: int) -> int | None:
   return best
 
 
-def smallest(values: Array, mask: Array, k: int) -> Array:
-  """Columns [r, k] of the k smallest masked values; m where there are fewer.
-
-  Ties go to the lowest columns.
-  """
+def k_min(values: Array, mask: Array, k: int) -> Array:
+  """Columns [r, k] of the k smallest masked values, the lowest on ties; m where there are fewer."""
   m = values.shape[1]
   _, columns = jax.lax.top_k(jnp.where(mask, -values, -jnp.inf), min(k, m))
   return jnp.where(jnp.take_along_axis(mask, columns, axis=1), columns, m)
@@ -176,8 +161,8 @@ def check_k(k: int) -> None:
     raise ValueError(f"k must be at least 1; got {k}")
 
 
-def row_keys(pairs: Pairs, name: str) -> Array:
-  """Keys [r] for the miner called `name`, so that two miners in a chain draw independently.
+def draws(pairs: Pairs, name: str, distribution: Callable[..., Array]) -> Array:
+  """[r, m] draws for the miner called `name`, independent of those of another miner in a chain.
 
   Raises:
     ValueError: if the loss was called without `key`.
@@ -185,4 +170,5 @@ def row_keys(pairs: Pairs, name: str) -> Array:
   if pairs.keys is None:
     raise ValueError(f"mining with {name} is random: pass key=jax.random.key(...) to the loss")
   salt = zlib.crc32(name.encode()) & 0x7FFFFFFF
-  return jax.vmap(lambda k: jax.random.fold_in(k, salt))(pairs.keys)
+  of_row = lambda k: distribution(jax.random.fold_in(k, salt), pairs.distances.shape[1:])
+  return jax.vmap(of_row)(pairs.keys)

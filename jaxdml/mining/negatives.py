@@ -5,16 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxdml.mining._miner import (
-  Miner,
-  check_k,
-  first_max,
-  first_min,
-  keep,
-  miner,
-  row_keys,
-  smallest,
-)
+from jaxdml.mining._miner import Miner, check_k, draws, first_max, first_min, k_min, keep, miner
 from jaxdml.types import Pairs
 
 __all__ = [
@@ -45,15 +36,14 @@ def hardest_negatives(*, k: int) -> Miner:
     ValueError: for a k below 1.
   """
   check_k(k)
-  mine = lambda pairs: keep(pairs, negatives=smallest(pairs.distances, pairs.negative, k))
+  mine = lambda pairs: keep(pairs, negatives=k_min(pairs.distances, pairs.negative, k))
   return Miner(mine, name=f"hardest_negatives(k={k})", negatives=k)
 
 
 @miner(negatives=1)
 def random_negative(pairs: Pairs, /) -> Pairs:
   """Keeps one negative of each row, uniformly at random. Needs the loss's `key`."""
-  keys = row_keys(pairs, "random_negative")
-  score = jax.vmap(lambda k: jax.random.uniform(k, pairs.distances.shape[1:]))(keys)
+  score = draws(pairs, "random_negative", jax.random.uniform)
   return keep(pairs, negatives=first_max(score, pairs.negative))
 
 
@@ -101,14 +91,13 @@ def distance_weighted_negative(
     )
 
   def mine(pairs: Pairs, /) -> Pairs:
-    keys = row_keys(pairs, "distance_weighted_negative")
+    noise = draws(pairs, "distance_weighted_negative", jax.random.gumbel)
     d = jnp.clip(pairs.distances, cutoff, max_distance)
     log_q = (dim - 2.0) * jnp.log(d) + 0.5 * (dim - 3.0) * jnp.log1p(-0.25 * d * d)
     near = pairs.negative & (pairs.distances < max_distance)
     has_near = jnp.any(near, axis=1, keepdims=True)
     candidates = jnp.where(has_near, near, pairs.negative)
     logits = jnp.where(has_near, -log_q, 0.0)
-    noise = jax.vmap(lambda k: jax.random.gumbel(k, pairs.distances.shape[1:]))(keys)
     return keep(pairs, negatives=first_max(logits + noise, candidates))
 
   return Miner(mine, name=f"distance_weighted_negative(dim={dim})", negatives=1)

@@ -13,16 +13,7 @@ from __future__ import annotations
 
 import jax
 
-from jaxdml.mining._miner import (
-  Miner,
-  check_k,
-  first_max,
-  first_min,
-  keep,
-  miner,
-  row_keys,
-  smallest,
-)
+from jaxdml.mining._miner import Miner, check_k, draws, first_max, first_min, k_min, keep, miner
 from jaxdml.types import Pairs
 
 __all__ = [
@@ -59,7 +50,7 @@ def nearest_positives(*, k: int) -> Miner:
   [[False  True  True False]]
   """
   check_k(k)
-  mine = lambda pairs: keep(pairs, positives=smallest(pairs.distances, pairs.positive, k))
+  mine = lambda pairs: keep(pairs, positives=k_min(pairs.distances, pairs.positive, k))
   return Miner(mine, name=f"nearest_positives(k={k})", positives=k)
 
 
@@ -72,6 +63,5 @@ def hardest_positive(pairs: Pairs, /) -> Pairs:
 @miner(positives=1)
 def random_positive(pairs: Pairs, /) -> Pairs:
   """Keeps one positive of each row, uniformly at random. Needs the loss's `key`."""
-  keys = row_keys(pairs, "random_positive")
-  score = jax.vmap(lambda k: jax.random.uniform(k, pairs.distances.shape[1:]))(keys)
+  score = draws(pairs, "random_positive", jax.random.uniform)
   return keep(pairs, positives=first_max(score, pairs.positive))

@@ -1,7 +1,5 @@
 """Checks of the arrays, keys and functions that callers pass: one clear error, or none."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -10,8 +10,6 @@ matmul precision, so that TPU and TF32 hardware give the same neighbours as a CP
  [5. 0.]]
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Data structures and callables that every room shares: `Refs`, `Pairs`, `Rows`, `*Fn`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypedDict
 
@@ -69,38 +67,6 @@ class Rows(NamedTuple):
   active: Array
 
 
-class Shared(TypedDict, total=False):
-  """Arguments that every loss takes beside its own; explained in docs/conventions.md.
-
-  Attributes:
-    where: [n] bool, the example exists.
-    weights: [n], weight of each anchor's terms.
-    mining_fn: narrows the pairs; None keeps all.
-    key: one PRNG key, for random miners.
-    block_size: anchors at a time; None chooses by the shapes.
-    axis_name: mapped axis to reduce over.
-  """
-
-  where: Array | None
-  weights: Array | None
-  mining_fn: MiningFn | None
-  key: Array | None
-  block_size: int | None
-  axis_name: str | None
-
-
-class SharedRefs(Shared, total=False):
-  """`Shared`, and what losses without parameters take as well.
-
-  Attributes:
-    refs: what the anchors are compared with; None is the batch itself.
-    ids: [n] int, which example an anchor is; equal ids are never a pair.
-  """
-
-  refs: Refs | None
-  ids: Array | None
-
-
 class DistanceFn(Protocol):
   """Distances [n, m] between x [n, d] and y [m, d]; smaller is closer."""
 
@@ -120,6 +86,24 @@ class ReduceFn(Protocol):
 
   def __call__(self, rows: Rows, weights: Array, /) -> Array:
     """Returns the reduced loss; `weights` is [n]."""
+
+
+class Shared(TypedDict, total=False):
+  """Arguments that every loss takes beside its own; explained in docs/conventions.md."""
+
+  where: Array | None  # [n] bool, the example exists
+  weights: Array | None  # [n], weight of each anchor's terms
+  mining_fn: MiningFn | None  # narrows the pairs; None keeps all
+  key: Array | None  # one PRNG key, for random miners
+  block_size: int | None  # anchors at a time; None chooses by the shapes
+  axis_name: str | None  # mapped axis to reduce over
+
+
+class SharedRefs(Shared, total=False):
+  """`Shared`, and what losses without parameters take as well."""
+
+  refs: Refs | None  # what the anchors are compared with; None is the batch itself
+  ids: Array | None  # [n] int, which example an anchor is; equal ids are never a pair
 
 
 class Maker(NamedTuple):

@@ -11,9 +11,9 @@ import jax
 import pytest
 
 from configs import grid
-from jaxdml import hdml, training
+from jaxdml import training
 from jaxdml.training import config as config_lib
-from jaxdml.training import defaults, recipes
+from jaxdml.training import defaults, recipes, variants
 from jaxdml.training import program as program_lib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -152,7 +152,7 @@ def test_variants_decide_what_they_differ_in(form):
   for variant in grid.VARIANTS:
     config = resolved(grid.get_config(f"cub,hdml,{variant},{form}"))
     flat = config_lib.flatten(config)
-    for key, value in hdml.VARIANTS[variant].items():
+    for key, value in variants.VARIANTS[variant].items():
       if key != "loss.options.l2_over" or config.loss.name == "npair":
         assert flat[key] == (value[config.loss.layout] if isinstance(value, dict) else value), key
     assert config.embedding.dim == (512 if variant == "paper" else 256)

@@ -4,8 +4,7 @@ import pathlib
 import re
 
 from jaxdml import hdml, mining
-from jaxdml.hdml import variants
-from jaxdml.training import defaults
+from jaxdml.training import defaults, variants
 from jaxdml.training.config import flatten
 
 TEXT = (pathlib.Path(__file__).resolve().parent.parent / "docs" / "methods.md").read_text()

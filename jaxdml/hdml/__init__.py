@@ -5,13 +5,12 @@ from jaxdml.hdml.objective import HdmlConfig, objective
 from jaxdml.hdml.pull import hardness, pull_negatives
 from jaxdml.hdml.schedule import HdmlState, Window, init_state, init_window, update_window
 from jaxdml.hdml.tuples import Tuples, private_tuples
-from jaxdml.hdml.variants import POINTS, VARIANTS, Point
 from jaxdml.losses.reducers import local_share
 
 __all__ = [
-  "DETACH", "MEMBERS", "POINTS", "VARIANTS", "HdmlConfig", "HdmlState", "Networks", "Point",
-  "Synthetics", "Tuples", "Window", "hardness", "init_state", "init_window", "local_share",
-  "objective", "private_tuples", "pull_negatives", "synthesize", "update_window",
+  "DETACH", "MEMBERS", "HdmlConfig", "HdmlState", "Networks", "Synthetics", "Tuples", "Window",
+  "hardness", "init_state", "init_window", "local_share", "objective", "private_tuples",
+  "pull_negatives", "synthesize", "update_window",
 ]  # fmt: skip
 
 

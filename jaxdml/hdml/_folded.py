@@ -14,8 +14,6 @@ loss is differentiated while the block is at hand. Values, gradients and statist
 `synthesize` and the networks one after the other, up to rounding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -50,18 +48,14 @@ class TupleLoss(NamedTuple):
 class Parts(NamedTuple):
   """Parts of the synthetics that the objectives need.
 
-  Attributes:
-    j_syn: the loss of the synthetic tuples.
-    reconstructed: y' [b, f] of z; differentiable to the generator's parameters alone.
-    soft: (sum, count) of the head's cross-entropies over the anchors, and over the partners in use;
-      differentiable to the generator's parameters alone.
-    stats: {"embedding", "generator"}, their new running statistics.
+  Those in the middle are differentiable to the generator's parameters alone.
   """
 
-  j_syn: Array
-  reconstructed: Array
+  j_syn: Array  # the loss of the synthetic tuples
+  reconstructed: Array  # y' [b, f] of z
+  # (sum, count) of the head's cross-entropies over the anchors, and over the partners in use.
   soft: tuple[tuple[Array, Array], tuple[Array, Array]]
-  stats: dict[str, PyTree]
+  stats: dict[str, PyTree]  # {"embedding", "generator"}, their new running statistics
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
@@ -82,14 +76,14 @@ def synthetic_parts(
   block_size: int | None = None,
   axis_name: str | None = None,
 ) -> Parts:
-  """J_syn, y' and what J_soft sums, without making y~.
+  """J_syn, y' and what J_soft sums, without making y~; the arguments are those of `synthesize`.
 
   Args:
-    layers: {"embedding", "generator", "head"} -> `Layers`.
+    layers: params -> `Layers`.
     params: {"embedding", "generator", "head"}.
     z: [b, d] embeddings of the batch.
     mined: the real tuples.
-    lam: lambda in [0, 1] (`hardness`).
+    lam: lambda in [0, 1].
     loss: a sum over anchors, with a linear reducer.
     detach: see `HdmlConfig`.
     block_size: anchors whose partners are made at a time; None: as many as suit the machine.

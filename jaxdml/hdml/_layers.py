@@ -1,7 +1,5 @@
 """Layers as matrices, folded: what follows the generator's ReLU is affine (arXiv 1903.05503)."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -23,43 +21,26 @@ class Dense(NamedTuple):
 
 
 class Norm(NamedTuple):
-  """BatchNorm, by the batch's statistics or by given ones.
-
-  Attributes:
-    scale: [c].
-    bias: [c].
-    epsilon: added to the variance.
-    moved: (mean, variance) of the batch -> the new running statistics; None: they stay.
-    given: (mean, variance) to normalise by; None: the batch's.
-  """
+  """BatchNorm of scale [c] and bias [c], by the batch's statistics or by given ones."""
 
   scale: Array
   bias: Array
   epsilon: float
+  # (mean, variance) of the batch -> the new running statistics; None: they stay.
   moved: Callable[[Array, Array], PyTree] | None
-  given: tuple[Array, Array] | None = None
+  given: tuple[Array, Array] | None = None  # (mean, variance) to normalise by; None: the batch's
 
 
 class Layers(NamedTuple):
-  """Generator, embedding and head as layers.
+  """Generator, embedding and head as layers."""
 
-  Attributes:
-    first: z -> input of the ReLU.
-    norm: of what the ReLU leaves; by the batch's statistics.
-    second: -> y'.
-    feature_norm: of y' before the embedding; None: nothing.
-    last: -> z~.
-    head: y' -> logits.
-    unit_norm: z~ is divided by its norm.
-  """
-
-  first: Dense
-  norm: Norm
-  second: Dense
-  feature_norm: Norm | None
-  last: Dense
-  head: Dense
-  unit_norm: bool = False
+  first: Dense  # z -> input of the ReLU
+  norm: Norm  # of what the ReLU leaves; by the batch's statistics
+  second: Dense  # -> y'
+  feature_norm: Norm | None  # of y' before the embedding; None: nothing
+  last: Dense  # -> z~
+  head: Dense  # y' -> logits
+  unit_norm: bool = False  # z~ is divided by its norm
 
 
 @jax.custom_vjp

@@ -1,7 +1,5 @@
 """Hidden activations of pulled partners, a block of anchors at a time (arXiv 1903.05503)."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Hardness- and label-preserving synthesis: from tuples to synthetic tuples (arXiv 1903.05503)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -91,8 +89,7 @@ def synthesize(
     tuples: each anchor's own partners.
     lam: lambda in [0, 1] (`hardness`).
     detach: see `HdmlConfig`.
-    members: "all": anchors, positives and negatives pass through the generator; "negatives": the
-      others stay real (`HdmlConfig.synthetic_members`).
+    members: `HdmlConfig.synthetic_members`.
 
   Raises:
     ValueError: for an unknown `detach` or `members`.

@@ -8,8 +8,6 @@ The stop_gradients make the gradient of the sum give each group of parameters ex
 objective's gradient, so one optimizer with labelled groups trains all three.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,9 +30,8 @@ __all__ = ["HdmlConfig", "objective"]
 class HdmlConfig(NamedTuple):
   """HDML's dials; the defaults are the variant "default" for N-pair on Cars196.
 
-  What paper and authors' code make of each is in `jaxdml.hdml.variants.POINTS`. Two more choices
-  are the networks' (`Networks`, config keys hdml.synthetic_bn and hdml.running_bn), one is the
-  loss's (`npair_loss(l2_over=)`), one the regularizer's (weight decay).
+  docs/methods.md has what paper and authors' code make of each. Two more choices are the networks'
+  (`Networks`), one is the loss's (`npair_loss(l2_over=)`), one the regularizer's (weight decay).
 
   Attributes:
     alpha: hardness, lambda = exp(-alpha / J_avg).
@@ -50,12 +47,11 @@ class HdmlConfig(NamedTuple):
     window: steps in the means J_avg and J_gen.
     slots: partners synthesised for each anchor; None is all (`tuples.private_tuples`).
     synthetic_members: "all": anchors and positives pass through the generator like the negatives;
-      "negatives": they stay real, which opens a shortcut, for generated features are easily told
-      from real ones.
+      "negatives": they stay real, which opens a shortcut: generated features are easily told apart.
     detach: gradients of J_syn that are stopped: "none". The others are different algorithms:
-      "distances", the pull's factor [lambda d- + (1 - lambda) d+] / d- is a constant; "anchors", a
-      negative's pull moves the negative and its distances, not the anchor; "generated", y~ is a
-      constant, so J_syn trains the embedding alone and never the encoder.
+      "distances", the pull's factor is a constant; "anchors", a negative's pull moves the negative
+      and its distances, not the anchor; "generated", y~ is a constant, so J_syn trains the
+      embedding alone and never the encoder.
     block_size: anchors whose synthetics are made at a time, where the networks tell their layers;
       None: as many as suit the machine.
   """

@@ -1,7 +1,5 @@
 """Hardness-aware augmentation: negatives pulled towards their anchor (arXiv 1903.05503)."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 

@@ -1,7 +1,5 @@
 """Window means: the J_avg and J_gen that HDML's schedule reads (arXiv 1903.05503, sec. 3.4)."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jax.numpy as jnp

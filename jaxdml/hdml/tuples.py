@@ -1,7 +1,5 @@
 """Private copies of each anchor's partners: what HDML may pull without touching anyone else's."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jax

@@ -8,8 +8,6 @@
 >>> value, gradient = jax.jit(jax.value_and_grad(eps_triplet))(x, y)
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any

@@ -4,11 +4,9 @@ The gradient of a sum over blocks is written by hand (`jax.custom_vjp`), so that
 and nothing computed twice.
 """
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import jax
 import jax.extend
@@ -84,20 +82,15 @@ def split(tree: PyTree, n: int, block_size: int) -> tuple[PyTree, Array]:
 
 
 class Blocks(NamedTuple):
-  """Rows to be taken a block at a time.
+  """Rows to be taken a block at a time."""
 
-  Attributes:
-    rows: pytree of arrays [n, ...]; integers, booleans and keys get no gradient.
-    cut: (rows, size) -> pytree of [blocks, size, ...]; closes over no traced array.
-    sizes: of a block.
-  """
-
-  rows: PyTree
+  rows: PyTree  # arrays [n, ...]; integers, booleans and keys get no gradient
+  # (rows, size) -> pytree of [blocks, size, ...]; closes over no traced array.
   cut: Callable[[PyTree, int], PyTree]
   sizes: Sizes
 
   @classmethod
-  def of(cls, cut: PyTree) -> Blocks:
+  def of(cls, cut: PyTree) -> Self:
     """Rows that are cut already, alike on every platform."""
     return cls(cut, lambda rows, size: rows, Sizes(1, 1))
 

@@ -5,8 +5,6 @@ of every loss. The parameters are a plain pytree; the optimizer that holds the n
 holds them too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,7 +16,7 @@ from jaxdml.losses import reducers
 from jaxdml.losses._engine import from_rows
 from jaxdml.losses._numerics import log_sum_exp, softplus
 from jaxdml.losses._record import Parameter
-from jaxdml.losses._rows import Inputs, RowFn, row_sum
+from jaxdml.losses._rows import Inputs, RowFn, anchor_rows, row_sum
 from jaxdml.types import Array, DistanceFn, Pairs, PyTree, ReduceFn, Refs, Rows
 
 
@@ -105,9 +103,7 @@ def cross_entropy_rows(logits: Array, target: Array, positive: Array, negative: 
   compared = used & jnp.any(negative, axis=1)
   excess = jnp.where(compared, log_sum_exp(logits, negative) - target, 0.0)
   # The softplus of log sum exp keeps the digits of a small loss; log softmax would round it to 0.
-  value = jnp.where(compared, softplus(excess), 0.0)
-  elements = used.astype(value.dtype)
-  return Rows(total=value, elements=elements, active=elements)
+  return anchor_rows(jnp.where(compared, softplus(excess), 0.0), used)
 
 
 def softmax_rows(logits: Array, pairs: Pairs) -> Rows:

@@ -9,8 +9,6 @@ and ends in `from_rows`, which does all that losses share:
 4. sum each row's elements, a block of anchors at a time where memory asks for it, and reduce.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import NamedTuple
 
@@ -61,7 +59,7 @@ def from_rows(
   )
   check_functions(distance_fn, mining_fn, reduce_fn, key, block_size)
   call = _prepare(embeddings, labels, refs, ids, where, weights, distance_fn, mining_fn, key)
-  poison = _poison(call.shared.inputs)
+  poison = _poison(call.inputs)
   sizes = _sizes(call, block_size)
   if not (whole_rows or isinstance(row_fn, TwoPass)) and _few_partners(call):
     chosen = _chosen(call, sizes)
@@ -86,18 +84,15 @@ class _Block(NamedTuple):
   private: Refs | None
 
 
-class _Shared(NamedTuple):
-  """Arrays that every block reads; `prepared` is None where references are private."""
-
-  prepared: PyTree
-  inputs: Inputs
-
-
 class _Call(NamedTuple):
-  """One call of a loss: all its anchors as one block, what they share, and its miner."""
+  """One call of a loss: all its anchors as one block, its miner, and what every block reads.
+
+  `prepared` is of the references, None where they are private to the anchors.
+  """
 
   block: _Block
-  shared: _Shared
+  prepared: PyTree
+  inputs: Inputs
   mining_fn: MiningFn | None
 
 
@@ -129,29 +124,29 @@ def _prepare(embeddings, labels, refs, ids, where, weights, distance_fn, mining_
     # The barrier keeps XLA from folding the transpose into that product, slow on a CPU.
     y = jax.lax.optimization_barrier(features.T), terms, jax.lax.stop_gradient(features)
   block = _Block(index, x, labels, where, ids, keys, weights, private)
-  return _Call(block, _Shared(y, Inputs(embeddings, labels, refs, distance_fn, weights)), mining_fn)
+  return _Call(block, y, Inputs(embeddings, labels, refs, distance_fn, weights), mining_fn)
 
 
-def _pairs(call: _Call, block: _Block, shared: _Shared) -> Pairs:
+def _pairs(call: _Call, block: _Block) -> Pairs:
   """The mined pairs of a block of anchors."""
-  distance_fn, refs = shared.inputs.distance_fn, shared.inputs.refs
+  distance_fn, refs = call.inputs.distance_fn, call.inputs.refs
   if block.private is not None:
     refs = block.private
     distances = private_distances(distance_fn, block.prepared, refs.embeddings)
   elif isinstance(distance_fn, Distance):
-    (features, x_terms), (others, y_terms, rows) = block.prepared, shared.prepared
+    (features, x_terms), (others, y_terms, rows) = block.prepared, call.prepared
     products = matmul_transposed(features, others, rows)
     distances = distance_fn.combine(products, *as_grid(x_terms, y_terms))
   else:
-    distances = distance_fn(block.prepared, shared.prepared)
+    distances = distance_fn(block.prepared, call.prepared)
   of_anchors = (block.ids, block.where, block.keys, block.index)
   return mine(masked_pairs(distances, block.labels, refs, *of_anchors), call.mining_fn)
 
 
-def _rows(call: _Call, row_fn: RowFn, block: _Block, shared: _Shared) -> Rows:
+def _rows(call: _Call, row_fn: RowFn, block: _Block) -> Rows:
   """[b, t] rows of a block, one an anchor."""
-  pairs = _pairs(call, block, shared)
-  rows, count = row_fn(pairs, shared.inputs), block.labels.shape[0]
+  pairs, count = _pairs(call, block), block.labels.shape[0]
+  rows = row_fn(pairs, call.inputs)
   if not isinstance(rows, Rows):
     raise TypeError(f"row_fn must return jaxdml.types.Rows; got {type(rows).__name__}")
   if rows.total.ndim == 1:
@@ -175,7 +170,7 @@ def _sizes(call: _Call, block_size: int | None) -> Sizes:
   """Anchors at a time, as asked for or as the shapes and what the miner states suggest."""
   if block_size is not None:
     return Sizes(int(block_size), int(block_size))
-  n, m = call.block.labels.shape[0], call.shared.inputs.refs.labels.shape[-1]
+  n, m = call.block.labels.shape[0], call.inputs.refs.labels.shape[-1]
   rows = call.mining_fn.rows if isinstance(call.mining_fn, Miner) else 1
   elements = m * (m if rows is None else min(rows, m))
   small = n * elements <= _blocks.CPU_ELEMENTS
@@ -202,7 +197,7 @@ def _few_partners(call: _Call) -> bool:
   miner = call.mining_fn
   if not isinstance(miner, Miner) or miner.positives is None or miner.negatives is None:
     return False
-  most = min(_MOST_COPIES, call.shared.inputs.refs.labels.shape[-1] // 4)
+  most = min(_MOST_COPIES, call.inputs.refs.labels.shape[-1] // 4)
   few = miner.positives + miner.negatives <= most
   return few and miner.rows == 1 and call.block.private is None
 
@@ -211,13 +206,13 @@ def _chosen(call: _Call, sizes: Sizes) -> Refs:
   """The references that mining leaves each anchor, private to it.
 
   Behind such a miner nearly all of the gradient of the distances [n, m] is 0. So mining looks for
-  the columns first, a block of anchors at a time and without gradient; then the partners are copied
-  to their anchors, [n, k, d], and the loss sees nothing else. Gradients flow to the originals.
+  the columns first, without gradient; then the partners are copied to their anchors, [n, k, d], and
+  the loss sees nothing else. Gradients flow to the originals.
   """
-  n, refs = call.block.labels.shape[0], call.shared.inputs.refs
+  n, refs = call.block.labels.shape[0], call.inputs.refs
   m = refs.labels.shape[0]
   without = lambda part: part._replace(prepared=jax.lax.stop_gradient(part.prepared))
-  shared = without(call.shared)
+  call = without(call)
 
   def kept(columns: Array, mask: Array) -> Array:
     # A miner behind the one that named a column may have dropped it since.
@@ -225,7 +220,7 @@ def _chosen(call: _Call, sizes: Sizes) -> Refs:
     return jnp.where((columns < m) & there, columns, m)
 
   def columns_of(block: _Block) -> Array:
-    pairs = _pairs(call, block, shared)
+    pairs = _pairs(call, block)
     positives = kept(pairs.positive_columns, pairs.positive)
     return jnp.concatenate([positives, kept(pairs.negative_columns, pairs.negative)], axis=1)
 
@@ -287,27 +282,25 @@ def sum_sorted(values: Array, index: Array, count: int) -> Array:
 
 def _with_stats(call: _Call, loss: TwoPass, sizes: Sizes, axis_name: str | None) -> _Call:
   """The call with `inputs.stats` filled: the first pass."""
-  stats_fn = lambda block: loss.stats_fn(_pairs(call, block, call.shared), call.shared.inputs)
+  stats_fn = lambda block: loss.stats_fn(_pairs(call, block), call.inputs)
   if min(sizes) >= call.block.labels.shape[0]:
     stats = stats_fn(call.block)
   else:
     stats = loss.merge_fn(_blocks.map_blocks(stats_fn, _blocks_of(call, sizes)))
   if axis_name is not None:
     stats = loss.merge_fn(jax.tree.map(lambda a: jax.lax.all_gather(a, axis_name), stats))
-  shared = call.shared._replace(inputs=call.shared.inputs._replace(stats=stats))
-  return call._replace(shared=shared)
+  return call._replace(inputs=call.inputs._replace(stats=stats))
 
 
 def _reduce(call: _Call, row_fn: RowFn, reduce_fn, sizes: Sizes, axis_name, poison) -> Array:
   """Rows of all anchors, reduced; in blocks where that is asked for."""
   n = call.block.labels.shape[0]
   if min(sizes) >= n:
-    rows = _rows(call, row_fn, call.block, call.shared)
+    rows = _rows(call, row_fn, call.block)
   elif isinstance(reduce_fn, reducers.Linear):
     return _reduce_blocks(call, row_fn, reduce_fn, sizes, axis_name, poison)
   else:
-    of_block = lambda block: _rows(call, row_fn, block, call.shared)
-    rows = _blocks.map_blocks(of_block, _blocks_of(call, sizes))
+    rows = _blocks.map_blocks(lambda block: _rows(call, row_fn, block), _blocks_of(call, sizes))
     rows = Rows(*(a.reshape(-1, a.shape[-1])[:n] for a in rows))
   dtype = rows.total.dtype
   rows = rows._replace(total=rows.total + poison.astype(dtype))
@@ -319,15 +312,15 @@ def _reduce(call: _Call, row_fn: RowFn, reduce_fn, sizes: Sizes, axis_name, pois
 def _reduce_blocks(call, row_fn, reduce_fn, sizes, axis_name, poison) -> Array:
   """The reduced loss a block of anchors at a time; see `_blocks.reduce_blocks`."""
   # Integers are constants of the blocks; what may need a gradient goes in as an argument.
-  inputs = call.shared.inputs
+  inputs = call.inputs
   constants = (inputs.refs.labels, inputs.refs.where, inputs.refs.ids)
-  shared = (call.shared.prepared, inputs.embeddings, inputs.refs.embeddings, inputs.stats)
+  shared = (call.prepared, inputs.embeddings, inputs.refs.embeddings, inputs.stats)
 
   def sums(block, shared):
     prepared, embeddings, ref_embeddings, stats = shared
     refs = Refs(ref_embeddings, *constants)
     own = inputs._replace(embeddings=embeddings, refs=refs, stats=stats)
-    rows = _rows(call, row_fn, block, _Shared(prepared, own))
+    rows = _rows(call._replace(prepared=prepared, inputs=own), row_fn, block)
     return reduce_fn.sums(rows, block.weights.astype(rows.total.dtype))
 
   return _blocks.reduce_blocks(sums, reduce_fn, _blocks_of(call, sizes), shared, axis_name, poison)

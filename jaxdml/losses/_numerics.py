@@ -4,8 +4,6 @@ exp is only taken of masked entries shifted below 0; the rest is exp(-inf) = 0, 
 gradient.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import jax

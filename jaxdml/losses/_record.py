@@ -1,7 +1,5 @@
 """The facts of a loss that the engine's callers, HDML and configs need: one record each."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Pairs and rows: anchors against references under masks, mined, and summed row by row."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,23 +15,14 @@ _FEW_COLUMNS = 8  # up to which a sum over positives is written out
 
 
 class Inputs(NamedTuple):
-  """The whole call's arrays, for losses that need more than distances; index by `pairs.anchor`.
+  """The whole call's arrays, for losses that need more than distances; index by `pairs.anchor`."""
 
-  Attributes:
-    embeddings: [n, d] anchors.
-    labels: [n].
-    refs: what they are compared with.
-    distance_fn: between any two of them.
-    weights: [n], the anchors' weights.
-    stats: what the first pass of a `TwoPass` loss found; None for others.
-  """
-
-  embeddings: Array
-  labels: Array
-  refs: Refs
-  distance_fn: DistanceFn
-  weights: Array
-  stats: PyTree = None
+  embeddings: Array  # [n, d] anchors
+  labels: Array  # [n]
+  refs: Refs  # what they are compared with
+  distance_fn: DistanceFn  # between any two of them
+  weights: Array  # [n], the anchors'
+  stats: PyTree = None  # what the first pass of a `TwoPass` loss found; None for others
 
 
 RowFn = Callable[[Pairs, Inputs], Rows]
@@ -68,6 +57,18 @@ def element_rows(values: Array, mask: Array) -> Rows:
   values = jnp.where(mask, values, 0.0)
   count = lambda mask: row_count(mask, values.dtype)
   return Rows(total=jnp.sum(values, axis=1), elements=count(mask), active=count(values > 0))
+
+
+def anchor_rows(value: Array, used: Array) -> Rows:
+  """Rows of one element, an anchor's value [r], where `used` [r] says that it has one."""
+  one = used.astype(value.dtype)
+  return Rows(jnp.where(used, value, 0.0), one, one)
+
+
+def positive_rows(total: Array, pairs: Pairs) -> Rows:
+  """Rows of one element a positive, all active, of which `total` [r] is the sum."""
+  count = row_count(pairs.positive, total.dtype)
+  return Rows(total=total, elements=count, active=count)
 
 
 def make_pairs(
@@ -156,8 +157,8 @@ def hoist(fn: Callable, *examples: PyTree) -> tuple[Callable, list[Array]]:
   """(call, captured): call(captured, *args) is fn(*args) that closes over nothing.
 
   `jax.custom_vjp` must see every array that may need a gradient as an argument. Unlike
-  jax.closure_convert this hoists integers, booleans and keys too: a backward pass traced later
-  (inside scan or checkpoint) could not reach them.
+  jax.closure_convert this hoists integers, booleans and keys too, which a backward pass traced
+  later (inside scan or checkpoint) could not reach.
   """
   closed, shape = jax.make_jaxpr(fn, return_shape=True)(*examples)
   treedef = jax.tree.structure(shape)
@@ -213,13 +214,8 @@ def sum_over_positives(fn: Callable[..., PyTree], positive: Array, *operands: Py
 
   Memory is that of one call of fn however many positives there are, and time that of as many calls
   as the richest row has positives. How many depends on the data, which reverse mode cannot trace:
-  the gradient makes the calls again. Reverse mode only.
-
-  Args:
-    fn: returns a pytree of arrays; must give 0 for rows without a k-th positive. May close over
-      traced arrays.
-    positive: [r, m] bool.
-    *operands: pytrees of arrays; the floats get gradients.
+  the gradient makes the calls again. Reverse mode only. `fn` may close over traced arrays; it
+  returns a pytree of arrays, 0 for rows without a k-th positive.
   """
   rows, m = positive.shape
   if m <= _FEW_COLUMNS:

@@ -5,8 +5,6 @@ arc cosine has an infinite slope where an embedding meets its class vector. The 
 1 - distance, the cosine by default; other distances give finite numbers, but no angles.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Unpack
 

@@ -1,7 +1,5 @@
 """Losses over pairs: contrastive, signal-to-noise contrastive, margin, multi-similarity."""
 
-from __future__ import annotations
-
 from typing import Unpack
 
 import jax
@@ -12,7 +10,7 @@ from jaxdml.losses import reducers
 from jaxdml.losses._engine import from_rows
 from jaxdml.losses._numerics import exponents_fit, log_sum_exp_pair
 from jaxdml.losses._record import Loss
-from jaxdml.losses._rows import element_rows
+from jaxdml.losses._rows import anchor_rows, element_rows
 from jaxdml.types import Array, DistanceFn, Pairs, ReduceFn, Rows, SharedRefs
 
 __all__ = [
@@ -148,8 +146,8 @@ def multi_similarity_loss(
     positive, negative = log_sum_exp_pair(
       exponent, pairs.positive, pairs.negative, add_one=True, bounded=(bounded, bounded)
     )
-    used = jnp.any(pairs.positive | pairs.negative, axis=1).astype(excess.dtype)
-    return Rows(total=positive / alpha + negative / beta, elements=used, active=used)
+    used = jnp.any(pairs.positive | pairs.negative, axis=1)
+    return anchor_rows(positive / alpha + negative / beta, used)
 
   return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 

@@ -1,7 +1,5 @@
 """Losses against learnt proxies: ProxyNCA, ProxyNCA++, Proxy-Anchor, SoftTriple."""
 
-from __future__ import annotations
-
 from typing import Unpack
 
 import jax
@@ -22,7 +20,7 @@ from jaxdml.losses._class_rows import (
 from jaxdml.losses._engine import from_rows
 from jaxdml.losses._numerics import log_sum_exp, log_sum_exp_pair
 from jaxdml.losses._record import Loss
-from jaxdml.losses._rows import row_sum
+from jaxdml.losses._rows import anchor_rows, row_sum
 from jaxdml.types import Array, DistanceFn, PyTree, ReduceFn, Refs, Rows, Shared
 
 __all__ = ["proxy_anchor_loss", "proxy_nca_loss", "proxy_nca_pp_loss", "soft_triple_loss"]
@@ -54,8 +52,7 @@ def proxy_nca_loss(
     logits = -pairs.distances / temperature
     used = jnp.any(pairs.positive, axis=1) & jnp.any(pairs.negative, axis=1)
     excess = log_sum_exp(logits, pairs.negative) - row_sum(logits, pairs.positive)
-    elements = used.astype(excess.dtype)
-    return Rows(total=jnp.where(used, excess, 0.0), elements=elements, active=elements)
+    return anchor_rows(excess, used)
 
   return from_classes(row_fn, PROXIES, embeddings, labels, params, distance_fn, reduce_fn, **shared)
 

@@ -1,7 +1,5 @@
 """Losses that are a ranking measure made smooth: FastAP, Smooth-AP, histogram."""
 
-from __future__ import annotations
-
 import functools
 from typing import Unpack
 
@@ -12,8 +10,15 @@ from jaxdml import distances
 from jaxdml.losses import reducers
 from jaxdml.losses._engine import from_rows
 from jaxdml.losses._record import Loss
-from jaxdml.losses._rows import TwoPass, row_count, row_sum, sum_over_positives
-from jaxdml.types import Array, DistanceFn, ReduceFn, Rows, SharedRefs
+from jaxdml.losses._rows import (
+  TwoPass,
+  anchor_rows,
+  positive_rows,
+  row_count,
+  row_sum,
+  sum_over_positives,
+)
+from jaxdml.types import Array, DistanceFn, ReduceFn, SharedRefs
 
 __all__ = ["fast_ap_loss", "histogram_loss", "smooth_ap_loss"]
 
@@ -82,10 +87,7 @@ def fast_ap_loss(
     some = (of_positives > 0) & (total > 0)
     precision = jnp.where(some, of_positives * before / jnp.where(some, total, 1.0), 0.0)
     count = row_count(pairs.positive, x.dtype)
-    used = count > 0
-    value = jnp.where(used, 1.0 - jnp.sum(precision, axis=1) / jnp.maximum(count, 1.0), 0.0)
-    one = used.astype(x.dtype)
-    return Rows(value, one, one)
+    return anchor_rows(1.0 - jnp.sum(precision, axis=1) / jnp.maximum(count, 1.0), count > 0)
 
   return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
@@ -118,9 +120,7 @@ def smooth_ap_loss(
 
     total = sum_over_positives(of_a_positive, pairs.positive, pairs.distances)
     count = row_count(pairs.positive, total.dtype)
-    used = count > 0
-    one = used.astype(total.dtype)
-    return Rows(jnp.where(used, 1.0 - total / jnp.maximum(count, 1.0), 0.0), one, one)
+    return anchor_rows(1.0 - total / jnp.maximum(count, 1.0), count > 0)
 
   return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
@@ -161,17 +161,10 @@ def histogram_loss(
     some = total > 0
     beyond = jnp.cumsum(inputs.stats[::-1])[::-1] / jnp.where(some, total, 1.0)
     (histogram,) = _row_histograms(x, (pairs.positive,), bins + 1)
-    count = row_count(pairs.positive, x.dtype)
-    return Rows(jnp.where(some, histogram @ beyond, 0.0), elements=count, active=count)
+    return positive_rows(jnp.where(some, histogram @ beyond, 0.0), pairs)
 
-  return from_rows(
-    TwoPass(stats_fn, lambda parts: jnp.sum(parts, axis=0), row_fn),
-    embeddings,
-    labels,
-    distance_fn,
-    reduce_fn,
-    **shared,
-  )
+  two_pass = TwoPass(stats_fn, lambda parts: jnp.sum(parts, axis=0), row_fn)
+  return from_rows(two_pass, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
 RECORDS = (

@@ -7,8 +7,6 @@ unequal counts are exact. The returned value is the global loss; its gradient is
 share, so that a psum (not pmean) of the parameter gradients gives the gradient of the global loss.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import jax

@@ -1,7 +1,5 @@
 """Losses that are a cross-entropy over similarities, from N-pair and NT-Xent to angular."""
 
-from __future__ import annotations
-
 import math
 from typing import Unpack
 
@@ -19,7 +17,13 @@ from jaxdml.losses._numerics import (
   softplus,
 )
 from jaxdml.losses._record import Loss
-from jaxdml.losses._rows import row_count, row_sum, sum_over_positives
+from jaxdml.losses._rows import (
+  anchor_rows,
+  positive_rows,
+  row_count,
+  row_sum,
+  sum_over_positives,
+)
 from jaxdml.types import Array, DistanceFn, Pairs, ReduceFn, Rows, SharedRefs
 
 __all__ = [
@@ -32,9 +36,7 @@ def _against_negatives(
 ) -> Rows:
   """Elements log(1 + sum_n exp(z_n - z_p)), one a positive; 0 in rows without a negative."""
   away = log_sum_exp(negative_logits, pairs.negative, bounded=bounded, empty=-jnp.inf)[:, None]
-  value = row_sum(softplus(away - positive_logits), pairs.positive)
-  count = row_count(pairs.positive, value.dtype)
-  return Rows(total=value, elements=count, active=count)
+  return positive_rows(row_sum(softplus(away - positive_logits), pairs.positive), pairs)
 
 
 def _bounded(distance_fn: DistanceFn, temperature: Array | float) -> bool:
@@ -142,13 +144,10 @@ def supcon_loss(
   def row_fn(pairs, inputs):
     logits = pairs.distances * (-1.0 / temperature)
     count = row_count(pairs.positive, logits.dtype)
-    used = count > 0
     attraction = row_sum(logits, pairs.positive) / jnp.maximum(count, 1.0)
     bounded = _bounded(inputs.distance_fn, temperature)
     total = log_sum_exp(logits, pairs.positive | pairs.negative, bounded=bounded)
-    value = total - attraction
-    one = used.astype(logits.dtype)
-    return Rows(total=jnp.where(used, value, 0.0), elements=one, active=one)
+    return anchor_rows(total - attraction, count > 0)
 
   return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
@@ -181,8 +180,7 @@ def nca_loss(
     near, far = log_sum_exp_pair(logits, pairs.positive, pairs.negative, add_one=False)
     used = some & enemies
     value = jnp.where(used, softplus(jnp.where(used, far - near, 0.0)), 0.0)
-    one = some.astype(logits.dtype)
-    return Rows(total=value, elements=one, active=one)
+    return anchor_rows(value, some)
 
   return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
@@ -251,8 +249,7 @@ def angular_loss(
       return log1p_sum_exp(exponent, pairs.negative & valid[:, None])
 
     total = sum_over_positives(of_a_positive, pairs.positive, pairs.distances, refs)
-    count = row_count(pairs.positive, total.dtype)
-    return Rows(total=total, elements=count, active=count)
+    return positive_rows(total, pairs)
 
   return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 

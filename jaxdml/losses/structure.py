@@ -1,7 +1,5 @@
 """Losses on the structure of a row: lifted structure, generalised lifted, circle, ranked list."""
 
-from __future__ import annotations
-
 from typing import Unpack
 
 import jax
@@ -12,7 +10,7 @@ from jaxdml.losses import reducers
 from jaxdml.losses._engine import from_rows
 from jaxdml.losses._numerics import exponents_fit, log_sum_exp, log_sum_exp_pair, softplus
 from jaxdml.losses._record import Loss
-from jaxdml.losses._rows import TwoPass, row_count, row_sum
+from jaxdml.losses._rows import TwoPass, anchor_rows, row_count, row_sum
 from jaxdml.types import Array, DistanceFn, ReduceFn, Rows, SharedRefs
 
 __all__ = [
@@ -63,14 +61,8 @@ def lifted_structure_loss(
     active = row_count(pairs.positive & (both + d > 0), d.dtype)
     return Rows(total=value, elements=row_count(pairs.positive, d.dtype), active=active)
 
-  return from_rows(
-    TwoPass(stats_fn, lambda parts: jax.nn.logsumexp(parts, axis=0), row_fn),
-    embeddings,
-    labels,
-    distance_fn,
-    reduce_fn,
-    **shared,
-  )
+  two_pass = TwoPass(stats_fn, lambda parts: jax.nn.logsumexp(parts, axis=0), row_fn)
+  return from_rows(two_pass, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
 def generalized_lifted_structure_loss(
@@ -132,9 +124,7 @@ def circle_loss(
       exponent, pairs.positive, pairs.negative, add_one=False, bounded=(False, bounded)
     )
     used = jnp.any(pairs.positive, axis=1) & jnp.any(pairs.negative, axis=1)
-    value = jnp.where(used, softplus(jnp.where(used, near + far, 0.0)), 0.0)
-    one = used.astype(value.dtype)
-    return Rows(value, one, one)
+    return anchor_rows(softplus(jnp.where(used, near + far, 0.0)), used)
 
   return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 

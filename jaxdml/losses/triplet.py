@@ -1,7 +1,5 @@
 """Losses over triplets (anchor, positive, negative): hinge and soft margin."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Unpack
 

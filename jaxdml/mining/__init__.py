@@ -1,7 +1,5 @@
 """Miners: functions from Pairs to Pairs, composed with `chain`, usable with every loss."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from jaxdml.mining import compose, negatives, positives

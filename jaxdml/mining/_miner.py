@@ -1,7 +1,5 @@
 """Miners, with what they state of themselves, and the choices of columns that they are made of."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Miners made of miners, and those that weigh positives against negatives."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 

@@ -1,7 +1,5 @@
 """Miners of negatives. Ties go to the lowest column."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 

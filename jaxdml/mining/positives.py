@@ -9,8 +9,6 @@ Ties go to the lowest column. A row without a positive keeps none and contribute
 [[False  True False]]
 """
 
-from __future__ import annotations
-
 import jax
 
 from jaxdml.mining._miner import Miner, check_k, draws, first_max, first_min, k_min, keep, miner

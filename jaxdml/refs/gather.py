@@ -1,7 +1,5 @@
 """References gathered from every device, so that mining sees the global batch."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 
@@ -41,10 +39,5 @@ def gather(
   """
   if ids is None:
     ids = gather_ids(embeddings.shape[0], axis_name)
-  everywhere = lambda x: jax.lax.all_gather(x, axis_name, tiled=True)
-  return Refs(
-    everywhere(embeddings),
-    everywhere(labels),
-    None if where is None else everywhere(where),
-    everywhere(ids),
-  )
+  here = Refs(embeddings, labels, where, ids)  # None is no leaf
+  return jax.tree.map(lambda x: jax.lax.all_gather(x, axis_name, tiled=True), here)

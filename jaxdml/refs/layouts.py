@@ -6,9 +6,7 @@ numbered by their slots, unless `ids` [n] says which examples the batch holds (a
 needs that to know an older embedding of the same image).
 """
 
-from __future__ import annotations
-
-from typing import Protocol
+from collections.abc import Callable
 
 import jax.numpy as jnp
 
@@ -18,19 +16,8 @@ from jaxdml.types import Array, Refs
 __all__ = ["LAYOUTS", "Layout", "all_pairs", "create", "npair", "triplet"]
 
 
-class Layout(Protocol):
-  """A split of a batch into anchors and references."""
-
-  def __call__(
-    self,
-    embeddings: Array,
-    labels: Array,
-    axis_name: str | None = None,
-    *,
-    ids: Array | None = None,
-  ) -> tuple[Array, Array, Array, Refs]:
-    """Returns (anchors, their labels, their ids, references)."""
-    ...
+Layout = Callable[..., tuple[Array, Array, Array, Refs]]
+"""(embeddings, labels, axis_name=None, *, ids=None) -> (anchors, their labels, ids, references)."""
 
 
 def all_pairs(

@@ -18,8 +18,6 @@ references: many more negatives for the price of a matrix product (Wang et al., 
 [2 2 1 1]
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jax
@@ -65,10 +63,7 @@ def _unknown_ids(size: int) -> Array:
 def init(size: int, dim: int, dtype: jnp.dtype = jnp.float32) -> Memory:
   """An empty queue.
 
-  Args:
-    size: M, how many embeddings it holds.
-    dim: d.
-    dtype: what they are kept in; bfloat16 halves the queue, arithmetic stays float32.
+  It holds `size` embeddings [M, d] in `dtype`: bfloat16 halves it, arithmetic stays float32.
 
   Raises:
     ValueError: `size` is not in 1..2^30 or `dim` below 1.
@@ -80,13 +75,8 @@ def init(size: int, dim: int, dtype: jnp.dtype = jnp.float32) -> Memory:
     raise ValueError(f"dim must be at least 1; got {dim}")
   if not jnp.issubdtype(dtype, jnp.floating):
     raise TypeError(f"dtype must be floating point; got {jnp.dtype(dtype)}")
-  return Memory(
-    jnp.zeros((size, dim), dtype),
-    jnp.zeros(size, _integer()),
-    _unknown_ids(size),
-    jnp.int32(0),
-    jnp.int32(0),
-  )
+  embeddings, labels = jnp.zeros((size, dim), dtype), jnp.zeros(size, _integer())
+  return Memory(embeddings, labels, _unknown_ids(size), jnp.int32(0), jnp.int32(0))
 
 
 def _check_batch(memory: Memory, embeddings, labels, ids, where) -> None:
@@ -122,15 +112,11 @@ def enqueue(
     memory: the queue; donate it to `jax.jit` and the batch is written in place.
     embeddings: [n, d].
     labels: [n] int.
-    ids: [n] int of at least 0, which example each one is: the record's number in the data set, not
-      its slot in the batch. An anchor with that id is never compared with it. Without ids, an older
-      embedding of the same image is a positive like any other.
+    ids: [n] int of at least 0: the record's number in the data set, not its slot in the batch. An
+      anchor with that id is never compared with it. Without ids, an older embedding of the same
+      image is a positive like any other.
     where: [n] bool; a masked example is not stored, whatever it holds.
-    axis_name: mapped axis; all devices' batches are stored in device order, so that every device
-      has the same queue.
-
-  Returns:
-    The next memory, of the same shapes.
+    axis_name: mapped axis; all devices' batches are stored, in device order: all have one queue.
 
   Raises:
     ValueError: shapes that do not fit the memory or each other.
@@ -150,9 +136,8 @@ def enqueue(
   count = jnp.sum(where, dtype=jnp.int32)
   slot = (memory.cursor + rank) % size
   stored = where & (rank >= count - size)
-  write = lambda old, new: old.at[jnp.where(stored, slot, size)].set(
-    new.astype(old.dtype), mode="drop"
-  )
+  at = jnp.where(stored, slot, size)
+  write = lambda old, new: old.at[at].set(new.astype(old.dtype), mode="drop")
   return Memory(
     write(memory.embeddings, embeddings),
     write(memory.labels, labels),
@@ -165,11 +150,8 @@ def enqueue(
 def refs(memory: Memory, *, enabled: Array | bool = True) -> Refs:
   """The memory as references [M, d], without gradient; empty slots are masked.
 
-  Pass the anchors' `ids` to the loss with them.
-
-  Args:
-    memory: the queue.
-    enabled: bool, may be traced; False masks every slot (warm-up: the embeddings still drift).
+  Pass the anchors' `ids` to the loss with them. `enabled` is a bool and may be traced; False masks
+  every slot (warm-up: the embeddings still drift).
   """
   where = (jnp.arange(memory.labels.shape[0], dtype=jnp.int32) < memory.filled) & enabled
   return jax.lax.stop_gradient(Refs(memory.embeddings, memory.labels, where, memory.ids))
@@ -180,10 +162,8 @@ def extend(given: Refs, memory: Memory, *, enabled: Array | bool = True) -> Refs
 
   Pass the anchors' `ids` to the loss with them. References without ids get ids that no anchor has.
 
-  Args:
-    given: shared references [m, d]: the batch, on one device or gathered from all.
-    memory: the queue, before this batch is enqueued.
-    enabled: as in `refs`.
+  `given` is shared [m, d], the batch on one device or gathered from all; `memory` the queue before
+  this batch is enqueued; `enabled` as in `refs`.
 
   Raises:
     ValueError: `given` is private to each anchor (the triplet layout), or of another dimension.

@@ -13,9 +13,8 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from jaxdml import hdml
 from jaxdml.errors import JaxdmlError
-from jaxdml.training import defaults
+from jaxdml.training import defaults, variants
 
 __all__ = [
   "Config", "ConfigError", "duration", "fill_in", "flatten", "kept", "overlay", "read", "replace",
@@ -90,7 +89,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def fill_in(config: ConfigDict) -> ConfigDict:
   """A copy with the values of `hdml.variant` wherever the config sets none itself.
 
-  Explicit values win. The table is `jaxdml.hdml.VARIANTS`; it reaches beyond config.hdml (weight
+  Explicit values win. The table is `variants.VARIANTS`; it reaches beyond config.hdml (weight
   decay, N-pair's L2 term), also where HDML is disabled: the plain arm of a comparison differs by
   `hdml.enabled` alone.
 
@@ -104,13 +103,13 @@ def fill_in(config: ConfigDict) -> ConfigDict:
   ('1 epochs', 2.0)
   """
   variant = config.hdml.variant
-  if variant not in hdml.VARIANTS:
+  if variant not in variants.VARIANTS:
     raise ConfigError(
-      f"config.hdml.variant: expected one of {', '.join(hdml.VARIANTS)}; got {variant!r}"
+      f"config.hdml.variant: expected one of {', '.join(variants.VARIANTS)}; got {variant!r}"
     )
   config = config.copy_and_resolve_references()
   with config.unlocked():
-    for key, value in hdml.VARIANTS[variant].items():
+    for key, value in variants.VARIANTS[variant].items():
       if place := _open(config, key):
         section, name = place
         section[name] = _of_layout(config, value)
@@ -119,7 +118,7 @@ def fill_in(config: ConfigDict) -> ConfigDict:
 
 def kept(config: ConfigDict) -> dict[str, tuple[object, object]]:
   """{key: (the config's value, the variant's)} where the config sets another one, and keeps it."""
-  flat, table = flatten(config), hdml.VARIANTS[config.hdml.variant]
+  flat, table = flatten(config), variants.VARIANTS[config.hdml.variant]
   there = {key: (flat.get(key), _of_layout(config, value)) for key, value in table.items()}
   return {k: (ours, its) for k, (ours, its) in there.items() if ours not in (None, its)}
 
@@ -136,7 +135,7 @@ def _open(config: ConfigDict, key: str) -> tuple[ConfigDict, str] | None:
 
 
 def _of_layout(config: ConfigDict, value: object) -> object:
-  """An entry of `hdml.VARIANTS` for the layout of a config."""
+  """An entry of `variants.VARIANTS` for the layout of a config."""
   if not isinstance(value, Mapping):
     return value
   # An unknown layout is refused by the checks that follow, in words.

@@ -75,7 +75,7 @@ def get_config() -> ConfigDict:
   config.hdml = ConfigDict()
   config.hdml.enabled = False
   # default, paper or code: the value of each key below that is a placeholder, unless it is set;
-  # jaxdml/hdml/variants.py has the table
+  # jaxdml/training/variants.py has the table
   config.hdml.variant = "default"
   config.hdml.alpha = 90.0  # hardness: negatives are pulled by exp(-alpha / J_avg)
   config.hdml.beta = 1e4  # J_m weighs exp(-beta / J_gen), J_syn the rest

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxdml import distances, hdml, losses, mining, refs
 from jaxdml.losses import reducers
+from jaxdml.training import variants
 
 X, Y, Z, HIDDEN, CLASSES = 4, 5, 3, 6, 8
 DECAY = 0.02
@@ -62,7 +63,7 @@ OPTIONS = {"npair": {"l2_reg": 0.3}, "triplet": {"margin": 4.0}}
 
 def of_variant(variant, loss, layout, miners=()):
   """A loss as the paper or the authors' code has it around HDML."""
-  table = hdml.VARIANTS[variant]
+  table = variants.VARIANTS[variant]
   value = lambda v: v[layout] if isinstance(v, Mapping) else v
   hdml_keys = {key.removeprefix("hdml."): value(v) for key, v in table.items()}
   choices = {k: v for k, v in hdml_keys.items() if k in hdml.HdmlConfig._fields and k != "window"}

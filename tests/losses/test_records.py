@@ -43,8 +43,7 @@ def test_a_record_is_its_signature(name):
 def test_the_shared_tail_is_declared_once(name):
   """What `**shared` stands for is what the engine takes, and what `create` allows."""
   shared = inspect.signature(losses.LOSSES[name].fn).parameters["shared"].annotation
-  expected = "Unpack[Shared]" if name in PARAMETRIC else "Unpack[SharedRefs]"
-  assert shared == expected
+  assert shared == typing.Unpack[types.Shared if name in PARAMETRIC else types.SharedRefs]
   keys = set(typing.get_type_hints(types.Shared if name in PARAMETRIC else types.SharedRefs))
   left_out = {"params", "refs", "ids"} if name in PARAMETRIC else {"params"}
   assert keys | {"distance_fn", "reduce_fn"} == set(losses.SHARED) - left_out

@@ -8,7 +8,7 @@ import pytest
 
 from jaxdml import hdml, losses, training
 from jaxdml.training import config as config_lib
-from jaxdml.training import defaults, workdir
+from jaxdml.training import defaults, variants, workdir
 from tests.training.helpers import build_program, tiny_config
 
 
@@ -16,7 +16,7 @@ def values(config):
   """The keys of the table, where the config has them."""
   flat = json.loads(json.dumps(config.to_dict()))
   found = {}
-  for key in hdml.VARIANTS["default"]:
+  for key in variants.VARIANTS["default"]:
     node = flat
     for part in key.split("."):
       node = node.get(part) if isinstance(node, dict) else None
@@ -26,11 +26,11 @@ def values(config):
 
 def expected(variant, layout):
   of = lambda value: value[layout] if isinstance(value, dict) else value
-  return {key: of(value) for key, value in hdml.VARIANTS[variant].items()}
+  return {key: of(value) for key, value in variants.VARIANTS[variant].items()}
 
 
 @pytest.mark.parametrize("layout", ["npair", "triplet", "all_pairs"])
-@pytest.mark.parametrize("variant", hdml.VARIANTS)
+@pytest.mark.parametrize("variant", variants.VARIANTS)
 def test_a_variant_sets_every_key_of_the_table(variant, layout):
   config = defaults.get_config()
   assert not any(values(config).values()), "open until it is resolved"

@@ -1,15 +1,12 @@
 """Choices in which HDML's paper and its authors' code part ways, as data (arXiv 1903.05503).
 
-Each `Point` is a config key with its value in each variant. `VARIANTS` is the same as a table; the
-trainer fills in what a config leaves open (`jaxdml.training.config.fill_in`), and docs/methods.md
-shows it.
+Each `Point` is a config key with its value in each variant. `VARIANTS` is the same as a table;
+`config.fill_in` takes from it what a config leaves open, and docs/methods.md shows it.
 
 Three habits of the release are left out: a loss that is NaN counts as 0 there (here it stops the
 run); its running variances are the unbiased ones; and in its steps real and synthetic features may
 move the running statistics in any order (here the real ones come first).
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -1,7 +1,7 @@
 """Pairwise distances in matmul form: x [n, d], y [m, d] -> [n, m], smaller is closer.
 
-Products accumulate in float32 whatever the input dtype (float64 stays float64), at the highest
-matmul precision, so that TPU and TF32 hardware give the same neighbours as a CPU.
+Products accumulate in float32 or more, at the highest matmul precision, so that TPU and TF32
+hardware give the same neighbours as a CPU.
 
 >>> import jax.numpy as jnp
 >>> x = jnp.array([[0.0, 0.0], [3.0, 4.0]])
@@ -112,12 +112,7 @@ class Distance:
   """
 
   def __init__(
-    self,
-    name: str,
-    prepare: Prepare,
-    combine: Callable[..., Array],
-    bounds: tuple[float, float] | None = None,
-    doc: str | None = None,
+    self, name: str, prepare: Prepare, combine: Callable[..., Array], bounds=None, doc=None
   ):
     self.name, self.prepare, self.combine, self.bounds = name, prepare, combine, bounds
     self.__doc__ = doc or combine.__doc__  # so that help(distances.cosine) shows the formula
@@ -171,8 +166,8 @@ def _centered(x: Array):
 def squared_euclidean(products, x_square, y_square):
   """||x_i - y_j||^2, as ||x_i||^2 + ||y_j||^2 - 2 x_i . y_j, clipped at 0.
 
-  The expansion loses digits for points much closer to each other than to the origin: expect an
-  absolute error of a few times 1e-7 (||x||^2 + ||y||^2) in float32.
+  The expansion costs an absolute error of a few times 1e-7 (||x||^2 + ||y||^2) in float32, much for
+  points that are closer to each other than to the origin.
   """
   return jnp.maximum(x_square[0] + y_square[0] - 2.0 * products, 0.0)
 
@@ -184,16 +179,14 @@ def euclidean(products, x_square, y_square):
 
 
 @product_distance(lambda x: (x, ()))
-def dot(products, x_terms, y_terms):
+def dot(products, _x_terms, _y_terms):
   """-x_i . y_j, the inner product turned into a distance."""
-  del x_terms, y_terms
   return -products
 
 
 @product_distance(lambda x: (l2_normalize(x), ()), bounds=(0.0, 2.0))
-def cosine(products, x_terms, y_terms):
+def cosine(products, _x_terms, _y_terms):
   """1 - cos(x_i, y_j), in [0, 2]; the similarity is 1 minus this distance."""
-  del x_terms, y_terms
   return 1.0 - products
 
 
@@ -215,12 +208,12 @@ def hyperbolic(curvature: float = 1.0, clip_radius: float | None = 2.3) -> Dista
 
   exp_0(v) = tanh(sqrt(c) |v|) v / (sqrt(c) |v|) takes features v to the ball of curvature -c, and
   d(p, q) = 2 / sqrt(c) asinh(sqrt(c |p - q|^2 / ((1 - c |p|^2) (1 - c |q|^2))))
-  (Khrulkov et al., arXiv 1904.02239). Features longer than `clip_radius` are first cut to it, which
-  keeps their gradients alive near the boundary (Guo et al., arXiv 2107.11472).
+  (Khrulkov et al., arXiv 1904.02239).
 
   Args:
     curvature: c > 0; towards 0 the distance becomes 2 |x - y|.
-    clip_radius: longest feature; None clips at 6 / sqrt(c) only, where float32 ends.
+    clip_radius: longer features are cut to it, which keeps their gradients alive near the boundary
+      (Guo et al., arXiv 2107.11472); None clips at 6 / sqrt(c) only, where float32 ends.
 
   Raises:
     ValueError: for a curvature or radius that is not positive.
@@ -272,8 +265,8 @@ def normalized(distance_fn: DistanceFn) -> DistanceFn:
     bounds = (0.0, 4.0 if distance_fn is squared_euclidean else 2.0)
   else:
     on_the_sphere = lambda x: prepare(l2_normalize(x))
-  name = f"normalized_{distance_fn.name}"
-  return Distance(name, on_the_sphere, distance_fn.combine, bounds, distance_fn.__doc__)
+  name, doc = f"normalized_{distance_fn.name}", distance_fn.__doc__
+  return Distance(name, on_the_sphere, distance_fn.combine, bounds, doc)
 
 
 def _fixed_square_norm(x: Array):

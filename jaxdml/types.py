@@ -12,41 +12,25 @@ PyTree = Any
 
 
 class Refs(NamedTuple):
-  """References: what the anchors are compared with.
-
-  Attributes:
-    embeddings: [m, d] shared by all anchors, or [n, m, d] private to each of n anchors.
-    labels: [m], or [n, m] when private.
-    where: optional bool, shaped like `labels`: the slot is filled.
-    ids: optional int, shaped like `labels`: equal id means the same example as the anchor with that
-      id, which is never compared with itself.
-  """
+  """References [m, d] shared by all anchors, or [n, m, d] private to each of n anchors."""
 
   embeddings: Array
-  labels: Array
-  where: Array | None = None
+  labels: Array  # [m], or [n, m] when private
+  where: Array | None = None  # bool, shaped like `labels`: the slot is filled
+  # int, shaped like `labels`: the anchor with an equal id is the same example, never compared.
   ids: Array | None = None
 
 
 class Pairs(NamedTuple):
-  """Rows of anchors against m references, which a mining function narrows.
+  """Rows of anchors against m references, which a mining function narrows."""
 
-  Attributes:
-    distances: [r, m], smaller is closer.
-    positive: [r, m] bool, the row's positives.
-    negative: [r, m] bool, the row's negatives.
-    anchor: [r] int32, the anchor (index into the batch) that each row belongs to.
-    keys: [r] PRNG keys, one a row, or None when the caller gave no key.
-    positive_columns: [r, k] int32, columns among which all the row's positives are, m where a row
-      has fewer; None where they may be anywhere. Only `mining.Miner` fills it in.
-    negative_columns: the same of the negatives.
-  """
-
-  distances: Array
-  positive: Array
-  negative: Array
-  anchor: Array
-  keys: Array | None = None
+  distances: Array  # [r, m], smaller is closer
+  positive: Array  # [r, m] bool, the row's positives
+  negative: Array  # [r, m] bool, the row's negatives
+  anchor: Array  # [r] int32, the anchor (index into the batch) that each row belongs to
+  keys: Array | None = None  # [r] PRNG keys, one a row, or None when the caller gave no key
+  # [r, k] int32, columns among which all the row's positives are, m where a row has fewer; None
+  # where they may be anywhere. Only `mining.Miner` fills it in, and the same of the negatives.
   positive_columns: Array | None = None
   negative_columns: Array | None = None
 
@@ -55,16 +39,11 @@ class Rows(NamedTuple):
   """Sums over the elements (pairs, triplets...) of each row, which a loss makes of `Pairs`.
 
   Every field is [r], or [r, t] for a loss of t terms that are averaged apart and then added.
-
-  Attributes:
-    total: sum of the row's elements.
-    elements: how many elements the row has.
-    active: how many of them are not at their minimum (hinge above zero).
   """
 
-  total: Array
-  elements: Array
-  active: Array
+  total: Array  # sum of the row's elements
+  elements: Array  # how many elements the row has
+  active: Array  # how many of them are not at their minimum (hinge above zero)
 
 
 class DistanceFn(Protocol):
@@ -107,14 +86,8 @@ class SharedRefs(Shared, total=False):
 
 
 class Maker(NamedTuple):
-  """A function that makes a distance or a miner of options, as the tables of names list it.
+  """A function that makes a distance or a miner of options, as the tables of names list it."""
 
-  Attributes:
-    make: (**options) -> DistanceFn or MiningFn.
-    options: their names.
-    needed: those of them that have no default.
-  """
-
-  make: Callable[..., Any]
-  options: tuple[str, ...]
-  needed: tuple[str, ...] = ()
+  make: Callable[..., Any]  # (**options) -> DistanceFn or MiningFn
+  options: tuple[str, ...]  # their names
+  needed: tuple[str, ...] = ()  # those of them that have no default

@@ -19,20 +19,16 @@ MEMBERS = ("all", "negatives")
 
 
 class Networks(NamedTuple):
-  """HDML's networks as pure functions of (parameters, inputs).
+  """HDML's networks as pure functions of (parameters, inputs)."""
 
-  Attributes:
-    embed: (parameters, y [..., f]) -> (z [..., d], new running statistics), for synthetic features;
-      whose statistics its BatchNorm uses, and which ones move, is up to the function.
-    generate: (parameters, z [b, d]) -> (y' [b, f], new running statistics).
-    classify: (parameters, y [..., f]) -> logits [..., c].
-    layers: {"embedding", "generator", "head"} -> the same three as `layers.Layers`, by which
-      `objective` saves most of the work; None for networks that are something else.
-  """
-
+  # (parameters, y [..., f]) -> (z [..., d], new running statistics), for synthetic features; whose
+  # statistics its BatchNorm uses, and which ones move, is up to the function.
   embed: Callable[[PyTree, Array], tuple[Array, PyTree]]
+  # (parameters, z [b, d]) -> (y' [b, f], new running statistics).
   generate: Callable[[PyTree, Array], tuple[Array, PyTree]]
-  classify: Callable[[PyTree, Array], Array]
+  classify: Callable[[PyTree, Array], Array]  # (parameters, y [..., f]) -> logits [..., c]
+  # {"embedding", "generator", "head"} -> the same three as `_layers.Layers`, by which `objective`
+  # saves most of the work; None for networks that are something else.
   layers: Callable[[dict[str, PyTree]], Layers] | None = None
 
 
@@ -40,28 +36,17 @@ class Synthetics(NamedTuple):
   """Synthetic tuples, and the generator's outputs for whoever learns from them.
 
   Below, s = n + n k, the anchors and then the partners; n k where negatives alone are synthetic.
-
-  Attributes:
-    pulled: z^ [n, k, d], each anchor's own partners, the negatives pulled.
-    anchors: z~ [n, d] of the anchors; the real z where negatives alone are synthetic.
-    refs: z~ [n, k, d] of the partners, private to each anchor, with the slots in use.
-    features: y~ [s, f]; differentiable to z, the generator's parameters are constants.
-    generated: the values of `features`, differentiable to the generator's parameters alone.
-    labels: [s], of those.
-    where: [s] bool, those in use.
-    reconstructed: y' [b, f] of z; differentiable to the generator's parameters alone.
-    stats: {"embedding", "generator"}, their new running statistics.
   """
 
-  pulled: Array
-  anchors: Array
-  refs: Refs
-  features: Array
-  generated: Array
-  labels: Array
-  where: Array
-  reconstructed: Array
-  stats: dict[str, PyTree]
+  pulled: Array  # z^ [n, k, d], each anchor's own partners, the negatives pulled
+  anchors: Array  # z~ [n, d] of the anchors; the real z where negatives alone are synthetic
+  refs: Refs  # z~ [n, k, d] of the partners, private to each anchor, with the slots in use
+  features: Array  # y~ [s, f]; differentiable to z, the generator's parameters are constants
+  generated: Array  # the same values, differentiable to the generator's parameters alone
+  labels: Array  # [s], of those
+  where: Array  # [s] bool, those in use
+  reconstructed: Array  # y' [b, f] of z; differentiable to the generator's parameters alone
+  stats: dict[str, PyTree]  # {"embedding", "generator"}, their new running statistics
 
 
 def synthesize(

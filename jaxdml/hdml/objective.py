@@ -24,50 +24,35 @@ from jaxdml.losses._rows import make_pairs, mine
 from jaxdml.refs.layouts import Layout
 from jaxdml.types import Array, DistanceFn, MiningFn, PyTree, ReduceFn
 
-__all__ = ["HdmlConfig", "objective"]
-
 
 class HdmlConfig(NamedTuple):
   """HDML's dials; the defaults are the variant "default" for N-pair on Cars196.
 
   docs/methods.md has what paper and authors' code make of each. Two more choices are the networks'
   (`Networks`), one is the loss's (`npair_loss(l2_over=)`), one the regularizer's (weight decay).
-
-  Attributes:
-    alpha: hardness, lambda = exp(-alpha / J_avg).
-    beta: trust in the synthetics, J_metric = w J_m + (1 - w) J_syn with w = exp(-beta / J_gen).
-    reconstruction_weight: weight of J_recon in J_gen.
-    soft_weight: weight of J_soft in J_gen.
-    sum_reconstruction: J_recon sums the squared error over the batch; else it is the mean of each
-      example's squared error.
-    sum_soft: J_soft sums over all synthetic features; else it is one mean or two.
-    joint_soft: J_soft is one mean over all synthetic features; else the mean over anchors plus the
-      mean over partners.
-    weighted_average: J_avg averages w J_m; else J_m.
-    window: steps in the means J_avg and J_gen.
-    slots: partners synthesised for each anchor; None is all (`tuples.private_tuples`).
-    synthetic_members: "all": anchors and positives pass through the generator like the negatives;
-      "negatives": they stay real, which opens a shortcut: generated features are easily told apart.
-    detach: gradients of J_syn that are stopped: "none". The others are different algorithms:
-      "distances", the pull's factor is a constant; "anchors", a negative's pull moves the negative
-      and its distances, not the anchor; "generated", y~ is a constant, so J_syn trains the
-      embedding alone and never the encoder.
-    block_size: anchors whose synthetics are made at a time, where the networks tell their layers;
-      None: as many as suit the machine.
   """
 
-  alpha: float = 90.0
-  beta: float = 1e4
-  reconstruction_weight: float = 0.5
-  soft_weight: float = 5e3
+  alpha: float = 90.0  # hardness, lambda = exp(-alpha / J_avg)
+  beta: float = 1e4  # J_metric = w J_m + (1 - w) J_syn with w = exp(-beta / J_gen)
+  reconstruction_weight: float = 0.5  # of J_recon in J_gen
+  soft_weight: float = 5e3  # of J_soft in J_gen
+  # J_recon sums the squared error over the batch; else it is the mean of each example's.
   sum_reconstruction: bool = True
-  sum_soft: bool = False
-  joint_soft: bool = False
-  weighted_average: bool = True
-  window: int = 64
-  slots: int | None = None
+  sum_soft: bool = False  # J_soft sums over all synthetic features; else it is one mean or two
+  joint_soft: bool = False  # one mean over all of them; else the anchors' plus the partners'
+  weighted_average: bool = True  # J_avg averages w J_m; else J_m
+  window: int = 64  # steps in the means J_avg and J_gen
+  slots: int | None = None  # partners synthesised for each anchor; None: all (`private_tuples`)
+  # "all": anchors and positives pass through the generator like the negatives; "negatives": they
+  # stay real, which opens a shortcut, for generated features are easily told from real ones.
   synthetic_members: str = "all"
+  # Gradients of J_syn that are stopped. All but "none" are different algorithms: "distances", the
+  # pull's factor [lambda d- + (1 - lambda) d+] / d- is a constant; "anchors", a negative's pull
+  # moves the negative and its distances, not the anchor; "generated", y~ is a constant, so J_syn
+  # trains the embedding alone and never the encoder.
   detach: str = "none"
+  # Anchors whose synthetics are made at a time, where the networks tell their layers; None: as many
+  # as suit the machine.
   block_size: int | None = None
 
 

@@ -6,8 +6,6 @@ import jax.numpy as jnp
 from jaxdml.distances import safe_sqrt
 from jaxdml.types import Array
 
-__all__ = ["hardness", "pull_factors", "pull_negatives"]
-
 
 def hardness(average_loss: Array, alpha: float) -> Array:
   """lambda = exp(-alpha / J_avg): 1 (no pull) while the loss is high, towards 0 as it falls.

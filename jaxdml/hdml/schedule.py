@@ -6,21 +6,13 @@ import jax.numpy as jnp
 
 from jaxdml.types import Array
 
-__all__ = ["HdmlState", "Window", "init_state", "init_window", "update_window"]
-
 
 class Window(NamedTuple):
-  """The mean over the last whole window of steps, and the running window.
+  """The mean over the last whole window of steps, and the running window."""
 
-  Attributes:
-    mean: scalar, the last whole window's mean (the initial value before the first ends).
-    total: scalar, sum over the running window.
-    count: int32, steps in the running window.
-  """
-
-  mean: Array
-  total: Array
-  count: Array
+  mean: Array  # the last whole window's (the initial value before the first ends)
+  total: Array  # sum over the running window
+  count: Array  # int32, steps in the running window
 
 
 def init_window(initial: float = 1e6) -> Window:
@@ -45,15 +37,10 @@ def update_window(window: Window, value: Array, length: int) -> Window:
 
 
 class HdmlState(NamedTuple):
-  """State that HDML carries from step to step.
+  """State that HDML carries from step to step."""
 
-  Attributes:
-    metric: window of the metric loss, J_avg.
-    generator: window of J_gen.
-  """
-
-  metric: Window
-  generator: Window
+  metric: Window  # of the metric loss, J_avg
+  generator: Window  # of J_gen
 
 
 def init_state(initial: float = 1e6) -> HdmlState:

@@ -10,27 +10,16 @@ from jaxdml.hdml.pull import pull_factors
 from jaxdml.losses import reducers
 from jaxdml.types import Array, Pairs, Refs
 
-__all__ = [
-  "Mined", "Tuples", "nearest_distances", "private_tuples", "pull_metrics", "synthesis_distances",
-]  # fmt: skip
-
 
 class Tuples(NamedTuple):
-  """Each anchor with its own k partners.
+  """Each anchor with its own k partners."""
 
-  Attributes:
-    partners: [n, k, d] embeddings.
-    labels: [n, k].
-    positive: [n, k] bool.
-    negative: [n, k] bool; a slot that is neither is empty.
-    index: [n, k], which of the shared references the partners are; None where all are there in
-      their order, and where each anchor has its own.
-  """
-
-  partners: Array
-  labels: Array
-  positive: Array
-  negative: Array
+  partners: Array  # [n, k, d] embeddings
+  labels: Array  # [n, k]
+  positive: Array  # [n, k] bool
+  negative: Array  # [n, k] bool; a slot that is neither is empty
+  # [n, k], which of the shared references the partners are; None where all are there in their
+  # order, and where each anchor has its own.
   index: Array | None = None
 
 

@@ -112,19 +112,6 @@ def softmax_rows(logits: Array, pairs: Pairs) -> Rows:
   return cross_entropy_rows(logits, target, pairs.positive, pairs.negative)
 
 
-def _flat(vectors: Array) -> tuple[Array, Array]:
-  """The class vectors one below the other, [m, dim], and the class of each, [m].
-
-  The first vector of every class, then the second of every class, ...: what is taken over the
-  vectors of a class is then taken of whole rows, which a CPU does many at a time.
-  """
-  classes = jnp.arange(vectors.shape[0], dtype=jnp.int32)
-  if vectors.ndim == 2:
-    return vectors, classes
-  _, places, dim = vectors.shape
-  return jnp.swapaxes(vectors, 0, 1).reshape(-1, dim), jnp.tile(classes, places)
-
-
 def _by_class(row_fn: RowFn, vectors: Array, where: Array | None) -> RowFn:
   """The row_fn on pairs by vector of a class and class, NaN for a label that has none."""
   shape = vectors.shape[-2::-1]
@@ -170,8 +157,15 @@ def from_classes(
   ids, axis_name = None, shared.get("axis_name")
   if axis_name is not None:  # a random miner draws by slot of the global batch
     ids = jax.lax.axis_index(axis_name) * len(x) + jnp.arange(len(x), dtype=jnp.int32)
-  row_fn, refs = _by_class(row_fn, vectors, where), Refs(*_flat(vectors))
+  # The first vector of every class, then the second of every class, ...: what is taken over the
+  # vectors of a class is then taken of whole rows, which a CPU does many at a time.
+  classes, flat = jnp.arange(len(vectors), dtype=jnp.int32), vectors
+  if vectors.ndim == 3:
+    classes = jnp.tile(classes, vectors.shape[1])
+    flat = jnp.swapaxes(vectors, 0, 1).reshape(len(classes), -1)
+  refs = Refs(flat, classes)
   own = {"refs": refs, "ids": ids, "where": where, "weights": weights, "whole_rows": True}
+  row_fn = _by_class(row_fn, vectors, where)
   value = from_rows(row_fn, x, labels, distance_fn, reduce_fn, **own, **shared)
   if penalty_fn is None:
     return value

@@ -29,17 +29,13 @@ RowFn = Callable[[Pairs, Inputs], Rows]
 
 
 class TwoPass(NamedTuple):
-  """A loss whose rows need statistics over all the rows, such as a column's sum.
+  """A loss whose rows need statistics over all the rows, such as a column's sum."""
 
-  Attributes:
-    stats_fn: (pairs, inputs) of a block of rows -> arrays of any shape, differentiable.
-    merge_fn: those arrays stacked over blocks, or over devices, [k, ...] -> merged [...].
-    row_fn: as for other losses, with `inputs.stats`.
-  """
-
+  # (pairs, inputs) of a block of rows -> arrays of any shape, differentiable.
   stats_fn: Callable[[Pairs, Inputs], PyTree]
+  # Those arrays stacked over blocks, or over devices, [k, ...] -> merged [...].
   merge_fn: Callable[[PyTree], PyTree]
-  row_fn: RowFn
+  row_fn: RowFn  # as for other losses, with `inputs.stats`
 
 
 def row_sum(values: Array, mask: Array) -> Array:
@@ -188,20 +184,15 @@ def zeros(shapes: PyTree) -> PyTree:
   return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
 
 
-def _after(positive: Array, column: Array) -> Array:
-  """[r] the first positive of each row beyond `column` [r]; m where there is none."""
-  columns = jnp.arange(positive.shape[1], dtype=jnp.int32)[None, :]
-  beyond = positive & (columns > column[:, None])
-  return jnp.min(jnp.where(beyond, columns, positive.shape[1]), axis=1, initial=positive.shape[1])
-
-
 def _loop(step: Callable, start: PyTree, positive: Array, count: Array) -> PyTree:
   """Adds up step(column, valid) of the first to the count-th positive of each row."""
   end = positive.shape[1]
+  columns = jnp.arange(end, dtype=jnp.int32)[None, :]
 
   def body(_, carry):
     column, result = carry
-    column = _after(positive, column)
+    beyond = positive & (columns > column[:, None])
+    column = jnp.min(jnp.where(beyond, columns, end), axis=1, initial=end)  # the next, or the end
     added = step(jnp.minimum(column, end - 1), column < end)
     return column, jax.tree.map(jnp.add, result, added)
 

@@ -218,4 +218,3 @@ RECORDS = (
   Loss("sphereface", sphereface_loss, ("margin", "scale"), distances.cosine, reducers.mean,
     parameter=PROXIES),
 )  # fmt: skip
-"""Facts of the losses here, for the registry."""

@@ -162,4 +162,3 @@ RECORDS = (
   Loss("multi_similarity", multi_similarity_loss, ("alpha", "beta", "base"), distances.cosine,
     reducers.mean),
 )  # fmt: skip
-"""Facts of the losses here, for the registry."""

@@ -226,4 +226,3 @@ RECORDS = (
   Loss("soft_triple", soft_triple_loss, ("la", "gamma", "margin", "tau"), distances.cosine,
     reducers.mean, parameter=_CENTERS),
 )  # fmt: skip
-"""Facts of the losses here, for the registry."""

@@ -174,4 +174,3 @@ RECORDS = (
   Loss("histogram", histogram_loss, ("bins",), distances.cosine, reducers.mean_elements,
     additive=False),
 )  # fmt: skip
-"""Facts of the losses here, for the registry."""

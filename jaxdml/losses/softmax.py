@@ -263,4 +263,3 @@ RECORDS = (
     reducers.mean_elements),
   Loss("angular", angular_loss, ("alpha",), distances.cosine, reducers.mean_elements),
 )  # fmt: skip
-"""Facts of the losses here, for the registry."""

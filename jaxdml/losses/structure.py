@@ -182,4 +182,3 @@ RECORDS = (
   Loss("ranked_list", ranked_list_loss, ("alpha", "margin", "negative_temperature",
     "positive_temperature", "balance"), distances.normalized_euclidean, reducers.mean),
 )  # fmt: skip
-"""Facts of the losses here, for the registry."""

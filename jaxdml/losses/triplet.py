@@ -79,4 +79,3 @@ RECORDS = (
   Loss("soft_margin_triplet", soft_margin_triplet_loss, ("margin",), distances.euclidean,
     reducers.mean_elements),
 )  # fmt: skip
-"""Facts of the losses here, for the registry."""

@@ -22,15 +22,7 @@ class Miner:
     rows: rows that it makes of each; None: as many as there are references.
   """
 
-  def __init__(
-    self,
-    *steps: MiningFn,
-    name: str,
-    positives: int | None = None,
-    negatives: int | None = None,
-    rows: int | None = 1,
-    doc: str | None = None,
-  ):
+  def __init__(self, *steps: MiningFn, name: str, positives=None, negatives=None, rows=1, doc=None):
     self.steps, self.name, self.rows = steps, name, rows
     self.positives, self.negatives = positives, negatives
     self.__doc__ = doc  # so that help(mining.nearest_positive) shows the rule
@@ -45,13 +37,9 @@ class Miner:
     return pairs
 
 
-def miner(
-  *, positives: int | None = None, negatives: int | None = None
-) -> Callable[[MiningFn], Miner]:
-  """Decorator: makes a `Miner` of a function that keeps its rows; see `Miner`."""
-  return lambda fn: Miner(
-    fn, name=fn.__name__, positives=positives, negatives=negatives, doc=fn.__doc__
-  )
+def miner(**states: int | None) -> Callable[[MiningFn], Miner]:
+  """Decorator: makes a `Miner` of a function that keeps its rows, and states what it leaves."""
+  return lambda fn: Miner(fn, name=fn.__name__, doc=fn.__doc__, **states)
 
 
 def chain(*mining_fns: MiningFn) -> Miner:
@@ -151,12 +139,6 @@ def k_min(values: Array, mask: Array, k: int) -> Array:
   m = values.shape[1]
   _, columns = jax.lax.top_k(jnp.where(mask, -values, -jnp.inf), min(k, m))
   return jnp.where(jnp.take_along_axis(mask, columns, axis=1), columns, m)
-
-
-def check_k(k: int) -> None:
-  """Refuses a number of partners below 1."""
-  if k < 1:
-    raise ValueError(f"k must be at least 1; got {k}")
 
 
 def draws(pairs: Pairs, name: str, distribution: Callable[..., Array]) -> Array:

@@ -12,9 +12,8 @@ __all__ = ["chain", "expand_positives", "multi_similarity_filter", "switch"]
 def switch(index: Array | int, *mining_fns: MiningFn) -> MiningFn:
   """Makes the miner at `index`, which may be traced: another choice compiles nothing.
 
-  lax.switch wants the same structure of every branch, while miners differ in which columns they
-  name (`Pairs.positive_columns`). So this is a plain function, which states nothing: a constant
-  choice is faster.
+  Branches must be alike, so no columns are named and nothing is stated: a constant choice is
+  faster.
 
   >>> from jaxdml import mining
   >>> harder_later = lambda step: switch(
@@ -62,9 +61,8 @@ def expand_positives(*, max_positives: int | None = None) -> Miner:
   The rows beyond an anchor's last positive are empty.
 
   Args:
-    max_positives: rows made of each row: its first `max_positives` positives in column order (K - 1
-      suffices for P x K batches). None makes m of each: memory O(r m^2), so bound it or use
-      `block_size`.
+    max_positives: rows made of each: its first positives in column order (K - 1 suffices for P x K
+      batches). None makes m of each: memory O(r m^2), so bound it or use `block_size`.
 
   Raises:
     ValueError: `max_positives` below 1.

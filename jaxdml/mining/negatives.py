@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxdml.mining._miner import Miner, check_k, draws, first_max, first_min, k_min, keep, miner
+from jaxdml.mining._miner import Miner, draws, first_max, first_min, k_min, keep, miner
 from jaxdml.types import Pairs
 
 __all__ = [
@@ -33,7 +33,8 @@ def hardest_negatives(*, k: int) -> Miner:
   Raises:
     ValueError: for a k below 1.
   """
-  check_k(k)
+  if k < 1:
+    raise ValueError(f"k must be at least 1; got {k}")
   mine = lambda pairs: keep(pairs, negatives=k_min(pairs.distances, pairs.negative, k))
   return Miner(mine, name=f"hardest_negatives(k={k})", negatives=k)
 
@@ -50,9 +51,9 @@ def semihard_negative(pairs: Pairs, /) -> Pairs:
   """Keeps the nearest negative farther than the positive (FaceNet, arXiv 1503.03832).
 
   n = argmin_{n: d(a, n) > d(a, p)} d(a, n), with p the row's farthest positive; combine it with
-  `nearest_positive`, or with `expand_positives()` for the paper's one row a pair.
-  Fallback: where no negative is farther than p, the farthest negative is taken, the one closest to
-  being semihard; pytorch-metric-learning drops the row. A row without a positive keeps no negative.
+  `nearest_positive`, or with `expand_positives()` for the paper's one row a pair. Where no negative
+  is farther than p, the farthest is taken, the one closest to being semihard;
+  pytorch-metric-learning drops the row. A row without a positive keeps no negative.
   """
   d = pairs.distances
   farthest = jnp.max(jnp.where(pairs.positive, d, -jnp.inf), axis=1, initial=-jnp.inf)[:, None]

@@ -11,7 +11,7 @@ Ties go to the lowest column. A row without a positive keeps none and contribute
 
 import jax
 
-from jaxdml.mining._miner import Miner, check_k, draws, first_max, first_min, k_min, keep, miner
+from jaxdml.mining._miner import Miner, draws, first_max, first_min, k_min, keep, miner
 from jaxdml.types import Pairs
 
 __all__ = [
@@ -47,7 +47,8 @@ def nearest_positives(*, k: int) -> Miner:
   >>> print(nearest_positives(k=2)(pairs).positive)
   [[False  True  True False]]
   """
-  check_k(k)
+  if k < 1:
+    raise ValueError(f"k must be at least 1; got {k}")
   mine = lambda pairs: keep(pairs, positives=k_min(pairs.distances, pairs.positive, k))
   return Miner(mine, name=f"nearest_positives(k={k})", positives=k)
 

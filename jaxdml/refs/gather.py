@@ -5,8 +5,6 @@ import jax.numpy as jnp
 
 from jaxdml.types import Array, Refs
 
-__all__ = ["gather", "gather_ids"]
-
 
 def gather_ids(count: int, axis_name: str) -> Array:
   """Ids [count] of this device's examples: their slots in the global batch."""

@@ -13,9 +13,6 @@ import jax.numpy as jnp
 from jaxdml.refs.gather import gather, gather_ids
 from jaxdml.types import Array, Refs
 
-__all__ = ["LAYOUTS", "Layout", "all_pairs", "create", "npair", "triplet"]
-
-
 Layout = Callable[..., tuple[Array, Array, Array, Refs]]
 """(embeddings, labels, axis_name=None, *, ids=None) -> (anchors, their labels, ids, references)."""
 
@@ -25,9 +22,7 @@ def all_pairs(
 ) -> tuple[Array, Array, Array, Refs]:
   """Every example is an anchor, every other example a reference."""
   ids = _slots(embeddings, axis_name) if ids is None else ids
-  if axis_name is None:
-    return embeddings, labels, ids, Refs(embeddings, labels, None, ids)
-  return embeddings, labels, ids, gather(embeddings, labels, axis_name, ids=ids)
+  return embeddings, labels, ids, _references(embeddings, labels, ids, axis_name)
 
 
 def npair(
@@ -40,13 +35,8 @@ def npair(
   """
   _check_multiple(embeddings, 2, "npair", "a0 p0 a1 p1 ...")
   anchors, positives = embeddings[0::2], embeddings[1::2]
-  # Slots number the anchors alone: then no reference has an id.
-  ref_ids = None if ids is None else ids[1::2]
-  if axis_name is None:
-    refs = Refs(positives, labels[1::2], None, ref_ids)
-  else:
-    refs = gather(positives, labels[1::2], axis_name, ids=ref_ids)
-  if ids is None:
+  refs = _references(positives, labels[1::2], None if ids is None else ids[1::2], axis_name)
+  if ids is None:  # slots number the anchors alone: then no reference has an id
     return anchors, labels[0::2], _slots(anchors, axis_name), refs._replace(ids=None)
   return anchors, labels[0::2], ids[0::2], refs
 
@@ -73,6 +63,13 @@ def _slots(anchors: Array, axis_name: str | None) -> Array:
   """Each anchor's place among the anchors of all devices."""
   n = anchors.shape[0]
   return jnp.arange(n, dtype=jnp.int32) if axis_name is None else gather_ids(n, axis_name)
+
+
+def _references(embeddings: Array, labels: Array, ids: Array | None, axis_name) -> Refs:
+  """References of this device, or of all under `axis_name`."""
+  if axis_name is None:
+    return Refs(embeddings, labels, None, ids)
+  return gather(embeddings, labels, axis_name, ids=ids)
 
 
 def _check_multiple(embeddings: Array, k: int, name: str, order: str) -> None:

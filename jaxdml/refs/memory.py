@@ -33,21 +33,13 @@ _MAX_SIZE = 2**30  # Slots are counted in int32, with room for a batch.
 
 
 class Memory(NamedTuple):
-  """A queue of M embeddings; new ones overwrite the oldest.
+  """A queue of M embeddings; new ones overwrite the oldest."""
 
-  Attributes:
-    embeddings: [M, d], without gradient.
-    labels: [M] int32, int64 under jax_enable_x64.
-    ids: [M] likewise, which example a slot holds, as `Refs.ids`; -1 - slot where none was given.
-    cursor: int32, the slot written next: the oldest once the queue is full.
-    filled: int32, how many slots hold something: those below it.
-  """
-
-  embeddings: Array
-  labels: Array
-  ids: Array
-  cursor: Array
-  filled: Array
+  embeddings: Array  # [M, d], without gradient
+  labels: Array  # [M] int32, int64 under jax_enable_x64
+  ids: Array  # [M] likewise, which example a slot holds, as `Refs.ids`; -1 - slot for none given
+  cursor: Array  # int32, the slot written next: the oldest once the queue is full
+  filled: Array  # int32, how many slots hold something: those below it
 
 
 def _integer() -> jnp.dtype:

@@ -72,10 +72,6 @@ def matmul_transposed(x: Array, y: Array, rows: Array | None = None) -> Array:
   return _dot(x, y, 1, 0)
 
 
-def _matmul_transposed_fwd(x, y, rows):
-  return _dot(x, y, 1, 0), (x, y if rows is None else None, rows)
-
-
 def _matmul_transposed_bwd(residuals, bar):
   x, y, rows = residuals
   y_bar = _dot(jax.lax.optimization_barrier(x.T), bar, 1, 0)
@@ -85,7 +81,10 @@ def _matmul_transposed_bwd(residuals, bar):
   return x_bar.astype(x.dtype), y_bar.astype(rows.dtype), jnp.zeros_like(rows)
 
 
-matmul_transposed.defvjp(_matmul_transposed_fwd, _matmul_transposed_bwd)
+matmul_transposed.defvjp(
+  lambda x, y, rows: (_dot(x, y, 1, 0), (x, y if rows is None else None, rows)),
+  _matmul_transposed_bwd,
+)
 
 
 def l2_normalize(x: Array) -> Array:

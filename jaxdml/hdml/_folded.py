@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from jaxdml.distances import l2_normalize
 from jaxdml.hdml import _layers
-from jaxdml.hdml._layers import Dense, Layers, apply
+from jaxdml.hdml._layers import Dense, apply
 from jaxdml.hdml._partners import Hidden, factors, hidden_of, partners_of
 from jaxdml.hdml.tuples import Mined
 from jaxdml.losses import _blocks
@@ -65,29 +65,12 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
 
 
 def synthetic_parts(
-  layers: Callable[[dict[str, PyTree]], Layers],
-  params: dict[str, PyTree],
-  z: Array,
-  mined: Mined,
-  lam: Array | float,
-  loss: TupleLoss,
-  *,
-  detach: str = "none",
-  block_size: int | None = None,
-  axis_name: str | None = None,
+  layers, params, z, mined: Mined, lam, loss: TupleLoss, *, detach, block_size, axis_name
 ) -> Parts:
-  """J_syn, y' and what J_soft sums, without making y~; the arguments are those of `synthesize`.
+  """J_syn, y' and what J_soft sums, without making y~.
 
-  Args:
-    layers: params -> `Layers`.
-    params: {"embedding", "generator", "head"}.
-    z: [b, d] embeddings of the batch.
-    mined: the real tuples.
-    lam: lambda in [0, 1].
-    loss: a sum over anchors, with a linear reducer.
-    detach: see `HdmlConfig`.
-    block_size: anchors whose partners are made at a time; None: as many as suit the machine.
-    axis_name: the mapped axis.
+  The arguments are those of `synthesize` and `HdmlConfig`; `layers` makes `Layers` of params, and
+  `loss` is a sum over anchors with a linear reducer.
   """
   anchors, tuples = mined.anchors, mined.tuples
   n, k = tuples.labels.shape
@@ -116,8 +99,7 @@ def synthetic_parts(
   features = _layers.fold_norm(of_metric, generator_mean, generator_var)
   embed, moments = _layers.fold_last(of_metric, features, mean, cov)
   j_syn = _j_syn(embed, of_metric.unit_norm, hidden, k, loss, axis_name)
-  moved = None if norm is None else norm.moved
-  embedding_stats = None if moved is None else moved(*moments)
+  embedding_stats = norm.moved(*moments) if norm is not None and norm.moved is not None else None
 
   # For the generator: everything else is fixed.
   of_generator = layers(params | {name: _frozen(params[name]) for name in ("embedding", "head")})
@@ -126,24 +108,19 @@ def synthetic_parts(
   features = _layers.fold_norm(of_generator, generator_mean, generator_var)
   classify = _layers.compose(features, of_generator.head)
 
-  def soft(block, shared):
+  def soft_of(block, shared):
     q, classify = shared
     logits = apply(classify, partners_of(block, q, hidden.center))
     used = (block.used & block.real[:, None]).reshape(-1)
     return jnp.sum(jnp.where(used, cross_entropy(logits, block.labels.reshape(-1)), 0.0)), ()
 
   of_anchors = jnp.sum(cross_entropy(apply(classify, hidden.anchors), mined.labels))
-  of_partners, _ = _blocks.sum_blocks(soft, _blocks.Blocks.of(hidden.cut), (hidden.q, classify))
+  of_partners, _ = _blocks.sum_blocks(soft_of, _blocks.Blocks.of(hidden.cut), (hidden.q, classify))
   used = jnp.sum(tuples.positive | tuples.negative, dtype=z.dtype)
-  return Parts(
-    j_syn=j_syn,
-    reconstructed=apply(features, hidden.z),
-    soft=((of_anchors, jnp.asarray(n, z.dtype)), (of_partners, used)),
-    stats={
-      "embedding": embedding_stats,
-      "generator": of_generator.norm.moved(generator_mean + hidden.center, generator_var),
-    },
-  )
+  soft = ((of_anchors, jnp.asarray(n, z.dtype)), (of_partners, used))
+  generator_stats = of_generator.norm.moved(generator_mean + hidden.center, generator_var)
+  stats = {"embedding": embedding_stats, "generator": generator_stats}
+  return Parts(j_syn, apply(features, hidden.z), soft, stats)
 
 
 def _squares(h: Array) -> Array:

@@ -57,14 +57,7 @@ class HdmlConfig(NamedTuple):
 
 
 def _parts(
-  networks: Networks,
-  params: dict[str, PyTree],
-  z: Array,
-  mined: Mined,
-  lam: Array,
-  loss: folded.TupleLoss,
-  config: HdmlConfig,
-  axis_name: str | None,
+  networks: Networks, params, z, mined: Mined, lam, loss: folded.TupleLoss, config, axis_name
 ) -> folded.Parts:
   """The synthetic tuples' loss and what the generator learns from, folded where possible."""
   foldable = networks.layers is not None and config.synthetic_members == "all"
@@ -118,11 +111,10 @@ def objective(
     reduce_fn: the loss's reducer.
     layout: splits the batch into anchors and references (`jaxdml.refs.layouts`).
     config: see `HdmlConfig`.
-    additive: the loss is a sum over anchors (`losses.Loss.additive`): its synthetic tuples may then
-      be made and forgotten a block at a time.
+    additive: `losses.Loss.additive`: synthetic tuples may then be made and forgotten by blocks.
     mining_fn: e.g. `nearest_positive` (EPS); J_syn uses the tuples mined for J_m (`config.slots` of
       each anchor's), and d+ is the distance to the positive kept.
-    key: PRNG key for random miners.
+    key: for random miners.
     ids: [n] int, which example each row shows; equal ids are never a pair. None: all are different.
     regularizer: scalar added to J_m (weight decay in the loss), alike on every device.
     axis_name: the mapped axis; psum the gradients over it.

@@ -63,10 +63,7 @@ def pull_negatives(
 
 
 def pull_factors(
-  negative_distances: Array,
-  positive_distances: Array,
-  lam: Array | float,
-  negative: Array | bool = True,
+  negative_distances: Array, positive_distances: Array, lam, negative: Array | bool = True
 ) -> tuple[Array, Array]:
   """(d- > d+, t = [lam d- + (1 - lam) d+] / d- there and 1 elsewhere), [n, k] of d- and d+ [n].
 

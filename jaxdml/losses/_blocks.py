@@ -195,16 +195,11 @@ def sum_blocks(
 
 
 def reduce_blocks(
-  sums: Callable[[PyTree, PyTree], tuple[Array, Array | None]],
-  reduce_fn: reducers.Linear,
-  blocks: Blocks,
-  shared: PyTree,
-  axis_name: str | None,
-  poison: Array | float = 0.0,
+  sums: Callable, reduce_fn: reducers.Linear, blocks: Blocks, shared, axis_name, poison=0.0
 ) -> Array:
   """The reduced loss through memory once; twice where several terms have denominators.
 
-  `sums` gives `reduce_fn.sums` of a block's rows; `poison` is added to the numerator.
+  sums(block, shared) gives `reduce_fn.sums` of a block's rows; `poison` is added to the numerator.
   """
   first = lambda rows: jax.tree.map(lambda a: a[0], blocks.cut(rows, blocks.sizes.cpu))
   numerator, denominator = jax.eval_shape(lambda rows: sums(first(rows), shared), blocks.rows)

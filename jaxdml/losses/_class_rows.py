@@ -5,7 +5,7 @@ of every loss. The parameters are a plain pytree; the optimizer that holds the n
 holds them too.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from jaxdml.losses._engine import from_rows
 from jaxdml.losses._numerics import log_sum_exp, softplus
 from jaxdml.losses._record import Parameter
 from jaxdml.losses._rows import Inputs, RowFn, anchor_rows, row_sum
-from jaxdml.types import Array, DistanceFn, Pairs, PyTree, ReduceFn, Refs, Rows
+from jaxdml.types import Array, Pairs, PyTree, Refs, Rows
 
 
 def class_vectors(key: Array, *shape: int) -> Array:
@@ -91,13 +91,10 @@ def out_of_range(labels: Array, num_classes: int) -> Array:
 
 
 def cross_entropy_rows(logits: Array, target: Array, positive: Array, negative: Array) -> Rows:
-  """Rows of log(exp(target) + sum_negatives exp(logits)) - target.
+  """Rows of log(exp(target) + sum_negatives exp(logits)) - target; none without a positive.
 
-  Args:
-    logits: [r, c] of the negatives; the positive's column is not read.
-    target: [r] logit of the positive, which a margin may have changed.
-    positive: [r, c] bool; a row without a positive has no element.
-    negative: [r, c] bool.
+  Of logits [r, c] the positive's column is not read: target [r] is its logit, which a margin may
+  have changed.
   """
   used = jnp.any(positive, axis=1)
   compared = used & jnp.any(negative, axis=1)
@@ -131,16 +128,7 @@ def _by_class(row_fn: RowFn, vectors: Array, where: Array | None) -> RowFn:
 
 
 def from_classes(
-  row_fn: RowFn,
-  parameter: Parameter,
-  embeddings: Array,
-  labels: Array,
-  params: PyTree,
-  distance_fn: DistanceFn,
-  reduce_fn: ReduceFn,
-  *,
-  penalty_fn: Callable[[Array], Array] | None = None,
-  **shared: Any,
+  row_fn, parameter, embeddings, labels, params, distance_fn, reduce_fn, *, penalty=None, **shared
 ) -> Array:
   """Returns the loss of anchors against class vectors; a label that indexes none makes it NaN.
 
@@ -149,9 +137,9 @@ def from_classes(
   Args:
     row_fn: as in `from_rows`; where a class has several vectors, `pairs.distances`,
       `pairs.positive` and `pairs.negative` are [r, per class, num_classes].
-    parameter: what is learnt.
+    parameter: the `Parameter` that is learnt.
     params: {parameter.name: vectors}.
-    penalty_fn: vectors -> scalar that is added once to the reduced loss.
+    penalty: vectors -> scalar that is added once to the reduced loss.
   """
   x, labels, where, weights, vectors = check_examples(embeddings, labels, params, parameter, shared)
   ids, axis_name = None, shared.get("axis_name")
@@ -167,8 +155,8 @@ def from_classes(
   own = {"refs": refs, "ids": ids, "where": where, "weights": weights, "whole_rows": True}
   row_fn = _by_class(row_fn, vectors, where)
   value = from_rows(row_fn, x, labels, distance_fn, reduce_fn, **own, **shared)
-  if penalty_fn is None:
+  if penalty is None:
     return value
   # Added once to each scalar; rows that are not reduced have no place for it.
-  penalty = reducers.local_share(penalty_fn(vectors), axis_name)
-  return jax.tree.map(lambda v: v + penalty.astype(v.dtype) if v.ndim == 0 else v, value)
+  share = reducers.local_share(penalty(vectors), axis_name)
+  return jax.tree.map(lambda v: v + share.astype(v.dtype) if v.ndim == 0 else v, value)

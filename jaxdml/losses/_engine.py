@@ -51,8 +51,7 @@ def from_rows(
 
   Args:
     row_fn: (pairs, inputs) -> Rows of a block of anchors, or a `TwoPass`.
-    whole_rows: row_fn tells references by their column, so it gets all of them, in their order,
-      whatever was mined.
+    whole_rows: row_fn tells references by their column, so it gets all, whatever was mined.
   """
   embeddings, labels, refs, ids, where, weights = check_arrays(
     embeddings, labels, refs, ids, where, weights
@@ -72,7 +71,7 @@ def from_rows(
 
 
 class _Block(NamedTuple):
-  """Arrays that are sliced by anchor; `where` and `keys` may be None, `private` too."""
+  """Arrays that are sliced by anchor."""
 
   index: Array
   prepared: PyTree
@@ -245,10 +244,6 @@ def _take(rows: Array, index: Array) -> Array:
   return rows[index]
 
 
-def _take_fwd(rows, index):
-  return rows[index], (index, jnp.zeros_like(rows, shape=(len(rows), 0)))
-
-
 def _take_bwd(residuals, bar):
   index, like = residuals
   bar, index = bar.reshape(-1, bar.shape[-1]), index.reshape(-1)
@@ -261,7 +256,9 @@ def _take_bwd(residuals, bar):
   return total.astype(like.dtype), None
 
 
-_take.defvjp(_take_fwd, _take_bwd)
+_take.defvjp(
+  lambda rows, index: (rows[index], (index, jnp.zeros_like(rows, shape=(len(rows), 0)))), _take_bwd
+)
 
 
 def sum_sorted(values: Array, index: Array, count: int) -> Array:

@@ -1,7 +1,6 @@
 """Masked reductions that stay finite, with finite gradients, on empty rows.
 
-exp is only taken of masked entries shifted below 0; the rest is exp(-inf) = 0, as is its
-gradient.
+exp is only taken of masked entries shifted below 0; the rest is exp(-inf) = 0, as is its gradient.
 """
 
 from collections.abc import Callable, Sequence
@@ -51,10 +50,8 @@ def exponents_fit(
 ) -> bool:
   """Tells whether exp of a row's exponents, and millions of them, keep their digits in float32.
 
-  Args:
-    distance_fn: False if its distances have no bounds.
-    exponents: of a distance; monotonic, so that those of the two bounds are the extremes.
-    parameters: what `exponents` depends on; False if one is traced and so not known yet.
+  False if the distances have no bounds, or one of the parameters of `exponents` is traced and so
+  not known yet. `exponents` of a distance are monotonic: those of the two bounds are the extremes.
   """
   bounds = distance_fn.bounds if isinstance(distance_fn, Distance) else None
   if bounds is None or not all(isinstance(p, (int, float)) for p in parameters):
@@ -64,13 +61,9 @@ def exponents_fit(
 
 
 def log_sum_exp(x: Array, mask: Array, *, bounded: bool = False, empty: float = 0.0) -> Array:
-  """log sum_j exp(x_ij) over the masked j, [r].
+  """log sum_j exp(x_ij) over the masked j, [r]; `empty` in a row without entries.
 
-  Args:
-    x: [r, m].
-    mask: [r, m] bool.
-    bounded: x is known to be in a range that `exponents_fit`: no search for the largest.
-    empty: the value of a row without entries.
+  `bounded`: x is known to be in a range that `exponents_fit`, so the largest is not searched for.
   """
   if bounded:
     total = jnp.sum(jnp.exp(jnp.where(mask, x, -jnp.inf)), axis=1)
@@ -84,12 +77,7 @@ def log_sum_exp(x: Array, mask: Array, *, bounded: bool = False, empty: float = 
 
 
 def log_sum_exp_pair(
-  x: Array,
-  positive: Array,
-  negative: Array,
-  *,
-  add_one: bool,
-  bounded: tuple[bool, bool] = (False, False),
+  x: Array, positive: Array, negative: Array, *, add_one: bool, bounded=(False, False)
 ) -> tuple[Array, Array]:
   """(log_sum_exp over the positives, over the negatives), or log1p_sum_exp of both.
 

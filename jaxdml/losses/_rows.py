@@ -80,15 +80,8 @@ def make_pairs(
 ) -> Pairs:
   """The unmined rows of anchors [n, d] against references: distances and masks [n, m].
 
-  Args:
-    embeddings: [n, d] anchors.
-    labels: [n].
-    refs: shared [m, d] or private [n, m, d] references.
-    distance_fn: applied to anchors and references.
-    ids: [n], needed when `refs.ids` is there.
-    where: [n] bool, the anchor exists.
-    keys: [n] PRNG keys for random miners.
-    anchor: [n] the anchors' indices; 0..n-1 by default.
+  The arguments are those of every loss, but `keys` [n] for random miners are one an anchor, and
+  `anchor` [n] are the anchors' indices, 0..n-1 by default. `refs.ids` needs `ids`.
   """
   if refs.embeddings.ndim == 2:
     distances = distance_fn(embeddings, refs.embeddings)

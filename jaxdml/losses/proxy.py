@@ -132,9 +132,9 @@ def soft_triple_loss(
     target = row_sum(logits, positive) - la * margin
     return cross_entropy_rows(logits, target, positive, negative)
 
-  penalty_fn = lambda centers: tau * _spread(centers)
+  penalty = lambda centers: tau * _spread(centers)
   arguments = (row_fn, _CENTERS, embeddings, labels, params, distance_fn, reduce_fn)
-  return from_classes(*arguments, penalty_fn=penalty_fn, **shared)
+  return from_classes(*arguments, penalty=penalty, **shared)
 
 
 def proxy_anchor_loss(

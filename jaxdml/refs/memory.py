@@ -152,10 +152,9 @@ def refs(memory: Memory, *, enabled: Array | bool = True) -> Refs:
 def extend(given: Refs, memory: Memory, *, enabled: Array | bool = True) -> Refs:
   """References followed by the memory, [m + M, d]; gradients reach the given ones alone.
 
-  Pass the anchors' `ids` to the loss with them. References without ids get ids that no anchor has.
-
   `given` is shared [m, d], the batch on one device or gathered from all; `memory` the queue before
-  this batch is enqueued; `enabled` as in `refs`.
+  this batch is enqueued; `enabled` as in `refs`. References without ids get ids that no anchor has.
+  Pass the anchors' `ids` to the loss with them.
 
   Raises:
     ValueError: `given` is private to each anchor (the triplet layout), or of another dimension.
@@ -165,8 +164,7 @@ def extend(given: Refs, memory: Memory, *, enabled: Array | bool = True) -> Refs
       "a memory is shared by all anchors: it extends references [m, d] (the layouts all_pairs and "
       f"npair), not private ones; got shape {given.embeddings.shape}"
     )
-  m, dim = given.embeddings.shape
-  size = memory.labels.shape[0]
+  (m, dim), size = given.embeddings.shape, memory.labels.shape[0]
   if dim != memory.embeddings.shape[1]:
     raise ValueError(
       f"the memory holds embeddings of dimension {memory.embeddings.shape[1]}; "

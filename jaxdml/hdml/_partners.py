@@ -128,17 +128,10 @@ def hidden_of(first: Dense, z, anchors, given, t, mined: Mined, block_size, axis
     center = jax.lax.pmean(center, axis_name)
   p, q = pre[b : b + n], pre[b + n :]
   real = jax.nn.relu(pre[: b + n]) - center
-  block = Block(
-    p=_frozen(p) if fixed else p,
-    q=q.reshape(*given.shape[:-1], h) if given.ndim == 3 else None,
-    t=t,
-    index=tuples.index,
-    anchors=real[b:],
-    anchor_labels=mined.labels,
-    labels=tuples.labels,
-    used=tuples.positive | tuples.negative,
-    real=jnp.ones(n, bool),
-  )
+  p, own = _frozen(p) if fixed else p, q.reshape(*given.shape[:-1], h) if given.ndim == 3 else None
+  used = tuples.positive | tuples.negative
+  labels = mined.labels, tuples.labels
+  block = Block(p, own, t, tuples.index, real[b:], *labels, used, jnp.ones(n, bool))
   if not block_size:
     on_cpu = jax.default_backend() == "cpu"
     block_size = max(1, (_CPU_ELEMENTS if on_cpu else _ELEMENTS) // (t.shape[1] * h))

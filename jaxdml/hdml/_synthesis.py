@@ -106,14 +106,8 @@ def synthesize(
   if of_all:
     labels = jnp.concatenate([anchor_labels, labels])
     where = jnp.concatenate([jnp.ones(n, bool), where])
-  return Synthetics(
-    pulled=partners,
-    anchors=z_syn[:n] if of_all else anchors,
-    refs=Refs(z_partners, tuples.labels, tuples.positive | tuples.negative),
-    features=features,
-    generated=generated[batch:],
-    labels=labels,
-    where=where,
-    reconstructed=generated[:batch],
-    stats={"embedding": embedding_stats, "generator": generator_stats},
-  )
+  z_anchors = z_syn[:n] if of_all else anchors
+  refs = Refs(z_partners, tuples.labels, tuples.positive | tuples.negative)
+  stats = {"embedding": embedding_stats, "generator": generator_stats}
+  outputs = (features, generated[batch:], labels, where, generated[:batch])
+  return Synthetics(partners, z_anchors, refs, *outputs, stats)

@@ -10,12 +10,8 @@ from jaxdml.types import Array
 def hardness(average_loss: Array, alpha: float) -> Array:
   """lambda = exp(-alpha / J_avg): 1 (no pull) while the loss is high, towards 0 as it falls.
 
-  Args:
-    average_loss: J_avg >= 0, the metric loss of the last window.
-    alpha: the loss at which a pull of 1 - 1/e is reached, in units of J_avg.
-
-  Returns:
-    lambda in [0, 1]; 0 at J_avg = 0.
+  J_avg >= 0 is the metric loss of the last window; at J_avg = alpha a pull of 1 - 1/e is reached,
+  at 0 lambda is 0.
   """
   average_loss = jnp.asarray(average_loss, jnp.result_type(average_loss, jnp.float32))
   some = average_loss > 0

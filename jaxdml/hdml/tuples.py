@@ -38,8 +38,8 @@ def private_tuples(pairs: Pairs, refs: Refs, slots: int | None = None) -> Tuples
   Args:
     pairs: mined pairs, one row an anchor and in the anchors' order.
     refs: what they were mined from, shared [m, d] or private [n, m, d].
-    slots: partners kept, positives first, then the nearest negatives; 2 holds a triplet, for
-      miners that leave one positive and one negative. None keeps all m: [n, m, d].
+    slots: partners kept, positives first, then the nearest negatives; 2 holds a triplet. None keeps
+      all m: [n, m, d].
   """
   n, m = pairs.positive.shape
   if slots is None or slots >= m:

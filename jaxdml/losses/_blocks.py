@@ -36,22 +36,17 @@ def default_sizes(n: int, elements_per_anchor: int) -> Sizes:
   An anchor needs `elements_per_anchor` distances after mining: m, or m times its rows. n itself
   while everything fits.
   """
+
+  def size(budget: int, least: int) -> int:
+    most = max(budget // elements_per_anchor, least, 8)
+    if n * elements_per_anchor <= budget or most >= n:
+      return n
+    power = 1 << (most.bit_length() - 1)  # matrix products like round sizes
+    return power if n >= 4 * power else -(-n // -(-n // most))
+
   rows = min(max(_CPU_ROWS, elements_per_anchor // _COLUMNS_PER_ROW), _CPU_MOST_ROWS)
   least = min(rows, 16 * CPU_ELEMENTS // elements_per_anchor)
-  return Sizes(
-    _default_size(n, elements_per_anchor, CPU_ELEMENTS, least),
-    _default_size(n, elements_per_anchor, _ACCELERATOR_ELEMENTS, 1),
-  )
-
-
-def _default_size(n: int, elements_per_anchor: int, budget: int, least: int) -> int:
-  if n * elements_per_anchor <= budget:
-    return n
-  most = max(budget // elements_per_anchor, least, 8)
-  if most >= n:
-    return n
-  power = 1 << (most.bit_length() - 1)  # matrix products like round sizes
-  return power if n >= 4 * power else -(-n // -(-n // most))
+  return Sizes(size(CPU_ELEMENTS, least), size(_ACCELERATOR_ELEMENTS, 1))
 
 
 def by_platform(fn: Callable[..., PyTree], sizes: Sizes, *operands: PyTree) -> PyTree:

@@ -75,8 +75,8 @@ def signal_to_noise_contrastive_loss(
 
 
 def margin_loss(
-  embeddings: Array, labels: Array, *, margin: float = 0.2, beta: Array | float = 1.2, nu: float =
-  0.0,
+  embeddings: Array, labels: Array, *, margin: float = 0.2, beta: Array | float = 1.2,
+  nu: float = 0.0,
   distance_fn: DistanceFn = distances.normalized_euclidean,
   reduce_fn: ReduceFn = reducers.mean_nonzero, **shared: Unpack[SharedRefs],
 ) -> Array:  # fmt: skip
@@ -84,14 +84,14 @@ def margin_loss(
 
   sum_p [d(a, p) - beta_a + margin]_+ + sum_n [beta_a - d(a, n) + margin]_+ over the number of
   active pairs, plus nu * beta_a for each row with a pair: each anchor, or, behind
-  `expand_positives`, each of its positives (Wu et al., arXiv 1706.07567). pytorch-metric-learning's
-  counts a pair once for each triplet that it is in, leaves out anchors without a triplet, and adds
-  the nu beta of a single boundary undivided.
+  `expand_positives`, each of its positives (Wu et al., arXiv 1706.07567). pytorch-metric-learning
+  counts a pair once for each of its triplets, leaves out anchors without one, and adds the nu beta
+  of a single boundary undivided.
 
   Args:
     margin: half the width of the band that must stay empty.
-    beta: the boundary, a scalar or [num_classes] indexed by the anchor's label; an array that
-      requires a gradient gets one, so it is learnable. Labels must then be below num_classes.
+    beta: the boundary, learnable: a scalar, or [num_classes] indexed by the anchor's label, which
+      must then be below num_classes.
     nu: weight of the beta regulariser; positive values pull the boundary in.
     **shared: and errors: docs/conventions.md.
   """
@@ -106,11 +106,8 @@ def margin_loss(
         mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
       )
     boundary = jnp.broadcast_to(boundary, pairs.anchor.shape)
-    signed = jnp.where(
-      pairs.positive,
-      pairs.distances - boundary[:, None],
-      boundary[:, None] - pairs.distances,
-    )
+    beyond = pairs.distances - boundary[:, None]
+    signed = jnp.where(pairs.positive, beyond, -beyond)
     rows = element_rows(jax.nn.relu(signed + margin), pairs.positive | pairs.negative)
     if isinstance(nu, (int, float)) and not nu:
       return rows

@@ -199,11 +199,9 @@ def proxy_anchor_loss(
     exponent = jnp.asarray(log_weights, dtype) + alpha * (sign * similarity + margin)
     pull, push = log_sum_exp_pair(exponent, pairs.positive, pairs.negative, add_one=True)
     some = jnp.any(pairs.positive, axis=1).astype(dtype)
-    return Rows(
-      total=jnp.stack([pull, push], axis=1) + poison.astype(dtype),
-      elements=jnp.stack([some, jnp.ones_like(some)], axis=1),
-      active=jnp.stack([pull > 0, push > 0], axis=1).astype(dtype),
-    )
+    total = jnp.stack([pull, push], axis=1)
+    elements = jnp.stack([some, jnp.ones_like(some)], axis=1)
+    return Rows(total + poison.astype(dtype), elements, active=(total > 0).astype(dtype))
 
   own = {
     "refs": Refs(x, y, where),

@@ -46,10 +46,8 @@ def multi_similarity_filter(*, epsilon: float = 0.1) -> Miner:
     bound = lambda mask, empty: jnp.where(mask, d, empty)
     farthest = jnp.max(bound(pairs.positive, -jnp.inf), axis=1, keepdims=True, initial=-jnp.inf)
     nearest = jnp.min(bound(pairs.negative, jnp.inf), axis=1, keepdims=True, initial=jnp.inf)
-    return pairs._replace(
-      positive=pairs.positive & (d > nearest - epsilon),
-      negative=pairs.negative & (d < farthest + epsilon),
-    )
+    positive = pairs.positive & (d > nearest - epsilon)
+    return pairs._replace(positive=positive, negative=pairs.negative & (d < farthest + epsilon))
 
   return Miner(mine, name=f"multi_similarity_filter(epsilon={epsilon})")
 
@@ -84,19 +82,11 @@ def _expanded(pairs: Pairs, max_positives: int | None) -> Pairs:
   index = jnp.full((pairs.positive.shape[0], k + 1), m, jnp.int32)
   index = jax.vmap(lambda i, s, c: i.at[s].set(c))(index, slot, columns)[:, :k]
   repeat = lambda x: jnp.repeat(x, k, axis=0, total_repeat_length=x.shape[0] * k)
-  index = index.reshape(-1)
-  keys = pairs.keys
+  index, keys = index.reshape(-1), pairs.keys
   if keys is not None:
     fold = lambda key: jax.vmap(lambda j: jax.random.fold_in(key, j))(jnp.arange(k))
     # Typed keys are [r], raw uint32 ones [r, 2].
     keys = jax.vmap(fold)(keys).reshape(-1, *keys.shape[1:])
-  columns = pairs.negative_columns
-  each = Pairs(
-    distances=repeat(pairs.distances),
-    positive=repeat(pairs.positive),
-    negative=repeat(pairs.negative) & (index < m)[:, None],
-    anchor=repeat(pairs.anchor),
-    keys=keys,
-    negative_columns=None if columns is None else repeat(columns),
-  )
+  each = jax.tree.map(repeat, pairs._replace(keys=None, positive_columns=None))
+  each = each._replace(negative=each.negative & (index < m)[:, None], keys=keys)
   return keep(each, positives=index)

@@ -29,8 +29,6 @@ from jaxdml.types import Array, Refs
 
 __all__ = ["Memory", "enqueue", "extend", "init", "refs"]
 
-_MAX_SIZE = 2**30  # Slots are counted in int32, with room for a batch.
-
 
 class Memory(NamedTuple):
   """A queue of M embeddings; new ones overwrite the oldest."""
@@ -61,7 +59,7 @@ def init(size: int, dim: int, dtype: jnp.dtype = jnp.float32) -> Memory:
     ValueError: `size` is not in 1..2^30 or `dim` below 1.
     TypeError: `dtype` is not floating point.
   """
-  if not 1 <= size <= _MAX_SIZE:
+  if not 1 <= size <= 2**30:  # slots are counted in int32, with room for a batch
     raise ValueError(f"size must be 1 to 2^30 embeddings; got {size}")
   if dim < 1:
     raise ValueError(f"dim must be at least 1; got {dim}")
@@ -123,9 +121,8 @@ def enqueue(
   if axis_name is not None:
     batch = jax.tree.map(lambda x: jax.lax.all_gather(x, axis_name, tiled=True), batch)
   embeddings, labels, ids, where = batch
-  size = memory.labels.shape[0]
+  size, count = memory.labels.shape[0], jnp.sum(where, dtype=jnp.int32)
   rank = jnp.cumsum(where, dtype=jnp.int32) - 1
-  count = jnp.sum(where, dtype=jnp.int32)
   slot = (memory.cursor + rank) % size
   stored = where & (rank >= count - size)
   at = jnp.where(stored, slot, size)

@@ -64,7 +64,7 @@ def test_additive_losses_are_those_without_a_pass_before():
 def test_help_shows_the_default_distance_by_its_name():
   text = pydoc.render_doc(losses.triplet_loss, renderer=pydoc.plaintext)
   assert "distances.normalized_squared_euclidean" in text and "reducers.mean_nonzero" in text
-  assert "margin: 'float' = 0.2" in text and "FaceNet" in text
+  assert "margin: float = 0.2" in text and "FaceNet" in text
   assert "argmin_{p: y_p = y_a} d(a, p)" in pydoc.render_doc(mining.nearest_positive)
   assert "1 - cos(x_i, y_j)" in pydoc.render_doc(distances.cosine)
   for name, distance in distances.DISTANCES.items():

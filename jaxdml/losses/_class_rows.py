@@ -132,14 +132,9 @@ def from_classes(
 ) -> Array:
   """Returns the loss of anchors against class vectors; a label that indexes none makes it NaN.
 
-  The other arguments are those of every loss (docs/conventions.md).
-
-  Args:
-    row_fn: as in `from_rows`; where a class has several vectors, `pairs.distances`,
-      `pairs.positive` and `pairs.negative` are [r, per class, num_classes].
-    parameter: the `Parameter` that is learnt.
-    params: {parameter.name: vectors}.
-    penalty: vectors -> scalar that is added once to the reduced loss.
+  The arguments are those of `from_rows` and the `Parameter` that `params` hold; `penalty` of the
+  vectors is added once to the reduced loss. Where a class has several vectors, `row_fn` gets
+  `pairs.distances`, `pairs.positive` and `pairs.negative` as [r, per class, num_classes].
   """
   x, labels, where, weights, vectors = check_examples(embeddings, labels, params, parameter, shared)
   ids, axis_name = None, shared.get("axis_name")

@@ -114,12 +114,7 @@ def masked_pairs(distances, labels, refs: Refs, ids, where, keys, anchor) -> Pai
 
 
 def mine(pairs: Pairs, mining_fn: MiningFn | None) -> Pairs:
-  """Mined pairs: the miner sees distances without gradient, the result carries the real ones.
-
-  Raises:
-    TypeError: the miner returns no `Pairs`.
-    ValueError: it loses rows or columns.
-  """
+  """Mined pairs: the miner sees distances without gradient, the result carries the real ones."""
   if mining_fn is None:
     return pairs
   mined = mining_fn(pairs._replace(distances=jax.lax.stop_gradient(pairs.distances)))

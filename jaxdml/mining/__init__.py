@@ -39,12 +39,7 @@ def __dir__() -> list[str]:
 
 
 def create(names: str, **options: Any) -> Miner:
-  """Returns the chain of miners named in `names`, joined by "+".
-
-  Args:
-    names: such as "nearest_positive+semihard_negative".
-    **options: keyword arguments (`dim`, `cutoff`, `max_positives`...); each miner takes those it
-      knows.
+  """Returns the chain of miners named in `names`, joined by "+"; each takes the options it knows.
 
   Raises:
     ValueError: for an unknown miner, an option that no named miner takes or one that a miner needs

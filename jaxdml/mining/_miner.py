@@ -13,13 +13,9 @@ class Miner:
   """A miner that states what it leaves, so that losses can plan before they trace it.
 
   A plain function of `Pairs` is a miner too: it states nothing, and losses expect all partners.
-
-  Attributes:
-    steps: functions of Pairs, applied one after the other.
-    name: for messages.
-    positives: positives it leaves a row at most, with their columns named; None: as many as come.
-    negatives: the same of negatives.
-    rows: rows that it makes of each; None: as many as there are references.
+  `steps` are functions of Pairs, applied one after the other. `positives` and `negatives`: at most
+  so many are left a row, with their columns named; None: as many as come. `rows` are made of each;
+  None: as many as there are references.
   """
 
   def __init__(self, *steps: MiningFn, name: str, positives=None, negatives=None, rows=1, doc=None):

@@ -225,7 +225,7 @@ def _chosen(call: _Call, sizes: Sizes) -> Refs:
 
   def columns_in_blocks(size, block):
     cut, _ = _blocks.split(block, n, size)
-    columns = _blocks.map_values(columns_of, cut, shared)
+    columns = _blocks.map_values(columns_of, cut, call[1:3])
     return columns.reshape(-1, columns.shape[-1])[:n]
 
   block = without(call.block)

@@ -51,8 +51,8 @@ def row_count(mask: Array, dtype) -> Array:
 def element_rows(values: Array, mask: Array) -> Rows:
   """Rows of masked elements: values [r, m] where mask; active means above zero."""
   values = jnp.where(mask, values, 0.0)
-  count = lambda mask: row_count(mask, values.dtype)
-  return Rows(total=jnp.sum(values, axis=1), elements=count(mask), active=count(values > 0))
+  elements, active = (jnp.sum(m, axis=1, dtype=values.dtype) for m in (mask, values > 0))
+  return Rows(jnp.sum(values, axis=1), elements, active)
 
 
 def anchor_rows(value: Array, used: Array) -> Rows:

@@ -60,12 +60,7 @@ def nmi(labels_true: Any, labels_pred: Any) -> float:
 
   Two partitions of one class each are identical and score 1.
 
-  Args:
-    labels_true: [n], of any type that compares.
-    labels_pred: [n].
-
-  Raises:
-    ValueError: lengths that differ, or nothing to compare.
+  Both are [n], of any type that compares; other lengths, and nothing to compare, raise ValueError.
 
   >>> round(nmi([0, 0, 1, 1], [5, 5, 7, 7]), 6), round(nmi([0, 0, 1, 1], [0, 1, 0, 1]), 6)
   (1.0, 0.0)
@@ -85,8 +80,6 @@ def ami(labels_true: Any, labels_pred: Any) -> float:
   0 however many clusters there are; NMI grows with their number. Vinh, Epps and Bailey, JMLR 2010,
   equation 24a; exact. It takes O(n) memory and O(n s) time, s the number of different class sizes.
 
-  Arguments and errors are those of `nmi`.
-
   >>> round(ami([0, 0, 1, 1], [5, 5, 7, 7]), 6), round(ami([0, 0, 1, 1], [0, 1, 0, 1]), 6)
   (1.0, -0.5)
   """
@@ -105,8 +98,6 @@ def pairwise_f1(labels_true: Any, labels_pred: Any) -> float:
   2 P R / (P + R), P the share of same-cluster pairs that are of one class, R the share of
   same-class pairs that are in one cluster. 1 where neither partition has a pair, 0 where no pair is
   common.
-
-  Arguments and errors are those of `nmi`.
 
   >>> round(pairwise_f1([0, 0, 0, 1], [0, 0, 1, 1]), 6)  # P = 1/2, R = 1/3
   0.4

@@ -49,8 +49,8 @@ def collapse_metrics(
 
   Args:
     embeddings: [n, d].
-    labels: [n], of any type that compares.
-    fine_labels: [n]; without them the last two are left out.
+    labels, fine_labels: [n], of any type that compares; without the second the last two are left
+      out.
     seed: of the random draws, where there are any.
     max_queries: rows that rank their class; of more, as many are drawn at random.
     block_size: rows at a time.
@@ -274,10 +274,7 @@ def _scatter(sums: np.ndarray, squares: np.ndarray, counts: np.ndarray) -> np.nd
 def _rank(similarity: np.ndarray, modes: np.ndarray, queries: np.ndarray) -> tuple[float, float]:
   """Sums recall at 1 and average precision at R over queries of one mode.
 
-  Args:
-    similarity: [q, m] float32, of the queries to all items of their class.
-    modes: [m], of the items.
-    queries: [q], which items the queries are.
+  `similarity` [q, m] is that of the items `queries` [q] to all of their class, of `modes` [m].
   """
   mode = modes[queries[0]]
   r = int((modes == mode).sum()) - 1

@@ -113,8 +113,7 @@ def kmeans(
     for rng in np.random.default_rng(seed).spawn(restarts):
       start = _seed(rng, data, k, bar) if centers is None else centers
       run = _lloyd(data, start, max_iterations, tolerance, bar)
-      if best is None or run.inertia < best.inertia:
-        best = run
+      best = run if best is None or run.inertia < best.inertia else best
   return best._replace(centers=best.centers + mean)
 
 
@@ -270,11 +269,9 @@ def _take_centers(*arrays: Array, mesh: Mesh, count: int, trials: int) -> tuple[
     taken, closest, _, _ = lax.fori_loop(0, count, body, start)
     return taken, closest[:, None]
 
-  specs = (_SHARDED, _SHARDED, _SHARDED, _REPLICATED, _REPLICATED)
-  results = (_REPLICATED, _SHARDED)
-  return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=results, check_vma=False)(
-    *arrays
-  )
+  specs, results = (_SHARDED,) * 3 + (_REPLICATED,) * 2, (_REPLICATED, _SHARDED)
+  mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=results, check_vma=False)
+  return mapped(*arrays)
 
 
 @partial(jax.jit, static_argnames=("mesh", "blocks", "scatter"))

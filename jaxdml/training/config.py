@@ -79,10 +79,8 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   """{"section.key": value} of a config, or of one as nested dicts."""
   flat = {}
   for key, value in tree.items():
-    if isinstance(value, Mapping | ConfigDict):
-      flat.update(flatten(value, f"{prefix}{key}."))
-    else:
-      flat[prefix + key] = value
+    nested = isinstance(value, Mapping | ConfigDict)
+    flat |= flatten(value, f"{prefix}{key}.") if nested else {prefix + key: value}
   return flat
 
 
@@ -135,8 +133,6 @@ def _open(config: ConfigDict, key: str) -> tuple[ConfigDict, str] | None:
 
 
 def _of_layout(config: ConfigDict, value: object) -> object:
-  """An entry of `variants.VARIANTS` for the layout of a config."""
-  if not isinstance(value, Mapping):
-    return value
-  # An unknown layout is refused by the checks that follow, in words.
-  return value.get(config.loss.layout, value["all_pairs"])
+  """An entry of `variants.VARIANTS` for the layout of a config; an unknown one is refused later."""
+  by_layout = isinstance(value, Mapping)
+  return value.get(config.loss.layout, value["all_pairs"]) if by_layout else value

@@ -52,9 +52,8 @@ def get_config() -> ConfigDict:
 
   config.loss = ConfigDict()
   config.loss.name = "npair"
-  config.loss.options = (
-    ConfigDict()
-  )  # the loss's own hyperparameters: --config.loss.options.margin=0.3
+  # the loss's own hyperparameters: --config.loss.options.margin=0.3
+  config.loss.options = ConfigDict()
   config.loss.init_options = ConfigDict()  # of a loss with parameters, e.g. centers_per_class
   config.loss.distance = ""  # "": the loss's default
   config.loss.distance_options = ConfigDict()  # of hyperbolic: curvature, clip_radius

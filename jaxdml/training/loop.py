@@ -313,7 +313,7 @@ def train_and_evaluate(
       or another process trains there.
     KeyboardInterrupt: Ctrl-C, once what is done is saved; a second one does not wait for that.
     DatasetNotPreparedError: the data set is not there.
-    CheckpointError: the checkpoint to resume from cannot be read, or none can be written.
+    CheckpointError: no checkpoint of those there can be read, or none can be written.
     NonFiniteError: the loss became NaN; the last good checkpoint is kept.
     ImageDecodeError: more than config.data.max_bad_images cannot be decoded, or a whole class.
     WorkerError: a process that prepares batches died.

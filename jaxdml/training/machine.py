@@ -9,21 +9,18 @@ import platform
 __all__ = ["describe", "describe_machine", "describe_versions"]
 
 
-def _cpu_model() -> str:
-  try:
-    with open("/proc/cpuinfo") as file:
-      return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
-  except (OSError, StopIteration):
-    return platform.processor() or platform.machine()
-
-
 def describe_machine() -> str:
   """Processor, cores and accelerators."""
   import jax
 
+  try:
+    with open("/proc/cpuinfo") as file:
+      cpu = next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+  except (OSError, StopIteration):
+    cpu = platform.processor() or platform.machine()
   devices = {device.device_kind for device in jax.devices()} - {"cpu"}
   accelerator = f", {len(jax.devices())} x {', '.join(sorted(devices))}" if devices else ""
-  return f"{_cpu_model()}, {os.cpu_count()} cores{accelerator}"
+  return f"{cpu}, {os.cpu_count()} cores{accelerator}"
 
 
 def describe_versions(*others: str) -> str:

@@ -54,9 +54,8 @@ def miner_of(config: ConfigDict) -> MiningFn | None:
   options = dict(config.mining.options)
   if "distance_weighted_negative" in names:
     options.setdefault("dim", config.embedding.dim)
-  if not names and not options:
-    return None
-  return mining.create("+".join(names or ["all_negatives"]), **options)
+  named = bool(names or options)
+  return mining.create("+".join(names or ["all_negatives"]), **options) if named else None
 
 
 class MetricLoss:

@@ -18,11 +18,6 @@ TOO_LONG = 0.25
 """Share of the time from which on a user should be told."""
 
 
-def _when_done(output: Any) -> float:
-  jax.block_until_ready(output)
-  return time.perf_counter()
-
-
 class Starving:
   """Adds up the time from the end of one step to the arrival of the next step's batch.
 
@@ -33,16 +28,17 @@ class Starving:
   def __init__(self):
     self._seconds, self._advised = 0.0, False
     self._pool = futures.ThreadPoolExecutor(1, thread_name_prefix="step-ends")
-    self._done: futures.Future[float] | None = None
+    self._done: futures.Future[tuple[Any, float]] | None = None
 
   def started(self, output: Any) -> None:
     """A step was dispatched; it has ended when `output` is there."""
-    self._done = self._pool.submit(_when_done, output)
+    wait = lambda: (jax.block_until_ready(output), time.perf_counter())
+    self._done = self._pool.submit(wait)
 
   def arrived(self) -> None:
     """The next batch is there."""
     if self._done is not None and self._done.done() and self._done.exception() is None:
-      self._seconds += time.perf_counter() - self._done.result()
+      self._seconds += time.perf_counter() - self._done.result()[1]
 
   def pause(self) -> None:
     """Something else was done since the last step: the time to the next batch does not count."""

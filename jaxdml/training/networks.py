@@ -59,9 +59,7 @@ class Embedder:
   def embed(self, variables: PyTree, images: Array) -> Array:
     """Returns embeddings [b, d] float32 of images [b, h, w, c], uint8 or floats of the same range.
 
-    Args:
-      variables: {"params", "batch_stats"}, each a dict by network.
-      images: of `image_shape`, RGB or grey.
+    `variables` are {"params", "batch_stats"}, each a dict by network.
     """
     pick = lambda name: {kind: tree[name] for kind, tree in variables.items() if name in tree}
     y = self.encoder.apply(pick("encoder"), self.normalize(images), train=False)
@@ -69,11 +67,7 @@ class Embedder:
 
 
 def build(config: Config, axis_name: str | None = None) -> Embedder:
-  """The networks of a config.
-
-  Args:
-    config: of `training.resolve`.
-    axis_name: mapped axis over which BatchNorm is synchronised in training.
+  """The networks of a config; in training BatchNorm is synchronised over `axis_name`.
 
   Raises:
     ValueError: unknown names or options.
@@ -118,8 +112,7 @@ def encode_in_chunks(
     images: [n, ...], n a multiple of `chunk_size`.
     chunk_size: c; 0 or n encodes all at once.
 
-  Returns:
-    Features [n, d] in the order of the images, and the updates averaged over the chunks.
+  Returns: features [n, d] in the order of the images, and the updates averaged over the chunks.
   """
   total = images.shape[0]
   if chunk_size in (0, total):

@@ -86,8 +86,7 @@ def build(
   Args:
     config: of `training.resolve`.
     num_classes: training classes; labels are 0..num_classes-1.
-    total_steps: for the schedules.
-    steps_per_epoch: for durations in epochs.
+    total_steps, steps_per_epoch: for the schedules, for durations in epochs.
     axis_name: mapped axis over which the batch is gathered, BatchNorm synchronised and gradients
       summed; None for one device alone.
   """

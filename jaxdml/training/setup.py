@@ -74,11 +74,7 @@ class Setup:
     return self.validation if apart else self.measured
 
   def initial_state(self) -> program_lib.TrainState:
-    """The state before training, on the host: random, the encoder as `encoder.init` says.
-
-    Raises:
-      ConfigError: the weights of `encoder.init` cannot be read or do not fit.
-    """
+    """The state before training, on the host: random, the encoder as `encoder.init` says."""
     key = jax.random.key(self.config.seed)
     state = jax.tree.map(np.asarray, jax.jit(self.program.init)(key))
     return encoder_init.put(self.config, state) if self.config.encoder.init else state
@@ -120,19 +116,16 @@ class Splits(NamedTuple):
 
 
 def load_splits(config: ConfigDict) -> Splits:
-  """Loads the data of a config.
-
-  Raises:
-    ConfigError: the config does not fit the data set (its name, its label columns, its classes).
-    DatasetNotPreparedError: the data set is not there.
-  """
-  directory, label = config.data.data_dir or None, config.data.label
-  validation = None
+  """Loads the data of a config; refuses names, columns and classes that are not there."""
+  label, test, validation = config.data.label, None, None
   try:
-    train = data.load(config.data.dataset, "train", data_dir=directory)
-    test = _test(config, directory) if config.eval.test else None
-    for column in (label, config.data.eval_label, config.data.coarse_label):
-      train = data.with_groups(train, column)
+    train = _grouped(config, "train")
+    try:
+      test = _grouped(config, "test") if config.eval.test else None
+    except ValueError as error:
+      raise ValueError(
+        f"{error}. eval.test=False measures on the validation part of the training classes instead"
+      ) from error
     (train if test is None else test).column(config.data.eval_label or label)
     if config.eval.folds:
       folds = data.cross_validation(train, label, config.eval.folds)
@@ -168,17 +161,13 @@ def prepare(config: Config) -> Setup:
   return Setup(config, *splits, steps_per_epoch, total_steps, program)
 
 
-def _test(config: ConfigDict, directory: str | None) -> data.Dataset:
+def _grouped(config: ConfigDict, split: str) -> data.Dataset:
+  """A split with the random groups that its label columns ask for."""
   keys = config.data
-  try:
-    test = data.load(keys.dataset, "test", data_dir=directory)
-  except ValueError as error:
-    raise ValueError(
-      f"{error}. eval.test=False measures on the validation part of the training classes instead"
-    ) from error
+  images = data.load(keys.dataset, split, data_dir=keys.data_dir or None)
   for column in (keys.label, keys.eval_label, keys.coarse_label):
-    test = data.with_groups(test, column)
-  return test
+    images = data.with_groups(images, column)
+  return images
 
 
 def _check_selection(setup: Setup) -> None:
@@ -224,19 +213,17 @@ def trace(setup: Setup) -> None:
 
 
 def sampler(config: ConfigDict, train: data.Dataset) -> data.sampling.Sampler:
-  """The sampler of a config, over its training images.
-
-  Raises:
-    ConfigError: the batch cannot be made of these classes.
-  """
+  """The sampler of a config; refuses a batch that cannot be made of these classes."""
   keys = config.data
   try:
     return data.sampling.create(
-      keys.sampler,
-      train.column(keys.label),
-      keys.batch_size,
-      keys.images_per_class,
-      config.seed,
+      *(
+        keys.sampler,
+        train.column(keys.label),
+        keys.batch_size,
+        keys.images_per_class,
+        config.seed,
+      ),
       label=keys.label,
       coarse=train.column(keys.coarse_label) if keys.coarse_label else None,
       coarse_label=keys.coarse_label,
@@ -257,24 +244,16 @@ def train_batches(
 ) -> data.Batches:
   """This host's part of the batches that train steps start + 1, ..., stop of a config.
 
-  Args:
-    config: the run's.
-    train: the training images.
-    draw: made by `sampler` for them.
-    start, stop: steps done before and after them.
-    bad_images: counts those that cannot be decoded; by default a new one by the config's share.
+  `draw` is the `sampler` of the images `train`; `bad_images` counts those that cannot be decoded,
+  by default a new one by the config's share.
   """
   keys = config.data
+  part = {"shard_index": jax.process_index(), "shard_count": jax.process_count()}
+  part |= {"start_step": start, "num_steps": stop - start}
   return data.train_batches(
     train,
     draw,
     data.preprocess.from_config(keys, train=True, cache=keys.cache),
-    label=keys.label,
-    seed=config.seed,
-    start_step=start,
-    num_steps=stop - start,
-    num_workers=keys.num_workers,
-    shard_index=jax.process_index(),
-    shard_count=jax.process_count(),
+    **part | {"label": keys.label, "seed": config.seed, "num_workers": keys.num_workers},
     bad_images=data.BadImages(train, keys.max_bad_images) if bad_images is None else bad_images,
   )

@@ -24,8 +24,7 @@ class Trained(NamedTuple):
   """The two networks that embed, as a run's best checkpoint holds them.
 
   Attributes:
-    config: the run's.
-    step: of the checkpoint.
+    config, step: of the run, of the checkpoint.
     variables: {"params", "batch_stats"}, each a dict by network, on the host.
     embedder: the networks.
   """
@@ -69,10 +68,6 @@ def fingerprint(config: Config, variables: PyTree) -> str:
 
   That is: each parameter and statistic by name, shape, dtype and value, and the config's keys on
   the network and its evaluation preprocessing. What only training looks at is left out.
-
-  Args:
-    config: the run's.
-    variables: nested dicts of arrays.
   """
   keys = {
     "data": ("preprocess", "normalize", "image_size", "channels"),

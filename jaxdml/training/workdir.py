@@ -118,9 +118,7 @@ def check(config: Config, workdir: pathlib.Path) -> None:
 def read_config(workdir: pathlib.Path, data_dir: str | None = None) -> Config:
   """The run's config.json over the defaults, so that keys younger than the run have a value.
 
-  Args:
-    workdir: of the run.
-    data_dir: replaces `data.data_dir`, if given.
+  `data_dir` replaces the config's, if given.
 
   Raises:
     CheckpointError: there is no config.json.
@@ -199,8 +197,6 @@ def check_data(workdir: pathlib.Path, splits: Mapping[str, Dataset], label: str)
 
 def changed_data(workdir: pathlib.Path, splits: Mapping[str, Dataset], label: str) -> str | None:
   """Tells how splits differ from those of the run in `workdir`; None where they do not.
-
-  Runs of earlier versions do not say what they were made of: there it is None.
 
   Raises:
     ConfigError: its data.json is damaged.

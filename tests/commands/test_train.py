@@ -89,6 +89,13 @@ def test_how_training_ends(error, status, line, monkeypatch, capsys):
   assert capsys.readouterr().err == line
 
 
+def test_a_run_that_sigterm_stopped_is_not_taken_for_done(monkeypatch):
+  """Schedulers look at the status alone."""
+  monkeypatch.setattr(loop, "train_and_evaluate", lambda *_, **__: None)
+  config = f"--config={ROOT / 'configs' / 'default.py'}"
+  assert commands.main(["train", config, "--workdir=x"]) == 128 + signal.SIGTERM
+
+
 def test_other_hosts_are_joined_first(monkeypatch):
   import jax
 

@@ -13,6 +13,7 @@ import pytest
 BENCHMARKS = pathlib.Path(__file__).resolve().parent.parent
 # Of each script the arguments, and what it prints if all went well.
 RUNS = {
+  "checkpoint_digests": (["--encoder=resnet18", "--rounds=1"], "| `resnet18` |"),
   "call_path": (["--batch=64", "--rounds=1"], "margin, nearest_positive"),
   "encoders": (
     [

@@ -266,10 +266,12 @@ def validation_split(
   """Sets aside some classes for validation: (train, validation), with no class in common.
 
   `fraction` is the share of the classes that validate, in (0, 1); at least two classes are on each
-  side, for with one class every neighbour is right.
+  side, for with one class every neighbour is right. A class of one image always trains: there it
+  has nothing to find.
 
   Raises:
-    ValueError: `fraction` is outside (0, 1), or there are fewer than four classes.
+    ValueError: `fraction` is outside (0, 1), or there are fewer than four classes, or fewer than
+      two of several images.
   """
   classes = dataset.classes(label)
   if not 0 < fraction < 1:
@@ -279,9 +281,16 @@ def validation_split(
       f"a validation part needs 2 classes of {label!r} and training 2 others, and {dataset}, has "
       f"{len(classes)}: set eval.validation_fraction=0"
     )
+  found, sizes = np.unique(dataset.column(label), return_counts=True)
+  several = np.intersect1d(found[sizes > 1], classes)
+  if len(several) < 2:
+    raise ValueError(
+      f"a validation part needs 2 classes of {label!r} with more than one image, and {dataset}, "
+      f"has {len(several)}: set eval.validation_fraction=0"
+    )
   count = min(max(round(fraction * len(classes)), 2), len(classes) - 2)
   rng = np.random.Generator(np.random.PCG64(seed))
-  held_out = np.isin(dataset.column(label), rng.permutation(classes)[:count])
+  held_out = np.isin(dataset.column(label), rng.permutation(several)[:count])
   return _part(dataset, held_out, "validation")
 
 

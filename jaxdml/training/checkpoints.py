@@ -10,11 +10,13 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import pathlib
 import re
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -27,7 +29,7 @@ from jaxdml.types import PyTree
 
 __all__ = ["CheckpointError", "Checkpoints", "Progress", "digests", "open_best"]
 
-_ROW = 2048  # Bytes that a digest sums.
+_ROW = 1 << 15  # Bytes that a digest sums.
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
@@ -271,8 +273,8 @@ def open_best(workdir: pathlib.Path) -> Iterator[Checkpoints]:
 def digests(tree: PyTree) -> dict[str, str]:
   """Returns a digest of each host array's type, shape and bytes, by its path in the tree.
 
-  The CRC-32 of the sums of its 2 KB rows: any change within a word changes it, and it takes a
-  quarter of the CRC's own time.
+  The CRC-32 of the sums of its rows of 32 KB: a changed word changes it, and it takes a fifth of
+  the time of the CRC itself.
   """
 
   def digest(leaf: Any) -> str:
@@ -285,7 +287,10 @@ def digests(tree: PyTree) -> dict[str, str]:
 
   leaves = jax.tree.leaves_with_path(tree)
   name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
-  return {name(path): digest(leaf) for path, leaf in leaves}
+  threads = min(os.cpu_count() or 1, 8)  # They wait for memory: more gain nothing.
+  with futures.ThreadPoolExecutor(threads) as pool:
+    of_part = lambda first: {name(path): digest(x) for path, x in leaves[first::threads]}
+    return {k: v for part in pool.map(of_part, range(threads)) for k, v in part.items()}
 
 
 def _digest_of_facts(facts: Mapping[str, Any]) -> str:

@@ -54,7 +54,9 @@ def check_path(workdir: pathlib.Path) -> None:
     while not os.path.lexists(there):
       there = there.parent
     made = path.parts[len(there.parts) :]
-    if not there.exists():
+    if "\0" in str(path):
+      reason = "no path has a null in it"
+    elif not there.exists():
       reason = f"{there} is a link to {os.readlink(there)}, which is not there"
     elif not there.is_dir():
       reason = "expected a folder, this is a file" if there == path else f"{there} is a file"
@@ -64,8 +66,8 @@ def check_path(workdir: pathlib.Path) -> None:
       reason = f"a name in it is longer than {os.pathconf(there, 'PC_NAME_MAX')} bytes"
     elif len(os.fsencode(path)) + _LONGEST > os.pathconf(there, "PC_PATH_MAX"):
       reason = f"longer than {os.pathconf(there, 'PC_PATH_MAX') - _LONGEST} bytes"
-  except (OSError, ValueError) as error:  # ValueError: a null byte
-    reason = getattr(error, "strerror", None) or str(error)
+  except OSError as error:
+    reason = error.strerror or str(error)
   if reason:
     raise ConfigError(printable(f"--workdir={workdir}: {reason}; choose another --workdir"))
 

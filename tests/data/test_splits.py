@@ -62,3 +62,20 @@ def test_impossible_folds(digits):
     data.cross_validation(digits["train"], "label", 1)
   with pytest.raises(ValueError, match=r"6 folds need at least 12 classes of 'label'.*has 10"):
     data.cross_validation(digits["train"], "label", 6)
+
+
+def test_a_class_of_one_image_never_validates(digits):
+  """A validation part of those alone scores NaN, and nothing would ever be better."""
+  train = digits["train"]
+  labels = train.column("label")
+  firsts = [
+    np.flatnonzero(labels == c)[: 9 if c in (3, 6, 8) else 1] for c in train.classes("label")
+  ]
+  few = train.select(np.concatenate(firsts))
+  for seed in range(8):
+    kept, validation = data.validation_split(few, "label", 0.9, seed=seed)
+    assert validation.classes("label").tolist() == [3, 6, 8] and len(kept) + 27 == len(few)
+    two = data.validation_split(few, "label", 0.1, seed=seed)[1]
+    assert len(two) == 18
+  with pytest.raises(ValueError, match=r"2 classes of 'label' with more than one image, and .* 1:"):
+    data.validation_split(train.select(np.concatenate([firsts[3], *firsts[:3]])), "label", 0.3, 0)

@@ -1,5 +1,7 @@
 """From a config to its data: folds and groups."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -69,3 +71,32 @@ def test_training_keeps_pictures_where_the_config_says(data_dir, tmp_path):
       images.append(next(batches)["image"])
   np.testing.assert_array_equal(*images)
   assert any(file.is_file() for file in tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize("gallery", [False, True])
+def test_images_without_a_match_cannot_select(data_dir, monkeypatch, gallery):
+  """Each class has one image, or all others of it are unknown, or on the same side."""
+  load = data.load
+
+  def one_each(name, split, **options):
+    images = load(name, split, **options)
+    if split == "train":
+      return images
+    labels = images.column("label").copy()
+    rows = np.concatenate([np.flatnonzero(labels == c)[:1] for c in range(10)])
+    labels[rows[8:]] = -1
+    columns = {**images.labels, "label": labels}
+    if gallery:
+      rows = np.concatenate([rows, np.flatnonzero(labels == 3)[1:4]])
+      columns["gallery"] = np.isin(np.arange(len(labels)), rows[:3]).astype(np.int32)
+    return dataclasses.replace(images, labels=columns).select(rows)
+
+  monkeypatch.setattr(data, "load", one_each)
+  run = setup.prepare(_config(data_dir))
+  message = rf"config\.eval\.select_by=map@r: none of the {len(run.measured)} images of digits test"
+  with pytest.raises(ConfigError, match=message):
+    setup.trace(run)
+  setup.trace(dataclasses.replace(run, config=replace(run.config, {"eval.select_by": "last"})))
+  held_out = setup.prepare(_config(data_dir, **{"eval.validation_fraction": 0.3}))
+  assert held_out.selecting is held_out.validation
+  setup.trace(held_out)

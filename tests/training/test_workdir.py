@@ -145,3 +145,45 @@ def test_results_as_a_run_writes_them(tmp_path):
   read = workdir.read_results(tmp_path)
   assert list(read) == ["raw pixels", "trained model"] and read["raw pixels"] == {"map@r": 0.5}
   assert math.isnan(read["trained model"]["map@r"]) and read["trained model"]["num_queries"] == 3
+
+
+def _readable_by(monkeypatch, allowed):
+  monkeypatch.setattr(workdir.os, "access", lambda path, mode: allowed)
+
+
+def test_a_path_that_cannot_be_written_is_refused_before_anything_is_made(tmp_path, monkeypatch):
+  (tmp_path / "file").write_text("")
+  (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+  (tmp_path / "link").symlink_to(tmp_path)
+  for name, reason in {
+    "file": "expected a folder, this is a file",
+    "file/run": "file is a file",
+    "dangling": r"dangling is a link to .*nowhere, which is not there",
+    "dangling/run": r"dangling is a link to .*nowhere, which is not there",
+    "x" * 256: "a name in it is longer than 255 bytes",
+    "ü" * 128: "a name in it is longer than 255 bytes",
+    "/".join(["x" * 200] * 20): r"longer than \d+ bytes",
+    "a\0b": "no path has a null in it",
+  }.items():
+    with pytest.raises(ConfigError, match=rf"^--workdir=.*: .*{reason}; choose another") as caught:
+      workdir.check_path(tmp_path / name)
+    assert str(caught.value).isprintable()
+  before = sorted(tmp_path.iterdir())
+  for name in ("new", "new/run", "link/run", 'it\'s "so"', "a\nb", "[1]", "~", "", "ü" * 127):
+    workdir.check_path(tmp_path / name)
+  assert sorted(tmp_path.iterdir()) == before
+  _readable_by(monkeypatch, False)
+  with pytest.raises(ConfigError, match=r"is not yours to write to"):
+    workdir.check_path(tmp_path / "new")
+
+
+def test_the_path_is_looked_at_before_the_data_and_named_in_one_line(data_dir, tmp_path):
+  with pytest.raises(ConfigError, match=r"a\[U\+000A\]b/x+: a name in it is longer") as caught:
+    loop.train_and_evaluate(digits_config("nowhere"), tmp_path / f"a\nb/{'x' * 256}")
+  assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_number_that_json_does_not_know_is_refused(data_dir, tmp_path):
+  for value in (float("inf"), float("nan")):
+    with pytest.raises(ConfigError, match=r"config\.loss\.options\.margin: expected a finite"):
+      training.resolve(tiny_config(**{"loss.name": "triplet", "loss.options": {"margin": value}}))

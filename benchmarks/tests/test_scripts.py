@@ -15,6 +15,7 @@ BENCHMARKS = pathlib.Path(__file__).resolve().parent.parent
 RUNS = {
   "checkpoint_digests": (["--encoder=resnet18", "--rounds=1"], "| `resnet18` |"),
   "call_path": (["--batch=64", "--rounds=1"], "margin, nearest_positive"),
+  "damage_campaign": (["--acts=12"], "12 acts of damage, 0 not told"),
   "encoders": (
     [
       "--only",

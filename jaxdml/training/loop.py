@@ -17,7 +17,7 @@ import jax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from jaxdml import _files, data, evaluation, models
+from jaxdml import data, evaluation, models
 from jaxdml.errors import JaxdmlError
 from jaxdml.training import checkpoints, encoder_init, parallel, runs, setup
 from jaxdml.training import config as config_lib
@@ -265,8 +265,7 @@ class _Run:
     rows = {**self.progress.floors, workdir_lib.TRAINED: self.test.score(embedded)}
     if jax.process_index():
       return rows
-    # Its presence says that the run has finished: whole or not at all.
-    _files.write_json(self.workdir / "results.json", rows)
+    workdir_lib.write_results(self.workdir, rows)
     queries = {k: int(v) for k, v in rows["trained model"].items() if k.startswith("num_")}
     label = self.config.data.eval_label or self.config.data.label
     if self.config.eval.select_by == "last":

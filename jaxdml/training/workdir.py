@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -23,7 +24,7 @@ from jaxdml.training.config import Config, ConfigError, flatten
 
 __all__ = [
   "TRAINED", "alone", "changed_data", "check", "check_data", "check_path", "read_config",
-  "read_results",
+  "read_results", "write_results",
 ]  # fmt: skip
 
 FORMAT = 3
@@ -32,7 +33,7 @@ FORMAT = 3
 TRAINED = "trained model"
 """Its row in the results, after those of what it has to beat."""
 
-_DATA = "data.json"
+_DATA, _RESULTS_DIGEST = "data.json", "results.sha256"
 _LONGEST = 200  # Bytes of the longest path inside a workdir, Orbax's.
 # What may differ between the run that made a workdir and the one that resumes it: nothing here
 # reaches the parameters.
@@ -91,16 +92,16 @@ def check(config: Config, workdir: pathlib.Path) -> None:
         "back, or choose another --workdir"
       )
     if not jax.process_index():
-      _files.write_json(path, ours)
+      _files.write_json(path, _files.seal(ours))
     return
   try:
-    there = json.loads(path.read_text("utf-8"))
-    theirs = flatten(there)
+    theirs = flatten(_config_there(path))
+  except ConfigError:
+    raise
   except (AttributeError, ValueError) as error:  # no object; no JSON, or no UTF-8
     raise ConfigError(
       f"{path} is no JSON of a config ({error}); choose another --workdir"
     ) from error
-  _check_format(there, path)
   mine = flatten(ours)
   # A key younger than the run: then it was as it is by default now.
   theirs = flatten(_as_json(defaults.get_config())) | theirs
@@ -133,8 +134,7 @@ def read_config(workdir: pathlib.Path, data_dir: str | None = None) -> Config:
       "python -m jaxdml.main"
     )
   try:
-    values = json.loads(path.read_text("utf-8"))
-    _check_format(values, path)
+    values = _config_there(path)
     values.pop("format")
     config = config_lib.read(values)
   except ConfigError:
@@ -143,6 +143,26 @@ def read_config(workdir: pathlib.Path, data_dir: str | None = None) -> Config:
     first = str(error).strip().split("\n")[0]
     raise ConfigError(f"{path} is no config of this version: {first}") from error
   return config if data_dir is None else config_lib.replace(config, {"data.data_dir": data_dir})
+
+
+def _config_there(path: pathlib.Path) -> dict[str, Any]:
+  """What a config.json holds, which must be what was written; one without a seal is a user's."""
+  values = json.loads(path.read_text("utf-8"))
+  _check_format(values, path)
+  if (seal := values.pop("seal", None)) and seal != _files.seal(values)["seal"]:
+    raise ConfigError(
+      f"{path} is not what the run wrote: it is damaged, or was changed; bring it back as it was, "
+      'or take its "seal" out if it is to be so'
+    )
+  return values
+
+
+def write_results(workdir: pathlib.Path, rows: Mapping[str, Mapping[str, float]]) -> None:
+  """Writes results.json, whose presence says that the run has finished, and its SHA-256 before."""
+  text = _files.dump_json(rows, indent=2) + "\n"
+  digest = hashlib.sha256(text.encode()).hexdigest()
+  _files.write_text(workdir / _RESULTS_DIGEST, f"{digest}  results.json\n")
+  _files.write_text(workdir / "results.json", text)
 
 
 def read_results(workdir: pathlib.Path) -> dict[str, dict[str, float]] | None:
@@ -154,7 +174,10 @@ def read_results(workdir: pathlib.Path) -> dict[str, dict[str, float]] | None:
   path = workdir / "results.json"
   if not path.is_file():
     return None
+  digest = workdir / _RESULTS_DIGEST
   try:
+    if digest.is_file() and digest.read_text("utf-8").split()[:1] != [_files.sha256(path)]:
+      raise ValueError(f"its digest is not that in {digest.name}")
     rows = json.loads(path.read_text("utf-8"))
     if not isinstance(rows, dict) or TRAINED not in rows:
       raise ValueError(f"expected rows by name, {TRAINED!r} among them")

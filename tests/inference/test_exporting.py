@@ -125,13 +125,18 @@ def test_the_command(workdir, folder, tmp_path, capsys):
   printed = capsys.readouterr().out
   assert re.search(r"model.stablehlo: largest difference \S+ on 1 given images", printed)
   (images / "b.png").write_bytes(png[:40])
+  (images / "c.png").symlink_to(tmp_path / "nothing")  # as everywhere: the one walk over pictures
+  (images / "d.png").mkdir()
+  (images / "._a.png").write_bytes(b"of a Mac")
   assert commands.main(arguments) == 0
   printed = capsys.readouterr()
   assert "left out: " in printed.err and "b.png: a PNG that is cut short" in printed.err
   assert "on 1 given images" in printed.out
+  assert "c.png: it cannot be read: No such file" in printed.err
+  assert printed.err.count("left out: ") == 2
   (images / "a.png").unlink()
   assert commands.main(arguments) == 2
-  assert "none of the first 1 in" in capsys.readouterr().err
+  assert "none of the first 2 in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

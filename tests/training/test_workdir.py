@@ -9,7 +9,7 @@ import signal
 
 import pytest
 
-from jaxdml import _files, data, training
+from jaxdml import data, training
 from jaxdml.training import loop, workdir
 from jaxdml.training.config import ConfigError
 from tests.training.helpers import tiny_config
@@ -43,7 +43,7 @@ def test_workdir_from_before_a_key_was_as_its_default(tmp_path):
   workdir.check(tiny_config(), tmp_path)
   path = tmp_path / "config.json"
   there = json.loads(path.read_text())
-  del there["eval"]["diagnostics"]
+  del there["eval"]["diagnostics"], there["seal"]
   path.write_text(json.dumps(there))
   workdir.check(tiny_config(), tmp_path)
   with pytest.raises(ConfigError, match=r"eval\.diagnostics: there True, here False"):
@@ -62,6 +62,20 @@ def test_a_workdir_of_another_version_is_one_message(tmp_path, number):
   for read in (lambda: workdir.check(tiny_config(), tmp_path), lambda: training.restore(tmp_path)):
     with pytest.raises(ConfigError, match=message):
       read()
+
+
+def test_a_config_that_is_not_what_was_written(tmp_path):
+  workdir.check(tiny_config(), tmp_path)
+  path = tmp_path / "config.json"
+  there = json.loads(path.read_text())
+  there["embedding"]["dim"] += 1
+  path.write_text(json.dumps(there))
+  for read in (lambda: workdir.check(tiny_config(), tmp_path), lambda: training.restore(tmp_path)):
+    with pytest.raises(ConfigError, match=r'is not what the run wrote.* take its "seal" out'):
+      read()
+  del there["seal"]
+  path.write_text(json.dumps(there))
+  assert workdir.read_config(tmp_path).embedding.dim == there["embedding"]["dim"]
 
 
 def test_workdir_with_checkpoints_of_nobody_knows_which_config(tmp_path):
@@ -141,10 +155,16 @@ def test_results_that_no_run_writes(content, tmp_path):
 def test_results_as_a_run_writes_them(tmp_path):
   assert workdir.read_results(tmp_path) is None
   rows = {"trained model": {"map@r": math.nan, "num_queries": 3}, "raw pixels": {"map@r": 0.5}}
-  _files.write_json(tmp_path / "results.json", rows)
+  workdir.write_results(tmp_path, rows)
   read = workdir.read_results(tmp_path)
   assert list(read) == ["raw pixels", "trained model"] and read["raw pixels"] == {"map@r": 0.5}
   assert math.isnan(read["trained model"]["map@r"]) and read["trained model"]["num_queries"] == 3
+  path = tmp_path / "results.json"
+  path.write_text(path.read_text().replace("0.5", "0.7"))
+  with pytest.raises(ConfigError, match=r"its digest is not that in results\.sha256"):
+    workdir.read_results(tmp_path)
+  (tmp_path / "results.sha256").unlink()
+  assert workdir.read_results(tmp_path)["raw pixels"] == {"map@r": 0.7}
 
 
 def _readable_by(monkeypatch, allowed):

@@ -189,12 +189,9 @@ class _Signals:
 
 
 def guard(
-  work: Callable[[], int | None],
-  args: argparse.Namespace | None = None,
-  *,
-  resumes: str = "",
+  work: Callable[[], int | None], args: argparse.Namespace | None = None, *, resumes: str = "",
   user_errors: tuple[type[Exception], ...] = (),
-) -> int:
+) -> int:  # fmt: skip
   """Runs a command's work; what a user can read of its errors is one line on stderr.
 
   Messages name the options in `args`; `resumes` and `user_errors` are a `Command`'s.

@@ -28,22 +28,12 @@ def _add_options(parser: Parser) -> None:
     "checked, and nothing in the file is run.",
   ]
   parser.epilog = "\n".join(lines)
-  parser.add_argument(
-    "--arch",
-    required=True,
-    type=_options.one_of(list(models.published_encoders())),
-    help="the encoder",
-  )
-  _options.add(
-    parser,
-    "source",
-    required=True,
-    metavar="FILE",
-    help="the published file: .pth, .pt, .bin, .safetensors or .npz",
-  )
-  _options.add(
-    parser, "out", required=True, metavar="DIR", help="made; config.encoder.init takes it"
-  )
+  one = _options.one_of(list(models.published_encoders()))
+  parser.add_argument("--arch", required=True, type=one, help="the encoder")
+  _options.add(parser, "source", required=True, metavar="FILE",
+               help="the published file: .pth, .pt, .bin, .safetensors or .npz")  # fmt: skip
+  _options.add(parser, "out", required=True, metavar="DIR",
+               help="made; config.encoder.init takes it")  # fmt: skip
   _options.add(parser, "overwrite", help="replace weights that are in DIR")
   _options.add(parser, "model_config")
 

@@ -42,15 +42,9 @@ class Gallery(NamedTuple):
 
 
 def galleries(
-  indices: np.ndarray,
-  similarities: np.ndarray,
-  labels: np.ndarray,
-  queries: np.ndarray,
-  candidates: np.ndarray,
-  *,
-  count: int,
-  seed: int,
-) -> list[Gallery]:
+  indices: np.ndarray, similarities: np.ndarray, labels: np.ndarray, queries: np.ndarray,
+  candidates: np.ndarray, *, count: int, seed: int,
+) -> list[Gallery]:  # fmt: skip
   """Chooses what to show, `count` lines in each gallery.
 
   `indices` [q, k] are places among the candidates, -1 for none; `queries` [q] and `candidates` [m]
@@ -93,12 +87,9 @@ def galleries(
 
 
 def html(
-  shown: list[Gallery],
-  labels: np.ndarray,
-  uris: dict[int, str],
-  call: Callable[[int], str],
+  shown: list[Gallery], labels: np.ndarray, uris: dict[int, str], call: Callable[[int], str],
   record: Callable[[int], str],
-) -> str:
+) -> str:  # fmt: skip
   """The galleries as HTML; what has the label of a line's first image is right.
 
   `uris` has every row that is shown, `call` names a row's label, `record` where it comes from.

@@ -29,29 +29,15 @@ class _Part(NamedTuple):
 
 
 def build(
-  embeddings: Any,
-  labels: Any,
-  images: Any | Callable[[np.ndarray], Any],
-  *,
-  title: str = "Embeddings",
-  about: str = "",
-  notices: Sequence[str] = (),
-  names: Mapping[Any, str] | Sequence[str] | None = None,
-  label_name: str = "label",
-  columns: Mapping[str, Sequence[Any]] | None = None,
-  record: Callable[[int], str] | None = None,
-  gallery: Any = None,
-  metrics: Mapping[str, Mapping[str, float]] | None = None,
-  distance_fn: DistanceFn | None = None,
-  curves: Sequence[Curve] = (),
-  settings: Sequence[Setting] = (),
-  facts: Mapping[str, str] | None = None,
-  queries: int = 8,
-  k: int = 8,
-  max_points: int = 2000,
-  seed: int = 0,
-  progress: bool = True,
-) -> str:
+  embeddings: Any, labels: Any, images: Any | Callable[[np.ndarray], Any], *,
+  title: str = "Embeddings", about: str = "", notices: Sequence[str] = (),
+  names: Mapping[Any, str] | Sequence[str] | None = None, label_name: str = "label",
+  columns: Mapping[str, Sequence[Any]] | None = None, record: Callable[[int], str] | None = None,
+  gallery: Any = None, metrics: Mapping[str, Mapping[str, float]] | None = None,
+  distance_fn: DistanceFn | None = None, curves: Sequence[Curve] = (),
+  settings: Sequence[Setting] = (), facts: Mapping[str, str] | None = None,
+  queries: int = 8, k: int = 8, max_points: int = 2000, seed: int = 0, progress: bool = True,
+) -> str:  # fmt: skip
   """Makes a page that shows what embeddings hold: one self-contained HTML document.
 
   Metrics, galleries of nearest neighbours, a map to zoom and hover, similarities of pairs, class

@@ -38,15 +38,10 @@ _DIALS = {
 
 
 def of_run(
-  run: Restored,
-  *,
-  workdir: str | os.PathLike[str],
-  embedded: evaluation.Embedded | None = None,
-  queries: int = 8,
-  k: int = 8,
-  max_points: int = 2000,
-  seed: int = 0,
-) -> str:
+  run: Restored, *, workdir: str | os.PathLike[str],
+  embedded: evaluation.Embedded | None = None, queries: int = 8, k: int = 8,
+  max_points: int = 2000, seed: int = 0,
+) -> str:  # fmt: skip
   """The page of a run, finished or stopped: see `build`.
 
   Args:

@@ -185,12 +185,9 @@ class Writer:
     return [entry for path in there if path.is_file() for entry in metadata(path)[0]["skipped"]]
 
   def write(
-    self,
-    number: int,
-    embeddings: np.ndarray,
-    columns: Mapping[str, Sequence[Any] | np.ndarray],
+    self, number: int, embeddings: np.ndarray, columns: Mapping[str, Sequence[Any] | np.ndarray],
     skipped: Sequence[Sequence[str]] = (),
-  ) -> None:
+  ) -> None:  # fmt: skip
     """Writes one shard; ValueError for embeddings of another dimension, or not finite.
 
     Args:

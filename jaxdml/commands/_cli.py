@@ -204,14 +204,14 @@ def guard(
   with _Signals() as signals:
     sys.unraisablehook = signals.lost
     try:
-      return _ended(work, args or argparse.Namespace(), resumes, user_errors)
+      return _ended(work, args or argparse.Namespace(), resumes, user_errors, signals)
     finally:
       sys.unraisablehook = hook
 
 
 def _ended(
   work: Callable[[], int | None], args: argparse.Namespace, resumes: str,
-  user_errors: tuple[type[Exception], ...],
+  user_errors: tuple[type[Exception], ...], signals: _Signals,
 ) -> int:  # fmt: skip
   goes_on = f"{resumes and '; the same command ' + resumes}"
   try:
@@ -219,6 +219,7 @@ def _ended(
     sys.stdout.flush()
     return status
   except KeyboardInterrupt:
+    signals.count = max(signals.count, 1)  # The work may have raised it itself.
     tell(f"interrupted{goes_on}")
     return 130
   except _Terminated as end:

@@ -199,6 +199,20 @@ def test_a_second_signal_lets_the_work_be_tidied_up(number, status, line, tmp_pa
   assert list(tmp_path.iterdir()) == []
 
 
+def test_ctrl_c_while_the_last_line_is_written(monkeypatch, capfd):
+  previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+  monkeypatch.setattr(_cli, "printable", lambda text: signal.raise_signal(signal.SIGINT) or text)
+
+  def work():
+    raise KeyboardInterrupt  # of the trainer, say, which takes signals itself
+
+  try:
+    assert commands.guard(work) == 130
+  finally:
+    signal.signal(signal.SIGINT, previous)
+  assert capfd.readouterr().err == "still tidying up; once more leaves at once\ninterrupted\n"
+
+
 def test_a_signal_that_is_to_be_ignored_is(capfd):
   previous = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as nohup and shells' jobs do
   try:

@@ -47,7 +47,7 @@ def moved(workdir, tmp_path):
 def edit(path, section, **values):
   tree = json.loads((path / "config.json").read_text())
   tree[section] |= values
-  del tree["seal"]
+  tree.pop("seal", None)
   (path / "config.json").write_text(json.dumps(tree))
 
 

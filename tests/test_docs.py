@@ -70,6 +70,7 @@ def test_every_distance_is_listed():
   assert sorted(names(table("Distances"))) == sorted(distances.NAMES)
 
 
+@pytest.mark.slow
 def test_its_code_runs(monkeypatch):
   monkeypatch.setattr(losses, "LOSSES", dict(losses.LOSSES))
   monkeypatch.setattr(mining, "MINERS", dict(mining.MINERS))

@@ -43,6 +43,7 @@ def check_equal(eight, one):
       np.testing.assert_allclose(a, b, rtol=1e-4, atol=5e-5 * scale, err_msg=group)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["paper_npair", "slots_eps"])
 def test_eight_devices_are_one(name):
   case = tiny.CASES[name]

@@ -47,6 +47,7 @@ def seen(z, layout):
   return (d[1] in negatives, 0.0 in negatives, d[1] == 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_every_gradient_at_the_kinks_is_the_reference(name):
   """J_avg where the pull is half way; only the synthetics count, then both losses."""

@@ -298,6 +298,7 @@ def test_eight_devices_are_one_and_jit_is_eager(name):
     close(jitted(x[order], LABELS.ravel()[order], **options), eager)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*TUPLE_KINDS, *table.PARAMETRIC_KINDS])
 def test_vmap_is_a_loop(name):
   batches = [batch(seed, name=name) | {"where": np.arange(N) != seed} for seed in range(3)]

@@ -134,6 +134,7 @@ def test_blocks_inside_vmap_are_a_loop():
     same(mapped, looped)
 
 
+@pytest.mark.slow
 @every_kind
 def test_the_engine_chooses_blocks_itself(name, monkeypatch):
   """With a budget that is too small for the batch, through one row an anchor and through more."""
@@ -300,7 +301,9 @@ def chosen(name, defaults=False, miners=tuple(MINERS), hows=("named", "blocks", 
 
 
 @pytest.mark.slow
-@every_kind
+@pytest.mark.parametrize(
+  "name", [name for name in TUPLE_KINDS if name != "lifted_structure"] + ["proxy_anchor"]
+)
 def test_named_columns_are_the_masks(name):
   """Losses with class vectors know a class by its column, and see all of them."""
   fn, picks = chosen(name)

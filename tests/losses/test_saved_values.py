@@ -14,6 +14,7 @@ def saved():
     return dict(file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", save_values.GROUPS)
 def test_values_and_gradients_are_the_saved_ones(group, saved):
   computed = save_values.compute(group, everything=False, jit=compiled)

@@ -49,6 +49,7 @@ def test_convnet_keeps_layout():
   assert np.abs(a[0, 0] - b[0, 0]).max() > 0.1
 
 
+@pytest.mark.slow
 @small
 def test_bfloat16_keeps_parameters_statistics_gradients_and_features_float32(make):
   images = images_of(4)
@@ -138,6 +139,7 @@ def test_blocks_are_left_out_where_the_shape_stays():
   assert maps["stage1_0"].shape == (2, 16, 16, 4) and maps["stage2_0"].shape == (2, 8, 8, 6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("name", "spread"),
   [("convnet", "vmap"), ("convnet", "pmap"), ("resnet", "pmap"), ("efficientnet", "pmap")],

@@ -4,6 +4,7 @@ import pathlib
 import re
 
 import numpy as np
+import pytest
 
 from jaxdml import inference, models, training
 from tests.training.conftest import data_dir as data_dir
@@ -12,6 +13,7 @@ from tests.training.test_loop import digits_config
 TEXT = (pathlib.Path(__file__).resolve().parents[2] / "docs" / "encoders.md").read_text()
 
 
+@pytest.mark.slow
 def test_it_trains_and_loads(data_dir, tmp_path, monkeypatch):
   (block,) = re.findall(r"```python\n(# my_encoders\.py\n.*?)```", TEXT, re.DOTALL)
   (name,) = re.findall(r"--config\.encoder\.name=(my_encoders:\w+)", TEXT)

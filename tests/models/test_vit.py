@@ -93,6 +93,7 @@ def step(model, params, images):
   return features(params), jax.grad(lambda p: jnp.sum(jnp.sin(features(p))))(params)
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_parameters_gradients_and_features_float32():
   params, images = initialized(tiny())["params"], images_of(24, 24)
   exact = step(tiny(), params, images)

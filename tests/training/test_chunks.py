@@ -54,6 +54,7 @@ def test_only_one_chunk_of_activations_is_held(problem):
   assert held(64) < held(0) - SIZE * 8 * 8 * 4 * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mapped", [False, True])
 def test_training_steps_are_the_same(mapped):
   def trained(chunk_size):

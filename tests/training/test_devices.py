@@ -66,6 +66,7 @@ def _assert_same(one, many, rtol):
   chex.assert_trees_all_close(variables(state_one), variables(state_many), rtol=1e-3, atol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_eight_devices_equal_one(case):
   config = _config(case)
@@ -92,6 +93,7 @@ def test_first_step_is_equal_to_float_error():
     np.testing.assert_allclose(one[name], many[name], rtol=2e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_same_step_under_shard_map_and_vmap():
   config = _config("hdml_npair")
   one = train(config, BATCHES[:2])

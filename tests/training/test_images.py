@@ -12,6 +12,7 @@ def _program(**overrides):
   return build_program(tiny_config(**overrides), num_classes=20, total_steps=5, steps_per_epoch=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_step_and_embedding_normalize_first(dtype):
   batch = fake_batch(0)

@@ -32,6 +32,7 @@ def run(config, batches):
   return train(config, batches, total_steps=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["all_pairs", "npair"])
 def test_eight_devices_equal_one(layout):
   config = tiny_config(**XBM, **{"loss.layout": layout, "data.sampler": "npair"})
@@ -54,6 +55,7 @@ def test_eight_devices_equal_one(layout):
   np.testing.assert_array_equal(memory.ids, np.concatenate([stored[80:], stored[48:80]]))
 
 
+@pytest.mark.slow
 def test_the_memory_enters_the_loss_after_its_warm_up():
   batches = [fake_batch(step) for step in range(4)]
   without, _ = run(tiny_config(**{**XBM, "memory.size": 0}), batches)

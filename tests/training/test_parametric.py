@@ -48,6 +48,7 @@ def test_every_loss_trains_by_name(name):
     assert (leaf.shape[0], leaf.shape[-1]) == (CLASSES, config.embedding.dim)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_size", [0, 2])
 def test_eight_devices_equal_one(block_size):
   """SoftTriple: several centers a class, and a penalty that must be counted once."""
@@ -72,6 +73,7 @@ def first_step(**overrides):
   return metrics["loss"], np.abs(moved).max()
 
 
+@pytest.mark.slow
 def test_reducer_distance_mining_and_learning_rate_of_the_config():
   mean, moved = first_step()
   # Adam's first step is the learning rate times the sign of the gradient.

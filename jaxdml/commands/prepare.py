@@ -103,6 +103,10 @@ def _add_writing_options(sub: Parser) -> None:
     help="share of the images that may be left out because they cannot be decoded (0.01)",
   )
   _options.add(sub, "overwrite")
+  sub.add_argument(
+    "--max_file_bytes", type=_options.count, default=2**29, metavar="N",
+    help="archives' files and manifests larger than that are refused (536870912)",
+  )  # fmt: skip
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -117,7 +121,7 @@ def _run(args: argparse.Namespace) -> None:
   if args.name == "image_folder":
     source: Source = prepare.image_folder.source(
       args.source, args.config, manifest=args.manifest, test_share=args.test_share,
-      seed=args.seed, drop_copies=args.drop_copies,
+      seed=args.seed, drop_copies=args.drop_copies, max_file_bytes=args.max_file_bytes,
     )  # fmt: skip
     max_side = args.max_side
     directory = prepare.target(source.name, source.version, data_dir)
@@ -131,7 +135,9 @@ def _run(args: argparse.Namespace) -> None:
     if records.is_prepared(directory) and not args.overwrite:
       _tell_prepared(directory)
       return
-    source = card.source(args.source, allow_partial=args.allow_partial)
+    source = card.source(
+      args.source, allow_partial=args.allow_partial, max_file_bytes=args.max_file_bytes
+    )
   directory = prepare.write(source, data_dir, max_bad_images=args.max_bad_images,
                             max_side=max_side, overwrite=args.overwrite)  # fmt: skip
   if args.name == "image_folder":

@@ -28,7 +28,7 @@ from jaxdml.data.decode import Header, decode
 
 __all__ = ["Decoder"]
 
-_MAGIC = b"jaxdml1\n"
+_MAGIC = b"jaxdml2\n"  # Raised where the same file gives other pixels than before.
 _HEAD = struct.Struct("<8sIII")  # magic, height, width, channels; then the pixels
 _FREE = 0.05  # This share of the disk stays free.
 # Smaller files are read: a process may have 65,530 maps, and keep as many small pictures.

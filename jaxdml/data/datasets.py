@@ -161,7 +161,7 @@ def load(name: str, split: str, *, data_dir: str | os.PathLike[str] | None = Non
     )
   if directory is None:
     raise DatasetNotPreparedError(catalog.how_to_prepare(name, root, _prepared(root)))
-  info = tfds.builder_from_directory(os.fspath(directory)).info
+  info = records.open_info(directory)
   formats = {getattr(f, "value", f) for f in info.available_file_formats()}
   if "array_record" not in formats:
     raise DatasetNotPreparedError(
@@ -314,11 +314,12 @@ def cross_validation(
     raise ValueError(f"{needed}, and {dataset}, has {len(classes)}")
   if seed is not None:
     classes = np.random.Generator(np.random.PCG64(seed)).permutation(classes)
-  column = dataset.column(label)
-  return [
-    _part(dataset, np.isin(column, part), f"fold{number}")
-    for number, part in enumerate(np.array_split(classes, folds))
-  ]
+  column, parts = dataset.column(label), []
+  for number, part in enumerate(np.array_split(classes, folds)):
+    parts.append(_part(dataset, np.isin(column, part), f"fold{number}"))
+    if np.unique(parts[-1][1].column(label), return_counts=True)[1].max() < 2:
+      raise ValueError(f"fold {number} of {dataset}, has no two images of one class of {label!r}")
+  return parts
 
 
 def with_groups(dataset: Dataset, label: str) -> Dataset:

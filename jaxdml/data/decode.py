@@ -9,18 +9,19 @@ import functools
 import io
 import struct
 import zlib
+from collections.abc import Iterator
 from importlib import metadata
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from jaxdml.errors import JaxdmlError
 
 __all__ = [
   "FORMATS", "MAX_BYTES", "MAX_PIXELS", "Header", "ImageDecodeError", "decode", "heif_version",
-  "is_heif", "probe", "reduction_for",
+  "is_heif", "orientation", "probe", "reduction_for",
 ]  # fmt: skip
 
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -36,6 +37,7 @@ MAX_BYTES = 2**29
 
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _ORIENTATION = 0x0112  # the EXIF tag
+_MAX_TEXT = 2**20  # of a PNG's compressed text
 # HEVC's brands of HEIF and the general ones. AVIF, which Pillow reads, names its own beside these.
 _HEIF_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
 _AVIF_BRANDS = frozenset((b"avif", b"avis"))
@@ -107,7 +109,7 @@ def decode(
 ) -> np.ndarray:
   """Decodes an image to uint8 [h, w, channels], upright; colour is RGB.
 
-  EXIF orientation is applied. 16 bits keep their upper 8. CMYK becomes RGB. Transparent parts are
+  Its orientation is applied. 16 bits keep their upper 8. CMYK becomes RGB. Transparent parts are
   laid on white, as where such pictures are shown: the colour stored under them is arbitrary, often
   black. Of an animation the first picture is taken.
 
@@ -222,9 +224,12 @@ def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
 
 def _by_pillow(encoded: bytes, header: Header, channels: int) -> np.ndarray:
   mode = "L" if channels == 1 else "RGB"
+  if header.format == "PNG":
+    # What Pillow refuses in the rest (a long text, a colour profile) does not change the picture.
+    chunks = _png_chunks(encoded)
+    encoded = _PNG + b"".join(c for kind, c, _ in chunks if kind[:1].isupper() or kind == b"tRNS")
   try:
-    with Image.open(io.BytesIO(encoded), formats=(header.format,)) as opened:
-      image = ImageOps.exif_transpose(opened)
+    with Image.open(io.BytesIO(encoded), formats=(header.format,)) as image:
       if image.mode.startswith("I;16"):
         # Pillow would clip what is above 255.
         high = np.asarray(image) >> 8
@@ -238,7 +243,7 @@ def _by_pillow(encoded: bytes, header: Header, channels: int) -> np.ndarray:
       elif header.transparent:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-      return np.array(image.convert(mode))
+      return _upright(np.array(image.convert(mode)), header.orientation)
   except ImageDecodeError:
     raise
   except Exception as error:  # Damage shows as any of a dozen exceptions.
@@ -246,8 +251,9 @@ def _by_pillow(encoded: bytes, header: Header, channels: int) -> np.ndarray:
 
 
 def _probe_jpeg(encoded: bytes) -> Header:
-  """Walks the segments before the picture's data: the frame header has the size, Exif the turn."""
-  size, orientation, position = None, 1, 2
+  """Walks the segments before the picture's data: the frame header has the size."""
+  size, position = None, 2
+  tags: dict[str, Any] = {}
   while (position := encoded.find(b"\xff", position)) >= 0:
     while encoded[position : position + 1] == b"\xff":  # any number of them may come first
       position += 1
@@ -264,11 +270,13 @@ def _probe_jpeg(encoded: bytes) -> Header:
         break
       # In the data each 0xFF is followed by 0, so this is the end, and no thumbnail's.
       complete = encoded.rfind(b"\xff\xd9", position) >= 0
-      return Header("JPEG", *size, complete, orientation)
+      return Header("JPEG", *size, complete, _orientation(tags))
     if marker in _FRAMES and len(body) >= 5:
       size = struct.unpack(">HH", body[1:5])
     elif marker == b"\xe1" and body.startswith(b"Exif\0\0"):
-      orientation = _exif_orientation(body)
+      tags["exif"] = tags["exif"] + body[6:] if "exif" in tags else body  # Others go on from it.
+    elif marker == b"\xe1" and body.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
+      tags["xmp"] = body
     position += length
   raise _error(encoded, "a JPEG that is cut short: it ends before the picture's data")
 
@@ -278,24 +286,50 @@ def _probe_png(encoded: bytes) -> Header:
   if encoded[12:16] != b"IHDR" or len(encoded) < 33:
     raise _error(encoded, "a PNG that is cut short: it ends before its size")
   width, height, _, colour = struct.unpack(">IIBB", encoded[16:26])
-  transparent, orientation, position, complete = colour in (4, 6), 1, 8, False
-  while len(encoded) >= position + 12:
-    length, kind = struct.unpack(">I4s", encoded[position : position + 8])
-    body = memoryview(encoded)[position + 4 : position + 8 + length]  # with the kind
-    checksum = encoded[position + 8 + length : position + 12 + length]
-    # A lower-case first letter: not needed to show the picture.
-    critical = kind[:1].isupper()
-    if critical and zlib.crc32(body) != int.from_bytes(checksum, "big"):
-      break
-    if kind == b"IEND":
-      complete = True
-      break
-    if kind == b"tRNS":
-      transparent = True
-    elif kind == b"eXIf":
-      orientation = _exif_orientation(bytes(body[4:]))
+  transparent, complete = colour in (4, 6), False
+  tags: dict[str, Any] = {}
+  for kind, chunk, whole in _png_chunks(encoded):
+    if not whole:
+      # A lower-case first letter: not needed to show the picture.
+      if kind[:1].isupper():
+        break
+      continue
+    complete = kind == b"IEND"
+    transparent |= kind == b"tRNS"
+    if kind == b"eXIf":
+      tags["exif"] = b"Exif\0\0" + chunk[8:-4]
+    elif kind in (b"tEXt", b"zTXt", b"iTXt"):
+      tags |= _png_text(kind, bytes(chunk[8:-4]))
+  return Header("PNG", height, width, complete, _orientation(tags), transparent)
+
+
+def _png_chunks(encoded: bytes) -> Iterator[tuple[bytes, memoryview, bool]]:
+  """Yields the kind of each chunk up to IEND, the chunk, and whether its checksum is right."""
+  view, position, kind = memoryview(encoded), 8, b""
+  while len(encoded) >= position + 12 and kind != b"IEND":
+    length, kind = struct.unpack(">I4s", view[position : position + 8])
+    chunk = view[position : position + 12 + length]
+    yield kind, chunk, zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
     position += 12 + length
-  return Header("PNG", height, width, complete, orientation, transparent)
+
+
+def _png_text(kind: bytes, body: bytes) -> dict[str, str]:
+  """Returns a text that may hold an orientation, XMP or ImageMagick's copy of Exif, by its name.
+
+  Of a compressed one the first `_MAX_TEXT` bytes.
+  """
+  name, _, text = body.partition(b"\0")
+  if name not in (b"XML:com.adobe.xmp", b"Raw profile type exif"):
+    return {}
+  packed = kind == b"zTXt" or (kind == b"iTXt" and text[:1] == b"\1")
+  # Before it a method (zTXt), or a flag, a method, a language and the name in it (iTXt).
+  text = text[1:] if kind == b"zTXt" else text[2:].split(b"\0", 2)[-1] if kind == b"iTXt" else text
+  if packed:
+    try:
+      text = zlib.decompressobj().decompress(text, _MAX_TEXT)
+    except zlib.error:
+      return {}
+  return {name.decode(): text.decode("latin-1")}
 
 
 def _probe_other(encoded: bytes) -> Header:
@@ -308,9 +342,8 @@ def _probe_other(encoded: bytes) -> Header:
   try:
     with Image.open(io.BytesIO(encoded), formats=formats) as image:
       width, height = image.size
-      # Of a TIFF Pillow gives the upright size.
-      turn = 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
-      turn = turn if turn in range(1, 9) else 1
+      # Pillow turns a TIFF itself, and gives its upright size.
+      turn = 1 if image.format == "TIFF" else orientation(image)
       return Header(image.format, height, width, True, turn, image.has_transparency_data)
   except _BOMBS as error:
     raise _error(encoded, f"an image of too many pixels: {error}") from error
@@ -320,12 +353,22 @@ def _probe_other(encoded: bytes) -> Header:
     raise _error(encoded, f"an image whose header is damaged: {error}") from error
 
 
-def _exif_orientation(block: bytes) -> int:
-  """The orientation in an Exif block; 1 if it has none, or is damaged: the pixels are not."""
-  exif = Image.Exif()
+def orientation(image: Image.Image) -> int:
+  """Returns a picture's orientation as Pillow finds it: in Exif, ImageMagick's copy of it, or XMP.
+
+  1 if there is none, or what should hold it is damaged: the pixels are not.
+  """
   try:
-    exif.load(block)
-    orientation = exif.get(_ORIENTATION, 1)
+    found = image.getexif().get(_ORIENTATION, 1)
   except Exception:
     return 1
-  return orientation if orientation in range(1, 9) else 1
+  return found if found in range(1, 9) else 1
+
+
+def _orientation(tags: dict[str, Any]) -> int:
+  """The same of a file's header, with what Pillow's readers would note of it."""
+  if not tags:
+    return 1
+  image = Image.Image()
+  image.info = tags
+  return orientation(image)

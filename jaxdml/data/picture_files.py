@@ -5,16 +5,15 @@ from __future__ import annotations
 import errno
 import io
 import os
-import pathlib
 import posixpath
 import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from jaxdml.data.decode import MAX_BYTES, ImageDecodeError
+from jaxdml.data.decode import MAX_BYTES, ImageDecodeError, orientation
 from jaxdml.errors import JaxdmlError
 
 __all__ = [
@@ -23,8 +22,8 @@ __all__ = [
 ]  # fmt: skip
 
 SUFFIXES = (
-  *(".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jpeg", ".jpg"),
-  *(".png", ".tif", ".tiff", ".webp"),
+  *(".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jfif", ".jpe", ".jpeg", ".jpg"),
+  *(".pbm", ".pgm", ".pjp", ".pjpeg", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 )
 """Files whose names end so, in any case, count as pictures."""
 
@@ -36,6 +35,9 @@ _PASSED_OVER = {"$recycle.bin", "@eadir", "__macosx", "desktop.ini", "thumbs.db"
 
 # Kinds of file that hold an image of a mode as it is.
 _KINDS = dict.fromkeys(("1", "I;16", "L", "LA", "P", "RGB", "RGBA"), "PNG") | {"CMYK": "TIFF"}
+_WITH_ALPHA = {"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
+# By EXIF's numbers: mirrored, upside down, both, then the same with the sides exchanged.
+_TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), 2))
 
 
 class FolderError(JaxdmlError, ValueError):
@@ -132,15 +134,26 @@ def encoded(picture: Any, name: str = "image") -> bytes:
   b'\\x89PNG'
   """
   if isinstance(picture, str | os.PathLike):
-    return pathlib.Path(picture).expanduser().read_bytes()
+    return read(os.path.expanduser(picture))
   if isinstance(picture, bytes | bytearray | memoryview):
     return bytes(picture)
   if not isinstance(picture, Image.Image):
     picture = Image.fromarray(_pixels(picture, name))
+  if picture.mode in ("F", "I"):
+    raise ImageDecodeError(
+      f"{name}: a PIL image of mode {picture.mode}, 32-bit pixels, whose range nobody knows; "
+      "convert it to L, RGB or I;16"
+    )
   try:
-    upright = ImageOps.exif_transpose(picture)
-    if upright.mode not in _KINDS:
-      upright = upright.convert("RGB")
+    picture.load()
+    turn = _TURNS.get(orientation(picture))
+    upright = picture.copy() if turn is None else picture.transpose(turn)
+    if upright.mode.startswith("I;16"):
+      upright = Image.fromarray(np.asarray(upright).astype(np.uint16))
+    elif upright.mode not in _KINDS:
+      upright = upright.convert(_WITH_ALPHA.get(upright.mode, "RGB"))
+    # Of the rest nothing changes the picture, and it may say again that it is to be turned.
+    upright.info = {k: v for k, v in picture.info.items() if k == "transparency"}
     file = io.BytesIO()
     upright.save(file, _KINDS[upright.mode], compress_level=0)
   except (OSError, SyntaxError, ValueError) as error:  # What Pillow says of damaged files.

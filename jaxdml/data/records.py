@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import json
 import logging
 import os
 import re
 import threading
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from tqdm import tqdm
 
 from jaxdml import _files
+from jaxdml.errors import JaxdmlError
 
 INDEX_FILE = "jaxdml-labels.npz"
 """Side file with the labels of every split, in the directory of the prepared data set."""
@@ -32,9 +33,13 @@ INDEX_FILE = "jaxdml-labels.npz"
 SOURCE_FILE = "jaxdml-source.json"
 """In the directory of a data set that `jaxdml prepare` wrote: what it was made from."""
 
-_FINGERPRINT = "fingerprint"
+_SEAL = "seal"
 _CHUNK = 2048
 _INT32 = np.iinfo(np.int32)
+
+
+class DamagedDatasetError(JaxdmlError, ValueError):
+  """Files of a prepared data set are not as they were written; the message says which."""
 
 
 def find_version(root: Path, name: str) -> Path | None:
@@ -68,6 +73,54 @@ def is_prepared(directory: Path) -> bool:
   return (directory / "dataset_info.json").is_file()
 
 
+def digests(directory: Path) -> dict[str, str]:
+  """Returns the SHA-256 of each file that describes a prepared data set, by its name."""
+  patterns = ("dataset_info.json", "features.json", "*.labels.txt")
+  files = [path for pattern in patterns for path in sorted(directory.glob(pattern))]
+  return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def open_info(directory: Path) -> tfds.core.DatasetInfo:
+  """Returns TFDS's description of a prepared data set.
+
+  Raises:
+    DamagedDatasetError: it cannot be read, or is not as `jaxdml prepare` wrote it.
+  """
+  made_from = _files.read_json(directory / SOURCE_FILE)
+  if not isinstance(made_from, dict) and (directory / SOURCE_FILE).exists():
+    raise _damaged(directory, f"{SOURCE_FILE} cannot be read")
+  written = (made_from or {}).get("files")
+  if isinstance(written, dict) and written != (found := digests(directory)):
+    changed = ", ".join(sorted({name for name, _ in written.items() ^ found.items()}))
+    renaming = "classes are renamed in the folders or the manifest, and prepared anew"
+    raise _damaged(directory, f"{changed} changed since it was prepared ({renaming})")
+  return _builder(directory).info
+
+
+def _builder(directory: Path) -> tfds.core.DatasetBuilder:
+  try:
+    _check_classes(json.loads((directory / "features.json").read_bytes()))
+    return tfds.builder_from_directory(os.fspath(directory))
+  except Exception as error:  # Damage shows as any of a dozen exceptions.
+    raise _damaged(directory, f"its description cannot be read: {error}") from error
+
+
+def _check_classes(features: Any) -> None:
+  """Raises unless the features' classes are TFDS's own: reading a description imports them."""
+  for key, value in features.items() if isinstance(features, dict) else ():
+    named = key in ("pythonClassName", "python_class_name", "type") and isinstance(value, str)
+    if named and not value.startswith("tensorflow_datasets."):
+      raise ValueError(f"features.json names {value!r}, which is none of TFDS's own")
+    _check_classes(value)
+
+
+def _damaged(directory: Path, what: str) -> DamagedDatasetError:
+  return DamagedDatasetError(
+    f"the data set in {directory} is damaged: {what}. Prepare it anew (jaxdml prepare ... "
+    "--overwrite), or copy it again from where it is whole"
+  )
+
+
 class Records(Sequence[bytes]):
   """Random access to the serialized records of a split; its files are opened when they are read.
 
@@ -82,6 +135,7 @@ class Records(Sequence[bytes]):
     both = zip(instructions, taken, self._ends, strict=True)
     self._offsets = [i.skip + count - end for i, count, end in both]
     self._paths = [os.fspath(i.filename) for i in instructions]
+    self.directory = Path(os.path.dirname(self._paths[0])) if self._paths else Path()
     self._readers: dict[int, Any] = {}
     self._lock = threading.Lock()
 
@@ -102,8 +156,12 @@ class Records(Sequence[bytes]):
     with self._lock:
       for file, places in by_file.items():
         wanted = [int(rows[place]) + self._offsets[file] for place in places]
-        for place, record in zip(places, self._reader(file).read(wanted), strict=True):
-          records[place] = record
+        try:
+          for place, record in zip(places, self._reader(file).read(wanted), strict=True):
+            records[place] = record
+        except (RuntimeError, ValueError, IndexError) as error:
+          name = os.path.basename(self._paths[file])
+          raise _damaged(self.directory, f"{name} cannot be read: {error}") from error
     return records
 
   def _reader(self, file: int) -> Any:
@@ -115,7 +173,7 @@ class Records(Sequence[bytes]):
 
 def open_records(directory: str | os.PathLike[str], split: str) -> Records:
   """Opens a split, or splits joined by "+", for random access to serialized records."""
-  builder = tfds.builder_from_directory(os.fspath(directory))
+  builder = _builder(Path(directory))
   # Chooses array_record where the data set is there in other formats, too.
   builder.as_data_source(split, deserialize_method=DeserializeMethod.RAW_BYTES)
   return Records(builder.info.splits[split].file_instructions)
@@ -128,7 +186,10 @@ def _example(record: bytes) -> Any:
 def read_bytes(source: Any, rows: Sequence[int], feature: str) -> list[bytes]:
   """Returns one bytes feature of the records `rows` of an open source, in that order."""
   records = source.__getitems__([int(row) for row in rows])
-  return [_example(record)[feature].bytes_list.value[0] for record in records]
+  found = [_example(record)[feature].bytes_list.value[:1] for record in records]
+  if not all(found):
+    raise _damaged(source.directory, f"a record has no {feature!r}")
+  return [image for (image,) in found]
 
 
 def read_text(source: Any, row: int, feature: str) -> str | None:
@@ -181,8 +242,10 @@ def _scan(directory: Path, info: tfds.core.DatasetInfo) -> dict[str, np.ndarray]
         records = source.__getitems__(list(range(start, min(start + _CHUNK, len(source)))))
         for example in map(_example, records):
           for column, into in values.items():
-            into.append(example[column].int64_list.value[0])
+            into += example[column].int64_list.value[:1]
         bar.update(len(records))
+      if short := [c for c, into in values.items() if len(into) < len(source)]:
+        raise _damaged(directory, f"records of the split {split!r} have no {short[0]!r}")
       arrays |= {f"{split}/{c}": np.asarray(into, np.int64) for c, into in values.items()}
   return _as_int32(arrays)
 
@@ -207,14 +270,16 @@ def write_labels(directory: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read_labels(directory: Path, info: tfds.core.DatasetInfo) -> dict[str, dict[str, np.ndarray]]:
-  """Returns split -> column -> int32 [n], from the side file, which is written if missing or stale.
+  """Returns split -> column -> int32 [n], from the side file.
 
-  The file appears whole or not at all. Where it cannot be written, the labels are only returned.
-  Columns with values outside int32 are left out.
+  It is written from the records if it is missing, stale or damaged, and appears whole or not at
+  all; where it cannot be written, the labels are only returned. Columns with values outside int32
+  are left out.
   """
   path = directory / INDEX_FILE
   fingerprint = _fingerprint(directory)
-  arrays = _load_index(path, fingerprint)
+  total = sum(s.num_examples for s in info.splits.values())
+  arrays = _load_index(path, fingerprint, (4 * total + 2**16) * (len(info.features) + 1))
   if arrays is None:
     arrays = _scan(directory, info)
     try:
@@ -228,17 +293,29 @@ def read_labels(directory: Path, info: tfds.core.DatasetInfo) -> dict[str, dict[
   return labels
 
 
-def _load_index(path: Path, fingerprint: str) -> dict[str, np.ndarray] | None:
+def _load_index(path: Path, fingerprint: str, most: int) -> dict[str, np.ndarray] | None:
+  """Returns the arrays of a side file if it is whole, of this state and of at most `most` bytes."""
   try:
     # Opened here: np.load leaves a damaged file open.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-      if str(stored[_FINGERPRINT]) != fingerprint:
+      if sum(member.file_size for member in stored.zip.infolist()) > most:
         return None
-      return {key: stored[key] for key in stored.files if key != _FINGERPRINT}
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-    return None  # Missing or damaged: it is made again from the records.
+      arrays = {key: stored[key] for key in stored.files}
+    sealed = str(arrays.pop(_SEAL))
+  except Exception:  # Missing, or damaged, which shows as any of a dozen exceptions.
+    return None
+  return arrays if sealed == _seal(fingerprint, arrays) else None
+
+
+def _seal(fingerprint: str, arrays: Mapping[str, np.ndarray]) -> str:
+  """Returns a digest of the data set's state and of its labels."""
+  digest = hashlib.sha256(fingerprint.encode())
+  for name, array in sorted(arrays.items()):
+    digest.update(f" {name} {array.dtype} {array.shape} ".encode() + array.tobytes())
+  return digest.hexdigest()
 
 
 def _store_index(path: Path, fingerprint: str, arrays: Mapping[str, np.ndarray]) -> None:
+  seal = np.asarray(_seal(fingerprint, arrays))
   with _files.replacing(path) as temporary, temporary.open("wb") as file:
-    np.savez_compressed(file, **{_FINGERPRINT: np.asarray(fingerprint)}, **arrays)
+    np.savez_compressed(file, **{_SEAL: seal}, **arrays)

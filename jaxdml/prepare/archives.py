@@ -14,6 +14,7 @@ import io
 import os
 import re
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -23,13 +24,15 @@ from typing import IO
 
 from tqdm import tqdm
 
-from jaxdml.prepare.source import PrepareError
-
-MAX_MEMBER_BYTES = 512 * 2**20
-"""No photo and no list of the data sets is as large; a member that says so is refused."""
+from jaxdml.prepare.source import MAX_FILE_BYTES, PrepareError
 
 _BUFFER = 2**20
-_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError)
+_MAX_HEADER = 2**20  # bytes of what a tar archive says of a member beside its first block
+_DAMAGED = (
+  *(tarfile.TarError, zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError, struct.error),
+  *(ValueError, IndexError, OverflowError, MemoryError),  # of numbers that cannot be
+)
+_DESCRIBING = b"xgLKX"  # Types of blocks that say more of a member: pax headers, long names.
 _WINDOWS = re.compile(r"[\\\0]|^[A-Za-z]:")
 _JUNK = {"__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini"}
 
@@ -69,7 +72,15 @@ def _parts(name: str) -> list[str]:
   return [part for part in name.split("/") if part not in ("", ".")]
 
 
-def _collect(where: Path, entries: Iterable[tuple[str, int]]) -> dict[str, int]:
+def _check_size(where: Path, name: str, size: int, most: int) -> None:
+  if size > most:
+    raise PrepareError(
+      f"{where} holds {name!r} of {size:,} bytes: more than the {most:,} allowed, and no file of "
+      "the data set; --max_file_bytes allows more"
+    )
+
+
+def _collect(where: Path, entries: Iterable[tuple[str, int]], most: int) -> dict[str, int]:
   """Checks (name, size) of regular files and returns them without what macOS and Windows add."""
   members: dict[str, int] = {}
   for raw, size in entries:
@@ -79,11 +90,7 @@ def _collect(where: Path, entries: Iterable[tuple[str, int]]) -> dict[str, int]:
       continue
     if name in members:
       raise PrepareError(f"{where} holds {name!r} twice, so which one counts is not known")
-    if size > MAX_MEMBER_BYTES:
-      raise PrepareError(
-        f"{where} holds {name!r} of {size:,} bytes: more than the {MAX_MEMBER_BYTES:,} allowed, "
-        "and no file of the data set"
-      )
+    _check_size(where, name, size, most)
     members[name] = size
   return members
 
@@ -106,6 +113,8 @@ def _explain(path: Path) -> Iterator[None]:
   """Turns what the archive modules raise about damaged files into one message."""
   try:
     yield
+  except PrepareError:
+    raise
   except _DAMAGED as error:
     raise PrepareError(
       f"{path} is damaged or truncated ({error or type(error).__name__}; "
@@ -118,17 +127,17 @@ def _explain(path: Path) -> Iterator[None]:
 class Folder(Files):
   """An extracted folder."""
 
-  def __init__(self, path: Path):
+  def __init__(self, path: Path, most: int = MAX_FILE_BYTES):
     self.path = path
     found, state = [], []
     for directory, folders, files in os.walk(path):
       folders.sort()
       for file in (Path(directory, name) for name in sorted(files)):
-        info = file.stat()
-        if stat.S_ISREG(info.st_mode):
+        if file.is_file():  # No pipe, and no link that leads nowhere.
+          info = file.stat()
           found.append((file.relative_to(path).as_posix(), info.st_size))
           state.append(str(info.st_mtime_ns))
-    self.members = _collect(path, found)
+    self.members = _collect(path, found, most)
     self.fingerprint = _digest(self.members, "\n".join(state))
 
   def read(self, names: Sequence[str]) -> Iterator[bytes]:
@@ -140,7 +149,7 @@ class Folder(Files):
 class Zip(Files):
   """A zip archive, read at random; the checksum of each member is checked as it is read."""
 
-  def __init__(self, path: Path):
+  def __init__(self, path: Path, most: int = MAX_FILE_BYTES):
     self.path = path
     _check_kind(path, "zip")
     with _explain(path):
@@ -152,7 +161,7 @@ class Zip(Files):
         _refuse_kind(path, info.filename, "link or device")
       if info.flag_bits & 1:
         raise PrepareError(f"{path} is encrypted ({info.filename!r}): it is not the official file")
-    self.members = _collect(path, ((info.orig_filename, info.file_size) for info in infos))
+    self.members = _collect(path, ((i.orig_filename, i.file_size) for i in infos), most)
     self.fingerprint = _digest(self.members, "\n".join(str(info.CRC) for info in infos))
     self._infos = {"/".join(_parts(info.orig_filename)): info for info in infos}
 
@@ -163,17 +172,29 @@ class Zip(Files):
         yield self._archive.read(self._infos[name])
 
 
+class _Header(tarfile.TarInfo):
+  """A block that describes a member, or holds more of its description, which is read in one go."""
+
+  @classmethod
+  def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+    """Reads a block; an error if too much is to follow."""
+    header = super().frombuf(buf, encoding, errors)
+    if header.type in _DESCRIBING and header.size > _MAX_HEADER:
+      raise tarfile.ReadError(f"a description of {header.size:,} bytes")
+    return header
+
+
 class Tar(Files):
   """A tar archive, gzipped or not: one pass lists and checks it, each `read` is one pass more."""
 
   sequential = True
 
-  def __init__(self, path: Path, *, keep: Collection[str] = ()):
+  def __init__(self, path: Path, most: int = MAX_FILE_BYTES, *, keep: Collection[str] = ()):
     """Lists the archive to its end, so that a truncated one is found before anything is written.
 
     `text` returns the small files whose names end with one of `keep`.
     """
-    self.path = path
+    self.path, self._most = path, most
     self._gzipped = _check_kind(path, "tar") == "gzip"
     self._kept: dict[str, bytes] = {}
     found = []
@@ -186,16 +207,18 @@ class Tar(Files):
       stream = self._unzip(raw)
       for member, file in self._walk(stream):
         found.append((member.name, member.size))
-        if member.name.rpartition("/")[2] in keep and member.size <= MAX_MEMBER_BYTES:
+        if member.name.rpartition("/")[2] in keep:
           self._kept[check_name(member.name, str(path))] = file.read()
         bar.update(raw.tell() - bar.n)
-      while stream.read(_BUFFER):  # To the end: gzip's checksum is the last thing in the file.
-        pass
+      rest = 0
+      while read := stream.read(_BUFFER):  # To the end: gzip's checksum is the last in the file.
+        rest += len(read)
+        _check_size(path, "a rest behind its end", rest, most)
       bar.update(raw.tell() - bar.n)
       size = raw.seek(0, os.SEEK_END)
       raw.seek(max(size - 8, 0))
       trailer = raw.read().hex()  # gzip's checksum and length of the whole content.
-    self.members = _collect(path, found)
+    self.members = _collect(path, found, most)
     self.fingerprint = _digest(self.members, trailer)
 
   def _unzip(self, raw: IO[bytes]) -> IO[bytes]:
@@ -204,8 +227,9 @@ class Tar(Files):
     return io.BufferedReader(gzip.GzipFile(fileobj=raw), _BUFFER)  # type: ignore[arg-type]
 
   def _walk(self, stream: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]]]:
-    with tarfile.open(fileobj=stream, mode="r|") as archive:
+    with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as archive:
       for member in archive:
+        _check_size(self.path, member.name, member.size, self._most)  # Before it is passed over.
         if member.isreg():
           file = archive.extractfile(member)
           assert file is not None  # Regular files have one.

@@ -15,7 +15,7 @@ from pathlib import Path
 from jaxdml.data import picture_files
 from jaxdml.prepare import photos
 from jaxdml.prepare.photos import ImageFolderError, Photo
-from jaxdml.prepare.source import Item, Source, column_features, summary
+from jaxdml.prepare.source import MAX_FILE_BYTES, Item, Source, column_features, said, summary
 
 _VERSION = "1.0.0"
 
@@ -48,6 +48,7 @@ def source(
   test_share: float = 0.5,
   seed: int = 0,
   drop_copies: bool = False,
+  max_file_bytes: int = MAX_FILE_BYTES,
 ) -> ImageFolder:
   """Finds the photos below a folder, with their classes and splits.
 
@@ -65,6 +66,7 @@ def source(
     seed: chooses them.
     drop_copies: leave out photos that are there already, byte by byte, and all copies of one that
       has several labels. They are counted and named in any case.
+    max_file_bytes: the most that a manifest may have.
   """
   if not _NAME.fullmatch(name):
     raise ImageFolderError(
@@ -83,7 +85,7 @@ def source(
     except picture_files.FolderError as error:
       raise ImageFolderError(str(error)) from error
   else:
-    found = photos.from_manifest(folder, manifest, notes)
+    found = photos.from_manifest(folder, manifest, notes, max_file_bytes)
   groups = photos.copies(folder.path, found, f"image_folder/{name}")
   if drop_copies:
     found = photos.without_copies(found, groups)
@@ -113,7 +115,7 @@ def source(
   found_here = summary("photos", [(photo.split, photo.labels["label"]) for photo in in_order])
   notes.insert(0, f"{found_here}; divided {how}.")
   for note in notes:
-    print(f"image_folder/{name}: {note}", file=sys.stderr)
+    print(said(f"image_folder/{name}: {note}"), file=sys.stderr)
   number = {column: {name: i for i, name in enumerate(names[column])} for column in names}
   # It changes with the classes, the splits, and the name, size or time of change of any file.
   digest = hashlib.sha256(json.dumps([_VERSION, names]).encode())

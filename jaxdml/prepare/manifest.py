@@ -15,8 +15,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxdml._text import few
 from jaxdml.data.picture_files import SPLITS, clean_name
-from jaxdml.prepare.source import PrepareError
+from jaxdml.prepare.source import MAX_FILE_BYTES, PrepareError, small_file
 
 REQUIRED = ("path", "label")
 OPTIONAL = ("coarse", "fine", "split")
@@ -76,7 +77,9 @@ def name_problem(name: str) -> str | None:
   return None if name else "is empty"
 
 
-def read(manifest: str | os.PathLike[str]) -> tuple[list[Row], list[str]]:
+def read(
+  manifest: str | os.PathLike[str], max_file_bytes: int = MAX_FILE_BYTES
+) -> tuple[list[Row], list[str]]:
   """Reads a manifest.
 
   CSV (.csv, .tsv): UTF-8, a header line that names the columns, separated by comma, semicolon or
@@ -88,7 +91,7 @@ def read(manifest: str | os.PathLike[str]) -> tuple[list[Row], list[str]]:
   ManifestError names the line that is wrong.
   """
   path = Path(manifest)
-  text = _text(path)
+  text = _text(path, max_file_bytes)
   problems = Problems(path)
   as_csv = path.suffix.lower() in (".csv", ".tsv")
   lines = list(_csv(path, text, problems) if as_csv else _jsonl(text, problems))
@@ -108,12 +111,12 @@ def read(manifest: str | os.PathLike[str]) -> tuple[list[Row], list[str]]:
   return rows, extra
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, most: int) -> str:
   if path.suffix.lower() not in SUFFIXES:
     ends = f"its name must end with one of {', '.join(SUFFIXES)}, which says how to read it"
     raise ManifestError(f"manifest {path}: {ends}")
   try:
-    data = path.read_bytes()
+    data = small_file(path, most)
   except OSError as error:
     raise ManifestError(f"manifest {path}: cannot be read: {error.strerror}") from error
   try:
@@ -174,6 +177,10 @@ def _csv(path: Path, text: str, problems: Problems) -> Iterator[tuple[int, dict[
     line = reader.line_num + 1
 
 
+def _quoted(columns: list[str]) -> str:
+  return f"[{few(list(map(repr, columns)))}]"
+
+
 def _twice(columns: list[str]) -> list[str]:
   return sorted(name for name, count in collections.Counter(columns).items() if count > 1)
 
@@ -181,15 +188,16 @@ def _twice(columns: list[str]) -> list[str]:
 def _check_columns(path: Path, line: int, columns: list[str]) -> None:
   header = f"manifest {path}: line {line}: the header names"
   if missing := " and ".join(column for column in REQUIRED if column not in columns):
-    raise ManifestError(f"{header} the columns, and {missing} must be among them; got {columns}")
+    got = _quoted(columns)
+    raise ManifestError(f"{header} the columns, and {missing} must be among them; got {got}")
   if twice := _twice([column for column in columns if column]):
-    raise ManifestError(f"{header} {twice} more than once")
+    raise ManifestError(f"{header} {_quoted(twice)} more than once")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   names = _columns(key for key, _ in pairs)
   if twice := _twice(names):
-    raise ValueError(f"{twice} given more than once")
+    raise ValueError(f"{_quoted(twice)} given more than once")
   return dict(zip(names, (value for _, value in pairs), strict=True))
 
 

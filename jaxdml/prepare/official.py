@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from jaxdml._text import few
 from jaxdml.prepare.archives import Files, Folder, Tar, Zip, check_name
-from jaxdml.prepare.source import Item, PrepareError, Source, column_features
+from jaxdml.prepare.source import MAX_FILE_BYTES, Item, PrepareError, Source, column_features, said
 
 __all__ = [
   "Annotations", "Card", "Count", "Part", "Row", "find", "find_part", "load_mat", "missing_files",
@@ -21,6 +21,7 @@ __all__ = [
 ]  # fmt: skip
 
 _IMAGES = (".jpg", ".jpeg", ".png")
+_UNREADABLE = (ValueError, TypeError, NotImplementedError, OSError, OverflowError, MemoryError)
 _TAR_ENDINGS = (".tgz", ".tar.gz", ".tar")
 
 
@@ -82,16 +83,20 @@ class Card:
   homepage: str
   description: str  # what it is and how it is divided
   expected: Mapping[str, Count]  # split -> published counts
-  read: Callable[[Path], Annotations]  # PrepareError where files are missing or damaged
+  # The directory and the most bytes of a file; PrepareError where files are missing or damaged.
+  read: Callable[[Path, int], Annotations]
   label: str = "label"  # the default column, whose classes are counted
 
-  def source(self, root: Path, *, allow_partial: bool = False) -> ArchiveSource:
+  def source(
+    self, root: Path, *, allow_partial: bool = False, max_file_bytes: int = MAX_FILE_BYTES
+  ) -> ArchiveSource:
     """Reads the annotations, and compares them with the files and the published counts.
 
     `root` has the archives or what was extracted from them. With `allow_partial` what is there is
-    taken, and the description says so; else PrepareError says what is missing or too much.
+    taken, and the description says so; else PrepareError says what is missing or too much. No file
+    may have more than `max_file_bytes`.
     """
-    labels, rows, parts = self.read(root)
+    labels, rows, parts = self.read(root, max_file_bytes)
     for row in rows:
       check_name(row.path, f"the annotations of {self.name}")
     there = [row for row in rows if row.member in parts[row.files].names]
@@ -111,7 +116,7 @@ class Card:
         )
       if not there:
         raise PrepareError(f"{text}\nThere is nothing to prepare")
-      print(f"{text}\nPreparing what is there (--allow_partial).", file=sys.stderr)
+      print(said(f"{text}\nPreparing what is there (--allow_partial)."), file=sys.stderr)
       note = "PARTIAL: results on it do not compare with published ones."
       description = "\n".join([description, note, *problems])
     _note_extra(rows, parts)
@@ -172,18 +177,18 @@ def find_part(source: Path, stem: str) -> Path | None:
   return find(source, *(stem + ending for ending in (*_TAR_ENDINGS, ".zip")), stem)
 
 
-def open_part(path: Path, folder: str, keep: Collection[str] = ()) -> Part:
+def open_part(path: Path, folder: str, most: int, keep: Collection[str] = ()) -> Part:
   """Opens an archive or an extracted folder.
 
   The part's names are those below `folder`: "car_ims" for "car_ims/000001.jpg". The small files
-  `keep` are read as text.
+  `keep` are read as text. No file may have more than `most` bytes.
   """
   if path.is_dir():
-    files: Files = Folder(path)
+    files: Files = Folder(path, most)
   elif path.name.endswith(_TAR_ENDINGS):
-    files = Tar(path, keep=keep)
+    files = Tar(path, most, keep=keep)
   else:
-    files = Zip(path)
+    files = Zip(path, most)
   top = [folder] if path.is_dir() and path.name == folder else []
   split = {member: [*top, *member.split("/")] for member in files.members}
   # Files beside the folder are none of the data set's, unless `path` is the folder renamed.
@@ -223,7 +228,7 @@ def load_mat(path: Path, content: bytes, variable: str) -> Any:
 
   try:
     return loadmat(io.BytesIO(content), squeeze_me=True, variable_names=[variable])[variable]
-  except (MatReadError, ValueError, TypeError, NotImplementedError, OSError) as error:
+  except (*_UNREADABLE, MatReadError) as error:
     raise PrepareError(f"{path} is no MATLAB file that can be read: {error}") from error
   except KeyError:
     raise PrepareError(f"{path} has no variable {variable!r}: is it the right file?") from None
@@ -253,8 +258,8 @@ def _note_extra(rows: Sequence[Row], parts: Sequence[Part]) -> None:
     pictures = [member for member in part.names if member.lower().endswith(_IMAGES)]
     extra = [member for member in pictures if (number, member) not in named]
     if extra:
-      print(
+      text = (
         f"{part.files.path} holds {len(extra):,} images that the annotations do not name; they "
-        f"are left out: {few(extra)}",
-        file=sys.stderr,
+        f"are left out: {few(extra)}"
       )
+      print(said(text), file=sys.stderr)

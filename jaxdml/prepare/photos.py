@@ -31,6 +31,10 @@ class ImageFolderError(PrepareError):
   """The folder of photos cannot be used as it is; the message names the file or folder."""
 
 
+class NoFileError(ImageFolderError):
+  """A path in the folder where there is no file, but a pipe or a link that leads nowhere."""
+
+
 class Photo(NamedTuple):
   """One image file: its path below the folder, with "/"; column -> name of the class.
 
@@ -117,16 +121,16 @@ class Folder:
           f"{relative!r} is a link that leaves the folder {self.path}, to {real}"
         )
       if not stat.S_ISREG(status.st_mode):
-        raise ImageFolderError(f"{relative!r} is not a file")
+        raise NoFileError(f"{relative!r} is not a file")
       return found, status
     hint = "; use '/' between folders" if "\\" in relative else ""
-    raise ImageFolderError(f"{relative!r} does not exist in {self.path}{hint}")
+    raise NoFileError(f"{relative!r} does not exist in {self.path}{hint}")
 
 
 def from_folders(folder: Folder, notes: list[str]) -> list[Photo]:
   """Returns the photos in class folders, sorted by path; what was left out goes to `notes`."""
   splits = _split_folders(folder)
-  loose, other, empty, merged = [], collections.Counter(), [], {}
+  loose, other, empty, gone, merged = [], collections.Counter(), [], [], {}
   photos = []
   if splits:
     loose += picture_files.level(folder.path)[1]
@@ -141,11 +145,15 @@ def from_folders(folder: Folder, notes: list[str]) -> list[Photo]:
         )
       before = len(photos)
       for path in picture_files.walk(folder.path, class_folder):
-        if is_picture(path):
-          path, status = folder.locate(path)
-          photos.append(Photo(path, {"label": name}, split, status.st_size, status.st_mtime_ns))
-        else:
+        if not is_picture(path):
           other[posixpath.splitext(path)[1].lower() or "no suffix"] += 1
+          continue
+        try:
+          path, status = folder.locate(path)
+        except NoFileError:
+          gone.append(path)
+          continue
+        photos.append(Photo(path, {"label": name}, split, status.st_size, status.st_mtime_ns))
       if len(photos) == before:
         empty.append(class_folder)
       merged.setdefault((split, name), []).append(class_folder)
@@ -162,6 +170,7 @@ def from_folders(folder: Folder, notes: list[str]) -> list[Photo]:
   same = [path for folders in merged.values() if len(folders) > 1 for path in folders]
   for what, paths in (
     ("Images in no class folder, left out", outside),
+    ("Links that lead nowhere, and pipes, left out", gone),
     ("Class folders without an image, left out", empty),
     ("Folders of the same name as another, joined", same),
   ):
@@ -187,10 +196,10 @@ def _split_folders(folder: Folder) -> list[tuple[str, str]]:
 
 
 def from_manifest(
-  folder: Folder, manifest: str | os.PathLike[str], notes: list[str]
+  folder: Folder, manifest: str | os.PathLike[str], notes: list[str], max_file_bytes: int
 ) -> list[Photo]:
   """Returns the photos in the manifest's order; what was not used goes to `notes`."""
-  rows, extra = manifests.read(manifest)
+  rows, extra = manifests.read(manifest, max_file_bytes)
   if extra:
     notes.append(f"Columns of the manifest that are not used: {listed(extra)}.")
   problems = manifests.Problems(manifest)

@@ -4,17 +4,50 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
+from jaxdml._text import printable
 from jaxdml.errors import JaxdmlError
 
-__all__ = ["Item", "PrepareError", "Source", "column_features", "summary"]
+__all__ = [
+  "MAX_FILE_BYTES", "Item", "PrepareError", "Source", "column_features", "said", "small_file",
+  "summary",
+]  # fmt: skip
+
+MAX_FILE_BYTES = 512 * 2**20
+"""No photo and no list of the data sets is as large; by default a file that says so is refused."""
+
+_MOST = 1000  # characters of a line of a message
+
+
+def said(text: str) -> str:
+  r"""Returns a message as a terminal may show it: names in it may hold anything, and be long.
+
+  >>> said("a\x1b[31m\nb")
+  'a[U+001B][31m\nb'
+  """
+  short = lambda x: x if len(x) <= _MOST else f"{x[: _MOST // 2]} ... {x[-_MOST // 2 :]}"
+  return "\n".join(printable(short(line)) for line in text.split("\n"))
 
 
 class PrepareError(JaxdmlError, ValueError):
   """A data set cannot be prepared; the message says what is wrong and what to do."""
+
+  def __init__(self, message: str):
+    super().__init__(said(message))
+
+
+def small_file(path: Path, most: int) -> bytes:
+  """Returns a file's bytes; PrepareError if they are more than `most`."""
+  size = path.stat().st_size
+  if size > most:
+    raise PrepareError(
+      f"{path} has {size:,} bytes: more than the {most:,} that --max_file_bytes allows"
+    )
+  return path.read_bytes()
 
 
 class Item(NamedTuple):

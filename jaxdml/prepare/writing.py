@@ -31,7 +31,7 @@ from jaxdml._text import few
 from jaxdml.data import records
 from jaxdml.data.decode import ImageDecodeError
 from jaxdml.prepare import pictures, shards
-from jaxdml.prepare.source import PrepareError, Source, summary
+from jaxdml.prepare.source import PrepareError, Source, said, summary
 
 __all__ = ["SKIPPED_FILE", "is_current", "target", "write"]
 
@@ -51,7 +51,8 @@ def target(name: str, version: str, data_dir: str | os.PathLike[str]) -> Path:
 def is_current(source: Source, directory: Path, max_side: int | None = None) -> bool:
   """Tells whether a finished data set is what `write` would make of the source as it is now."""
   made_from = _files.read_json(directory / records.SOURCE_FILE)
-  return made_from is not None and made_from["fingerprint"] == _fingerprint(source, max_side)
+  known = made_from.get("fingerprint") if isinstance(made_from, dict) else None
+  return known == _fingerprint(source, max_side)
 
 
 def write(
@@ -133,15 +134,15 @@ def _report(skipped: Sequence[Mapping[str, Any]], source: Source, directory: Pat
   bad = {entry["item"] for entry in skipped}
   kept = [item for index, item in enumerate(source.items) if index not in bad]
   there = summary("images", [(item.split, item.values[source.supervised]) for item in kept])
-  print(
+  shown = [f"  {entry['path']}: {entry['reason']}" for entry in skipped[:20]]
+  lines = [
     f"{len(skipped)} of {len(source.items)} images cannot be decoded and were left out "
     f"(listed in {directory / SKIPPED_FILE}):",
-    *(f"  {entry['path']}: {entry['reason']}" for entry in skipped[:20]),
+    *map(said, shown),
     *([f"  and {len(skipped) - 20} more"] if len(skipped) > 20 else []),
     f"{source.name} has {there}.",
-    sep="\n",
-    file=sys.stderr,
-  )
+  ]
+  print(*lines, sep="\n", file=sys.stderr)
 
 
 class _Build:
@@ -311,8 +312,13 @@ class _Build:
         values = [encode(item.values[column]) for item in kept if item.split == split]
         labels[f"{split}/{column}"] = np.asarray(values, np.int64)
     records.write_labels(self._data, labels)
-    total = {"images": len(self._items), "skipped": len(self._skipped)}
-    _files.write_json(self._data / records.SOURCE_FILE, {"fingerprint": self._fingerprint, **total})
+    made_from = {
+      "fingerprint": self._fingerprint,
+      "images": len(self._items),
+      "skipped": len(self._skipped),
+      "files": records.digests(self._data),
+    }
+    _files.write_json(self._data / records.SOURCE_FILE, made_from)
     with (self._data / SKIPPED_FILE).open("w", encoding="utf-8") as file:
       for entry in self._skipped:
         line = {"path": entry["path"], "reason": entry["reason"]}

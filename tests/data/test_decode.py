@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
-from jaxdml.data import augment
+from jaxdml.data import augment, picture_files
 from jaxdml.data import decode as decode_lib
 from jaxdml.data.decode import ImageDecodeError, decode, probe
 
@@ -318,3 +318,110 @@ def test_random_damage_gives_pixels_or_one_kind_of_error():
 def test_channels():
   with pytest.raises(ValueError, match="channels must be 1 or 3, got 4"):
     decode(b"", 4)
+
+
+XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="%d"/></x:xmpmeta>'
+
+
+def _segment(content):
+  return b"\xff\xe1" + (len(content) + 2).to_bytes(2, "big") + content
+
+
+def _jpeg_with(*contents):
+  encoded = save(small(), "JPEG", quality=95, subsampling=0)
+  return encoded[:2] + b"".join(map(_segment, contents)) + encoded[2:]
+
+
+def _chunk(kind, content):
+  checksum = zlib.crc32(kind + content).to_bytes(4, "big")
+  return len(content).to_bytes(4, "big") + kind + content + checksum
+
+
+def _png_with(*chunks, mode="RGB", last=False):
+  encoded = save(small().convert(mode), "PNG")
+  place = len(encoded) - 12 if last else 33
+  return encoded[:place] + b"".join(_chunk(*chunk) for chunk in chunks) + encoded[place:]
+
+
+def _profile(orientation):
+  """Exif as ImageMagick writes it into a PNG."""
+  exif = turned(orientation).tobytes()
+  lines = [exif.hex()[i : i + 72] for i in range(0, 2 * len(exif), 72)]
+  return "\n".join(["", "exif", f"{len(exif):8}", *lines, ""]).encode()
+
+
+NAMESPACE = b"http://ns.adobe.com/xap/1.0/\0"
+EXIF = turned(6).tobytes()
+OTHER = Image.Exif()
+OTHER[0x010F] = "a camera"
+TURNED = {
+  "exif": _jpeg_with(EXIF),
+  "exif, and what goes on from it": _jpeg_with(EXIF, b"Exif\0\0" + b"x" * 500),
+  "exif, and another": _jpeg_with(EXIF, turned(3).tobytes()),
+  "xmp": _jpeg_with(NAMESPACE + XMP % 6),
+  "exif without an orientation, and xmp": _jpeg_with(OTHER.tobytes(), NAMESPACE + XMP % 6),
+  "exif before xmp": _jpeg_with(NAMESPACE + XMP % 3, EXIF),
+  "png, exif": _png_with((b"eXIf", EXIF[6:])),
+  "png, xmp": _png_with((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP % 6)),
+  "png, packed xmp": _png_with(
+    (b"iTXt", b"XML:com.adobe.xmp\0\1\0en\0x\0" + zlib.compress(XMP % 6))
+  ),
+  "png, ImageMagick": _png_with(
+    (b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(_profile(6))), mode="RGBA"
+  ),
+  "png, ImageMagick, not packed": _png_with((b"tEXt", b"Raw profile type exif\0" + _profile(6))),
+  "png, behind the picture": _png_with((b"eXIf", EXIF[6:]), mode="LA", last=True),
+  "webp, xmp": save(small(), "WEBP", lossless=True, xmp=XMP % 6),
+  "avif, exif": save(small(), "AVIF", quality=100, exif=turned(6)),
+  "tiff": save(small(), "TIFF", exif=turned(6)),
+}
+
+
+@pytest.mark.parametrize("kind", TURNED)
+def test_an_orientation_is_found_wherever_it_is_and_is_the_same_through_every_door(kind):
+  encoded = TURNED[kind]
+  image = decode(encoded, 3)
+  assert image.shape == (WIDTH, HEIGHT, 3)
+  header = probe(encoded)
+  assert (header.height, header.width) == (WIDTH, HEIGHT)
+  opened = Image.open(io.BytesIO(encoded))
+  assert_near(decode(picture_files.encoded(opened), 3), image, 6)
+  assert_near(by_pillow(encoded, "RGB"), image, 6)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize(
+  "encoded",
+  [
+    _jpeg_with(b"Exif\0\0II*\0\xff\xff\xff\xff"),
+    _jpeg_with(NAMESPACE + XMP % 9),
+    save(small(), "WEBP", lossless=True, exif=b"Exif\0\0II*\0\xff\xff\xff\xff"),
+    _png_with((b"tEXt", b"Raw profile type exif\0\nexif\n 4\nzz\n")),
+    _png_with((b"zTXt", b"Raw profile type exif\0\0" + b"no zlib")),
+  ],
+)
+def test_a_damaged_orientation_leaves_the_picture_as_it_is(encoded):
+  image = decode(encoded, 3)
+  assert image.shape == (HEIGHT, WIDTH, 3)
+  assert_near(decode(picture_files.encoded(Image.open(io.BytesIO(encoded))), 3), image, 6)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P"])
+@pytest.mark.parametrize(
+  "chunk",
+  [
+    (b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2**21))),
+    (b"iCCP", b"profile\0\0" + zlib.compress(bytes(2**21))),
+    (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(bytes(2**21))),
+    (b"tEXt", b"Comment\0" + bytes(2**26)),
+  ],
+)
+def test_long_texts_and_profiles_do_not_hide_a_transparent_png(mode, chunk):
+  plain, encoded = _png_with(mode=mode), _png_with(chunk, mode=mode)
+  np.testing.assert_array_equal(decode(encoded, 3), decode(plain, 3))
+
+
+def test_a_damaged_text_does_not_hide_a_transparent_png():
+  encoded = bytearray(_png_with((b"tEXt", b"Comment\0hello"), mode="RGBA"))
+  encoded[encoded.index(b"hello")] ^= 1
+  np.testing.assert_array_equal(decode(bytes(encoded), 3), decode(_png_with(mode="RGBA"), 3))

@@ -113,3 +113,49 @@ def test_a_pipe_is_no_picture(tmp_path):
   os.mkfifo(tmp_path / "a.jpg")
   with pytest.raises(OSError, match="it is not a file"):
     picture_files.read(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("kind", ["I;16", "I;16B", "I;16L"])
+def test_images_of_16_bits_keep_the_upper_8(kind):
+  pixels = RNG.integers(0, 2**16, (5, 7)).astype(">u2" if kind == "I;16B" else "<u2")
+  picture = Image.frombytes(kind, (7, 5), pixels.tobytes())
+  decoded = decode.decode(picture_files.encoded(picture), 1)[:, :, 0]
+  np.testing.assert_array_equal(decoded, pixels >> 8)
+
+
+@pytest.mark.parametrize("mode", ["PA", "RGBa", "La", "LA", "RGBA"])
+def test_transparent_parts_are_white_in_every_mode_that_has_them(mode):
+  rgba = np.zeros((4, 4, 4), np.uint8)
+  rgba[:2, :, 3] = 255  # Black above, clear below.
+  picture = Image.fromarray(rgba)
+  if mode == "PA":
+    picture = Image.frombytes("PA", (4, 4), rgba[:, :, 2:].tobytes())
+    picture.putpalette([0, 0, 0, 255, 0, 0])
+  elif mode != "RGBA":
+    picture = picture.convert("LA").convert(mode) if mode == "La" else picture.convert(mode)
+  assert picture.mode == mode
+  decoded = decode.decode(picture_files.encoded(picture), 3)
+  assert (decoded[:2] == 0).all() and (decoded[2:] == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pixels_of_an_unknown_range_are_refused_as_in_files(mode):
+  picture = Image.fromarray(np.full((4, 4), 1000, np.int32 if mode == "I" else np.float32))
+  with pytest.raises(decode.ImageDecodeError, match=f"mode {mode}, 32-bit pixels, whose range no"):
+    picture_files.encoded(picture)
+  with pytest.raises(decode.ImageDecodeError, match="32-bit pixels, whose range nobody knows"):
+    decode.decode(saved(picture, "TIFF"), 3)
+
+
+def test_a_path_to_a_pipe_or_to_far_too_much_is_no_picture(tmp_path, monkeypatch):
+  os.mkfifo(tmp_path / "a.jpg")
+  with pytest.raises(OSError, match="it is not a file"):
+    picture_files.encoded(tmp_path / "a.jpg")
+  monkeypatch.setattr(picture_files, "MAX_BYTES", 10)
+  (tmp_path / "b.jpg").write_bytes(bytes(10**6))
+  assert len(picture_files.encoded(tmp_path / "b.jpg")) == 11
+
+
+@pytest.mark.parametrize("name", ["a.JFIF", "a.jpe", "a.pjpeg", "a.ppm", "a.pgm"])
+def test_other_suffixes_of_the_formats_that_are_decoded_count(name):
+  assert picture_files.is_picture(name)

@@ -79,3 +79,17 @@ def test_a_class_of_one_image_never_validates(digits):
     assert len(two) == 18
   with pytest.raises(ValueError, match=r"2 classes of 'label' with more than one image, and .* 1:"):
     data.validation_split(train.select(np.concatenate([firsts[3], *firsts[:3]])), "label", 0.3, 0)
+
+
+def _with_single(glyphs, count):
+  """The training images of 12 classes, of the first `count` of them one image alone."""
+  train = glyphs["train"]
+  labels = train.column("label")
+  rows = [np.flatnonzero(labels == c) for c in train.classes("label")[:12]]
+  return train.select(np.concatenate([r[:1] if i < count else r for i, r in enumerate(rows)]))
+
+
+def test_folds_without_two_images_of_one_class_are_refused(glyphs):
+  assert len(data.cross_validation(_with_single(glyphs, 5), "label", 2)) == 2
+  with pytest.raises(ValueError, match=r"fold 0 of .* has no two images of one class of 'label'"):
+    data.cross_validation(_with_single(glyphs, 6), "label", 2)

@@ -1,4 +1,6 @@
+import gzip
 import io
+import os
 import stat
 import tarfile
 import zipfile
@@ -119,7 +121,7 @@ def test_links_and_encryption_in_a_zip_are_refused(tmp_path):
     Zip(tmp_path / "secret.zip")
 
 
-def test_duplicate_and_huge_members_are_refused(tmp_path, monkeypatch):
+def test_duplicate_members_are_refused(tmp_path):
   path = tar_of(tmp_path / "a.tgz", member("x/a.jpg", size=3), member("./x/a.jpg", size=4))
   with pytest.raises(PrepareError, match=r"holds 'x/a\.jpg' twice"):
     Tar(path)
@@ -131,10 +133,57 @@ def test_duplicate_and_huge_members_are_refused(tmp_path, monkeypatch):
     archive.writestr("a.jpg", b"2")
   with pytest.raises(PrepareError, match=r"holds 'a\.jpg' twice"):
     Zip(tmp_path / "a.zip")
-  monkeypatch.setattr(archives, "MAX_MEMBER_BYTES", 100)
-  pack(tmp_path / "bomb.zip", {"a.jpg": b"0" * 101})
-  with pytest.raises(PrepareError, match=r"'a\.jpg' of 101 bytes: more than the 100 allowed"):
-    Zip(tmp_path / "bomb.zip")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tgz", "folder"])
+def test_a_larger_file_is_refused_unless_it_is_allowed(tmp_path, kind):
+  path, opened = tmp_path / f"a.{kind}", {"zip": Zip, "tgz": Tar, "folder": Folder}[kind]
+  (unpack if kind == "folder" else pack)(path, {"a.jpg": b"0" * 101})
+  with pytest.raises(
+    PrepareError, match=r"'a\.jpg' of 101 bytes: more than the 100 allowed.*max_f"
+  ):
+    opened(path, 100)
+  assert list(opened(path, 101).read(["a.jpg"])) == [b"0" * 101]
+
+
+def block(name, kind, size):
+  """The block of a member, with nothing behind it."""
+  info = tarfile.TarInfo(name)
+  info.type, info.size = kind, size
+  return info.tobuf(tarfile.GNU_FORMAT)
+
+
+TERA = 2**40
+SPARSE = tarfile.TarInfo("a.jpg")
+SPARSE.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "a"}
+SPARSE.size = 512
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    (block("a.jpg", tarfile.REGTYPE, TERA), "of 1,099,511,627,776 bytes: more than the"),
+    (block("a", tarfile.DIRTYPE, TERA), "of 1,099,511,627,776 bytes: more than the"),
+    (block("a", b"Q", TERA), "of 1,099,511,627,776 bytes: more than the"),
+    (block("a", tarfile.XHDTYPE, 3 * 2**30) + bytes(2**20), "a description of 3,221,225,472"),
+    (block("a", tarfile.XGLTYPE, 3 * 2**30) + bytes(2**20), "a description of 3,221,225,472"),
+    (block("a", tarfile.GNUTYPE_LONGNAME, 2**31) + bytes(2**20), "a description of 2,147"),
+    (SPARSE.tobuf(tarfile.PAX_FORMAT) + b"9999999\n1\n".ljust(512, b"\0"), "damaged or truncated"),
+    (SPARSE.tobuf(tarfile.PAX_FORMAT) + b"nine".ljust(512, b"\0"), "damaged or truncated"),
+    (block("a", tarfile.REGTYPE, 0) + bytes(2**21), "'a rest behind its end' of"),
+  ],
+)
+def test_what_an_archive_claims_is_checked_before_it_is_read(tmp_path, content, message):
+  (tmp_path / "a.tgz").write_bytes(gzip.compress(content))
+  with pytest.raises(PrepareError, match=message):
+    Tar(tmp_path / "a.tgz", 2**20)
+
+
+def test_links_that_lead_nowhere_and_pipes_are_no_files(tmp_path):
+  unpack(tmp_path, {"a.jpg": b"1"})
+  (tmp_path / "gone.jpg").symlink_to("nowhere.jpg")
+  os.mkfifo(tmp_path / "pipe.jpg")
+  assert list(Folder(tmp_path).members) == ["a.jpg"]
 
 
 @pytest.mark.parametrize("share", [0.001, 0.3, 0.6, 0.95, 0.9999])

@@ -202,6 +202,27 @@ def test_arguments_that_cannot_be_used(tmp_path):
   assert "is a file; extract archives first" in error(tmp_path / "ant" / "a.jpg")
 
 
+def test_links_that_lead_nowhere_are_left_out_and_said(tmp_path, capsys):
+  root = fill(tmp_path, "ant/a.jpg", "bee/a.jpg", "bee/folder.jpg/b.jpg", "bee/._a.jpg")
+  (root / "bee" / "gone.jpg").symlink_to("nowhere.jpg")
+  os.mkfifo(root / "ant" / "pipe.jpg")
+  assert found(source(root, "mine")).keys() == {"ant/a.jpg", "bee/a.jpg", "bee/folder.jpg/b.jpg"}
+  told = capsys.readouterr().err
+  assert "lead nowhere, and pipes, left out: 2 ('ant/pipe.jpg', 'bee/gone.jpg')" in told
+  named = "path,label\nbee/gone.jpg,bee\nant/a.jpg,ant\n"
+  assert "'bee/gone.jpg' does not exist" in error(root, named, ManifestError)
+
+
+def test_no_name_steers_the_terminal(tmp_path, capsys):
+  root = fill(tmp_path, "ant/a\x1b[31m.jpg", "bee/a.jpg", "bee/b.\x1b[2J", "loose\x9b.jpg")
+  source(root, "mine")
+  told = capsys.readouterr().err
+  assert "[U+001B][2j" in told and all(c.isprintable() or c == "\n" for c in told)
+  (root / "bee" / "a.jpg").unlink()
+  (root / "bee" / "x\x1b[0m").symlink_to(root)
+  assert "x[U+001B][0m is a link to a folder" in error(root)
+
+
 def test_nothing_outside_the_folder_is_read(tmp_path):
   outside = fill(tmp_path / "outside", "secret.jpg")
   root = fill(tmp_path / "root", "ant/a.jpg", "bee/a.jpg")
@@ -213,9 +234,6 @@ def test_nothing_outside_the_folder_is_read(tmp_path):
     (root / "bee" / "linked").symlink_to(target)
     assert f"{root}/bee/linked is a link to a folder" in error(root)
     (root / "bee" / "linked").unlink()
-  (root / "bee" / "gone.jpg").symlink_to("nowhere.jpg")
-  assert "'bee/gone.jpg' does not exist" in error(root)
-  (root / "bee" / "gone.jpg").unlink()
   # A link that stays inside, and a root that is a link itself, are fine.
   (root / "bee" / "same.jpg").symlink_to("a.jpg")
   (tmp_path / "short").symlink_to(root)

@@ -6,6 +6,7 @@ import pytest
 
 from jaxdml.prepare import manifest
 from jaxdml.prepare.manifest import ManifestError, Row
+from jaxdml.prepare.source import PrepareError
 
 
 def write(tmp_path, content, name="list.csv"):
@@ -138,3 +139,31 @@ def test_files_that_are_no_manifest(tmp_path):
 def test_names_that_look_the_same_are_the_same():
   assert manifest.clean_name("\u00c5ngstr\u00f6m ") == manifest.clean_name("A\u030angstro\u0308m")
   assert manifest.name_problem("na\u00efve \U0001f469\u200d\U0001f680") is None
+
+
+def test_a_header_of_a_million_columns_and_a_name_as_long_are_said_shortly(tmp_path):
+  path = tmp_path / "m.csv"
+  for text in (
+    ",".join(f"column{i}" for i in range(300_000)) + "\n",
+    "path,label," + ",".join(["x"] * 300_000) + "\n",
+    "path,label\n" + "a" * 100_000 + ".jpg,\x1b" + "b" * 100_000 + "\n",
+  ):
+    path.write_text(text)
+    with pytest.raises(ManifestError) as error:
+      manifest.read(path)
+    assert len(str(error.value)) < 3000 and str(error.value).isprintable()
+  path = tmp_path / "m.jsonl"
+  path.write_text(
+    '{"path": "a.jpg", "label": "a", "' + "k" * 10**6 + '": [' + "9" * 10**6 + "]}\n{"
+  )
+  with pytest.raises(ManifestError) as error:
+    manifest.read(path)
+  assert len(str(error.value)) < 3000
+
+
+def test_a_manifest_larger_than_allowed_is_not_read(tmp_path):
+  path = tmp_path / "m.csv"
+  path.write_text("path,label\na.jpg,ant\n")
+  with pytest.raises(PrepareError, match=r"has 21 bytes: more than the 20 that --max_file_bytes"):
+    manifest.read(path, 20)
+  assert len(manifest.read(path, 21)[0]) == 1

@@ -9,14 +9,14 @@ import numpy as np
 
 from jaxdml.prepare import official
 from jaxdml.prepare.official import Annotations, Count, Row
-from jaxdml.prepare.source import PrepareError
+from jaxdml.prepare.source import PrepareError, small_file
 
 _TRAIN_CLASSES = 98
 _TEST_ANNOS = "cars_test_annos_withlabels.mat"
 _DEVKIT = ("car_devkit.tgz", "car_devkit.tar.gz", "devkit/cars_train_annos.mat")
 
 
-def _read(root: Path) -> Annotations:
+def _read(root: Path, most: int) -> Annotations:
   joined = {
     "car_ims.tgz": official.find_part(root, "car_ims"),
     "cars_annos.mat": official.find(root, "cars_annos.mat"),
@@ -28,19 +28,21 @@ def _read(root: Path) -> Annotations:
     _TEST_ANNOS: official.find(root, _TEST_ANNOS, f"devkit/{_TEST_ANNOS}"),
   }
   if all(joined.values()):
-    rows, names, parts = _joined(*joined.values())
+    rows, names, parts = _joined(*joined.values(), most)
   elif all(divided.values()):
-    rows, names, parts = _divided(*divided.values())
+    rows, names, parts = _divided(*divided.values(), most)
   else:
     there = [{file: path is not None for file, path in f.items()} for f in (joined, divided)]
     raise official.missing_files("cars196", root, there)
   return Annotations({"label": names}, rows, parts)
 
 
-def _joined(images: Path, annotations: Path) -> tuple[list[Row], list[str], list[official.Part]]:
-  content = annotations.read_bytes()
+def _joined(
+  images: Path, annotations: Path, most: int
+) -> tuple[list[Row], list[str], list[official.Part]]:
+  content = small_file(annotations, most)
   names = _class_names(annotations, content)
-  part = official.open_part(images, "car_ims")
+  part = official.open_part(images, "car_ims", most)
   found = _annotations(annotations, content, "relative_im_path")
   rows = []
   for path, label in found:
@@ -52,12 +54,12 @@ def _joined(images: Path, annotations: Path) -> tuple[list[Row], list[str], list
 
 
 def _divided(
-  train: Path, test: Path, devkit: Path, test_annos: Path
+  train: Path, test: Path, devkit: Path, test_annos: Path, most: int
 ) -> tuple[list[Row], list[str], list[official.Part]]:
   meta, train_annos = "cars_meta.mat", "cars_train_annos.mat"
   if devkit.name == train_annos:
     devkit = devkit.parent
-  kit = official.open_part(devkit, "devkit", keep=(meta, train_annos))
+  kit = official.open_part(devkit, "devkit", most, keep=(meta, train_annos))
   contents = {}
   for file in (meta, train_annos):
     if file not in kit.names:
@@ -66,10 +68,12 @@ def _divided(
   names = _class_names(devkit / meta, contents[meta])
   annotated = [
     _annotations(devkit / train_annos, contents[train_annos], "fname"),
-    _annotations(test_annos, test_annos.read_bytes(), "fname"),
+    _annotations(test_annos, small_file(test_annos, most), "fname"),
   ]
   folders = ("cars_train", "cars_test")
-  parts = [official.open_part(path, f) for path, f in zip((train, test), folders, strict=True)]
+  parts = [
+    official.open_part(path, f, most) for path, f in zip((train, test), folders, strict=True)
+  ]
   rows = [
     _row(f"{folder}/{file}", label, names, number, file)
     for number, (folder, found) in enumerate(zip(folders, annotated, strict=True))

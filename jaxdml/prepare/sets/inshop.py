@@ -7,7 +7,7 @@ from pathlib import Path
 from jaxdml._text import few
 from jaxdml.prepare import official
 from jaxdml.prepare.official import Annotations, Count, Row
-from jaxdml.prepare.source import PrepareError
+from jaxdml.prepare.source import PrepareError, small_file
 
 _SPLITS = ("train", "query", "gallery")
 _COUNTS = ((25882, 3997), (14218, 3985), (12612, 3985))  # images, classes
@@ -15,18 +15,18 @@ _LIST = "list_eval_partition.txt"
 _HEADER = ["image_name", "item_id", "evaluation_status"]
 
 
-def _read(root: Path) -> Annotations:
+def _read(root: Path, most: int) -> Annotations:
   images, listed = official.find_part(root, "img"), official.find(root, _LIST)
   if images is None or listed is None:
     found = {"img.zip": images is not None, _LIST: listed is not None}
     raise official.missing_files("inshop", root, [found])
-  table = _read_list(listed)
+  table = _read_list(listed, small_file(listed, most))
   names = sorted({item for _, item, _ in table})
   number = {item: i for i, item in enumerate(names)}
   category = [_category(listed, path) for path, _, _ in table]
   categories = sorted(set(category))
   kind = {name: i for i, name in enumerate(categories)}
-  part = official.open_part(images, "img")
+  part = official.open_part(images, "img", most)
   rows = [
     Row(split, path, {"label": number[item], "category": kind[name]}, 0, path.removeprefix("img/"))
     for (path, item, split), name in zip(table, category, strict=True)
@@ -34,10 +34,10 @@ def _read(root: Path) -> Annotations:
   return Annotations({"label": names, "category": categories}, rows, [part])
 
 
-def _read_list(path: Path) -> list[tuple[str, str, str]]:
+def _read_list(path: Path, content: bytes) -> list[tuple[str, str, str]]:
   """Returns (image, item, split) of each line, and checks that training and test share no item."""
   try:
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    lines = content.decode("utf-8-sig").splitlines()
   except UnicodeDecodeError as error:
     raise PrepareError(f"{path} is no UTF-8 text: {error}") from error
   if len(lines) < 2 or not lines[0].strip().isdecimal() or lines[1].split() != _HEADER:

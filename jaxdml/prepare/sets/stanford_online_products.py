@@ -18,13 +18,13 @@ _SUPER_CLASSES = [
 ]
 
 
-def _read(root: Path) -> Annotations:
+def _read(root: Path, most: int) -> Annotations:
   path = official.find_part(root, _FOLDER)
   if path is None and all((root / name).is_file() for name in _LISTS.values()):
     path = root
   if path is None:
     raise official.missing_files("stanford_online_products", root, [{f"{_FOLDER}.zip": False}])
-  part = official.open_part(path, _FOLDER, keep=tuple(_LISTS.values()))
+  part = official.open_part(path, _FOLDER, most, keep=tuple(_LISTS.values()))
   rows = [row for split, name in _LISTS.items() for row in _rows(part, split, name)]
   return Annotations({"class_id": _CLASSES, "super_class_id": _SUPER_CLASSES}, rows, [part])
 

@@ -40,6 +40,7 @@ from tqdm import tqdm
 from jaxdml import commands, data, inference, search, training
 from jaxdml.training import checkpoints, setup
 from jaxdml.training import workdir as workdir_lib
+from jaxdml.training.metrics_log import MetricsWriter
 
 BAD = ("SILENT", "TRACEBACK", "HANG")
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 1), dtype=np.uint8)
@@ -102,6 +103,10 @@ def read_run(run: pathlib.Path, whole_set: pathlib.Path) -> Any:
     resumed = manager.resume(prepared.abstract_state(), lambda said: print(said, file=sys.stderr))
   finally:
     manager.close()
+  if resumed:
+    state, progress = resumed
+    with MetricsWriter(run, int(state.step), progress.lines) as writer:
+      print(writer.lost or "", file=sys.stderr)
   config = repr(model.config.to_dict())
   return model.fingerprint, model.step, config, repr(results), history, resumed
 

@@ -32,24 +32,17 @@ __all__ = ["CARD", "STABLEHLO", "TrainedModel", "load"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainedModel:
-  """Networks and preprocessing of a run, from encoded images to embeddings of `dimension` d.
+  """Networks and preprocessing of a run, from encoded images to embeddings."""
 
-  Attributes:
-    workdir: where it was loaded from.
-    config: the run's, every key set.
-    step: of the checkpoint.
-    fingerprint: 16 hexadecimal digits, equal for equal parameters, network and preprocessing.
-    variables: {"params", "batch_stats"}, each a dict by network ("encoder", "embedding"), on the
-      host; of an exported model {}: they are in its program.
-    embed: (variables, uint8 images [b, h, w, c]) -> embeddings [b, d], a plain JAX function.
-  """
-
-  workdir: pathlib.Path
-  config: config_lib.Config
-  step: int
-  dimension: int
-  fingerprint: str
+  workdir: pathlib.Path  # where it was loaded from
+  config: config_lib.Config  # the run's, every key set
+  step: int  # of the checkpoint
+  dimension: int  # d of the embeddings
+  fingerprint: str  # 16 hexadecimal digits, of parameters, network and preprocessing
+  # {"params", "batch_stats"}, each a dict by network ("encoder", "embedding"), on the host; of an
+  # exported model {}: they are in its program.
   variables: PyTree
+  # (variables, uint8 images [b, h, w, c]) -> embeddings [b, d], a plain JAX function.
   embed: Callable[[PyTree, Any], Any]
 
   @functools.cached_property

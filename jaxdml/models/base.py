@@ -104,23 +104,16 @@ class Encoder(nn.Module):
 class Preprocessing:
   """Preparation of an image for a published model's evaluation.
 
-  The network sees (pixel / 255 - mean) / std of 8-bit pixels, channels in `channel_order`.
-
-  Attributes:
-    mean: one a channel, in the network's order, where pixels are 0..1.
-    std: likewise. 1 / 255 for models that took 8-bit values without scaling (Caffe's).
-    channel_order: "rgb" or "bgr".
-    image_size: side of the input.
-    crop_pct: share of the resized image's shorter side that the centre crop keeps.
-    interpolation: "bilinear" or "bicubic", of the resize.
+  The network sees (pixel / 255 - mean) / std of 8-bit pixels, channels in `channel_order`; std is
+  1 / 255 for models that took 8-bit values without scaling (Caffe's).
   """
 
-  mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-  std: tuple[float, ...] = (0.229, 0.224, 0.225)
-  channel_order: str = "rgb"
-  image_size: int = 224
-  crop_pct: float = 0.875
-  interpolation: str = "bilinear"
+  mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # one a channel, in the network's order
+  std: tuple[float, ...] = (0.229, 0.224, 0.225)  # likewise, where pixels are 0..1
+  channel_order: str = "rgb"  # or "bgr"
+  image_size: int = 224  # side of the input
+  crop_pct: float = 0.875  # share of the resized image's shorter side that the centre crop keeps
+  interpolation: str = "bilinear"  # or "bicubic", of the resize
 
   def __str__(self) -> str:
     """One line for people."""
@@ -139,25 +132,17 @@ def caffe(mean: tuple[float, float, float]) -> Preprocessing:
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-  """Weights that others published and that fit an encoder.
+  """Weights that others published and that fit an encoder."""
 
-  Attributes:
-    file: which file, and whose; for people.
-    name_of: path of a leaf, ("params", "layer1_0", "conv1", "kernel") -> its name in the file.
-    classifier: names of the weight and the bias that make logits of features; a file may lack both.
-    preprocessing: of the pixels that the usual file was trained on.
-    ignore: regular expression of whole names in the file that the encoder does without.
-    tidied: the file's arrays -> the same with one spelling and one shape for each.
-    bundled: path of the file in an installed Python package; raises ImportError with the pip
-      command where that is not installed. None where no package has it.
-  """
-
-  file: str
+  file: str  # which file, and whose; for people
+  # Path of a leaf, ("params", "layer1_0", "conv1", "kernel") -> its name in the file.
   name_of: Callable[[tuple[str, ...]], str]
-  classifier: tuple[str, str]
-  preprocessing: Preprocessing = Preprocessing()
-  ignore: str = r".*\.num_batches_tracked"
+  classifier: tuple[str, str]  # weight and bias that make logits of features; a file may lack both
+  preprocessing: Preprocessing = Preprocessing()  # that the usual file was trained on
+  ignore: str = r".*\.num_batches_tracked"  # whole names in the file that the encoder does without
+  # The file's arrays -> the same with one spelling and one shape for each.
   tidied: Callable[[State], State] | None = None
+  # The file in an installed Python package; else it raises ImportError with the pip command.
   bundled: Callable[[], Path] | None = None
 
 

@@ -28,26 +28,17 @@ __all__ = ["Store", "Summary", "build_store", "write_store"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Store:
-  """Embeddings and the images that they are of, in memory.
+  """Embeddings and the images that they are of, in memory."""
 
-  Attributes:
-    directory: the folder.
-    embeddings: float32 [n, d], as the model gave them.
-    paths: [n], below the folder of the images; of a data set NAME/SPLIT/NUMBER.
-    labels: [n], None where there is none.
-    model: what made them: "fingerprint", "workdir", "dimension", "step", "normalized" (whether the
-      model's embeddings have length 1), "distance" (None where they are ranked by cosines).
-    source: the images: "kind" (folder, dataset) and where they are.
-    skipped: (file, reason) of the images that could not be read.
-  """
-
-  directory: pathlib.Path
-  embeddings: np.ndarray
-  paths: tuple[str, ...]
-  labels: tuple[str | None, ...]
+  directory: pathlib.Path  # the folder
+  embeddings: np.ndarray  # float32 [n, d], as the model gave them
+  paths: tuple[str, ...]  # [n], below the folder of the images; of a data set NAME/SPLIT/NUMBER
+  labels: tuple[str | None, ...]  # [n], None where there is none
+  # What made them: "fingerprint", "workdir", "dimension", "step", "normalized" (the model's
+  # embeddings have length 1), "distance" (None where they are ranked by cosines).
   model: dict[str, Any]
-  source: dict[str, Any]
-  skipped: tuple[tuple[str, str], ...]
+  source: dict[str, Any]  # the images: "kind" (folder, dataset) and where they are
+  skipped: tuple[tuple[str, str], ...]  # (file, reason) of the images that could not be read
 
   def __len__(self) -> int:
     return len(self.paths)
@@ -164,7 +155,6 @@ def build_store(
     num_workers: processes that decode; 0 for a thread of this one.
     max_bad_images: share of the images that may be unreadable.
     process_index: this host, of `process_count`: it writes every `process_count`-th shard.
-    process_count: number of hosts.
 
   Raises:
     SearchError: `out` holds something else, the embeddings of another model or of other images.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import argparse
 import difflib
 import errno
@@ -176,14 +175,16 @@ class _Signals:
       raise _Terminated(128 + number)
 
   def lost(self, unraisable: Any) -> None:
-    """Repeats a Ctrl-C that is about to be lost, and shows other errors that nobody can catch.
+    """Repeats a signal that is about to be lost, and shows other errors that nobody can catch.
 
     Python calls some functions between two lines of ours, JAX's callback of the garbage collector
     for one, and drops what they raise: about every second Ctrl-C while a command starts.
     """
-    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+    if issubclass(unraisable.exc_type, KeyboardInterrupt | _Terminated):
       self.count = 0
-      threading.Timer(0.02, _thread.interrupt_main).start()  # When we are out of that function.
+      ended = issubclass(unraisable.exc_type, _Terminated)
+      again = os.getpid(), signal.SIGTERM if ended else signal.SIGINT
+      threading.Timer(0.02, os.kill, again).start()  # When we are out of that function.
     elif str(unraisable.exc_value) != "Event loop is closed":  # TensorStore's, of one that is told
       sys.__unraisablehook__(unraisable)
 

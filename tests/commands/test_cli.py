@@ -199,6 +199,26 @@ def test_a_second_signal_lets_the_work_be_tidied_up(number, status, line, tmp_pa
   assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_python_drops_comes_again(number, status, capfd):
+  found = signal.getsignal(number)
+  signal.signal(number, {130: signal.default_int_handler, 143: signal.SIG_DFL}[status])
+
+  class Dropped:
+    def __del__(self):
+      signal.raise_signal(number)
+
+  def work():
+    Dropped()
+    time.sleep(20)
+
+  try:
+    assert commands.guard(work) == status
+  finally:
+    signal.signal(number, found)
+  assert capfd.readouterr().err in ("interrupted\n", "terminated\n")
+
+
 def test_ctrl_c_while_the_last_line_is_written(monkeypatch, capfd):
   previous = signal.signal(signal.SIGINT, signal.default_int_handler)
   monkeypatch.setattr(_cli, "printable", lambda text: signal.raise_signal(signal.SIGINT) or text)

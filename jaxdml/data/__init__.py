@@ -19,13 +19,14 @@ if TYPE_CHECKING:
   from jaxdml.data.decode import ImageDecodeError
   from jaxdml.data.loading import MAX_BAD_IMAGES, BadImages
   from jaxdml.data.pipeline import eval_batches, train_batches
+  from jaxdml.data.records import DamagedDatasetError
   from jaxdml.data.workers import Batches, WorkerError
 
 __all__ = [
-  "GALLERY", "MAX_BAD_IMAGES", "BadImages", "Batches", "Dataset", "DatasetNotPreparedError",
-  "ImageDecodeError", "WorkerError", "augment", "cross_validation", "eval_batches", "load",
-  "names", "normalize", "picture_files", "preprocess", "sampling", "train_batches",
-  "validation_split", "with_groups",
+  "GALLERY", "MAX_BAD_IMAGES", "BadImages", "Batches", "DamagedDatasetError", "Dataset",
+  "DatasetNotPreparedError", "ImageDecodeError", "WorkerError", "augment", "cross_validation",
+  "eval_batches", "load", "names", "normalize", "picture_files", "preprocess", "sampling",
+  "train_batches", "validation_split", "with_groups",
 ]  # fmt: skip
 
 # An error's name needs neither TFDS nor Grain, which imports JAX.
@@ -33,5 +34,6 @@ __getattr__, __dir__ = _lazy.face(
   __name__, __all__, catalog="DatasetNotPreparedError",
   datasets="GALLERY Dataset cross_validation load names validation_split with_groups",
   decode="ImageDecodeError", loading="MAX_BAD_IMAGES BadImages",
-  pipeline="eval_batches train_batches", workers="Batches WorkerError",
+  pipeline="eval_batches train_batches", records="DamagedDatasetError",
+  workers="Batches WorkerError",
 )  # fmt: skip

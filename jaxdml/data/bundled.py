@@ -84,10 +84,8 @@ def build(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
     directory = Path(builder.data_dir)
     if directory.exists():
       if not records.is_prepared(directory):
-        raise FileExistsError(
-          f"{directory} exists but is not a data set (it has no dataset_info.json); "
-          "delete it, and it is built anew"
-        )
+        wrong = "exists but is not a data set (it has no dataset_info.json)"
+        raise FileExistsError(f"{directory} {wrong}; delete it, and it is built anew")
       return directory
     print(f"Building the data set {name!r} in {directory} (once).", file=sys.stderr)
     try:

@@ -70,9 +70,8 @@ class Dataset:
   def column(self, label: str) -> np.ndarray:
     """Returns the label column, int32 [n]; ValueError if there is none of this name."""
     if label not in self.labels:
-      raise ValueError(
-        f"data set {self.name!r} has no label column {label!r}; it has {sorted(self.labels)}"
-      )
+      missing = f"has no label column {label!r}; it has {sorted(self.labels)}"
+      raise ValueError(f"data set {self.name!r} {missing}")
     return self.labels[label]
 
   def classes(self, label: str) -> np.ndarray:
@@ -217,9 +216,8 @@ def _divide(name: str, split: str, info: tfds.core.DatasetInfo, directory: Path)
   elif len(chosen) < len(set(parts)):
     chosen = {}
   if not chosen:
-    raise ValueError(
-      f"data set {name!r} in {directory} was prepared without the records of the split {split!r}"
-    )
+    missing = f"was prepared without the records of the split {split!r}"
+    raise ValueError(f"data set {name!r} in {directory} {missing}")
   columns = sorted(set.intersection(*(set(by_split[part]) for part in chosen)))
   labels = {
     c: np.concatenate([by_split[p][c][rows] for p, rows in chosen.items()]) for c in columns

@@ -81,15 +81,10 @@ def probe(encoded: bytes) -> Header:
   if not encoded:
     raise ImageDecodeError("the image is empty (0 bytes)")
   if len(encoded) > MAX_BYTES:
-    raise ImageDecodeError(
-      f"the file is larger than {MAX_BYTES} bytes: no photo needs as much; save it as JPEG or PNG"
-    )
-  if encoded.startswith(b"\xff\xd8\xff"):
-    header = _probe_jpeg(encoded)
-  elif encoded.startswith(_PNG):
-    header = _probe_png(encoded)
-  else:
-    header = _probe_other(encoded)
+    why = "no photo needs as much; save it as JPEG or PNG"
+    raise ImageDecodeError(f"the file is larger than {MAX_BYTES} bytes: {why}")
+  jpeg, png = encoded.startswith(b"\xff\xd8\xff"), encoded.startswith(_PNG)
+  header = (_probe_jpeg if jpeg else _probe_png if png else _probe_other)(encoded)
   if header.height < 1 or header.width < 1:
     raise _error(encoded, f"a {header.format} of {header.width} x {header.height} pixels")
   if header.height * header.width > MAX_PIXELS:
@@ -237,9 +232,8 @@ def _by_pillow(encoded: bytes, header: Header, channels: int) -> np.ndarray:
           high = np.where(np.asarray(image) == clear, 255, high)
         image = Image.fromarray(high.astype(np.uint8))
       elif image.mode in ("F", "I"):
-        raise ImageDecodeError(
-          f"a {header.format} of 32-bit pixels, whose range nobody knows; save it with 8 or 16 bits"
-        )
+        what = "32-bit pixels, whose range nobody knows; save it with 8 or 16 bits"
+        raise ImageDecodeError(f"a {header.format} of {what}")
       elif header.transparent:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -85,11 +85,9 @@ class BadImages:
         + "\n".join(shown)
       )
     if first:
-      tqdm.write(
-        f"cannot decode {next(iter(reasons.values()))}; {instead}. Further ones are counted, up to "
-        f"data.max_bad_images={self._share:g} of {total}",
-        file=sys.stderr,
-      )
+      most = f"data.max_bad_images={self._share:g} of {total}"
+      which = f"{next(iter(reasons.values()))}; {instead}"
+      tqdm.write(f"cannot decode {which}. Further ones are counted, up to {most}", file=sys.stderr)
 
 
 class Loaded(NamedTuple):

@@ -109,10 +109,8 @@ def train_batches(
   """
   labels = dataset.dense_labels(label)
   if sampler.num_records != len(dataset):
-    raise ValueError(
-      f"the sampler was made from {sampler.num_records} labels and {dataset}, has {len(dataset)} "
-      f"records; make it from dataset.column({label!r})"
-    )
+    both = f"{sampler.num_records} labels and {dataset}, has {len(dataset)} records"
+    raise ValueError(f"the sampler was made from {both}; make it from dataset.column({label!r})")
   if sampler.batch_size % shard_count or (sampler.batch_size // shard_count) % sampler.group:
     raise ValueError(
       f"data.batch_size ({sampler.batch_size}) must be a multiple of the number of hosts "

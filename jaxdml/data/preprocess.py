@@ -152,9 +152,8 @@ def create(
   if color_jitter and channels != 3:
     raise ValueError(f"data.color_jitter: grey images have no colour, so 0; got {color_jitter}")
   if color_jitter and name in _AFFINES:
-    raise ValueError(
-      f"data.color_jitter: for data.preprocess=hdml or standard; got {color_jitter} with {name}"
-    )
+    got = f"got {color_jitter} with {name}"
+    raise ValueError(f"data.color_jitter: for data.preprocess=hdml or standard; {got}")
   decoder, part = Decoder(cache), functools.partial
   if name in _AFFINES:
     affine = _AFFINES[name]

@@ -68,10 +68,8 @@ class ClassBalanced(_Drawn):
   ):
     _check_images_per_class(images_per_class)
     if batch_size % images_per_class:
-      raise ValueError(
-        f"data.batch_size ({batch_size}) must be a multiple of data.images_per_class "
-        f"({images_per_class})"
-      )
+      divisor = f"data.images_per_class ({images_per_class})"
+      raise ValueError(f"data.batch_size ({batch_size}) must be a multiple of {divisor}")
     super().__init__(labels, batch_size, seed)
     self._per_class = images_per_class
     self._classes = _Classes(labels, label, batch_size // images_per_class)
@@ -113,9 +111,8 @@ class Uniform(_Drawn):
 
   def __init__(self, labels: np.ndarray, batch_size: int, seed: int):
     if batch_size > len(labels):
-      raise ValueError(
-        f"data.batch_size ({batch_size}) is more than the {len(labels)} records of the data set"
-      )
+      most = f"the {len(labels)} records of the data set"
+      raise ValueError(f"data.batch_size ({batch_size}) is more than {most}")
     super().__init__(labels, batch_size, seed)
 
   def _draw(self, rng: np.random.Generator) -> np.ndarray:
@@ -230,10 +227,8 @@ def create(
     return ClassBalanced(labels, batch_size, images_per_class, seed, label)
   if name == "npair":
     if images_per_class != 2:
-      raise ValueError(
-        f"data.images_per_class must be 2 for data.sampler=npair, got {images_per_class}; "
-        "data.sampler=pk takes any"
-      )
+      got = f"got {images_per_class}; data.sampler=pk takes any"
+      raise ValueError(f"data.images_per_class must be 2 for data.sampler=npair, {got}")
     sampler = ClassBalanced(labels, batch_size, 2, seed, label)
     sampler.group = 2
     return sampler

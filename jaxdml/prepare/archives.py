@@ -60,10 +60,8 @@ def check_name(name: str, where: str) -> str:
   """Returns a member's name without "./"; PrepareError if it leads out of its folder."""
   parts = _parts(name)
   if name[:1] == "/" or ".." in parts or _WINDOWS.search(name):
-    raise PrepareError(
-      f"{where} holds {name!r}, which leads out of its folder: it is refused, and nothing of it "
-      "was written. It is not the official file; get it again"
-    )
+    what = f"{name!r}, which leads out of its folder: it is refused, and nothing of it was written"
+    raise PrepareError(f"{where} holds {what}. It is not the official file; get it again")
   return "/".join(parts)
 
 
@@ -74,10 +72,8 @@ def _parts(name: str) -> list[str]:
 
 def _check_size(where: Path, name: str, size: int, most: int) -> None:
   if size > most:
-    raise PrepareError(
-      f"{where} holds {name!r} of {size:,} bytes: more than the {most:,} allowed, and no file of "
-      "the data set; --max_file_bytes allows more"
-    )
+    rule = f"more than the {most:,} allowed; --max_file_bytes allows more"
+    raise PrepareError(f"{where} holds {name!r} of {size:,} bytes: {rule}")
 
 
 def _collect(where: Path, entries: Iterable[tuple[str, int]], most: int) -> dict[str, int]:

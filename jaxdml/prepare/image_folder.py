@@ -69,9 +69,8 @@ def source(
     max_file_bytes: the most that a manifest may have.
   """
   if not _NAME.fullmatch(name):
-    raise ImageFolderError(
-      f"name must be letters, digits, '-' and '_', and start with a letter, got {name!r}"
-    )
+    rule = "must be letters, digits, '-' and '_', and start with a letter"
+    raise ImageFolderError(f"name {rule}, got {name!r}")
   if not 0 < test_share < 1:
     raise ImageFolderError(
       f"test_share must be between 0 and 1 (both excluded), got {test_share}; to train on all "
@@ -157,10 +156,8 @@ def _split_notes(found: Iterable[Photo]) -> Iterator[str]:
   for photo in found:
     classes[photo.split].add(photo.labels["label"])
   if ("query" in classes) != ("gallery" in classes) or {"query", "test"} <= classes.keys():
-    raise ImageFolderError(
-      f"the splits are {', '.join(sorted(classes))}; query and gallery come together, in place of "
-      "test"
-    )
+    rule = "query and gallery come together, in place of test"
+    raise ImageFolderError(f"the splits are {', '.join(sorted(classes))}; {rule}")
   test = set().union(*(classes[s] for s in ("test", "query", "gallery") if s in classes))
   train = classes.get("train", set())
   if not train:

@@ -55,10 +55,8 @@ class Part:
   def text(self, name: str) -> str:
     """Returns a text file of the part; PrepareError if it is not there, or no UTF-8."""
     if name not in self.names:
-      raise PrepareError(
-        f"{self.files.path} holds no {name}; it holds {few(self.files.members) or 'no files'}. "
-        "Is it the archive of this data set?"
-      )
+      held = f"{few(self.files.members) or 'no files'}. Is it the archive of this data set?"
+      raise PrepareError(f"{self.files.path} holds no {name}; it holds {held}")
     try:
       return self.files.text(self.names[name]).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -213,12 +211,9 @@ def missing_files(name: str, source: Path, forms: Sequence[Mapping[str, bool]]) 
   """
   state = lambda form: ", ".join(f"{f} ({'found' if t else 'MISSING'})" for f, t in form.items())
   lines = [f"  {'or ' if number else ''}{state(form)}" for number, form in enumerate(forms)]
-  present = sorted(p.name for p in source.iterdir())
-  return PrepareError(
-    f"{name} needs these files in {source}, as archives or extracted:\n"
-    + "\n".join(lines)
-    + f"\nThere are: {few(present) or 'no files'}"
-  )
+  present = few(sorted(p.name for p in source.iterdir())) or "no files"
+  needs = f"{name} needs these files in {source}, as archives or extracted:"
+  return PrepareError("\n".join([needs, *lines, f"There are: {present}"]))
 
 
 def load_mat(path: Path, content: bytes, variable: str) -> Any:
@@ -258,8 +253,5 @@ def _note_extra(rows: Sequence[Row], parts: Sequence[Part]) -> None:
     pictures = [member for member in part.names if member.lower().endswith(_IMAGES)]
     extra = [member for member in pictures if (number, member) not in named]
     if extra:
-      text = (
-        f"{part.files.path} holds {len(extra):,} images that the annotations do not name; they "
-        f"are left out: {few(extra)}"
-      )
-      print(said(text), file=sys.stderr)
+      what = f"{len(extra):,} images that the annotations do not name; they are left out"
+      print(said(f"{part.files.path} holds {what}: {few(extra)}"), file=sys.stderr)

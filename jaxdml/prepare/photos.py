@@ -84,9 +84,8 @@ class Folder:
       for root in (os.path.abspath(self.path), self._real):
         if os.path.commonpath([root, candidate]) == root:
           return os.path.relpath(candidate, root)
-    raise ImageFolderError(
-      f"{path!r} is not in the folder {self.path}: give paths in it, relative to it or absolute"
-    )
+    rule = "give paths in it, relative to it or absolute"
+    raise ImageFolderError(f"{path!r} is not in the folder {self.path}: {rule}")
 
   def locate(self, relative: str) -> tuple[str, os.stat_result]:
     """Returns the path of a file as the folder has it, and its status.
@@ -94,15 +93,13 @@ class Folder:
     ImageFolderError if there is no such file, or it is outside the folder.
     """
     if _DRIVE.match(relative):
-      raise ImageFolderError(
-        f"{relative!r} is a path of Windows: give it relative to {self.path}, with '/'"
-      )
+      rule = f"give it relative to {self.path}, with '/'"
+      raise ImageFolderError(f"{relative!r} is a path of Windows: {rule}")
     if relative.startswith("/"):
       relative = self._relative(relative)
     elif ".." in relative.split("/"):
-      raise ImageFolderError(
-        f"{relative!r} may leave the folder: paths are relative to {self.path}, without '..'"
-      )
+      rule = f"paths are relative to {self.path}, without '..'"
+      raise ImageFolderError(f"{relative!r} may leave the folder: {rule}")
     # The same name may be composed in the manifest and decomposed on the disk (from a Mac).
     for form in (relative, *(unicodedata.normalize(f, relative) for f in ("NFC", "NFD"))):
       found = posixpath.normpath(form)
@@ -117,9 +114,8 @@ class Folder:
       if os.path.islink(real):
         real = os.path.realpath(real)
       if os.path.commonpath([self._real, real]) != self._real:
-        raise ImageFolderError(
-          f"{relative!r} is a link that leaves the folder {self.path}, to {real}"
-        )
+        where = f"the folder {self.path}, to {real}"
+        raise ImageFolderError(f"{relative!r} is a link that leaves {where}")
       if not stat.S_ISREG(status.st_mode):
         raise NoFileError(f"{relative!r} is not a file")
       return found, status
@@ -140,9 +136,8 @@ def from_folders(folder: Folder, notes: list[str]) -> list[Photo]:
     for class_folder in classes:
       name = clean_name(posixpath.basename(class_folder))
       if problem := manifests.name_problem(name):
-        raise ImageFolderError(
-          f"{folder.path / class_folder}: the name of this class {problem}; rename the folder"
-        )
+        where = folder.path / class_folder
+        raise ImageFolderError(f"{where}: the name of this class {problem}; rename the folder")
       before = len(photos)
       for path in picture_files.walk(folder.path, class_folder):
         if not is_picture(path):

@@ -92,10 +92,8 @@ def write(
     if records.is_prepared(directory) and not overwrite:
       return directory  # The process that this one waited for made it.
     if directory.exists() and not records.is_prepared(directory):
-      raise PrepareError(
-        f"{directory} exists but is not a data set (it has no dataset_info.json): "
-        "delete it or choose another data_dir"
-      )
+      wrong = "exists but is not a data set (it has no dataset_info.json)"
+      raise PrepareError(f"{directory} {wrong}: delete it or choose another data_dir")
     skipped = _Build(source, work, max_bad_images, max_side).run()
     _publish(work, directory, old)
   if skipped:
@@ -134,14 +132,10 @@ def _report(skipped: Sequence[Mapping[str, Any]], source: Source, directory: Pat
   bad = {entry["item"] for entry in skipped}
   kept = [item for index, item in enumerate(source.items) if index not in bad]
   there = summary("images", [(item.split, item.values[source.supervised]) for item in kept])
-  shown = [f"  {entry['path']}: {entry['reason']}" for entry in skipped[:20]]
-  lines = [
-    f"{len(skipped)} of {len(source.items)} images cannot be decoded and were left out "
-    f"(listed in {directory / SKIPPED_FILE}):",
-    *map(said, shown),
-    *([f"  and {len(skipped) - 20} more"] if len(skipped) > 20 else []),
-    f"{source.name} has {there}.",
-  ]
+  shown = [said(f"  {entry['path']}: {entry['reason']}") for entry in skipped[:20]]
+  shown += [f"  and {len(skipped) - 20} more"] if len(skipped) > 20 else []
+  what = f"{len(skipped)} of {len(source.items)} images cannot be decoded and were left out"
+  lines = [f"{what} (listed in {directory / SKIPPED_FILE}):", *shown, f"{source.name} has {there}."]
   print(*lines, sep="\n", file=sys.stderr)
 
 
@@ -259,17 +253,14 @@ class _Build:
     images = self._source.read(todo[0])
     wanted = set(todo)
     for index in range(todo[0], todo[-1] + 1):
+      path, name = self._items[index].path, self._source.name
       try:
         encoded = next(images)
       except OSError as error:
-        raise PrepareError(
-          f"cannot read {self._items[index].path} of {self._source.name!r}: {error}"
-        ) from error
+        raise PrepareError(f"cannot read {path} of {name!r}: {error}") from error
       except StopIteration:
-        raise PrepareError(
-          f"the source of {self._source.name!r} ended before {self._items[index].path}, "
-          f"image {index + 1} of {len(self._items)}: did it change?"
-        ) from None
+        place = f"image {index + 1} of {len(self._items)}: did it change?"
+        raise PrepareError(f"the source of {name!r} ended before {path}, {place}") from None
       if index in wanted:
         yield index, encoded
 

@@ -161,3 +161,12 @@ def test_wrong_lists_of_sop(tmp_path, capsys):
     assert official.run("stanford_online_products", tmp_path, "--allow_partial") == 2
     error = capsys.readouterr().err
     assert message in error and ("Ebay_test.txt" in error or "more than once" in error)
+
+
+def test_sizes_are_checked_against_an_option(tmp_path, capsys):
+  official.write_cub(tmp_path / "source")
+  assert official.run("cub200_2011", tmp_path, "--max_file_bytes=100") == 2
+  error = capsys.readouterr().err
+  assert "more than the 100 allowed; --max_file_bytes allows more" in error
+  assert official.run("cub200_2011", tmp_path, "--max_file_bytes=100000") in (0, 2)
+  assert "--max_file_bytes" not in capsys.readouterr().err

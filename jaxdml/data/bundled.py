@@ -27,7 +27,7 @@ from jaxdml.data import records
 BUNDLED = ("digits", "glyphs")
 """The data sets that `build` makes."""
 
-_SIZE = 32
+SIZE = 32  # Height and width of a picture in pixels.
 
 _DIGITS = """\
 The 1,797 handwritten digits (8x8, 17 grey levels) that ship with scikit-learn, enlarged to 32x32.
@@ -128,6 +128,12 @@ class BundledBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   RELEASE_NOTES = {"1.0.0": "Initial release."}  # noqa: RUF012 (TFDS reads a plain dict)
   url_infos = None  # Nothing is downloaded; else TFDS looks for checksum files of this package.
 
+  def _described(self, features: dict[str, Any], **more: str) -> tfds.core.DatasetInfo:
+    image = tfds.features.Image(shape=(SIZE, SIZE, 1), encoding_format="png")
+    features = tfds.features.FeaturesDict({"image": image, **features})
+    keys = ("image", "label")
+    return tfds.core.DatasetInfo(builder=self, features=features, supervised_keys=keys, **more)
+
   def _example_writer(self) -> _StableWriter:
     return _StableWriter(file_format=self.info.file_format)
 
@@ -146,17 +152,11 @@ class Digits(BundledBuilder):
 
   def _info(self) -> tfds.core.DatasetInfo:
     features = {
-      "image": tfds.features.Image(shape=(_SIZE, _SIZE, 1), encoding_format="png"),
       "label": tfds.features.ClassLabel(names=[str(i) for i in range(10)]),
       "parity": tfds.features.ClassLabel(names=["even", "odd"]),
     }
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description=_DIGITS,
-      features=tfds.features.FeaturesDict(features),
-      supervised_keys=("image", "label"),
-      homepage="https://scikit-learn.org/stable/modules/generated/sklearn.datasets.load_digits.html",
-    )
+    page = "https://scikit-learn.org/stable/modules/generated/sklearn.datasets.load_digits.html"
+    return self._described(features, description=_DIGITS, homepage=page)
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
     """Divides the images of each digit in two halves."""
@@ -177,7 +177,7 @@ class Digits(BundledBuilder):
     examples = []
     for i, (image, digit) in enumerate(zip(data.images, data.target.tolist(), strict=True)):
       gray = np.round(image * (255 / 16)).astype(np.uint8)
-      large = cv2.resize(gray, (_SIZE, _SIZE), interpolation=cv2.INTER_CUBIC)
+      large = cv2.resize(gray, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
       values = {"image": encode_png(large), "label": digit, "parity": digit % 2}
       examples.append((f"{i:04d}", values))
     halves = {"train": np.flatnonzero(in_train), "test": np.flatnonzero(~in_train)}

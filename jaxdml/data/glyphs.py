@@ -21,9 +21,8 @@ from matplotlib import ft2font
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from jaxdml.data.bundled import BundledBuilder, encode_png
+from jaxdml.data.bundled import SIZE, BundledBuilder, encode_png
 
-SIZE = 32  # Height and width of a drawing in pixels.
 EM = 22  # Font size in pixels: capitals come out about 16 pixels high.
 BASELINE = 23  # Its row is the same for every letter, so that case and descenders are kept.
 MIN_FONTS = 8  # A letter is in the data set if at least this many fonts draw it.
@@ -57,18 +56,12 @@ class Glyphs(BundledBuilder):
     # The names are known once the letters are drawn; TFDS stores them with the data.
     columns = ("label", "base_letter", "script", "font")
     features = {
-      "image": tfds.features.Image(shape=(SIZE, SIZE, 1), encoding_format="png"),
       **{column: tfds.features.ClassLabel() for column in columns},
       "codepoint": tfds.features.Scalar(dtype=np.int64),
     }
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description=_DESCRIPTION,
-      features=tfds.features.FeaturesDict(features),
-      supervised_keys=("image", "label"),
-      homepage="https://matplotlib.org/",
-      license="Bitstream Vera, Arev and STIX font licences; drawings made on this machine.",
-    )
+    licence = "Bitstream Vera, Arev and STIX font licences; drawings made on this machine."
+    about = {"description": _DESCRIPTION, "homepage": "https://matplotlib.org/"}
+    return self._described(features, **about, license=licence)
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
     """Draws everything once and divides the classes."""

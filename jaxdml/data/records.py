@@ -99,19 +99,20 @@ def open_info(directory: Path) -> tfds.core.DatasetInfo:
 
 def _builder(directory: Path) -> tfds.core.DatasetBuilder:
   try:
-    _check_classes(json.loads((directory / "features.json").read_bytes()))
+    # Reading it imports the classes that it names.
+    json.loads((directory / "features.json").read_bytes(), object_pairs_hook=_own_classes)
     return tfds.builder_from_directory(os.fspath(directory))
   except Exception as error:  # Damage shows as any of a dozen exceptions.
     raise _damaged(directory, f"its description cannot be read: {error}") from error
 
 
-def _check_classes(features: Any) -> None:
-  """Raises unless the features' classes are TFDS's own: reading a description imports them."""
-  for key, value in features.items() if isinstance(features, dict) else ():
+def _own_classes(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """Returns an object of a description; an error if it names a class that is none of TFDS's own."""
+  for key, value in pairs:
     named = key in ("pythonClassName", "python_class_name", "type") and isinstance(value, str)
     if named and not value.startswith("tensorflow_datasets."):
       raise ValueError(f"features.json names {value!r}, which is none of TFDS's own")
-    _check_classes(value)
+  return dict(pairs)
 
 
 def _damaged(directory: Path, what: str) -> DamagedDatasetError:

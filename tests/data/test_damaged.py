@@ -41,7 +41,7 @@ def test_a_damaged_index_of_labels_is_made_again(root):
   expected = load(root).labels["label"]
   path = directory(root) / records.INDEX_FILE
   content, rng = path.read_bytes(), random.Random(0)
-  for _ in range(300):
+  for _ in range(100):
     damaged = bytearray(content)
     damaged[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
     path.write_bytes(damaged)

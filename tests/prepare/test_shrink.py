@@ -49,6 +49,16 @@ def test_it_is_upright():
   assert np.abs(decode.decode(small, 3) - expected).mean() < 4
 
 
+def test_it_is_upright_by_the_first_of_several_segments():
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  encoded = _save(_photo(), exif=exif, quality=95)
+  place = encoded.index(b"\xff\xdb")  # The tables come behind Exif.
+  more = b"\xff\xe1\0\x0eExif\0\0more.."
+  small = pictures.shrink(encoded[:place] + more + encoded[place:], 240)
+  assert decode.probe(small)[1:5] == (240, 160, True, 1)
+
+
 def test_transparent_parts_become_white():
   clear = Image.new("RGBA", (300, 200), (0, 0, 0, 0))
   small = pictures.shrink(_save(clear, "PNG"), 100)

@@ -10,7 +10,6 @@ The run may still be training.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import pathlib
 import sys
@@ -21,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from jaxdml import commands, training
+from jaxdml import _files, commands, training
 from jaxdml.data import DatasetNotPreparedError, ImageDecodeError
 from jaxdml.training import checkpoints, read_metrics
 from jaxdml.training import config as config_lib
@@ -218,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, (steps, values) in over_training.items()
       },
     }
-    (out / "dials.json").write_text(json.dumps(numbers, indent=1) + "\n")
+    _files.write_json(out / "dials.json", numbers, indent=1)
     draw(over_training, measured.metrics).savefig(out / "dials.png")
     neighbours(run, measured).savefig(out / "neighbours.png")
   except (

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxdml import commands
+from jaxdml import _files, commands
 from studies import markdown, statistics, table
 
 __all__ = [
@@ -78,7 +78,7 @@ def collect(out: pathlib.Path, results: pathlib.Path) -> list[str]:
     info = read_info(path.with_name("info.json"))
     if path.with_name("tuning.json").exists():
       info["tuning"] = _json(path.with_name("tuning.json"))
-    (results / f"{name}.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+    _files.write_json(results / f"{name}.json", info)
   return [path.parent.name for path in paths]
 
 

@@ -12,7 +12,6 @@ studies.simulation: it writes theory.csv and theory.png.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import pathlib
 import shlex
@@ -74,7 +73,7 @@ def _run_cells(cells: Sequence[Cell], args: argparse.Namespace, title: str) -> i
     for done in pool.run(_train, tasks, args.workers):
       cell = waiting[done.index]
       seconds = cell.seconds() + done.seconds
-      (cell.folder / "seconds.json").write_text(json.dumps(seconds))
+      _files.write_json(cell.folder / "seconds.json", seconds)
       arm = SUITES[cell.suite].arms[cell.arm]
       ended += 1
       what = f"{ended} of {len(cells)}: {arm.task}, {arm.loss} {arm.method}, {cell.folder.name}"

@@ -2,6 +2,8 @@
 
 import json
 import os
+import pathlib
+import re
 from concurrent import futures
 
 import pytest
@@ -61,3 +63,11 @@ def test_json(tmp_path):
     _files.write_json(path, {"a": object()})
   with pytest.raises(json.JSONDecodeError):
     json.loads(path.read_text())
+
+
+def test_no_other_module_writes_json_that_parsers_refuse():
+  """Bare NaN and Infinity are Python's own."""
+  package = pathlib.Path(_files.__file__).parent
+  for path in [*package.rglob("*.py"), *(package.parent / "studies").glob("*.py")]:
+    written = re.findall(r"write(?:_text)?\(\s*json\.dumps\(.*|json\.dump\(.*", path.read_text())
+    assert all("allow_nan=False" in line for line in written), path

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import pathlib
 from typing import Any
 
+from jaxdml import _files
 from jaxdml.commands import _options
 from jaxdml.commands._cli import Command, Parser, note
 
@@ -36,7 +36,7 @@ def _run(args: argparse.Namespace) -> None:
     args.workdir, dataset=args.dataset, split=args.split, label=args.label, data_dir=args.data_dir
   )
   if args.out is not None:
-    args.out.write_text(json.dumps(result, indent=2) + "\n")
+    _files.write_json(args.out, result)
   rows = result["metrics"]
   trained = rows["trained model"]
   print(

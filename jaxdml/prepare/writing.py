@@ -313,7 +313,7 @@ class _Build:
     with (self._data / SKIPPED_FILE).open("w", encoding="utf-8") as file:
       for entry in self._skipped:
         line = {"path": entry["path"], "reason": entry["reason"]}
-        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _fingerprint(source: Source, max_side: int | None) -> str:

@@ -1,6 +1,8 @@
 """Checkpoints that something has damaged since they were saved, and paths that Orbax misreads."""
 
 import shutil
+import subprocess
+import sys
 from typing import Any, NamedTuple
 
 import jax
@@ -217,3 +219,38 @@ def test_a_digest_sees_every_bit_and_the_kind():
     assert digest(changed) != right
   assert len({right, digest(array.reshape(2, -1)), digest(array.view(np.int32))}) == 3
   assert digest(np.zeros((0, 3))) != digest(np.zeros((0, 4))) != digest(np.float32(1))
+
+
+FULL = """
+import pathlib, resource, sys
+import numpy as np
+from jaxdml.commands import _cli
+from jaxdml.training.checkpoints import Checkpoints, Progress
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+rng = np.random.default_rng(0)
+state = {f"x{i}": rng.normal(size=(40, 50)).astype(np.float32) for i in range(60)}
+
+def work():
+  manager = Checkpoints(pathlib.Path(sys.argv[1]), keep=2)
+  try:
+    for step in range(3):
+      for which in ("last", "best"):
+        manager.save(which, step, state, Progress())
+    manager.wait()
+  finally:
+    manager.close()
+
+sys.exit(_cli.guard(work))
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_a_message_and_no_traceback(tmp_path):
+  """Files that may not grow: TensorStore fails once an array, in several threads."""
+  ended = subprocess.run(
+    [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, timeout=120
+  )
+  assert ended.returncode == 2 and "Traceback" not in ended.stderr
+  first, second = [line for line in ended.stderr.splitlines() if "WARNING" not in line]
+  assert first.startswith(f"error: cannot write to {tmp_path / 'checkpoints'}: ")
+  assert second.startswith("what was saved before is whole; make room there")

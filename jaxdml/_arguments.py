@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdml._labels import UNKNOWN, as_given
 from jaxdml.types import Array, Refs
 
 __all__ = ["array", "check_arrays", "check_functions", "integers", "mask"]
@@ -24,7 +25,7 @@ def array(name: str, x: Any) -> Array | None:
   """
   if x is None or isinstance(x, jax.Array):
     return x
-  held = np.asarray(x)
+  held = as_given(x)
   if held.dtype.kind in "OSUMm":
     raise TypeError(
       f"{name} must be numbers; got {held.dtype}. np.unique({name}, return_inverse=True)[1] "
@@ -38,6 +39,51 @@ def array(name: str, x: Any) -> Array | None:
         f"np.unique({name}, return_inverse=True)[1] numbers them from 0, or set jax_enable_x64"
       )
   return jnp.asarray(held)
+
+
+def labels_of(name: str, x: Any) -> Array:
+  """`array`, of labels.
+
+  Raises:
+    ValueError: numbers that JAX would round to another.
+  """
+  if isinstance(x, jax.Array):
+    return x
+  held, kept = as_given(x), array(name, x)
+  if held.dtype.kind == "f" and (wrong := held[(held != np.asarray(kept)) & (held == held)]).size:
+    raise ValueError(
+      f"{name} holds {wrong[0]}, which JAX would round to another number: "
+      f"np.unique({name}, return_inverse=True)[1] numbers them from 0, or set jax_enable_x64"
+    )
+  return kept
+
+
+def known(labels: Array) -> Array | None:
+  """Which labels are known: not -1, not NaN; None where the type holds neither."""
+  if jnp.issubdtype(labels.dtype, jnp.floating):
+    return (labels == labels) & (labels != UNKNOWN)
+  return labels != UNKNOWN if jnp.issubdtype(labels.dtype, jnp.signedinteger) else None
+
+
+def _check_comparable(name: str, x: Array, other: Array) -> None:
+  """Refuses two kinds of labels, or ids, that JAX would not compare exactly."""
+  common = jnp.promote_types(x.dtype, other.dtype)
+  if x.dtype != other.dtype and not (_holds(common, x.dtype) and _holds(common, other.dtype)):
+    raise TypeError(
+      f"{name} and refs.{name} must be of types that compare exactly; got {x.dtype} and "
+      f"{other.dtype}: make both the same"
+    )
+
+
+def _holds(wide, dtype) -> bool:
+  """Tells whether every value of `dtype` is one of `wide`."""
+  if jnp.issubdtype(dtype, jnp.bool_):
+    return True
+  if jnp.issubdtype(wide, jnp.integer):
+    w, d = jnp.iinfo(wide), jnp.iinfo(dtype)
+    return w.min <= d.min and d.max <= w.max
+  digits = jnp.finfo(wide).nmant + 1
+  return jnp.issubdtype(dtype, jnp.floating) or jnp.iinfo(dtype).bits <= digits
 
 
 def integers(name: str, x: Any) -> Array | None:
@@ -73,7 +119,7 @@ def check_arrays(embeddings, labels, refs, ids, where, weights) -> tuple:
   """
   # Most calls pass arrays of JAX and leave the rest out: what is as it should be needs no look.
   if not (isinstance(embeddings, jax.Array) and isinstance(labels, jax.Array)):
-    embeddings, labels = array("embeddings", embeddings), array("labels", labels)
+    embeddings, labels = array("embeddings", embeddings), labels_of("labels", labels)
   ids = None if ids is None else integers("ids", ids)
   where = None if where is None else mask("where", where)
   weights = None if weights is None else array("weights", weights)
@@ -93,6 +139,9 @@ def check_arrays(embeddings, labels, refs, ids, where, weights) -> tuple:
       raise ValueError(
         "refs.ids is given without ids: say which example each anchor is, or drop it"
       )
+    _check_comparable("labels", labels, refs.labels)
+    if refs.ids is not None:
+      _check_comparable("ids", ids, refs.ids)
   return embeddings, labels, refs, ids, where, weights
 
 
@@ -105,7 +154,7 @@ def _references(refs: Any, n: int, dim: int) -> Refs:
   e = array("refs.embeddings", refs.embeddings)
   if not jnp.issubdtype(e.dtype, jnp.floating):
     raise TypeError(f"refs.embeddings must be floating point; got {e.dtype}")
-  labels, where = array("refs.labels", refs.labels), mask("refs.where", refs.where)
+  labels, where = labels_of("refs.labels", refs.labels), mask("refs.where", refs.where)
   ids = integers("refs.ids", refs.ids)
   if e.ndim not in (2, 3) or e.shape[-1] != dim or (e.ndim == 3 and len(e) != n):
     raise ValueError(

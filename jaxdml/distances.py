@@ -88,13 +88,47 @@ matmul_transposed.defvjp(
 )
 
 
+def _scales(x: Array) -> tuple[Array, Array]:
+  """(a power of 2 near the largest entry of each row, is the row too small for a direction).
+
+  [..., 1] each, constants. Divided by it, which is exact, a row's squares neither overflow nor
+  vanish. Of a row below 2^-100 (in float32) a gradient, which is about 1 / ||x||, might overflow.
+  """
+  info = jnp.finfo(x.dtype)
+  top = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0.0))
+  power = jax.lax.reduce_precision(0.5 * top, exponent_bits=info.nexp, mantissa_bits=0)
+  least = float(info.tiny) * 2.0**26
+  return jnp.where(top > least, power, 1.0), top <= least
+
+
 def l2_normalize(x: Array) -> Array:
   """x / ||x|| over the last axis; a zero vector stays zero with a zero gradient, NaN NaN."""
   x = _at_least_float32(x)
+  scale, zero = _scales(x)
+  x = x / scale
   square = jnp.sum(x * x, axis=-1, keepdims=True)
-  # Below the smallest normal number 1/sqrt overflows: such a vector has no direction to speak of.
-  zero = square <= jnp.finfo(x.dtype).tiny
   return jnp.where(zero, 0.0, x * jax.lax.rsqrt(jnp.where(zero, 1.0, square)))
+
+
+def norm(x: Array) -> Array:
+  """||x|| over the last axis; its gradient at 0 is 0."""
+  x = _at_least_float32(x)
+  scale, _ = _scales(x)
+  return (scale * safe_sqrt(jnp.sum(jnp.square(x / scale), axis=-1, keepdims=True)))[..., 0]
+
+
+def bounded(x: Array) -> Array:
+  """x, rows with entries beyond 5e7 (in float32) scaled down to that.
+
+  Then a distance, its square and a sum of many are finite. No embedding gets there that has not
+  diverged; other rows stay as they are, to the bit.
+  """
+  most = float(jnp.finfo(jnp.promote_types(x.dtype, jnp.float32)).max) ** 0.2
+  if float(jnp.finfo(x.dtype).max) <= most:
+    return x
+  top = _at_least_float32(jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0.0))
+  factor = jnp.where(top > most, most / jnp.maximum(top, most), 1.0)
+  return x * jax.lax.stop_gradient(factor).astype(x.dtype)
 
 
 class Distance:
@@ -157,12 +191,13 @@ def private_distances(distance_fn: DistanceFn, x: Array, y: Array) -> Array:
 
 
 def _square_norm(x: Array):
+  x = bounded(x)
   return x, (jnp.sum(jnp.square(_at_least_float32(x)), axis=1),)
 
 
 def _centered(x: Array):
   x = _at_least_float32(x)
-  x = x - jnp.mean(x, axis=1, keepdims=True)
+  x = bounded(x - jnp.mean(x, axis=1, keepdims=True))
   return x, (jnp.sum(x * x, axis=1),)
 
 
@@ -182,7 +217,7 @@ def euclidean(products, x_square, y_square):
   return safe_sqrt(squared_euclidean.combine(products, x_square, y_square))
 
 
-@product_distance(lambda x: (x, ()))
+@product_distance(lambda x: (bounded(x), ()))
 def dot(products, _x_terms, _y_terms):
   """-x_i . y_j, the inner product turned into a distance."""
   return -products
@@ -202,7 +237,7 @@ def signal_to_noise(products, x_power, y_power):
   components has no signal: its distances, and their gradients, are 0.
   """
   signal = x_power[0]
-  none = signal <= jnp.finfo(signal.dtype).tiny
+  none = signal <= float(jnp.finfo(signal.dtype).tiny) ** 0.5  # its square is divided by
   noise = squared_euclidean.combine(products, x_power, y_power)
   return jnp.where(none, 0.0, noise / jnp.where(none, 1.0, signal))
 
@@ -235,8 +270,7 @@ def hyperbolic(curvature: float = 1.0, clip_radius: float | None = 2.3) -> Dista
     x = _at_least_float32(x)
     root = jnp.sqrt(jnp.asarray(curvature, x.dtype))
     limit = 6.0 / root if clip_radius is None else jnp.minimum(clip_radius, 6.0 / root)
-    radius = safe_sqrt(jnp.sum(x * x, axis=1))
-    t = root * jnp.minimum(radius, limit)
+    t = root * jnp.minimum(norm(x), limit)
     # sqrt(c) exp_0(x) and 1 - its square, which would cancel if it were subtracted.
     point = jnp.tanh(t)[:, None] * l2_normalize(x)
     return point, (jnp.sum(point * point, axis=1), 1.0 / jnp.square(jnp.cosh(t)))

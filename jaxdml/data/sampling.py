@@ -3,10 +3,10 @@
 Nothing is carried from step to step, so a run resumes anywhere from the step number alone, and
 every host computes the same global batch. A step costs O(batch), whatever the size of the data.
 
-A class of one image cannot give a positive pair: every sampler but "uniform" leaves it out and
-says so (`left_out`). A class with fewer than K images repeats them as evenly as possible, each
-floor or ceil of K / size times; losses know such repetitions by the record's index and never pair
-an image with itself.
+A class of one image cannot give a positive pair, nor can a record of unknown label (-1 or None):
+every sampler but "uniform" leaves them out and says so (`left_out`). A class with fewer than K
+images repeats them as evenly as possible, each floor or ceil of K / size times; losses know such
+repetitions by the record's index and never pair an image with itself.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
+
+from jaxdml._labels import UNKNOWN, as_given, numbered
 
 __all__ = [
   "NAMES", "ClassBalanced", "Hierarchical", "Sampler", "Triplets", "Uniform", "create",
@@ -159,8 +161,8 @@ class Hierarchical(_Drawn):
         f"{labels[first]} of {label!r} has images in {of_class[place[first]]} and {coarse[first]}"
       )
     self._order = np.argsort(of_class, kind="stable")
-    _, counts = np.unique(of_class, return_counts=True)
-    kept = np.flatnonzero(counts >= self._per_group)
+    groups_there, counts = np.unique(of_class, return_counts=True)
+    kept = np.flatnonzero((counts >= self._per_group) & (groups_there != UNKNOWN))
     self._starts, self._counts = (np.cumsum(counts) - counts)[kept], counts[kept]
     if len(kept) < groups:
       raise ValueError(
@@ -220,7 +222,7 @@ def create(
   Raises:
     ValueError: unknown name, sizes that do not divide, or too few classes with two images.
   """
-  labels = _integers("labels", labels)
+  labels = _as_integers("labels", labels)
   if batch_size < 1:
     raise ValueError(f"data.batch_size must be at least 1, got {batch_size}")
   if name == "pk":
@@ -239,7 +241,7 @@ def create(
   if name == "hierarchical":
     if coarse is None:
       raise ValueError("data.sampler=hierarchical needs data.coarse_label, the column of groups")
-    coarse = _integers("coarse", coarse)
+    coarse = _as_integers("coarse", coarse)
     if coarse.shape != labels.shape:
       raise ValueError(f"coarse must have the {len(labels)} rows of labels, got {len(coarse)}")
     return Hierarchical(
@@ -248,11 +250,12 @@ def create(
   raise ValueError(f"unknown sampler {name!r}; valid names are {', '.join(NAMES)}")
 
 
-def _integers(name: str, values: np.ndarray) -> np.ndarray:
-  values = np.asarray(values)
-  if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
+def _as_integers(name: str, values: np.ndarray) -> np.ndarray:
+  """The labels as integers, -1 where unknown; text, booleans and None are numbered."""
+  values = as_given(values)
+  if values.ndim != 1 or values.dtype.kind not in "biuUSO":
     raise ValueError(f"{name} must be integers [n], got {values.dtype} {list(values.shape)}")
-  return values
+  return values if values.dtype.kind in "iu" else numbered(name, values)[0]
 
 
 def _check_images_per_class(count: int) -> None:
@@ -285,17 +288,21 @@ class _Classes:
   """The records of each class that has at least two, in one array with offsets (CSR)."""
 
   def __init__(self, labels: np.ndarray, label: str, needed: int):
-    values, dense = np.unique(labels, return_inverse=True)
+    known = np.flatnonzero(labels != UNKNOWN)
+    values, dense = np.unique(labels[known], return_inverse=True)
     counts = np.bincount(dense, minlength=len(values))
     kept = np.flatnonzero(counts >= 2)
-    self.order = np.argsort(dense, kind="stable").astype(np.int64)
+    self.order = known[np.argsort(dense, kind="stable")].astype(np.int64)
     starts = np.cumsum(counts) - counts
     self.values, self.starts, self.counts = values[kept], starts[kept], counts[kept]
     single = len(values) - len(kept)
-    self.left_out = ""
+    said = []
+    if len(known) < len(labels):
+      said.append(f"{len(labels) - len(known)} of the {len(labels)} records have no {label!r}")
     if single:
       of_all = f"{single} of the {len(values)} classes of {label!r} have"
-      self.left_out = f"{of_all} one image, which cannot give a positive pair"
+      said.append(f"{of_all} one image, which cannot give a positive pair")
+    self.left_out = "; ".join(said)
     if len(kept) < needed:
       raise ValueError(
         f"label column {label!r} has {len(kept)} classes with at least 2 images "

@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from jaxdml._labels import as_given
+
 _ROWS = 4096
 
 
 def as_embeddings(name: str, value: Any) -> np.ndarray:
   """Returns `value` as a float32 array [n, d], n > 0, or raises ValueError naming `name`."""
-  array = np.asarray(value, np.float32)
+  with np.errstate(over="ignore"):
+    array = np.asarray(value, np.float32)
   if array.ndim != 2 or not array.size:
     raise ValueError(
       f"{name}: expected a non-empty array [n, d], got shape {array.shape}; "
@@ -28,7 +31,7 @@ def as_embeddings(name: str, value: Any) -> np.ndarray:
 
 def as_column(name: str, value: Any, length: int, of: str) -> np.ndarray:
   """Returns `value` as an array [length], or raises ValueError naming `name` and both lengths."""
-  array = np.asarray(value)
+  array = as_given(value)
   if array.ndim != 1:
     raise ValueError(f"{name}: expected one value a row, [n], got shape {array.shape}")
   if len(array) != length:

@@ -17,6 +17,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
+from jaxdml._labels import numbered
 from jaxdml.evaluation._checks import as_column, as_embeddings, normalized
 from jaxdml.types import Array, DistanceFn
 
@@ -35,6 +36,7 @@ class Problem(NamedTuple):
     offset: [m] float32; the score of query q and item g is q.g - offset.
     dropped: (order, start, stop): query i must not see the items order[start[i] : stop[i]].
     distance_fn: scores are the negatives of its distances; None: as above.
+    exponent: both were divided by 2^exponent, and scores by its square.
   """
 
   queries: np.ndarray
@@ -43,6 +45,7 @@ class Problem(NamedTuple):
   offset: np.ndarray
   dropped: tuple[np.ndarray, np.ndarray, np.ndarray]
   distance_fn: DistanceFn | None = None
+  exponent: int = 0
 
   def query_rows(self, rows: np.ndarray) -> np.ndarray:
     """Returns queries `rows` as they are scored, [len(rows), d]."""
@@ -100,16 +103,30 @@ def problem(
     item_ids = gallery_ids
     if gallery_ids is not None:
       item_ids = as_column("gallery_ids", gallery_ids, len(items), "gallery")
-  offset = np.zeros(len(items), np.float32)
+  exponent, offset = 0, np.zeros(len(items), np.float32)
   if not normalize and distance_fn is None:
+    alone, exponent = items is queries, _far_exponent(queries, items)
+    if exponent:
+      queries = np.ldexp(queries, -exponent)
+      items = queries if alone else np.ldexp(items, -exponent)
     if (center := _far_center(items)) is not None:
-      alone, queries = items is queries, queries - center
+      queries = queries - center
       items = queries if alone else items - center
     # q.g - |g|^2/2 = (|q|^2 - |q - g|^2)/2: its order is that of the Euclidean distance.
     offset = 0.5 * np.einsum("nd,nd->n", items, items)
   nothing = np.zeros(len(queries), np.int64)
-  dropped = (nothing[:0], nothing, nothing) if ids is None else matches(ids, item_ids)
-  return Problem(queries, items, normalize, offset, dropped, distance_fn)
+  dropped = nothing[:0], nothing, nothing
+  if ids is not None:
+    columns = (ids,) if item_ids is ids else (ids, item_ids)
+    numbers = numbered("labels, ids", *columns, unknown=None)
+    dropped = matches(numbers[0], numbers[-1])
+  return Problem(queries, items, normalize, offset, dropped, distance_fn, exponent)
+
+
+def _far_exponent(queries: np.ndarray, items: np.ndarray) -> int:
+  """Returns the power of 2 at the largest entry, 0 where squares keep to float32 as they are."""
+  largest = max(float(np.abs(a).max()) for a in (queries, items))
+  return 0 if 2.0**-40 <= largest <= 2.0**40 or not largest else int(np.frexp(largest)[1])
 
 
 def _far_center(items: np.ndarray) -> np.ndarray | None:
@@ -128,48 +145,20 @@ def _far_center(items: np.ndarray) -> np.ndarray | None:
   return (np.round(mean / unit) * unit).astype(np.float32)
 
 
-def codes(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Renumbers the values of both arrays from 0, equal values alike: any type, any range.
-
-  None, and NaN beside it, is unknown: like nothing else, not even another None.
-
-  Raises:
-    ValueError: text beside numbers.
-  """
-  if "O" in (first.dtype.kind, second.dtype.kind):
-    known: dict[Any, int] = {}
-    key = lambda value: object() if value is None or value != value else value
-    number = lambda a: np.array(
-      [known.setdefault(key(v), len(known)) for v in a.tolist()], np.int32
-    )
-    numbers = number(first)
-    return numbers, numbers if first is second else number(second)
-  if len({"text" if a.dtype.kind in "SU" else "numbers" for a in (first, second)}) == 2:
-    raise ValueError(
-      f"labels, ids: expected one kind on both sides, got {first.dtype} for the queries and "
-      f"{second.dtype} for the gallery; number or name both alike"
-    )
-  if first is second:
-    numbers = np.unique(first, return_inverse=True)[1].astype(np.int32)
-    return numbers, numbers
-  numbers = np.unique(np.concatenate([first, second]), return_inverse=True)[1].astype(np.int32)
-  return numbers[: len(first)], numbers[len(first) :]
-
-
 def matches(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Finds the values of `first` [n] in `second` [m], whatever their type.
+  """Finds the numbers of `first` [n] in `second` [m], as `numbered` gave them; -1 matches nothing.
 
   Returns (order [m], start [n], stop [n]): first[i] occurs at order[start[i] : stop[i]], ascending.
 
-  >>> order, start, stop = matches(np.array(["b", "z"]), np.array(["a", "b", "b"]))
+  >>> order, start, stop = matches(np.array([1, 2, -1]), np.array([0, 1, -1, 1]))
   >>> order[start[0] : stop[0]].tolist(), (stop - start).tolist()
-  ([1, 2], [2, 0])
+  ([1, 3], [2, 0, 0])
   """
-  first, second = codes(first, second)
   order = np.argsort(second, kind="stable")
   ranked = second[order]
   start = np.searchsorted(ranked, first, side="left")
-  return order, start, np.searchsorted(ranked, first, side="right")
+  stop = np.searchsorted(ranked, first, side="right")
+  return order, start, np.where(first < 0, start, stop)
 
 
 def padded_slices(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from scipy.special import gammaln
 
+from jaxdml._labels import as_given, numbered
 from jaxdml.evaluation._checks import as_column, as_embeddings, normalized
 from jaxdml.evaluation.kmeans import kmeans
 
@@ -24,6 +26,7 @@ def clustering_metrics(
   """Clusters the embeddings by k-means, k the number of classes, and compares with the labels.
 
   The protocol of arXiv 1511.06452, its k that of the classes evaluated, not of those trained on.
+  Rows whose label is unknown (None, NaN, or -1) are left out.
 
   Args:
     embeddings: [n, d].
@@ -34,7 +37,7 @@ def clustering_metrics(
     seed, max_iterations, block_size: of `kmeans`.
 
   Returns:
-    "nmi", "ami" and "f1".
+    "nmi", "ami" and "f1"; NaN where no label is known.
 
   Raises:
     ValueError: NaN in embeddings, labels of another length.
@@ -44,6 +47,11 @@ def clustering_metrics(
   """
   embeddings = as_embeddings("embeddings", embeddings)
   labels = as_column("labels", labels, len(embeddings), "embeddings")
+  labels = numbered("labels", labels)[0]
+  known = labels >= 0
+  if not known.any():
+    return {"nmi": math.nan, "ami": math.nan, "f1": math.nan}
+  embeddings, labels = embeddings[known], labels[known]
   if normalize:
     embeddings = normalized(embeddings)
   k = len(np.unique(labels))
@@ -60,7 +68,8 @@ def nmi(labels_true: Any, labels_pred: Any) -> float:
 
   Two partitions of one class each are identical and score 1.
 
-  Both are [n], of any type that compares; other lengths, and nothing to compare, raise ValueError.
+  Both are [n], integers, text or booleans. Rows whose label is unknown (None, NaN, or -1) are left
+  out; -1 is a cluster like any other. Other lengths, and nothing to compare, raise ValueError.
 
   >>> round(nmi([0, 0, 1, 1], [5, 5, 7, 7]), 6), round(nmi([0, 0, 1, 1], [0, 1, 0, 1]), 6)
   (1.0, 0.0)
@@ -158,13 +167,20 @@ def _contingency(
   labels_true: Any, labels_pred: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
   """Returns the pairs (class, cluster) that occur [2, p], class and cluster sizes, pair counts."""
-  labels_true = np.asarray(labels_true)
+  labels_true = as_given(labels_true)
   labels_true = as_column("labels_true", labels_true, labels_true.size, "itself")
   labels_pred = as_column("labels_pred", labels_pred, len(labels_true), "labels_true")
   if not len(labels_true):
     raise ValueError("labels_true: expected at least one label, got none")
-  _, classes, rows = np.unique(labels_true, return_inverse=True, return_counts=True)
-  _, clusters, columns = np.unique(labels_pred, return_inverse=True, return_counts=True)
+  (classes,), (clusters,) = (
+    numbered("labels_true", labels_true),
+    numbered("labels_pred", labels_pred, unknown=None),
+  )
+  known = (classes >= 0) & (clusters >= 0)
+  if not known.any():
+    raise ValueError("labels_true: expected at least one label that is known, got none")
+  _, classes, rows = np.unique(classes[known], return_inverse=True, return_counts=True)
+  _, clusters, columns = np.unique(clusters[known], return_inverse=True, return_counts=True)
   pairs = classes.astype(np.int64) * len(columns) + clusters
   occurring, counts = np.unique(pairs, return_counts=True)
   joint = np.stack(np.divmod(occurring, len(columns)))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdml._labels import numbered
 from jaxdml.evaluation._checks import as_column, as_embeddings, as_positive, normalized
 from jaxdml.evaluation._scores import descending_keys
 
@@ -73,8 +74,15 @@ def collapse_metrics(
   max_queries = as_positive("max_queries", max_queries)
   x = normalized(x)
   metrics = spectral_decay(x, seed=seed, block_size=block_size)
-  metrics |= class_spread(x, labels, block_size=block_size)
+  # Rows whose label is unknown belong to no class.
+  labels = numbered("labels", labels)[0]
+  known = labels >= 0
+  metrics |= class_spread(x[known], labels[known], block_size=block_size)
   if fine_labels is not None:
+    fine_labels = numbered("fine_labels", fine_labels)[0]
+    known &= fine_labels >= 0
+  if fine_labels is not None and known.any():
+    x, labels, fine_labels = x[known], labels[known], fine_labels[known]
     metrics |= within_class_retrieval(x, labels, fine_labels, seed=seed, max_queries=max_queries)
     metrics |= modes_kept(x, labels, fine_labels, block_size=block_size)
   return metrics

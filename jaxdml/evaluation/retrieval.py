@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 
+from jaxdml._labels import numbered
 from jaxdml.evaluation import _scores
 from jaxdml.evaluation._checks import as_column, as_positive
 from jaxdml.evaluation._ranks import Ranks, Relevant, relevant_ranks
@@ -100,6 +101,10 @@ def nearest_neighbours(
     similarities[here] = np.asarray(values)[:count]
     indices[here] = np.asarray(places)[:count]
   indices[np.isneginf(similarities)] = -1
+  if task.exponent:  # back to the units of the embeddings, as far as float32 goes
+    there, most = indices >= 0, np.finfo(np.float32).max
+    exact = np.ldexp(similarities[there].astype(np.float64), 2 * task.exponent)
+    similarities[there] = np.clip(exact, -most, most)
   return Neighbours(indices, similarities)
 
 
@@ -130,11 +135,12 @@ def retrieval_metrics(
       mAP         = 1/R sum_i rel(i) P(i), over the whole gallery
       MRR         = 1/i of the first i with rel(i) = 1
 
-  A query without a relevant item is left out and counted. Items that are equally near rank by
-  their index. Exact, in float32, on all local devices; memory beyond the arrays is one copy of
-  the gallery and a few blocks, whatever the sizes. Few relevant items a query (128 on a CPU) take
-  no sort: the items that beat each are counted, at little more than the cost of the product. With
-  more the host sorts, at some 20 ns an item and query.
+  A query without a relevant item is left out and counted. An unknown label (None, NaN, or -1) is
+  no class: such an item is relevant to no query, and such a query is left out. Items that are
+  equally near rank by their index. Exact, in float32, on all local devices; memory beyond the
+  arrays is one copy of the gallery and a few blocks, whatever the sizes. Few relevant items a query
+  (128 on a CPU) take no sort: the items that beat each are counted, at little more than the cost of
+  the product. With more the host sorts, at some 20 ns an item and query.
 
   Args:
     embeddings: queries [n, d]; also the gallery, unless one is given.
@@ -155,7 +161,8 @@ def retrieval_metrics(
 
   Returns:
     "recall@K" for each K, "map@r", "r_precision", "precision@1", "map", "mrr" (NaN where no query
-    has a relevant item), "num_queries" (those scored) and "num_without_match" (those left out).
+    has a relevant item), "num_queries" (those scored) and "num_without_match" (those left out),
+    of them "num_unknown" that have no known label, where there are such.
     `macro` adds "macro/NAME" of each mean. Several sets of labels give "SET/NAME".
 
   Raises:
@@ -276,6 +283,8 @@ class _Values:
     found = {name: values[scored] for name, values in self._values.items()}
     result = {name: mean(values) for name, values in found.items()}
     result |= {"num_queries": count, "num_without_match": len(scored) - count}
+    if unknown := int((labels < 0).sum()):
+      result["num_unknown"] = unknown
     if macro:
       sizes = np.bincount(labels[scored])
       for name, values in found.items():
@@ -306,8 +315,8 @@ def _label_sets(
   for name, values in named.items():
     suffix = f"[{name!r}]" if several else ""
     mine = as_column(f"labels{suffix}", values, n, "embeddings")
-    other = mine
     if not alone:
       other = as_column(f"gallery_labels{suffix}", theirs[name], m, "gallery")
-    result[name] = _scores.codes(mine, other)
+    numbers = numbered("labels, ids", mine) if alone else numbered("labels, ids", mine, other)
+    result[name] = numbers[0], numbers[-1]
   return result

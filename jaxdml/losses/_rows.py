@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from jaxdml._arguments import known
 from jaxdml.distances import private_distances
 from jaxdml.mining._miner import Miner
 from jaxdml.types import Array, DistanceFn, MiningFn, Pairs, PyTree, Refs, Rows
@@ -93,7 +94,7 @@ def make_pairs(
 
 
 def masked_pairs(distances, labels, refs: Refs, ids, where, keys, anchor) -> Pairs:
-  """Pairs with the masks that labels, ids and slots give."""
+  """Pairs with the masks that labels, ids and slots give; a label unknown is in no pair."""
   shape = (labels.shape[0], refs.labels.shape[-1])
   if (came := getattr(distances, "shape", type(distances).__name__)) != shape:
     raise ValueError(
@@ -103,9 +104,12 @@ def masked_pairs(distances, labels, refs: Refs, ids, where, keys, anchor) -> Pai
   # Fields of shared references are [m], of private ones [n, m]: both compare with [n, 1].
   positive = labels[:, None] == refs.labels
   negative = ~positive
+  of_anchors = known(labels)
   for there in (
     None if where is None else where[:, None],
+    None if of_anchors is None else of_anchors[:, None],
     refs.where,
+    known(refs.labels),
     None if refs.ids is None else ids[:, None] != refs.ids,
   ):
     if there is not None:

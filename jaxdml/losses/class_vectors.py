@@ -199,7 +199,7 @@ def sphereface_loss(
   def row_fn(pairs, inputs):
     cosine = 1.0 - pairs.distances
     x = inputs.embeddings.astype(cosine.dtype)[pairs.anchor]
-    radius = scale * distances.safe_sqrt(jnp.sum(jnp.square(x), axis=1))
+    radius = scale * distances.norm(x)
     target = radius * _multiply_angle(row_sum(cosine, pairs.positive), int(margin))
     return cross_entropy_rows(radius[:, None] * cosine, target, pairs.positive, pairs.negative)
 

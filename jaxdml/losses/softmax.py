@@ -76,7 +76,7 @@ def npair_loss(
     rows = _against_negatives(pairs, -pairs.distances, -pairs.distances)
     if isinstance(l2_reg, (int, float)) and not l2_reg:
       return rows
-    square = lambda x: jnp.sum(jnp.square(x.astype(rows.total.dtype)), axis=-1)
+    square = lambda x: jnp.sum(jnp.square(distances.bounded(x).astype(rows.total.dtype)), axis=-1)
     ref_square = square(inputs.refs.embeddings)
     ref_square = ref_square[pairs.anchor] if ref_square.ndim == 2 else ref_square[None, :]
     norms = rows.elements * square(inputs.embeddings)[pairs.anchor]

@@ -42,11 +42,7 @@ def array(name: str, x: Any) -> Array | None:
 
 
 def labels_of(name: str, x: Any) -> Array:
-  """`array`, of labels.
-
-  Raises:
-    ValueError: numbers that JAX would round to another.
-  """
+  """`array`, of labels; ValueError for numbers that JAX would round to another."""
   if isinstance(x, jax.Array):
     return x
   held, kept = as_given(x), array(name, x)
@@ -66,24 +62,16 @@ def known(labels: Array) -> Array | None:
 
 
 def _check_comparable(name: str, x: Array, other: Array) -> None:
-  """Refuses two kinds of labels, or ids, that JAX would not compare exactly."""
+  """Refuses two types of labels, or ids, that JAX would not compare exactly."""
   common = jnp.promote_types(x.dtype, other.dtype)
-  if x.dtype != other.dtype and not (_holds(common, x.dtype) and _holds(common, other.dtype)):
-    raise TypeError(
-      f"{name} and refs.{name} must be of types that compare exactly; got {x.dtype} and "
-      f"{other.dtype}: make both the same"
-    )
-
-
-def _holds(wide, dtype) -> bool:
-  """Tells whether every value of `dtype` is one of `wide`."""
-  if jnp.issubdtype(dtype, jnp.bool_):
-    return True
-  if jnp.issubdtype(wide, jnp.integer):
-    w, d = jnp.iinfo(wide), jnp.iinfo(dtype)
-    return w.min <= d.min and d.max <= w.max
-  digits = jnp.finfo(wide).nmant + 1
-  return jnp.issubdtype(dtype, jnp.floating) or jnp.iinfo(dtype).bits <= digits
+  for dtype in (x.dtype, other.dtype) if x.dtype != other.dtype else ():
+    # NumPy takes float64 for safe for integers of 64 bits.
+    rounds = common == np.float64 and dtype in (np.int64, np.uint64)
+    if rounds or not np.can_cast(dtype, common):
+      raise TypeError(
+        f"{name} and refs.{name} must be of types that compare exactly; got {x.dtype} and "
+        f"{other.dtype}: make both the same"
+      )
 
 
 def integers(name: str, x: Any) -> Array | None:

@@ -26,8 +26,8 @@ def as_given(value: Any) -> np.ndarray:
   if array.dtype.kind == "f":
     # Beyond 2^53 a float no longer tells an integer from its neighbour.
     same = not np.any(np.abs(array) > 2.0**53) or all(isinstance(x, float) for x in value)
-  else:
-    same = len(set(map(type, value))) == 1
+  else:  # text: numbers beside it become text, and NUL at its end goes
+    same = array.tolist() == list(value)
   return array if same else np.array(value, object)
 
 
@@ -99,6 +99,6 @@ def _codes(parts: list[Any]) -> np.ndarray:
   else:  # Python compares numbers of any two types exactly.
     as_text = lambda x: x.decode(errors="surrogateescape") if isinstance(x, bytes) else x
     items = [as_text(x) for p in parts for x in (p.tolist() if isinstance(p, np.ndarray) else p)]
-    table: dict[Any, int] = {}
-    return np.array([table.setdefault(x, len(table)) for x in items], np.int32)
+    table = {value: number for number, value in enumerate(sorted(set(items)))}
+    return np.array([table[x] for x in items], np.int32)
   return np.unique(flat, return_inverse=True)[1].astype(np.int32)

@@ -90,8 +90,9 @@ def test_safe_sqrt_and_l2_normalize():
   np.testing.assert_allclose(
     jax.vmap(jax.grad(distances.safe_sqrt))(jnp.array([0.0, 4.0])), [0, 0.25]
   )
-  x = jnp.array([[3.0, 4.0], [0.0, 0.0], [1e-30, 0.0]])
-  np.testing.assert_allclose(distances.l2_normalize(x), [[0.6, 0.8], [0, 0], [0, 0]], rtol=1e-6)
+  x = jnp.array([[3.0, 4.0], [0.0, 0.0], [1e-30, 0.0], [1e-31, 0.0]])
+  unit = [[0.6, 0.8], [0, 0], [1, 0], [0, 0]]
+  np.testing.assert_allclose(distances.l2_normalize(x), unit, rtol=1e-6)
   assert distances.l2_normalize(x.astype(jnp.bfloat16)).dtype == jnp.float32
 
 
@@ -238,3 +239,29 @@ def test_bfloat16_accumulates_in_float32_and_gets_gradients_in_kind(with_rows):
   assert value.dtype == jnp.float32 and np.all(value == 300)
   assert all(bar.dtype == jnp.bfloat16 for bar in pull(jnp.ones_like(value)))
   assert np.all(distances.matmul(x, y.T) == 300)
+
+
+@pytest.mark.parametrize("scale", [1e-29, 1e-20, 1e-19, 1e-13, 1e10, 1e19, 1e20, 1e37])
+def test_scale_changes_no_direction(scale):
+  x = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+  scaled = jnp.asarray(x * np.float32(scale))
+  np.testing.assert_allclose(
+    distances.l2_normalize(scaled), x / np.linalg.norm(x, axis=1)[:, None], rtol=1e-6
+  )
+  gradient = jax.grad(lambda x: jnp.sum(jnp.sin(distances.l2_normalize(x))))(scaled)
+  assert np.all(np.isfinite(gradient)) and (scale > 1 or np.all(np.abs(gradient) > 0))
+  np.testing.assert_allclose(
+    distances.norm(scaled) / np.float32(scale), np.linalg.norm(x, axis=1), rtol=1e-5
+  )
+
+
+@pytest.mark.parametrize("name", distances.NAMES)
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e18, 1e20, 1e38])
+def test_finite_embeddings_have_finite_distances(name, scale):
+  fn = distances.create(name)
+  x = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, size=(5, 4)) * scale, jnp.float32)
+  value, gradient = jax.value_and_grad(lambda x: jnp.sum(fn(x, x[::-1])))(x)
+  assert np.all(np.isfinite(value)) and np.all(np.isfinite(gradient))
+  if scale < 1e38:
+    nearest = np.asarray(fn(x, x)).argmin(axis=1)
+    assert name == "dot" or scale < 1 or (nearest == np.arange(5)).all()

@@ -232,6 +232,33 @@ def test_wrong_sizes(args, message):
     _create(*args)
 
 
+@pytest.mark.parametrize("name", ["pk", "triplet", "hierarchical"])
+def test_records_of_unknown_label_are_left_out_and_counted(name):
+  labels = np.repeat([-1, 3, 5, 7, -1], 4)
+  sampler = sampling.create(
+    name, labels, 6, 2 if name == "hierarchical" else 3, coarse=np.full(20, 1), coarse_label="c",
+    coarse_per_batch=1,
+  )  # fmt: skip
+  assert "8 of the 20 records have no 'label'" in sampler.left_out
+  drawn = np.concatenate([sampler(step) for step in range(50)])
+  assert set(labels[drawn]) == {3, 5, 7}
+
+
+def test_text_and_none_are_labels_too():
+  of = lambda labels: sampling.create("pk", labels, 4, 2)
+  named = of(["b", "b", None, "a", "a", None, None])
+  numbered = of(np.array([1, 1, -1, 0, 0, -1, -1]))
+  assert named.left_out == numbered.left_out != ""
+  assert all((named(step) == numbered(step)).all() for step in range(5))
+
+
+def test_groups_of_unknown_label_are_left_out():
+  labels, coarse = np.repeat(np.arange(4), 2), np.array([-1, -1, 0, 0, 0, 0, -1, -1])
+  sampler = sampling.create("hierarchical", labels, 4, 2, coarse=coarse, coarse_per_batch=1)
+  drawn = np.concatenate([sampler(step) for step in range(20)])
+  assert set(coarse[drawn]) == {0}
+
+
 def test_wrong_labels_and_steps():
   with pytest.raises(ValueError, match=r"labels must be integers \[n\], got float64 \[3\]"):
     sampling.create("pk", np.zeros(3), 4, 2)

@@ -4,10 +4,51 @@ import numpy as np
 import pytest
 
 from jaxdml.evaluation import _ranks as ranks
-from jaxdml.evaluation import retrieval_metrics
+from jaxdml.evaluation import nearest_neighbours, retrieval_metrics
 
 KS = (1, 2, 4, 8, 50)
 pytestmark = pytest.mark.usefixtures("one_device")
+
+
+@pytest.mark.parametrize("mark", [-1, np.nan, None])
+def test_a_query_of_unknown_label_is_left_out_and_counted(mark):
+  x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+  known = [0, 0, 1, 1]
+  found = retrieval_metrics(x, [*known, mark, mark], ks=(1,))
+  assert (found["num_queries"], found["num_without_match"], found["num_unknown"]) == (4, 2, 2)
+  # Its image stays in the gallery, and is wrong for whoever finds it.
+  alone = retrieval_metrics(x, [*known, 7, 8], ks=(1,))
+  assert {k: v for k, v in found.items() if k != "num_unknown"} == alone
+  nothing = retrieval_metrics(x, [mark] * 6, ks=(1,), macro=True)
+  assert np.isnan(nothing["recall@1"]) and np.isnan(nothing["macro/map@r"])
+  assert nothing["num_queries"] == 0 and nothing["num_unknown"] == 6
+
+
+def test_integers_of_two_types_compare_exactly():
+  """Through float64 the first two would be one, and so would a query and another's image."""
+  of = lambda *values: np.array(values, np.uint64)
+  queries = np.eye(2)
+  gallery = queries + 0.1
+  labels, others = np.array([2**53, 2**53 + 1]), of(2**53 + 1, 2**53)
+  found = retrieval_metrics(queries, labels, gallery=gallery, gallery_labels=others, ks=(1,))
+  assert found["recall@1"] == 0.0
+  near = nearest_neighbours(
+    queries, 1, gallery=gallery, ids=np.array([2**53, -1]), gallery_ids=of(2**53 + 1, 2**32 - 1)
+  )
+  assert near.indices[:, 0].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-10, 1e10, 1e20, 1e37])
+def test_scales_change_no_score(scale):
+  x = np.random.default_rng(1).normal(size=(30, 5)).astype(np.float32)
+  labels = np.arange(30) // 3
+  for normalize in (False, True):
+    of = lambda x: retrieval_metrics(x, labels, normalize=normalize)  # noqa: B023
+    found, expected = of(x * np.float32(scale)), of(x)
+    assert found == pytest.approx(expected, abs=1e-6)
+  near = nearest_neighbours(x * np.float32(scale), 3, normalize=False)
+  assert (near.indices == nearest_neighbours(x, 3, normalize=False).indices).all()
+  assert np.isfinite(near.similarities).all()
 
 
 def test_unknown_labels_match_nothing():

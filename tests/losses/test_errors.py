@@ -45,6 +45,28 @@ CASES = {
     lambda: LOSS(X, Y, refs=Refs(jnp.ones((3, 2)), jnp.arange(4))), ValueError,
     r"refs.labels must be shaped \(3,\); got \(4,\)",
   ),
+  "labels that float32 rounds": (
+    lambda: LOSS(X, np.array([16777216.0, 16777217.0, 0.0, 0.0])), ValueError,
+    "labels holds 16777217.0, which JAX would round to another number: np.unique",
+  ),
+  "labels of a list that NumPy would round": (
+    lambda: LOSS(X, [2**60 + 1, 0.5, 0.0, 0.0]), TypeError, "labels must be numbers; got object",
+  ),
+  "refs.labels that float32 rounds": (
+    lambda: LOSS(X, Y, refs=Refs(X, np.full(4, 16777217.0))), ValueError,
+    "refs.labels holds 16777217.0",
+  ),
+  "labels of two types": (
+    lambda: LOSS(X, Y, refs=Refs(X, Y.astype(jnp.uint32))), TypeError,
+    "labels and refs.labels must be of types that compare exactly; got int32 and uint32",
+  ),
+  "integer labels beside float ones": (
+    lambda: LOSS(X, Y, refs=Refs(X, Y.astype(jnp.float32))), TypeError, "got int32 and float32",
+  ),
+  "ids of two types": (
+    lambda: LOSS(X, Y, ids=IDS, refs=Refs(X, Y, None, IDS.astype(jnp.uint32))), TypeError,
+    "ids and refs.ids must be of types that compare exactly; got int32 and uint32",
+  ),
   "refs.ids without ids": (
     lambda: LOSS(X, Y, refs=Refs(X, Y, None, IDS)), ValueError,
     "refs.ids is given without ids",

@@ -1,0 +1,49 @@
+"""A label that is unknown, -1 or NaN, is in no pair: as if the example were masked."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdml import losses
+from jaxdml.types import Refs
+
+X = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+Y = np.array([0, 0, 5, 1, 1, 5, 5])
+UNKNOWN = Y == 5
+MARKED = {
+  "-1": jnp.asarray(np.where(UNKNOWN, -1, Y)),
+  "int8": jnp.asarray(np.where(UNKNOWN, -1, Y), jnp.int8),
+  "NaN": jnp.asarray(np.where(UNKNOWN, np.nan, Y), jnp.float32),
+  "-1.0": jnp.asarray(np.where(UNKNOWN, -1, Y), jnp.float32),
+}
+
+
+@pytest.mark.parametrize("mark", MARKED)
+@pytest.mark.parametrize("name", ["contrastive", "triplet", "supcon"])
+def test_an_unknown_label_is_a_masked_example(name, mark):
+  loss = jax.value_and_grad(losses.create(name))
+  chex.assert_trees_all_close(
+    loss(X, MARKED[mark]), loss(X, jnp.asarray(Y), where=jnp.asarray(~UNKNOWN)), rtol=1e-6
+  )
+
+
+@pytest.mark.parametrize("mark", MARKED)
+def test_references_of_unknown_label_are_masked_ones(mark):
+  labels = MARKED[mark]
+  refs = Refs(X[1:], labels[1:])
+  masked = Refs(X[1:], jnp.asarray(Y)[1:], jnp.asarray(~UNKNOWN)[1:])
+  of = lambda refs, y: losses.margin_loss(X[:2], y, refs=refs)
+  np.testing.assert_allclose(of(refs, labels[:2]), of(masked, jnp.asarray(Y)[:2]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["contrastive", "lifted_structure", "nca"])
+def test_nothing_known_is_nothing(name):
+  value, gradient = jax.value_and_grad(losses.create(name))(X, jnp.full(7, -1))
+  assert float(value) == 0.0 and not np.any(gradient)
+
+
+def test_class_losses_refuse_it():
+  params = losses.init("proxy_nca", jax.random.key(0), 2, 3)
+  assert np.isnan(losses.proxy_nca_loss(X, MARKED["-1"], params=params))

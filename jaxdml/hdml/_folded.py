@@ -59,9 +59,9 @@ class Parts(NamedTuple):
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
-  """-log softmax(logits)[label], [r] of logits [r, c]."""
-  of_label = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
-  return jax.nn.logsumexp(logits, axis=1) - of_label
+  """-log softmax(logits)[label], [r] of logits [r, c]; 0 where the label is unknown, -1."""
+  of_label = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[:, None], axis=1)[:, 0]
+  return jnp.where(labels >= 0, jax.nn.logsumexp(logits, axis=1) - of_label, 0.0)
 
 
 def synthetic_parts(
@@ -117,7 +117,7 @@ def synthetic_parts(
   of_anchors = jnp.sum(cross_entropy(apply(classify, hidden.anchors), mined.labels))
   of_partners, _ = _blocks.sum_blocks(soft_of, _blocks.Blocks.of(hidden.cut), (hidden.q, classify))
   used = jnp.sum(tuples.positive | tuples.negative, dtype=z.dtype)
-  soft = ((of_anchors, jnp.asarray(n, z.dtype)), (of_partners, used))
+  soft = ((of_anchors, jnp.sum(mined.labels >= 0, dtype=z.dtype)), (of_partners, used))
   generator_stats = of_generator.norm.moved(generator_mean + hidden.center, generator_var)
   stats = {"embedding": embedding_stats, "generator": generator_stats}
   return Parts(j_syn, apply(features, hidden.z), soft, stats)

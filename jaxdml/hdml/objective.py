@@ -70,7 +70,8 @@ def _parts(
   j_syn = loss(synthetic.anchors, labels, synthetic.refs, axis_name=axis_name)
   head = jax.lax.stop_gradient(params["head"])
   soft = folded.cross_entropy(networks.classify(head, synthetic.generated), synthetic.labels)
-  soft, used = jnp.where(synthetic.where, soft, 0.0), synthetic.where.astype(soft.dtype)
+  used = synthetic.where & (synthetic.labels >= 0)
+  soft, used = jnp.where(used, soft, 0.0), used.astype(soft.dtype)
   sums = lambda rows: (jnp.sum(soft[rows]), jnp.sum(used[rows]))
   first = soft.shape[0] - tuples.labels.size  # partners come last
   soft = (sums(slice(first)), sums(slice(first, None)))
@@ -167,7 +168,8 @@ def objective(
   j_gen = config.reconstruction_weight * j_recon + config.soft_weight * j_soft
 
   # The head learns from real features only.
-  cross_entropy = mean(folded.cross_entropy(networks.classify(params["head"], frozen(y)), labels))
+  cross_entropy = folded.cross_entropy(networks.classify(params["head"], frozen(y)), labels)
+  cross_entropy = mean(cross_entropy, labels >= 0)
 
   total = j_metric + j_gen + cross_entropy
   averaged = frozen((trust * j_m if config.weighted_average else j_m, j_gen))

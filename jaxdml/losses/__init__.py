@@ -16,7 +16,6 @@ import jax
 
 from jaxdml.losses import class_vectors, pair, proxy, ranking, reducers, softmax, structure, triplet
 from jaxdml.losses._engine import from_rows
-from jaxdml.losses._record import Loss, Parameter
 from jaxdml.losses._rows import Inputs, TwoPass, element_rows, make_pairs
 from jaxdml.losses.class_vectors import *  # noqa: F403
 from jaxdml.losses.pair import *  # noqa: F403
@@ -25,7 +24,7 @@ from jaxdml.losses.ranking import *  # noqa: F403
 from jaxdml.losses.softmax import *  # noqa: F403
 from jaxdml.losses.structure import *  # noqa: F403
 from jaxdml.losses.triplet import *  # noqa: F403
-from jaxdml.types import PyTree
+from jaxdml.types import Loss, Parameter, PyTree
 
 _MODULES = (pair, triplet, softmax, structure, ranking, class_vectors, proxy)
 

@@ -15,9 +15,8 @@ from jaxdml._arguments import check_arrays
 from jaxdml.losses import reducers
 from jaxdml.losses._engine import from_rows
 from jaxdml.losses._numerics import log_sum_exp, softplus
-from jaxdml.losses._record import Parameter
 from jaxdml.losses._rows import Inputs, RowFn, anchor_rows, row_sum
-from jaxdml.types import Array, Pairs, PyTree, Refs, Rows
+from jaxdml.types import Array, Pairs, Parameter, PyTree, Refs, Rows
 
 
 def class_vectors(key: Array, *shape: int) -> Array:

@@ -21,9 +21,8 @@ from jaxdml.losses._class_rows import (
   softmax_rows,
 )
 from jaxdml.losses._numerics import sine
-from jaxdml.losses._record import Loss
 from jaxdml.losses._rows import row_sum
-from jaxdml.types import Array, DistanceFn, PyTree, ReduceFn, Rows, Shared
+from jaxdml.types import Array, DistanceFn, Loss, PyTree, ReduceFn, Rows, Shared
 
 __all__ = [
   "arcface_loss", "cosface_loss", "normalized_softmax_loss", "sphereface_loss",

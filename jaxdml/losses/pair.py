@@ -9,9 +9,8 @@ from jaxdml import distances
 from jaxdml.losses import reducers
 from jaxdml.losses._engine import from_rows
 from jaxdml.losses._numerics import exponents_fit, log_sum_exp_pair
-from jaxdml.losses._record import Loss
 from jaxdml.losses._rows import anchor_rows, element_rows
-from jaxdml.types import Array, DistanceFn, Pairs, ReduceFn, Rows, SharedRefs
+from jaxdml.types import Array, DistanceFn, Loss, Pairs, ReduceFn, Rows, SharedRefs
 
 __all__ = [
   "contrastive_loss", "margin_loss", "multi_similarity_loss",

@@ -19,9 +19,8 @@ from jaxdml.losses._class_rows import (
 )
 from jaxdml.losses._engine import from_rows
 from jaxdml.losses._numerics import log_sum_exp, log_sum_exp_pair
-from jaxdml.losses._record import Loss
 from jaxdml.losses._rows import anchor_rows, row_sum
-from jaxdml.types import Array, DistanceFn, PyTree, ReduceFn, Refs, Rows, Shared
+from jaxdml.types import Array, DistanceFn, Loss, PyTree, ReduceFn, Refs, Rows, Shared
 
 __all__ = ["proxy_anchor_loss", "proxy_nca_loss", "proxy_nca_pp_loss", "soft_triple_loss"]
 

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jaxdml import distances
 from jaxdml.losses import reducers
 from jaxdml.losses._engine import from_rows
-from jaxdml.losses._record import Loss
 from jaxdml.losses._rows import (
   TwoPass,
   anchor_rows,
@@ -18,7 +17,7 @@ from jaxdml.losses._rows import (
   row_sum,
   sum_over_positives,
 )
-from jaxdml.types import Array, DistanceFn, ReduceFn, SharedRefs
+from jaxdml.types import Array, DistanceFn, Loss, ReduceFn, SharedRefs
 
 __all__ = ["fast_ap_loss", "histogram_loss", "smooth_ap_loss"]
 

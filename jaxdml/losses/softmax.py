@@ -16,7 +16,6 @@ from jaxdml.losses._numerics import (
   sine,
   softplus,
 )
-from jaxdml.losses._record import Loss
 from jaxdml.losses._rows import (
   anchor_rows,
   positive_rows,
@@ -24,7 +23,7 @@ from jaxdml.losses._rows import (
   row_sum,
   sum_over_positives,
 )
-from jaxdml.types import Array, DistanceFn, Pairs, ReduceFn, Rows, SharedRefs
+from jaxdml.types import Array, DistanceFn, Loss, Pairs, ReduceFn, Rows, SharedRefs
 
 __all__ = [
   "angular_loss", "nca_loss", "npair_loss", "ntxent_loss", "supcon_loss", "tuplet_margin_loss",

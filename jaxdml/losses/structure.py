@@ -9,9 +9,8 @@ from jaxdml import distances
 from jaxdml.losses import reducers
 from jaxdml.losses._engine import from_rows
 from jaxdml.losses._numerics import exponents_fit, log_sum_exp, log_sum_exp_pair, softplus
-from jaxdml.losses._record import Loss
 from jaxdml.losses._rows import TwoPass, anchor_rows, row_count, row_sum
-from jaxdml.types import Array, DistanceFn, ReduceFn, Rows, SharedRefs
+from jaxdml.types import Array, DistanceFn, Loss, ReduceFn, Rows, SharedRefs
 
 __all__ = [
   "circle_loss", "generalized_lifted_structure_loss", "lifted_structure_loss",

@@ -10,9 +10,8 @@ from jaxdml import distances
 from jaxdml.losses import reducers
 from jaxdml.losses._engine import from_rows
 from jaxdml.losses._numerics import softplus
-from jaxdml.losses._record import Loss
 from jaxdml.losses._rows import row_count, sum_over_positives
-from jaxdml.types import Array, DistanceFn, Pairs, ReduceFn, Rows, SharedRefs
+from jaxdml.types import Array, DistanceFn, Loss, Pairs, ReduceFn, Rows, SharedRefs
 
 __all__ = ["soft_margin_triplet_loss", "triplet_loss"]
 

@@ -8,26 +8,60 @@ needs that to know an older embedding of the same image).
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 
-from jaxdml.refs.gather import gather, gather_ids
 from jaxdml.types import Array, Refs
 
-Layout = Callable[..., tuple[Array, Array, Array, Refs]]
-"""(embeddings, labels, axis_name=None, *, ids=None) -> (anchors, their labels, ids, references)."""
+Split = tuple[Array, Array, Array, Refs]
+"""(anchors, their labels, their ids, references)."""
+
+Layout = Callable[..., Split]
+"""(embeddings [n, d], labels [n], axis_name=None, *, ids=None) -> `Split`."""
 
 
-def all_pairs(
-  embeddings: Array, labels: Array, axis_name: str | None = None, *, ids: Array | None = None
-) -> tuple[Array, Array, Array, Refs]:
+def gather_ids(count: int, axis_name: str) -> Array:
+  """Ids [count] of this device's examples: their slots in the global batch."""
+  return jax.lax.axis_index(axis_name) * count + jnp.arange(count, dtype=jnp.int32)
+
+
+def gather(
+  embeddings: Array,
+  labels: Array,
+  axis_name: str,
+  *,
+  ids: Array | None = None,
+  where: Array | None = None,
+) -> Refs:
+  """The embeddings of all devices as Refs, in device order; gradients flow back to their device.
+
+  Call it inside pmap, shard_map or vmap with `axis_name`, pass the result as `refs` together with
+  `ids` (default: `gather_ids`), reduce with the same `axis_name`, and psum the gradients of the
+  parameters: then N devices with n examples each equal one device with N n.
+
+  Args:
+    embeddings: [n, d] of this device.
+    labels: [n].
+    axis_name: the mapped axis.
+    ids: [n], equal id means the same example.
+    where: [n] bool, the example exists.
+
+  Returns:
+    Refs of [N n, d].
+  """
+  if ids is None:
+    ids = gather_ids(embeddings.shape[0], axis_name)
+  here = Refs(embeddings, labels, where, ids)  # None is no leaf
+  return jax.tree.map(lambda x: jax.lax.all_gather(x, axis_name, tiled=True), here)
+
+
+def all_pairs(embeddings, labels, axis_name=None, *, ids=None) -> Split:
   """Every example is an anchor, every other example a reference."""
   ids = _slots(embeddings, axis_name) if ids is None else ids
   return embeddings, labels, ids, _references(embeddings, labels, ids, axis_name)
 
 
-def npair(
-  embeddings: Array, labels: Array, axis_name: str | None = None, *, ids: Array | None = None
-) -> tuple[Array, Array, Array, Refs]:
+def npair(embeddings, labels, axis_name=None, *, ids=None) -> Split:
   """Batches a0 p0 a1 p1 ...: first images are anchors, second ones references (Sohn, NIPS 2016).
 
   Raises:
@@ -41,9 +75,7 @@ def npair(
   return anchors, labels[0::2], ids[0::2], refs
 
 
-def triplet(
-  embeddings: Array, labels: Array, axis_name: str | None = None, *, ids: Array | None = None
-) -> tuple[Array, Array, Array, Refs]:
+def triplet(embeddings, labels, axis_name=None, *, ids=None) -> Split:
   """Batches a0 p0 n0 a1 p1 n1 ...: each anchor has its own positive and negative, [n/3, 2, d].
 
   Nothing crosses devices, whatever `axis_name`.

@@ -110,3 +110,21 @@ def test_synthetic_tuples_are_the_real_ones_where_nothing_is_generated(miners, s
   _, (_, _, metrics) = jax.jit(run, compiler_options=tiny.QUICK)(z)
   np.testing.assert_allclose(metrics["loss/synthetic"], metrics["loss/real"], rtol=1e-12)
   assert metrics["loss/real"] > 1.0
+
+
+def test_an_unknown_label_is_in_no_tuple_and_teaches_the_head_nothing():
+  """-1 would read the last class otherwise."""
+  case = tiny.CASES["slots_eps"]._replace(slots=None)
+  arguments = tiny.bound(case, alpha=0.0) | {"mining_fn": None}
+  z = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+  identity = lambda p, x: (x, None)
+  networks = hdml.Networks(identity, identity, lambda p, y: y)
+  params = dict.fromkeys(("embedding", "generator", "head"), ())
+
+  def metrics(z, labels):
+    state = tiny.state(1.0, 1.0)
+    return hdml.objective(networks, params, z, z, jnp.array(labels), state, **arguments)[1][2]
+
+  found, known = metrics(z, [0, 1, 0, 1, 0, 1, -1, -1]), metrics(z[:6], [0, 1, 0, 1, 0, 1])
+  for name in ("loss/head", "loss/real"):
+    np.testing.assert_allclose(found[name], known[name], rtol=1e-5, err_msg=name)

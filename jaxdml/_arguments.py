@@ -54,11 +54,16 @@ def labels_of(name: str, x: Any) -> Array:
   return kept
 
 
-def known(labels: Array) -> Array | None:
-  """Which labels are known: not -1, not NaN; None where the type holds neither."""
-  if jnp.issubdtype(labels.dtype, jnp.floating):
-    return (labels == labels) & (labels != UNKNOWN)
-  return labels != UNKNOWN if jnp.issubdtype(labels.dtype, jnp.signedinteger) else None
+def known(*columns: Array) -> list[Array | None]:
+  """Which labels of each are known: not -1, not NaN; None where the type holds neither."""
+  result = []
+  for labels in columns:
+    if jnp.issubdtype(labels.dtype, jnp.floating):
+      result.append((labels == labels) & (labels != UNKNOWN))
+    else:
+      signed = jnp.issubdtype(labels.dtype, jnp.signedinteger)
+      result.append(labels != UNKNOWN if signed else None)
+  return result
 
 
 def _check_comparable(name: str, x: Array, other: Array) -> None:

@@ -88,33 +88,26 @@ matmul_transposed.defvjp(
 )
 
 
-def _scales(x: Array) -> tuple[Array, Array]:
-  """(a power of 2 near the largest entry of each row, is the row too small for a direction).
+def l2_normalize(x: Array) -> Array:
+  """x / ||x|| over the last axis; a zero vector stays zero with a zero gradient, NaN NaN.
 
-  [..., 1] each, constants. Divided by it, which is exact, a row's squares neither overflow nor
-  vanish. Of a row below 2^-100 (in float32) a gradient, which is about 1 / ||x||, might overflow.
+  Rows are first divided by a power of 2 near their largest entry, which is exact: no square
+  overflows or vanishes. A row below 2^-100 (in float32) counts as zero, as its gradient, which is
+  about 1 / ||x||, might overflow.
   """
+  x = _at_least_float32(x)
   info = jnp.finfo(x.dtype)
+  least = float(info.tiny) * 2.0**26
   top = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0.0))
   power = jax.lax.reduce_precision(0.5 * top, exponent_bits=info.nexp, mantissa_bits=0)
-  least = float(info.tiny) * 2.0**26
-  return jnp.where(top > least, power, 1.0), top <= least
-
-
-def l2_normalize(x: Array) -> Array:
-  """x / ||x|| over the last axis; a zero vector stays zero with a zero gradient, NaN NaN."""
-  x = _at_least_float32(x)
-  scale, zero = _scales(x)
-  x = x / scale
+  zero, x = top <= least, x / jnp.where(top > least, power, 1.0)
   square = jnp.sum(x * x, axis=-1, keepdims=True)
   return jnp.where(zero, 0.0, x * jax.lax.rsqrt(jnp.where(zero, 1.0, square)))
 
 
 def norm(x: Array) -> Array:
-  """||x|| over the last axis; its gradient at 0 is 0."""
-  x = _at_least_float32(x)
-  scale, _ = _scales(x)
-  return (scale * safe_sqrt(jnp.sum(jnp.square(x / scale), axis=-1, keepdims=True)))[..., 0]
+  """||x|| over the last axis, of any scale; its gradient at 0 is 0."""
+  return jnp.sum(_at_least_float32(x) * l2_normalize(x), axis=-1)
 
 
 def bounded(x: Array) -> Array:

@@ -104,12 +104,12 @@ def masked_pairs(distances, labels, refs: Refs, ids, where, keys, anchor) -> Pai
   # Fields of shared references are [m], of private ones [n, m]: both compare with [n, 1].
   positive = labels[:, None] == refs.labels
   negative = ~positive
-  of_anchors = known(labels)
+  of_anchors, of_refs = known(labels, refs.labels)
   for there in (
     None if where is None else where[:, None],
     None if of_anchors is None else of_anchors[:, None],
     refs.where,
-    known(refs.labels),
+    of_refs,
     None if refs.ids is None else ids[:, None] != refs.ids,
   ):
     if there is not None:

@@ -26,8 +26,8 @@ def _triplet_rows(penalty: Callable[[Array], Array], pairs: Pairs, margin) -> Ro
     return jnp.sum(value, axis=1), jnp.sum(value > 0, axis=1, dtype=d.dtype)
 
   total, active = sum_over_positives(of_a_positive, pairs.positive, pairs.distances)
-  count = lambda mask: row_count(mask, pairs.distances.dtype)
-  return Rows(total, elements=count(pairs.positive) * count(pairs.negative), active=active)
+  positives = row_count(pairs.positive, total.dtype)
+  return Rows(total, positives * row_count(pairs.negative, total.dtype), active)
 
 
 def triplet_loss(

@@ -123,3 +123,20 @@ def test_many_clusters_are_not_restarted(monkeypatch, classes, expected):
 def test_wrong_input_is_refused(call, match):
   with pytest.raises(ValueError, match=match):
     call()
+
+
+@pytest.mark.parametrize("mark", [-1, None, np.nan])
+def test_rows_of_unknown_label_are_left_out(mark):
+  true, pred = [0, 0, 1, 1, mark, mark], [0, 1, 1, 1, 0, 2]
+  for metric in (nmi, ami, pairwise_f1):
+    assert metric(true, pred) == metric(true[:4], pred[:4])
+  x = np.random.default_rng(0).normal(size=(6, 3))
+  known = clustering_metrics(x[:4], true[:4])
+  assert clustering_metrics(x, true) == known
+  assert all(np.isnan(list(clustering_metrics(x, [mark] * 6).values())))
+  with pytest.raises(ValueError, match="at least one label that is known"):
+    nmi([mark] * 6, pred)
+
+
+def test_noise_of_a_clusterer_is_a_cluster():
+  assert nmi([0, 0, 1, 1], [-1, -1, 0, 0]) == pytest.approx(1.0)

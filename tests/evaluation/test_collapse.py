@@ -337,3 +337,14 @@ def test_the_documentation_names_every_metric_and_its_code_runs():
   for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
     exec(compile(block, path.name, "exec"), namespace)
   assert "embeddings" in namespace
+
+
+def test_rows_of_unknown_label_are_left_out():
+  x = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
+  labels, fine = np.repeat([0, 1, -1], 4), np.arange(12) // 2 % 4
+  found, known = collapse_metrics(x, labels, fine), collapse_metrics(x[:8], labels[:8], fine[:8])
+  spectrum = {"spectral_decay", "effective_rank"}
+  assert {k: v for k, v in found.items() if k not in spectrum} == {
+    k: v for k, v in known.items() if k not in spectrum
+  }
+  assert set(collapse_metrics(x, np.full(12, -1), fine)) == spectrum

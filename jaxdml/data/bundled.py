@@ -24,9 +24,7 @@ from tqdm import tqdm
 
 from jaxdml.data import records
 
-BUNDLED = ("digits", "glyphs")
-"""The data sets that `build` makes."""
-
+BUNDLED = ("digits", "glyphs")  # What `build` makes.
 SIZE = 32  # Height and width of a picture in pixels.
 
 _DIGITS = """\
@@ -161,13 +159,8 @@ class Digits(BundledBuilder):
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
     """Divides the images of each digit in two halves."""
     del dl_manager
-    try:
-      from sklearn.datasets import load_digits
-    except ImportError as error:
-      raise ImportError(
-        "The data set 'digits' is made from scikit-learn's scanned digits, and scikit-learn is not "
-        "installed. Run: pip install scikit-learn"
-      ) from error
+    from sklearn.datasets import load_digits
+
     data = load_digits()
     rng = np.random.Generator(np.random.PCG64(2006))
     in_train = np.zeros(len(data.target), bool)

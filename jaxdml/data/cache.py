@@ -26,8 +26,6 @@ from jaxdml import _files
 from jaxdml.data import decode as decode_lib
 from jaxdml.data.decode import Header, decode
 
-__all__ = ["Decoder"]
-
 _MAGIC = b"jaxdml2\n"  # Raised where the same file gives other pixels than before.
 _HEAD = struct.Struct("<8sIII")  # magic, height, width, channels; then the pixels
 _FREE = 0.05  # This share of the disk stays free.

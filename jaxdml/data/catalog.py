@@ -9,11 +9,6 @@ from pathlib import Path
 
 from jaxdml.errors import JaxdmlError
 
-__all__ = [
-  "IMAGE_FOLDER", "PUBLIC", "DatasetNotPreparedError", "Rule", "how_to_convert", "how_to_prepare",
-  "what_there_is",
-]  # fmt: skip
-
 
 class DatasetNotPreparedError(JaxdmlError):
   """The data set is not on this machine; the message says where it was sought and what makes it."""
@@ -46,9 +41,7 @@ PUBLIC: dict[str, Rule] = {
 answered with advice, before it is prepared.
 """
 
-IMAGE_FOLDER = "image_folder/"
-"""Names of people's own photos begin with it."""
-
+IMAGE_FOLDER = "image_folder/"  # Names of people's own photos begin with it.
 _SHOWN = 20
 
 

@@ -22,8 +22,8 @@ from jaxdml.data import bundled, catalog, records
 from jaxdml.data.catalog import PUBLIC as PUBLIC
 from jaxdml.data.catalog import DatasetNotPreparedError as DatasetNotPreparedError
 
+# Column of a test split that is divided in queries (0) and the gallery they are ranked in (1).
 GALLERY = "gallery"
-"""Column of a test split that is divided in queries (0) and the gallery they are ranked in (1)."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

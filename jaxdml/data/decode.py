@@ -19,21 +19,12 @@ from PIL import Image
 
 from jaxdml.errors import JaxdmlError
 
-__all__ = [
-  "FORMATS", "MAX_BYTES", "MAX_PIXELS", "Header", "ImageDecodeError", "decode", "heif_version",
-  "is_heif", "orientation", "probe", "reduction_for",
-]  # fmt: skip
-
+# The formats that are decoded, HEIF, as iPhones write it (.heic), with the package pillow-heif.
+# Pillow knows more, some of which start programs.
 FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""The formats that are decoded, HEIF, as iPhones write it (.heic), with the package pillow-heif.
-
-Pillow knows more, some of which start programs."""
-
+# Larger images are refused before they are decoded: 512 MiB as RGB, Pillow's own limit.
 MAX_PIXELS = 178_956_970
-"""Larger images are refused before they are decoded: 512 MiB as RGB, Pillow's own limit."""
-
-MAX_BYTES = 2**29
-"""Larger files are refused: no image of `MAX_PIXELS` 8-bit RGB pixels needs as much."""
+MAX_BYTES = 2**29  # So are larger files: no image of `MAX_PIXELS` 8-bit RGB pixels needs as much.
 
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _ORIENTATION = 0x0112  # the EXIF tag

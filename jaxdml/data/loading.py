@@ -20,12 +20,9 @@ from jaxdml.data.decode import ImageDecodeError
 PreprocessFn = Callable[[bytes, np.random.Generator], np.ndarray]
 """Encoded image and generator -> image [h, w, c]."""
 
+# Decoded images are kept in memory if the whole data set fits in this many bytes, per process.
 CACHE_BYTES = 256 * 2**20
-"""Decoded images are kept in memory if the whole data set fits in this many bytes, per process."""
-
-MAX_BAD_IMAGES = 0.01
-"""By default, the share of a data set's images that may fail to decode."""
-
+MAX_BAD_IMAGES = 0.01  # By default, the share of a data set's images that may fail to decode.
 _STREAM = 0xA06  # Keeps the augmentation's random numbers apart from those of the sampler.
 _SHOWN = 5
 

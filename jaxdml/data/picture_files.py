@@ -27,9 +27,7 @@ SUFFIXES = (
 )
 """Files whose names end so, in any case, count as pictures."""
 
-SPLITS = ("train", "test", "query", "gallery")
-"""Names of folders that hold class folders in place of pictures."""
-
+SPLITS = ("train", "test", "query", "gallery")  # Such folders hold class folders, no pictures.
 # What macOS, Windows and network disks add to people's folders.
 _PASSED_OVER = {"$recycle.bin", "@eadir", "__macosx", "desktop.ini", "thumbs.db"}
 

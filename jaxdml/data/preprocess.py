@@ -28,11 +28,9 @@ _AFFINES = {
   "glyphs": augment.Affine(shift=2.0, rotate=8.0, scale=0.12, shear=0.12),
   "digits": augment.Affine(shift=1.5, rotate=6.0, scale=0.08, shear=0.06),
 }
+# The normalisation that each preprocessing has of its own.
 NORMALIZE = {"digits": "half", "glyphs": "half", "hdml": "caffe", "standard": "imagenet"}
-"""The normalisation that each preprocessing has of its own."""
-
-NAMES = tuple(NORMALIZE)
-"""The preprocessings that `create` knows."""
+NAMES = tuple(NORMALIZE)  # What `create` knows.
 
 
 @dataclasses.dataclass(frozen=True)

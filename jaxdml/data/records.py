@@ -27,11 +27,10 @@ from tqdm import tqdm
 from jaxdml import _files
 from jaxdml.errors import JaxdmlError
 
+# In the directory of a prepared data set: the labels of every split; and, if `jaxdml prepare` wrote
+# it, what it was made from.
 INDEX_FILE = "jaxdml-labels.npz"
-"""Side file with the labels of every split, in the directory of the prepared data set."""
-
 SOURCE_FILE = "jaxdml-source.json"
-"""In the directory of a data set that `jaxdml prepare` wrote: what it was made from."""
 
 _SEAL = "seal"
 _CHUNK = 2048

@@ -15,11 +15,6 @@ from jaxdml._text import few
 from jaxdml.prepare.archives import Files, Folder, Tar, Zip, check_name
 from jaxdml.prepare.source import MAX_FILE_BYTES, Item, PrepareError, Source, column_features, said
 
-__all__ = [
-  "Annotations", "Card", "Count", "Part", "Row", "find", "find_part", "load_mat", "missing_files",
-  "open_part",
-]  # fmt: skip
-
 _IMAGES = (".jpg", ".jpeg", ".png")
 _UNREADABLE = (ValueError, TypeError, NotImplementedError, OSError, OverflowError, MemoryError)
 _TAR_ENDINGS = (".tgz", ".tar.gz", ".tar")

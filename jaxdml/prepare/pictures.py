@@ -7,9 +7,7 @@ import cv2
 from jaxdml.data import augment, decode
 from jaxdml.data.decode import ImageDecodeError
 
-QUALITY = 95
-"""The quality of the JPEGs that `shrink` writes, on libjpeg's scale to 100."""
-
+QUALITY = 95  # of the JPEGs that `shrink` writes, on libjpeg's scale to 100
 _CHANNELS = 3
 _SMALLEST = (1, 1)  # a size that lets a JPEG be decoded at an eighth
 

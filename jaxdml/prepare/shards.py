@@ -16,12 +16,10 @@ from tensorflow_datasets.core import dataset_info, example_serializer, file_adap
 from jaxdml import _files
 from jaxdml.prepare.source import PrepareError
 
+# Items in a shard; more if a split would have over `MAX_SHARDS`, as each keeps a file open.
 MIN_ITEMS = 1024
-"""Items in a shard; more if a split would have over `MAX_SHARDS`, as each keeps a file open."""
 MAX_SHARDS = 128
-
-Key = tuple[str, int]
-"""A shard: its split and its number."""
+Key = tuple[str, int]  # A shard: its split and its number.
 
 
 class Plan:

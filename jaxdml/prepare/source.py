@@ -12,14 +12,8 @@ import tensorflow_datasets as tfds
 from jaxdml._text import printable
 from jaxdml.errors import JaxdmlError
 
-__all__ = [
-  "MAX_FILE_BYTES", "Item", "PrepareError", "Source", "column_features", "said", "small_file",
-  "summary",
-]  # fmt: skip
-
+# No photo and no list of the data sets is as large; by default a file that says so is refused.
 MAX_FILE_BYTES = 512 * 2**20
-"""No photo and no list of the data sets is as large; by default a file that says so is refused."""
-
 _MOST = 1000  # characters of a line of a message
 
 

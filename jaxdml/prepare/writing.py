@@ -33,8 +33,6 @@ from jaxdml.data.decode import ImageDecodeError
 from jaxdml.prepare import pictures, shards
 from jaxdml.prepare.source import PrepareError, Source, said, summary
 
-__all__ = ["SKIPPED_FILE", "is_current", "target", "write"]
-
 SKIPPED_FILE = "skipped.jsonl"
 """In the data set's directory: path and reason of every image that could not be decoded."""
 

@@ -22,6 +22,7 @@ from tensorflow_datasets.core import writer as tfds_writer
 from tensorflow_datasets.proto import tf_example_pb2
 from tqdm import tqdm
 
+from jaxdml import _files
 from jaxdml.data import records
 
 BUNDLED = ("digits", "glyphs")  # What `build` makes.
@@ -72,19 +73,19 @@ def build(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
   """
   if name not in BUNDLED:
     raise ValueError(f"no bundled data set {name!r}; there are {sorted(BUNDLED)}")
+  root = Path(data_dir or default_data_dir()).expanduser()
+  directory = root / name / str(BundledBuilder.VERSION)
+  if directory.exists():
+    if not records.is_prepared(directory):
+      wrong = "exists but is not a data set (it has no dataset_info.json)"
+      raise FileExistsError(f"{directory} {wrong}; delete it, and it is built anew")
+    return directory
   if name == "digits":
     kind: type[BundledBuilder] = Digits
   else:
     from jaxdml.data.glyphs import Glyphs as kind  # Imports matplotlib, which reading needs not.
-  root = Path(data_dir or default_data_dir()).expanduser()
   with quiet_tfds():
     builder = kind(data_dir=os.fspath(root), file_format="array_record")
-    directory = Path(builder.data_dir)
-    if directory.exists():
-      if not records.is_prepared(directory):
-        wrong = "exists but is not a data set (it has no dataset_info.json)"
-        raise FileExistsError(f"{directory} {wrong}; delete it, and it is built anew")
-      return directory
     print(f"Building the data set {name!r} in {directory} (once).", file=sys.stderr)
     try:
       config = tfds.download.DownloadConfig(try_download_gcs=False)
@@ -98,6 +99,7 @@ def build(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
       # Another process renamed its finished build into place first; ours is discarded.
       if not records.is_prepared(directory):
         raise
+  _files.write_json(directory / records.SOURCE_FILE, {"files": records.digests(directory)})
   return directory
 
 

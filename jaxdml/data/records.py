@@ -100,7 +100,9 @@ def _builder(directory: Path) -> tfds.core.DatasetBuilder:
   try:
     # Reading it imports the classes that it names.
     json.loads((directory / "features.json").read_bytes(), object_pairs_hook=_own_classes)
-    return tfds.builder_from_directory(os.fspath(directory))
+    builder = tfds.builder_from_directory(os.fspath(directory))
+    builder.info  # noqa: B018, which is read when it is asked for
+    return builder
   except Exception as error:  # Damage shows as any of a dozen exceptions.
     raise _damaged(directory, f"its description cannot be read: {error}") from error
 

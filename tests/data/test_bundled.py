@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxdml import commands, data
-from jaxdml.data import bundled
+from jaxdml.data import bundled, records
 from jaxdml.data import glyphs as glyphs_lib
 
 
@@ -132,8 +132,18 @@ def test_two_processes_build_identical_glyphs(tmp_path, data_dir, glyphs):
     env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
   )
   second = _digests(tmp_path / "glyphs" / "1.0.0")
-  assert len(second) == 9
+  assert len(second) == 10
   assert second.items() <= _digests(data_dir / "glyphs" / "1.0.0").items()
+
+
+@pytest.mark.parametrize("file", ["parity.labels.txt", "features.json", "dataset_info.json"])
+def test_a_description_that_was_changed_is_refused(tmp_path, file):
+  path = bundled.build("digits", tmp_path) / file
+  content = bytearray(path.read_bytes())
+  content[2] ^= 2
+  path.write_bytes(content)
+  with pytest.raises(records.DamagedDatasetError, match=f"{file} changed since it was prepared"):
+    data.load("digits", "train", data_dir=tmp_path)
 
 
 def test_an_interrupted_build_leaves_no_data_set(tmp_path, monkeypatch):

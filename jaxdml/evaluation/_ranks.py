@@ -42,16 +42,11 @@ _NONE = np.iinfo(np.int32).max
 
 
 class Ranks(NamedTuple):
-  """Places of the relevant items of some queries, for one set of labels.
+  """Places of the relevant items of some queries, for one set of labels."""
 
-  Attributes:
-    rows: the queries [b].
-    counts: relevant items of each [b].
-    ranks: their ranks from 0, ascending within a query, one query after the other [sum of counts].
-  """
-
-  rows: np.ndarray
-  counts: np.ndarray
+  rows: np.ndarray  # the queries [b]
+  counts: np.ndarray  # relevant items of each [b]
+  # Their ranks from 0, ascending within a query, one query after the other [sum of counts].
   ranks: np.ndarray
 
 

@@ -27,25 +27,17 @@ _LONG = 2e12
 
 
 class Problem(NamedTuple):
-  """Queries, the items that they rank, and which items each query must not see.
+  """Queries, the items that they rank, and which items each query must not see."""
 
-  Attributes:
-    queries: [n, d] float32, as given, or moved to the origin with the items.
-    items: [m, d] float32, likewise; the same object as `queries` where they rank each other.
-    normalize: scale both to unit norm.
-    offset: [m] float32; the score of query q and item g is q.g - offset.
-    dropped: (order, start, stop): query i must not see the items order[start[i] : stop[i]].
-    distance_fn: scores are the negatives of its distances; None: as above.
-    exponent: both were divided by 2^exponent, and scores by its square.
-  """
-
-  queries: np.ndarray
+  queries: np.ndarray  # [n, d] float32, as given, or moved to the origin with the items
+  # [m, d] float32, likewise; the same object as `queries` where they rank each other.
   items: np.ndarray
-  normalize: bool
-  offset: np.ndarray
+  normalize: bool  # scale both to unit norm
+  offset: np.ndarray  # [m] float32; the score of query q and item g is q.g - offset
+  # (order, start, stop): query i must not see the items order[start[i] : stop[i]].
   dropped: tuple[np.ndarray, np.ndarray, np.ndarray]
-  distance_fn: DistanceFn | None = None
-  exponent: int = 0
+  distance_fn: DistanceFn | None = None  # scores are the negatives of its distances; None: as above
+  exponent: int = 0  # both were divided by 2^exponent, and scores by its square
 
   def query_rows(self, rows: np.ndarray) -> np.ndarray:
     """Returns queries `rows` as they are scored, [len(rows), d]."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import os
 import pathlib
@@ -48,20 +47,14 @@ class CheckpointError(JaxdmlError, RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-  """Facts that the loop needs to go on, beside the training state.
+  """Facts that the loop needs to go on, beside the training state."""
 
-  Attributes:
-    best: what `eval.select_by` selected by, of the best checkpoint; None before the first
-      evaluation.
-    best_step: the step of that checkpoint.
-    floors: metrics of what training must beat, by its name in the results.
-    lines: of metrics.jsonl, so that lost ones are noticed.
-  """
-
+  # What `eval.select_by` selected by, of the best checkpoint; None before the first evaluation.
   best: float | None = None
-  best_step: int | None = None
+  best_step: int | None = None  # the step of that checkpoint
+  # Metrics of what training must beat, by its name in the results.
   floors: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
-  lines: int = 0
+  lines: int = 0  # of metrics.jsonl, so that lost ones are noticed
 
 
 class Checkpoints:
@@ -103,19 +96,21 @@ class Checkpoints:
     """The newest checkpoint's step, or None."""
     return self._managers[which].latest_step()
 
+  def _all(self) -> list[str]:
+    """WHICH/STEP of all, the newest first; of one step the last before the best."""
+    steps = [(step, which) for which, m in self._managers.items() for step in m.all_steps()]
+    return [f"{which}/{step}" for step, which in sorted(steps, reverse=True)]
+
   def save(self, which: str, step: int, state: PyTree, progress: Progress) -> None:
     """Starts saving host arrays `state` and the progress; returns at once.
 
-    Raises:
-      CheckpointError: it cannot be written, or what was saved last could not.
+    Raises CheckpointError: it cannot be written, or what was saved last could not.
     """
     if step in self._managers[which].all_steps():
       return
-    facts = _files.finite({"arrays": digests(state), **dataclasses.asdict(progress)})
-    args = ocp.args.Composite(
-      state=ocp.args.StandardSave(state),
-      progress=ocp.args.JsonSave({**facts, "digest": _digest_of_facts(facts)}),
-    )
+    facts = {"arrays": digests(state), **dataclasses.asdict(progress)}
+    sealed = ocp.args.JsonSave(_files.seal(_files.finite(facts)))
+    args = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=sealed)
     with self._writing():
       self._managers[which].save(step, args=args, force=True)
 
@@ -125,27 +120,27 @@ class Checkpoints:
     Damaged ones, and a damaged best, are put aside in the same folder once a whole one is found,
     and `say` takes a line on each: from an earlier step the run takes the same way again.
 
-    Raises:
-      CheckpointError: all are damaged or have another structure; nothing is put aside.
+    Raises CheckpointError: all are damaged or have another structure; nothing is put aside.
     """
-    steps = [(step, which) for which, m in self._managers.items() for step in m.all_steps()]
-    damaged, found = [], None
-    for step, which in sorted(steps, key=lambda c: (c[0], c[1] == "last"), reverse=True):
+    damaged, found = {}, None
+    for name in self._all():
+      which, step = name.split("/")
       if found is None or which == "best":
         try:
-          restored = self.restore(which, abstract, step)
+          restored = self.restore(which, abstract, int(step))
           found = found or restored
         except CheckpointError as error:
           if jax.process_count() > 1:  # Hosts may not decide this each by itself.
             raise
-          damaged.append((step, which, error))
+          damaged[name] = error
     if found is None and damaged:
-      raise damaged[0][2]
-    for step, which, error in damaged:
-      aside = _unused(self._root / f"damaged-{which}-{step}")
+      raise next(iter(damaged.values()))
+    for name, error in damaged.items():
+      aside = _unused(self._root / f"damaged-{name.replace('/', '-')}")
       with self._writing():
-        (self._root / which / str(step)).rename(aside)
-        self._managers[which].reload()
+        (self._root / name).rename(aside)
+        for manager in self._managers.values():
+          manager.reload()
       say(f"{str(error).splitlines()[0]}; it is now {aside}")
     return found
 
@@ -157,8 +152,7 @@ class Checkpoints:
       abstract: a NamedTuple of shapes and dtypes.
       step: by default the newest.
 
-    Raises:
-      CheckpointError: if it cannot be read, is damaged or has another structure.
+    Raises CheckpointError: if it cannot be read, is damaged or has another structure.
     """
     with self._reading(which, step) as (step, _):
       state_args = ocp.args.StandardRestore(_on_one_device(abstract._asdict()))
@@ -178,8 +172,7 @@ class Checkpoints:
       which: "last" or "best".
       abstract: nested dicts of shapes and dtypes.
 
-    Raises:
-      CheckpointError: if it cannot be read, is damaged or has no such arrays.
+    Raises CheckpointError: if it cannot be read, is damaged or has no such arrays.
     """
     with self._reading(which) as (step, path), ocp.PyTreeCheckpointer() as reader:
       _check_shapes(ocp.StandardCheckpointHandler().metadata(path / "state"), abstract)
@@ -205,20 +198,14 @@ class Checkpoints:
     try:
       yield step, pathlib.Path(manager.directory) / str(step)
     except Exception as error:
-      others = [
-        f"{name}/{other}"
-        for name, m in self._managers.items()
-        for other in sorted(m.all_steps(), reverse=True)
-        if (name, other) != (which, step)
-      ]
+      others = ", ".join(c for c in self._all() if c != f"{which}/{step}")
+      advice = "there is no other one: choose another --workdir to train anew"
+      if others:
+        advice = "the command that trained it goes on from the newest whole one of "
+        advice += f"{others}, and finds the best anew"
+      path = self._root / which / str(step)
       raise CheckpointError(
-        f"cannot read the checkpoint {self._root / which / str(step)}: {_reason(error)}\n"
-        + (
-          "the command that trained it goes on from the newest whole one of "
-          f"{', '.join(others)}, and finds the best anew"
-          if others
-          else "there is no other one: choose another --workdir to train anew"
-        )
+        f"cannot read the checkpoint {path}: {_reason(error)}\n{advice}"
       ) from error
 
   @contextlib.contextmanager
@@ -232,21 +219,13 @@ class Checkpoints:
       ) from error
 
   def wait(self) -> None:
-    """Waits until everything is on disk.
-
-    Raises:
-      CheckpointError: it cannot be written.
-    """
+    """Waits until everything is on disk; CheckpointError: it cannot be written."""
     with self._writing():
       for manager in self._managers.values():
         manager.wait_until_finished()
 
   def close(self) -> None:
-    """Waits and releases the threads.
-
-    Raises:
-      CheckpointError: what was saved last cannot be written.
-    """
+    """Waits and releases the threads; CheckpointError: what was saved last cannot be written."""
     with self._writing(), contextlib.ExitStack() as stack:
       if self._link is not None:
         stack.callback(self._link.cleanup)
@@ -256,11 +235,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def open_best(workdir: pathlib.Path) -> Iterator[Checkpoints]:
-  """The checkpoints of a run to read the best of.
-
-  Raises:
-    CheckpointError: there is none.
-  """
+  """The checkpoints of a run to read the best of; CheckpointError: there is none."""
   if not any((workdir / "checkpoints" / "best").glob("[0-9]*")):
     raise CheckpointError(
       f"{workdir} holds no checkpoint: its run was stopped before the first evaluation; "
@@ -293,14 +268,10 @@ def digests(tree: PyTree) -> dict[str, str]:
     return {k: v for part in pool.map(of_part, range(threads)) for k, v in part.items()}
 
 
-def _digest_of_facts(facts: Mapping[str, Any]) -> str:
-  return f"{zlib.crc32(json.dumps(facts, sort_keys=True).encode()):08x}"
-
-
 def _checked_facts(saved: Mapping[str, Any]) -> tuple[Progress, dict[str, str]]:
   """(progress, digests of the arrays) of what `save` wrote as JSON."""
   facts = dict(saved)
-  if facts.pop("digest", None) != _digest_of_facts(facts):
+  if facts.pop("seal", None) != _files.seal(facts)["seal"]:
     raise ValueError("progress/metadata is not what was saved: it is damaged")
   arrays = facts.pop("arrays")
   # JSON knows no NaN: the score of a floor that has none is null there.

@@ -101,8 +101,7 @@ def _source(config: ConfigDict) -> tuple[str, int, str]:
 def wanted_normalize(config: ConfigDict) -> str:
   """The `data.normalize` that the weights of `encoder.init` want; refuses those that do not fit.
 
-  Raises:
-    ConfigError: the weights are not there, are another encoder's, or take other channels.
+  Raises ConfigError: the weights are not there, are another encoder's, or take other channels.
   """
   return _source(config)[0]
 
@@ -123,8 +122,7 @@ def put(config: Config, state: TrainState) -> TrainState:
 
   What published weights lack (GeM's exponent) stays as it is.
 
-  Raises:
-    ConfigError: the weights cannot be read or do not fit the encoder.
+  Raises ConfigError: the weights cannot be read or do not fit the encoder.
   """
   if run := _run(config):
     variables = _of_run(config, run)[1].variables

@@ -48,13 +48,9 @@ Finished = Callable[[runs.Restored, evaluation.Embedded], None]
 
 
 class _Run:
-  """One run: what is built once, and the steps of its life.
+  """One run: what is built once, and the steps of its life."""
 
-  Attributes:
-    progress: of the state that training has reached; saved with it.
-  """
-
-  progress: Progress
+  progress: Progress  # of the state that training has reached; saved with it
 
   def __init__(self, config: ConfigDict, workdir: pathlib.Path, finished: Finished | None):
     config = setup.resolve(config, jax.device_count())

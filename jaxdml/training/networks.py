@@ -25,19 +25,12 @@ __all__ = ["Embedder", "build", "encode_in_chunks", "foldable", "read_layers"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Embedder:
-  """The two networks that images pass through, and what comes before them.
+  """The two networks that images pass through, and what comes before them."""
 
-  Attributes:
-    encoder: images to features.
-    embedding: features to embeddings.
-    normalize: 8-bit pixels to what the encoder takes.
-    image_shape: [h, w, c] of an image.
-  """
-
-  encoder: Any
-  embedding: models.Embedding
-  normalize: Normalize
-  image_shape: tuple[int, int, int]
+  encoder: Any  # images to features
+  embedding: models.Embedding  # features to embeddings
+  normalize: Normalize  # 8-bit pixels to what the encoder takes
+  image_shape: tuple[int, int, int]  # [h, w, c] of an image
 
   def init(self, keys: dict[str, Array]) -> dict[str, PyTree]:
     """Returns the variables before training of "encoder" and "embedding", each by its key."""
@@ -69,8 +62,7 @@ class Embedder:
 def build(config: Config, axis_name: str | None = None) -> Embedder:
   """The networks of a config; in training BatchNorm is synchronised over `axis_name`.
 
-  Raises:
-    ValueError: unknown names or options.
+  Raises ValueError: unknown names or options.
   """
   encoder = models.create(
     config.encoder.name,

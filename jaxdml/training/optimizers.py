@@ -107,8 +107,7 @@ def encoder_factors(config: Config, encoder: nn.Module) -> FactorFn | None:
 
   (layer-wise decay as in arXiv 1801.06146 and 2106.08254).
 
-  Raises:
-    ConfigError: more frozen stages than there are.
+  Raises ConfigError: more frozen stages than there are.
   """
   frozen, opt, stages = config.encoder.frozen_stages, config.optimizer, encoder.stages
   if frozen > len(stages):

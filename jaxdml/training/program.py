@@ -21,56 +21,38 @@ __all__ = ["Parts", "Program", "TrainState", "build"]
 
 
 class TrainState(NamedTuple):
-  """Everything a step needs from the one before.
+  """Everything a step needs from the one before."""
 
-  Attributes:
-    step: int32, steps done.
-    params: {"encoder", "embedding"} and, as the config asks, "generator", "head", "loss".
-    batch_stats: running BatchNorm statistics of encoder, embedding, generator.
-    opt_state: optax's.
-    hdml: HDML's window means, or ().
-    memory: the cross-batch queue, the same on every device, or ().
-  """
-
-  step: Array
+  step: Array  # int32, steps done
+  # {"encoder", "embedding"} and, as the config asks, "generator", "head", "loss".
   params: dict[str, PyTree]
-  batch_stats: dict[str, PyTree]
-  opt_state: PyTree
-  hdml: Any
-  memory: Any
+  batch_stats: dict[str, PyTree]  # running BatchNorm statistics of encoder, embedding, generator
+  opt_state: PyTree  # optax's
+  hdml: Any  # HDML's window means, or ()
+  memory: Any  # the cross-batch queue, the same on every device, or ()
 
 
 class Parts(NamedTuple):
-  """A step's pieces, per device.
+  """A step's pieces, per device."""
 
-  Attributes:
-    forward: (params, state, batch) -> (y, z, running statistics after them), as in training.
-    networks: (state, those statistics, y) -> HDML's networks; only where the config has HDML.
-    metric: loss, distance, miner and layout.
-    hdml: HDML's dials.
-  """
-
+  # (params, state, batch) -> (y, z, running statistics after them), as in training.
   forward: Callable[[dict[str, PyTree], TrainState, Batch], tuple[Array, Array, dict[str, PyTree]]]
+  # (state, those statistics, y) -> HDML's networks; only where the config has HDML.
   networks: Callable[[TrainState, dict[str, PyTree], Array], hdml.Networks]
-  metric: MetricLoss
-  hdml: hdml.HdmlConfig
+  metric: MetricLoss  # loss, distance, miner and layout
+  hdml: hdml.HdmlConfig  # HDML's dials
 
 
 class Program(NamedTuple):
-  """Functions that a config becomes.
+  """Functions that a config becomes, `step` and `embed` per device.
 
-  Attributes:
-    init: key -> TrainState.
-    step: (state, batch) -> (state, metrics), per device; batch["image"] is uint8, or floats of the
-      same range, and normalised here.
-    embed: ({"params", "batch_stats"}, such images) -> embeddings, per device.
-    parts: what the step is made of, for those who look into it.
+  Images are uint8, or floats of the same range, and normalised here.
   """
 
-  init: Callable[[Array], TrainState]
-  step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
-  embed: Callable[[PyTree, Array], Array]
-  parts: Parts
+  init: Callable[[Array], TrainState]  # of a key
+  step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]  # (state, metrics)
+  embed: Callable[[PyTree, Array], Array]  # ({"params", "batch_stats"}, images) -> embeddings
+  parts: Parts  # what the step is made of, for those who look into it
 
 
 def build(

@@ -113,19 +113,12 @@ class Evaluator:
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-  """A run's model and the unseen images it is measured on.
+  """A run's model and the unseen images it is measured on."""
 
-  Attributes:
-    setup: the run's config, data and program; "test split" below is its `measured`.
-    state: of the best checkpoint, on the host.
-    progress: of the loop when it saved that.
-    evaluator: of the test split.
-  """
-
-  setup: Setup
-  state: TrainState
-  progress: Progress
-  evaluator: Evaluator
+  setup: Setup  # the run's config, data and program; "test split" below is its `measured`
+  state: TrainState  # of the best checkpoint, on the host
+  progress: Progress  # of the loop when it saved that
+  evaluator: Evaluator  # of the test split
 
   @functools.cached_property
   def untrained(self) -> TrainState:

@@ -32,8 +32,7 @@ def resolve(config: ConfigDict, device_count: int | None = None) -> Config:
     config: with every key of jaxdml/training/defaults.py.
     device_count: devices over all hosts, whose batches must be whole; by default not looked at.
 
-  Raises:
-    ConfigError: values that mean nothing or cannot work together; weights that do not fit.
+  Raises ConfigError: values that mean nothing or cannot work together; weights that do not fit.
   """
   config = config_lib.fill_in(ConfigDict(config))
   checks.check(config, device_count)
@@ -45,20 +44,13 @@ def resolve(config: ConfigDict, device_count: int | None = None) -> Config:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-  """A config with the data and the program that it becomes.
-
-  Attributes:
-    train, validation, measured: the images, see `Splits`.
-    steps_per_epoch: for durations in epochs.
-    total_steps: of the run.
-    program: its init, step and embed, per device.
-  """
+  """A config with the data, as `Splits` has them, and the program that it becomes."""
 
   config: Config
   train: data.Dataset
   validation: data.Dataset | None
   measured: data.Dataset
-  steps_per_epoch: int
+  steps_per_epoch: int  # for durations in epochs
   total_steps: int
   program: program_lib.Program
 
@@ -102,16 +94,11 @@ def _building() -> Iterator[None]:
 
 
 class Splits(NamedTuple):
-  """The images of a run.
+  """The images of a run."""
 
-  Attributes:
-    train: training images.
-    validation: class-disjoint part of the training classes held out, or None.
-    measured: what results are of: the test split, or the validation part with eval.test=False.
-  """
-
-  train: data.Dataset
-  validation: data.Dataset | None
+  train: data.Dataset  # training images
+  validation: data.Dataset | None  # class-disjoint part of the training classes held out, or None
+  # What results are of: the test split, or the validation part with eval.test=False.
   measured: data.Dataset
 
 

@@ -21,17 +21,11 @@ __all__ = ["Trained", "fingerprint", "read"]
 
 
 class Trained(NamedTuple):
-  """The two networks that embed, as a run's best checkpoint holds them.
-
-  Attributes:
-    config, step: of the run, of the checkpoint.
-    variables: {"params", "batch_stats"}, each a dict by network, on the host.
-    embedder: the networks.
-  """
+  """The two networks that embed, as a run's best checkpoint holds them."""
 
   config: Config
-  step: int
-  variables: PyTree
+  step: int  # of the checkpoint
+  variables: PyTree  # {"params", "batch_stats"}, each a dict by network, on the host
   embedder: networks.Embedder
 
   @property

@@ -46,8 +46,7 @@ OPERATIONAL = (
 def check_path(workdir: pathlib.Path) -> None:
   """Refuses a path that no run can be written to, and makes nothing.
 
-  Raises:
-    ConfigError: it is too long, no folder, a link to nothing, or not for this user to write.
+  Raises ConfigError: it is too long, no folder, a link to nothing, or not for this user to write.
   """
   path = pathlib.Path(os.path.abspath(workdir))
   there, reason = path, ""
@@ -80,8 +79,7 @@ def _as_json(config: Config) -> dict[str, Any]:
 def check(config: Config, workdir: pathlib.Path) -> None:
   """Writes config.json into a new workdir; in an old one, refuses a config that differs.
 
-  Raises:
-    ConfigError: the workdir holds a run of another config; the differing keys are listed.
+  Raises ConfigError: the workdir holds a run of another config; the differing keys are listed.
   """
   path = workdir / "config.json"
   ours = {"format": FORMAT, **_as_json(config)}
@@ -94,17 +92,9 @@ def check(config: Config, workdir: pathlib.Path) -> None:
     if not jax.process_index():
       _files.write_json(path, _files.seal(ours))
     return
-  try:
-    theirs = flatten(_config_there(path))
-  except ConfigError:
-    raise
-  except (AttributeError, ValueError) as error:  # no object; no JSON, or no UTF-8
-    raise ConfigError(
-      f"{path} is no JSON of a config ({error}); choose another --workdir"
-    ) from error
   mine = flatten(ours)
   # A key younger than the run: then it was as it is by default now.
-  theirs = flatten(_as_json(defaults.get_config())) | theirs
+  theirs = flatten(_as_json(defaults.get_config())) | flatten(_config_there(path))
   differing = [
     f"  {key}: there {theirs.get(key, '(absent)')!r}, here {mine.get(key, '(absent)')!r}"
     for key in sorted(mine.keys() | theirs.keys())
@@ -133,9 +123,9 @@ def read_config(workdir: pathlib.Path, data_dir: str | None = None) -> Config:
       f"{workdir} holds no run: there is no config.json in it; expected the --workdir of "
       "python -m jaxdml.main"
     )
+  values = _config_there(path)
+  values.pop("format")
   try:
-    values = _config_there(path)
-    values.pop("format")
     config = config_lib.read(values)
   except ConfigError:
     raise
@@ -147,8 +137,18 @@ def read_config(workdir: pathlib.Path, data_dir: str | None = None) -> Config:
 
 def _config_there(path: pathlib.Path) -> dict[str, Any]:
   """What a config.json holds, which must be what was written; one without a seal is a user's."""
-  values = json.loads(path.read_text("utf-8"))
-  _check_format(values, path)
+  try:
+    values = json.loads(path.read_text("utf-8"))
+    found = values.get("format", 1)
+  except (AttributeError, ValueError) as error:  # no object; no JSON, or no UTF-8
+    raise ConfigError(
+      f"{path} is no JSON of a config ({error}); choose another --workdir"
+    ) from error
+  if found != FORMAT:
+    raise ConfigError(
+      f"{path} was written by another version of jaxdml (format {found}; this one reads {FORMAT}): "
+      "look at it with that version, or train anew in another --workdir"
+    )
   if (seal := values.pop("seal", None)) and seal != _files.seal(values)["seal"]:
     raise ConfigError(
       f"{path} is not what the run wrote: it is damaged, or was changed; bring it back as it was, "
@@ -168,8 +168,7 @@ def write_results(workdir: pathlib.Path, rows: Mapping[str, Mapping[str, float]]
 def read_results(workdir: pathlib.Path) -> dict[str, dict[str, float]] | None:
   """Reads the run's results.json, the trained model last; None if it has not finished.
 
-  Raises:
-    ConfigError: it is not what a run writes.
+  Raises ConfigError: it is not what a run writes.
   """
   path = workdir / "results.json"
   if not path.is_file():
@@ -197,20 +196,10 @@ def read_results(workdir: pathlib.Path) -> dict[str, dict[str, float]] | None:
   return {**numbers, TRAINED: trained}
 
 
-def _check_format(values: Mapping[str, Any], path: pathlib.Path) -> None:
-  """Refuses a workdir whose checkpoints and config have the layout of another version."""
-  if (found := values.get("format", 1)) != FORMAT:
-    raise ConfigError(
-      f"{path} was written by another version of jaxdml (format {found}; this one reads {FORMAT}): "
-      "look at it with that version, or train anew in another --workdir"
-    )
-
-
 def check_data(workdir: pathlib.Path, splits: Mapping[str, Dataset], label: str) -> None:
   """Writes data.json, what a run is made of; refuses to go on with other data under that name.
 
-  Raises:
-    ConfigError: the data set was made anew, from other images, since the run began.
+  Raises ConfigError: the data set was made anew, from other images, since the run began.
   """
   path = workdir / _DATA
   if not path.exists() and not jax.process_index():
@@ -223,8 +212,7 @@ def check_data(workdir: pathlib.Path, splits: Mapping[str, Dataset], label: str)
 def changed_data(workdir: pathlib.Path, splits: Mapping[str, Dataset], label: str) -> str | None:
   """Tells how splits differ from those of the run in `workdir`; None where they do not.
 
-  Raises:
-    ConfigError: its data.json is damaged.
+  Raises ConfigError: its data.json is damaged.
   """
   path = workdir / _DATA
   if not path.exists():
@@ -257,8 +245,7 @@ def alone(workdir: pathlib.Path) -> Iterator[None]:
   Two that train in one workdir would each drop what the other one writes. Where the file system
   knows no locks, nothing is held. Of several hosts the first one holds it.
 
-  Raises:
-    ConfigError: another process trains there.
+  Raises ConfigError: another process trains there.
   """
   if jax.process_index():
     yield

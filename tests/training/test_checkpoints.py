@@ -121,7 +121,7 @@ def renamed(text):
     renamed,
     lambda text: text.replace("0.5", "0.7"),
     lambda text: text.replace('"lines": 7', '"lines": 8').replace('"lines": 6', '"lines": 8'),
-    lambda text: text.replace('"digest"', '"digset"'),
+    lambda text: text.replace('"seal"', '"sael"'),
     lambda text: text[:-9],
     lambda text: "[]",
     lambda text: "{}",

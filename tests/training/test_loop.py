@@ -252,10 +252,16 @@ def test_what_cannot_run_is_found_before_the_workdir_is_taken(data_dir, tmp_path
 
 
 @pytest.mark.slow
-def test_a_run_stopped_at_its_start_measures_it_once(data_dir, tmp_path, monkeypatch):
+@pytest.mark.parametrize("before_a_checkpoint", [False, True])
+def test_a_run_stopped_at_its_start_measures_it_once(
+  data_dir, tmp_path, monkeypatch, before_a_checkpoint
+):
   config = digits_config(data_dir, **{**LIGHT, "train.duration": "2 steps"})
+  place = loop.setup, "train_batches"
+  if before_a_checkpoint:
+    place = checkpoints.Checkpoints, "save"
   with monkeypatch.context() as patched:
-    patched.setattr(loop.setup, "train_batches", lambda *_, **__: 1 / 0)
+    patched.setattr(*place, lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
       loop.train_and_evaluate(config, tmp_path / "run")
   loop.train_and_evaluate(config, tmp_path / "run")

@@ -80,11 +80,7 @@ def _check_comparable(name: str, x: Array, other: Array) -> None:
 
 
 def integers(name: str, x: Any) -> Array | None:
-  """`array`, of whole numbers.
-
-  Raises:
-    TypeError: it holds others.
-  """
+  """`array`, of whole numbers; TypeError for others."""
   x = array(name, x)
   if x is not None and not jnp.issubdtype(x.dtype, jnp.integer):
     raise TypeError(f"{name} must be integers; got {x.dtype}")
@@ -92,11 +88,7 @@ def integers(name: str, x: Any) -> Array | None:
 
 
 def mask(name: str, x: Any) -> Array | None:
-  """`array`, of booleans.
-
-  Raises:
-    TypeError: it holds numbers, where 1 could mean an index as well.
-  """
+  """`array`, of booleans; TypeError for numbers, where 1 could mean an index as well."""
   x = array(name, x)
   if x is not None and x.dtype != bool:
     raise TypeError(
@@ -106,10 +98,7 @@ def mask(name: str, x: Any) -> Array | None:
 
 
 def check_arrays(embeddings, labels, refs, ids, where, weights) -> tuple:
-  """Returns the arrays of a loss's call as JAX has them; refuses what does not fit together.
-
-  docs/conventions.md lists what is refused.
-  """
+  """Returns the arrays of a loss's call; refuses what docs/conventions.md lists as errors."""
   # Most calls pass arrays of JAX and leave the rest out: what is as it should be needs no look.
   if not (isinstance(embeddings, jax.Array) and isinstance(labels, jax.Array)):
     embeddings, labels = array("embeddings", embeddings), labels_of("labels", labels)
@@ -165,13 +154,7 @@ def _references(refs: Any, n: int, dim: int) -> Refs:
 
 
 def check_functions(distance_fn, mining_fn, reduce_fn, key, block_size) -> None:
-  """Refuses what a loss is given beside its arrays where that is not what it must be.
-
-  Raises:
-    TypeError: a name, or anything else that cannot be called, where a function is meant; a seed
-      where a PRNG key is meant.
-    ValueError: a block size that is no whole number of at least 1.
-  """
+  """Refuses what a loss is given beside its arrays: names for functions, seeds for PRNG keys."""
   for name, fn, example in (
     ("distance_fn", distance_fn, 'distances.cosine or distances.create("cosine")'),
     ("mining_fn", mining_fn, 'mining.create("nearest_positive")'),

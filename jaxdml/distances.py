@@ -111,10 +111,9 @@ def norm(x: Array) -> Array:
 
 
 def bounded(x: Array) -> Array:
-  """x, rows with entries beyond 5e7 (in float32) scaled down to that.
+  """x, rows with entries beyond 5e7 (in float32) scaled down to that; others as they are.
 
-  Then a distance, its square and a sum of many are finite. No embedding gets there that has not
-  diverged; other rows stay as they are, to the bit.
+  Then a distance, its square and a sum of many are finite.
   """
   most = float(jnp.finfo(jnp.promote_types(x.dtype, jnp.float32)).max) ** 0.2
   if float(jnp.finfo(x.dtype).max) <= most:

@@ -1,9 +1,10 @@
 """Data structures and callables that every room shares: `Refs`, `Pairs`, `Rows`, `*Fn`."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, TypedDict
+from typing import Any, NamedTuple, Protocol, Self, TypedDict
 
 import jax
+import jax.numpy as jnp
 
 Array = jax.Array
 Batch = Mapping[str, Array]
@@ -44,6 +45,18 @@ class Rows(NamedTuple):
   total: Array  # sum of the row's elements
   elements: Array  # how many elements the row has
   active: Array  # how many of them are not at their minimum (hinge above zero)
+
+  @classmethod
+  def of_anchors(cls, value: Array, used: Array) -> Self:
+    """Rows of one element, an anchor's value [r], where `used` [r] says that it has one."""
+    one = used.astype(value.dtype)
+    return cls(jnp.where(used, value, 0.0), one, one)
+
+  @classmethod
+  def of_positives(cls, total: Array, pairs: Pairs) -> Self:
+    """Rows of one element a positive, all active, of which `total` [r] is the sum."""
+    count = jnp.sum(pairs.positive, axis=1, dtype=total.dtype)
+    return cls(total, count, count)
 
 
 class DistanceFn(Protocol):

@@ -34,14 +34,11 @@ def pull_negatives(
 
   Args:
     anchors: z, [n, d].
-    negatives: z-, [n, k, d], private to each anchor.
+    negatives: z-, [n, k, d], private to each anchor, like the result.
     positive_distances: d+, [n] plain Euclidean distances from anchor to positive; an infinite one
       pulls nothing.
     lam: lambda in [0, 1].
     detach_distances: the factor [...] / d- is a constant; another algorithm than the authors'.
-
-  Returns:
-    z^, [n, k, d].
 
   >>> import jax.numpy as jnp
   >>> z = jnp.zeros((1, 2))

@@ -15,7 +15,7 @@ from jaxdml._arguments import check_arrays
 from jaxdml.losses import reducers
 from jaxdml.losses._engine import from_rows
 from jaxdml.losses._numerics import log_sum_exp, softplus
-from jaxdml.losses._rows import Inputs, RowFn, anchor_rows, row_sum
+from jaxdml.losses._rows import Inputs, RowFn, row_sum
 from jaxdml.types import Array, Pairs, Parameter, PyTree, Refs, Rows
 
 
@@ -99,10 +99,10 @@ def cross_entropy_rows(logits: Array, target: Array, positive: Array, negative: 
   compared = used & jnp.any(negative, axis=1)
   excess = jnp.where(compared, log_sum_exp(logits, negative) - target, 0.0)
   # The softplus of log sum exp keeps the digits of a small loss; log softmax would round it to 0.
-  return anchor_rows(jnp.where(compared, softplus(excess), 0.0), used)
+  return Rows.of_anchors(jnp.where(compared, softplus(excess), 0.0), used)
 
 
-def softmax_rows(logits: Array, pairs: Pairs) -> Rows:
+def logit_rows(logits: Array, pairs: Pairs) -> Rows:
   """`cross_entropy_rows` whose target is the positive's logit as it is."""
   target = row_sum(logits, pairs.positive)
   return cross_entropy_rows(logits, target, pairs.positive, pairs.negative)

@@ -47,11 +47,9 @@ def from_rows(
 ) -> Array:
   """Returns the loss whose rows `row_fn` sums; what every loss ends in, also one of your own.
 
-  The other arguments are those of every loss (docs/conventions.md).
-
-  Args:
-    row_fn: (pairs, inputs) -> Rows of a block of anchors, or a `TwoPass`.
-    whole_rows: row_fn tells references by their column, so it gets all, whatever was mined.
+  `row_fn` is (pairs, inputs) -> Rows of a block of anchors, or a `TwoPass`. With `whole_rows` it
+  tells references by their column, so it gets all, whatever was mined. The other arguments are
+  those of every loss (docs/conventions.md).
   """
   embeddings, labels, refs, ids, where, weights = check_arrays(
     embeddings, labels, refs, ids, where, weights

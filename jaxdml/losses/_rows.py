@@ -56,18 +56,6 @@ def element_rows(values: Array, mask: Array) -> Rows:
   return Rows(jnp.sum(values, axis=1), elements, active)
 
 
-def anchor_rows(value: Array, used: Array) -> Rows:
-  """Rows of one element, an anchor's value [r], where `used` [r] says that it has one."""
-  one = used.astype(value.dtype)
-  return Rows(jnp.where(used, value, 0.0), one, one)
-
-
-def positive_rows(total: Array, pairs: Pairs) -> Rows:
-  """Rows of one element a positive, all active, of which `total` [r] is the sum."""
-  count = row_count(pairs.positive, total.dtype)
-  return Rows(total=total, elements=count, active=count)
-
-
 def make_pairs(
   embeddings: Array,
   labels: Array,

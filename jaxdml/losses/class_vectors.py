@@ -13,13 +13,7 @@ import numpy as np
 
 from jaxdml import distances
 from jaxdml.losses import reducers
-from jaxdml.losses._class_rows import (
-  PROXIES,
-  centers,
-  cross_entropy_rows,
-  from_classes,
-  softmax_rows,
-)
+from jaxdml.losses._class_rows import PROXIES, centers, cross_entropy_rows, from_classes, logit_rows
 from jaxdml.losses._numerics import sine
 from jaxdml.losses._rows import row_sum
 from jaxdml.types import Array, DistanceFn, Loss, PyTree, ReduceFn, Rows, Shared
@@ -52,7 +46,7 @@ def normalized_softmax_loss(
   >>> print(f"{normalized_softmax_loss(x, y, params=params, temperature=0.5):.4f}")
   0.1269
   """
-  row_fn = lambda pairs, inputs: softmax_rows((1.0 - pairs.distances) / temperature, pairs)
+  row_fn = lambda pairs, inputs: logit_rows((1.0 - pairs.distances) / temperature, pairs)
   return from_classes(row_fn, PROXIES, embeddings, labels, params, distance_fn, reduce_fn, **shared)
 
 

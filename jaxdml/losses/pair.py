@@ -9,7 +9,7 @@ from jaxdml import distances
 from jaxdml.losses import reducers
 from jaxdml.losses._engine import from_rows
 from jaxdml.losses._numerics import exponents_fit, log_sum_exp_pair
-from jaxdml.losses._rows import anchor_rows, element_rows
+from jaxdml.losses._rows import element_rows
 from jaxdml.types import Array, DistanceFn, Loss, Pairs, ReduceFn, Rows, SharedRefs
 
 __all__ = [
@@ -143,7 +143,7 @@ def multi_similarity_loss(
       exponent, pairs.positive, pairs.negative, add_one=True, bounded=(bounded, bounded)
     )
     used = jnp.any(pairs.positive | pairs.negative, axis=1)
-    return anchor_rows(positive / alpha + negative / beta, used)
+    return Rows.of_anchors(positive / alpha + negative / beta, used)
 
   return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 

@@ -14,12 +14,12 @@ from jaxdml.losses._class_rows import (
   check_examples,
   cross_entropy_rows,
   from_classes,
+  logit_rows,
   out_of_range,
-  softmax_rows,
 )
 from jaxdml.losses._engine import from_rows
 from jaxdml.losses._numerics import log_sum_exp, log_sum_exp_pair
-from jaxdml.losses._rows import anchor_rows, row_sum
+from jaxdml.losses._rows import row_sum
 from jaxdml.types import Array, DistanceFn, Loss, PyTree, ReduceFn, Refs, Rows, Shared
 
 __all__ = ["proxy_anchor_loss", "proxy_nca_loss", "proxy_nca_pp_loss", "soft_triple_loss"]
@@ -51,7 +51,7 @@ def proxy_nca_loss(
     logits = -pairs.distances / temperature
     used = jnp.any(pairs.positive, axis=1) & jnp.any(pairs.negative, axis=1)
     excess = log_sum_exp(logits, pairs.negative) - row_sum(logits, pairs.positive)
-    return anchor_rows(excess, used)
+    return Rows.of_anchors(excess, used)
 
   return from_classes(row_fn, PROXIES, embeddings, labels, params, distance_fn, reduce_fn, **shared)
 
@@ -75,7 +75,7 @@ def proxy_nca_pp_loss(
   >>> print(f"{proxy_nca_pp_loss(x, y, params=params, temperature=1.0):.4f}")
   0.2395
   """
-  row_fn = lambda pairs, inputs: softmax_rows(-pairs.distances / temperature, pairs)
+  row_fn = lambda pairs, inputs: logit_rows(-pairs.distances / temperature, pairs)
   return from_classes(row_fn, PROXIES, embeddings, labels, params, distance_fn, reduce_fn, **shared)
 
 

@@ -9,15 +9,8 @@ import jax.numpy as jnp
 from jaxdml import distances
 from jaxdml.losses import reducers
 from jaxdml.losses._engine import from_rows
-from jaxdml.losses._rows import (
-  TwoPass,
-  anchor_rows,
-  positive_rows,
-  row_count,
-  row_sum,
-  sum_over_positives,
-)
-from jaxdml.types import Array, DistanceFn, Loss, ReduceFn, SharedRefs
+from jaxdml.losses._rows import TwoPass, row_count, row_sum, sum_over_positives
+from jaxdml.types import Array, DistanceFn, Loss, ReduceFn, Rows, SharedRefs
 
 __all__ = ["fast_ap_loss", "histogram_loss", "smooth_ap_loss"]
 
@@ -82,7 +75,7 @@ def fast_ap_loss(
     some = (of_positives > 0) & (total > 0)
     precision = jnp.where(some, of_positives * before / jnp.where(some, total, 1.0), 0.0)
     count = row_count(pairs.positive, x.dtype)
-    return anchor_rows(1.0 - jnp.sum(precision, axis=1) / jnp.maximum(count, 1.0), count > 0)
+    return Rows.of_anchors(1.0 - jnp.sum(precision, axis=1) / jnp.maximum(count, 1.0), count > 0)
 
   return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
@@ -115,7 +108,7 @@ def smooth_ap_loss(
 
     total = sum_over_positives(of_a_positive, pairs.positive, pairs.distances)
     count = row_count(pairs.positive, total.dtype)
-    return anchor_rows(1.0 - total / jnp.maximum(count, 1.0), count > 0)
+    return Rows.of_anchors(1.0 - total / jnp.maximum(count, 1.0), count > 0)
 
   return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
@@ -156,7 +149,7 @@ def histogram_loss(
     some = total > 0
     beyond = jnp.cumsum(inputs.stats[::-1])[::-1] / jnp.where(some, total, 1.0)
     (histogram,) = _row_histograms(x, (pairs.positive,), bins + 1)
-    return positive_rows(jnp.where(some, histogram @ beyond, 0.0), pairs)
+    return Rows.of_positives(jnp.where(some, histogram @ beyond, 0.0), pairs)
 
   two_pass = TwoPass(stats_fn, lambda parts: jnp.sum(parts, axis=0), row_fn)
   return from_rows(two_pass, embeddings, labels, distance_fn, reduce_fn, **shared)

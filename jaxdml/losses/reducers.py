@@ -24,10 +24,8 @@ class Linear:
   """A reducer that is sum_r factor[r] total[r] / sum_r count[r] for each term of the loss.
 
   What it divides by carries no gradient, so the gradient of a block of rows is known up to one
-  number a term before the other blocks are seen: large batches go through memory once.
-
-  Attributes:
-    shares: (rows, weights [r, 1]) -> (factor [r, t], count [r, t], or None to divide by nothing).
+  number a term before the other blocks are seen: large batches go through memory once. `shares` is
+  (rows, weights [r, 1]) -> (factor [r, t], count [r, t], or None to divide by nothing).
   """
 
   def __init__(self, name: str, shares: Callable[[Rows, Array], tuple[Array, Array | None]]):

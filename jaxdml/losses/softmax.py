@@ -16,13 +16,7 @@ from jaxdml.losses._numerics import (
   sine,
   softplus,
 )
-from jaxdml.losses._rows import (
-  anchor_rows,
-  positive_rows,
-  row_count,
-  row_sum,
-  sum_over_positives,
-)
+from jaxdml.losses._rows import row_count, row_sum, sum_over_positives
 from jaxdml.types import Array, DistanceFn, Loss, Pairs, ReduceFn, Rows, SharedRefs
 
 __all__ = [
@@ -35,7 +29,7 @@ def _against_negatives(
 ) -> Rows:
   """Elements log(1 + sum_n exp(z_n - z_p)), one a positive; 0 in rows without a negative."""
   away = log_sum_exp(negative_logits, pairs.negative, bounded=bounded, empty=-jnp.inf)[:, None]
-  return positive_rows(row_sum(softplus(away - positive_logits), pairs.positive), pairs)
+  return Rows.of_positives(row_sum(softplus(away - positive_logits), pairs.positive), pairs)
 
 
 def _bounded(distance_fn: DistanceFn, temperature: Array | float) -> bool:
@@ -146,7 +140,7 @@ def supcon_loss(
     attraction = row_sum(logits, pairs.positive) / jnp.maximum(count, 1.0)
     bounded = _bounded(inputs.distance_fn, temperature)
     total = log_sum_exp(logits, pairs.positive | pairs.negative, bounded=bounded)
-    return anchor_rows(total - attraction, count > 0)
+    return Rows.of_anchors(total - attraction, count > 0)
 
   return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
@@ -179,7 +173,7 @@ def nca_loss(
     near, far = log_sum_exp_pair(logits, pairs.positive, pairs.negative, add_one=False)
     used = some & enemies
     value = jnp.where(used, softplus(jnp.where(used, far - near, 0.0)), 0.0)
-    return anchor_rows(value, some)
+    return Rows.of_anchors(value, some)
 
   return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
@@ -248,7 +242,7 @@ def angular_loss(
       return log1p_sum_exp(exponent, pairs.negative & valid[:, None])
 
     total = sum_over_positives(of_a_positive, pairs.positive, pairs.distances, refs)
-    return positive_rows(total, pairs)
+    return Rows.of_positives(total, pairs)
 
   return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 

@@ -9,7 +9,7 @@ from jaxdml import distances
 from jaxdml.losses import reducers
 from jaxdml.losses._engine import from_rows
 from jaxdml.losses._numerics import exponents_fit, log_sum_exp, log_sum_exp_pair, softplus
-from jaxdml.losses._rows import TwoPass, anchor_rows, row_count, row_sum
+from jaxdml.losses._rows import TwoPass, row_count, row_sum
 from jaxdml.types import Array, DistanceFn, Loss, ReduceFn, Rows, SharedRefs
 
 __all__ = [
@@ -123,7 +123,7 @@ def circle_loss(
       exponent, pairs.positive, pairs.negative, add_one=False, bounded=(False, bounded)
     )
     used = jnp.any(pairs.positive, axis=1) & jnp.any(pairs.negative, axis=1)
-    return anchor_rows(softplus(jnp.where(used, near + far, 0.0)), used)
+    return Rows.of_anchors(softplus(jnp.where(used, near + far, 0.0)), used)
 
   return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from jaxdml._labels import UNKNOWN
 from jaxdml.data import bundled, catalog, records
 from jaxdml.data.catalog import PUBLIC as PUBLIC
 from jaxdml.data.catalog import DatasetNotPreparedError as DatasetNotPreparedError
@@ -75,12 +76,15 @@ class Dataset:
     return self.labels[label]
 
   def classes(self, label: str) -> np.ndarray:
-    """Returns the distinct values of a label column in this split, int32 [c], ascending."""
-    return np.unique(self.column(label))
+    """Returns the distinct values of a label column in this split, int32 [c]; -1 is unknown."""
+    values = np.unique(self.column(label))
+    return values[values != UNKNOWN]
 
   def dense_labels(self, label: str) -> np.ndarray:
-    """Returns the column as places in `classes(label)`: int32 [n] in 0..c-1, for a softmax head."""
-    return np.unique(self.column(label), return_inverse=True)[1].astype(np.int32)
+    """Returns the column as places in `classes(label)`: int32 [n] in 0..c-1; -1 where unknown."""
+    column = self.column(label)
+    places = np.searchsorted(self.classes(label), column).astype(np.int32)
+    return np.where(column == UNKNOWN, np.int32(UNKNOWN), places)
 
   def label_names(self, label: str) -> list[str] | None:
     """Returns the names of the column's values 0, 1, 2..., or None if they have none."""
@@ -342,5 +346,6 @@ def with_groups(dataset: Dataset, label: str) -> Dataset:
   groups = len(classes) // int(size)
   place = np.random.Generator(np.random.PCG64(0)).permutation(len(classes))
   group = np.minimum(place // int(size), groups - 1).astype(np.int32)
-  labels = {**dataset.labels, label: group[dataset.dense_labels(column)]}
+  dense = dataset.dense_labels(column)
+  labels = {**dataset.labels, label: np.where(dense == UNKNOWN, UNKNOWN, group[dense])}
   return dataclasses.replace(dataset, labels=labels)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import pickle
@@ -216,6 +217,16 @@ def test_select(digits):
   np.testing.assert_array_equal(
     odd.classes("label")[odd.dense_labels("label")], odd.labels["label"]
   )
+
+
+def test_an_unknown_label_is_no_class(digits):
+  column = np.array(digits["train"].labels["label"])
+  column[::3] = -1
+  part = dataclasses.replace(digits["train"], labels={"label": column})
+  assert part.classes("label").tolist() == list(range(10))
+  assert ((part.dense_labels("label") == -1) == (column == -1)).all()
+  groups = data.with_groups(part, "label//5").labels["label//5"]
+  assert ((groups == -1) == (column == -1)).all() and groups.max() == 1
 
 
 def test_default_data_dir(monkeypatch, tmp_path):

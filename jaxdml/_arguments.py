@@ -55,7 +55,7 @@ def labels_of(name: str, x: Any) -> Array:
 
 
 def known(*columns: Array) -> list[Array | None]:
-  """Which labels of each are known: not -1, not NaN; None where the type holds neither."""
+  """Tells which labels of each are known, not -1 or NaN; None where the type holds neither."""
   result = []
   for labels in columns:
     if jnp.issubdtype(labels.dtype, jnp.floating):

@@ -18,11 +18,6 @@ from jaxdml._text import printable
 from jaxdml._version import __version__
 from jaxdml.errors import JaxdmlError
 
-__all__ = [
-  "NAMES", "Command", "Parser", "UsageError", "guard", "left_out", "main", "nearest", "note",
-  "start", "tell",
-]  # fmt: skip
-
 NAMES = (
   "train", "prepare", "show", "evaluate", "embed", "search", "export", "report", "gallery",
   "convert",

@@ -16,7 +16,6 @@ from jaxdml.errors import JaxdmlError
 if TYPE_CHECKING:
   from ml_collections import ConfigDict
 
-__all__ = ["EXPLAINED", "add_option", "read"]
 
 EXPLAINED = """\
 Any key of the config is an option: --config.optimizer.learning_rate=5e-4. A tuple is given as

@@ -10,8 +10,6 @@ from typing import Any
 
 from jaxdml.commands._cli import Parser, UsageError, nearest
 
-__all__ = ["PICTURES", "add", "check_file", "count", "one_of"]
-
 PICTURES = (".png", ".pdf", ".svg")
 """Kinds of pictures that commands draw."""
 

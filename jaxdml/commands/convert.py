@@ -8,8 +8,6 @@ import textwrap
 from jaxdml.commands import _options
 from jaxdml.commands._cli import Command, Parser
 
-__all__ = ["COMMAND"]
-
 
 def _add_options(parser: Parser) -> None:
   from jaxdml import models

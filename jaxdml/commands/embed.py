@@ -9,8 +9,6 @@ from typing import Any
 from jaxdml.commands import _options
 from jaxdml.commands._cli import Command, Parser, left_out, note
 
-__all__ = ["COMMAND"]
-
 
 def _add_options(parser: Parser) -> None:
   _options.add(parser, "workdir", required=True)

@@ -11,8 +11,6 @@ from jaxdml import _files
 from jaxdml.commands import _options
 from jaxdml.commands._cli import Command, Parser, note
 
-__all__ = ["COMMAND", "evaluate"]
-
 
 def _add_options(parser: Parser) -> None:
   _options.add(parser, "workdir", required=True)

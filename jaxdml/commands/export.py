@@ -9,8 +9,6 @@ from typing import Any
 from jaxdml.commands import _options
 from jaxdml.commands._cli import Command, Parser, UsageError, left_out, note
 
-__all__ = ["COMMAND"]
-
 _MOST = 64  # images to compare on
 _FORMATS = ("stablehlo", "onnx")
 

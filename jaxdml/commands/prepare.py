@@ -18,7 +18,6 @@ from jaxdml.commands._cli import Command, Parser
 if TYPE_CHECKING:
   from jaxdml.prepare.source import Source
 
-__all__ = ["COMMAND"]
 
 _EPILOG = """\
 what to put into --source (names as they were downloaded; .tar.gz is as good as .tgz; found in

@@ -7,8 +7,6 @@ import argparse
 from jaxdml.commands import _options
 from jaxdml.commands._cli import Command, Parser
 
-__all__ = ["COMMAND"]
-
 
 def _add_options(parser: Parser) -> None:
   _options.add(parser, "workdir", required=True)

@@ -16,8 +16,6 @@ from jaxdml._text import printable
 from jaxdml.commands import _options
 from jaxdml.commands._cli import Command, Parser, UsageError, left_out, note, tell
 
-__all__ = ["COMMAND", "check", "read_queries"]
-
 _CHECKED = 1000  # rows of the store that --check searches for
 _BACKENDS = ("exact", "faiss", "usearch")
 
@@ -165,7 +163,9 @@ def _retrieve(args: argparse.Namespace, queries: list[Any], store: Any, trained:
     name = os.path.basename(source["root"]) or source["root"]
   else:
     name = f"{source['name']} {source['split']}"
-  how = "cosine similarity" if distance_fn is None else f"the distance {distance_fn.name}, below 0"
+  how = "cosine similarity"
+  if distance_fn is not None:
+    how = f"distance ({store.model['distance']['name']}; its negative is shown)"
   run = os.path.basename(os.path.abspath(trained.workdir))
   note = (
     f"{len(store)} images of {name}, by {how} ({index.description}). "

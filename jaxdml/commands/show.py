@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
   from jaxdml import data
 
-__all__ = ["COMMAND", "look"]
-
 
 def look(config: ConfigDict, batches: int) -> Figure:
   """Draws the first batches that a config trains on, all of the global batch on one host.

@@ -10,8 +10,6 @@ from typing import Any
 from jaxdml.commands import _config, _options
 from jaxdml.commands._cli import Command, Parser, tell
 
-__all__ = ["COMMAND", "STOPPED"]
-
 STOPPED = 143
 """The exit status of a run that SIGTERM ended early: as of any process that this signal ends."""
 

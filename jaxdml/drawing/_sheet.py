@@ -18,8 +18,6 @@ from matplotlib.font_manager import FontProperties
 
 from jaxdml._text import printable
 
-__all__ = ["INK", "LINE", "Sheet", "boxed", "drawable", "fit", "scaled"]
-
 INK, FAINT = "#333333", "#666666"
 LINE = 22  # pixels of a line of text
 TEXT, HEAD = 9.0, 11.0  # points

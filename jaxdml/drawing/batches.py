@@ -11,8 +11,6 @@ from matplotlib.figure import Figure
 
 from jaxdml.drawing import _sheet
 
-__all__ = ["Row", "draw_batches"]
-
 _SMALL, _LARGE = 48, 112  # pixels a side: smaller images are enlarged, larger ones reduced
 _WRAP = 16  # images on a line; more of one row go on below
 _NAME = 150  # pixels for a row's name, at most

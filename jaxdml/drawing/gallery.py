@@ -13,8 +13,6 @@ from jaxdml.drawing import _sheet
 from jaxdml.drawing.queries import draw_queries, fit_queries
 from jaxdml.evaluation import _checks as checks
 
-__all__ = ["RIGHT", "WRONG", "Cell", "draw_gallery", "draw_neighbours", "gallery_of_run"]
-
 RIGHT, WRONG = "#1a9641", "#e34234"
 _QUERY = "#333333"
 _SIDE = 44  # pixels; eight neighbours under three models make 1,200

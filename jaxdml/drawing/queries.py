@@ -8,8 +8,6 @@ import numpy as np
 
 from jaxdml.evaluation import _checks as checks
 
-__all__ = ["average_precision", "draw_queries", "fit_queries", "rank_queries"]
-
 _MOST = 8  # Queries, and neighbours of each, where they are not given.
 
 

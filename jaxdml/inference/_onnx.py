@@ -16,8 +16,6 @@ from jax.extend import core as jex
 
 from jaxdml.errors import JaxdmlError
 
-__all__ = ["UnsupportedError", "convert"]
-
 OPSET, IR_VERSION = 18, 10  # of 2023, which every current runtime reads
 _END = np.iinfo(np.int64).max
 _CALLS = {

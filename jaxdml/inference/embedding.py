@@ -24,8 +24,6 @@ from jaxdml.errors import JaxdmlError
 if TYPE_CHECKING:
   from jaxdml.inference.trained_model import TrainedModel
 
-__all__ = ["DatasetImages", "EmbeddingError", "FolderImages", "embed_images", "embed_source"]
-
 
 class EmbeddingError(JaxdmlError, ValueError):
   """A model whose embeddings are of no use, such as NaN."""

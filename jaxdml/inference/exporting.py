@@ -30,8 +30,6 @@ from jaxdml.inference.trained_model import CARD, STABLEHLO, TrainedModel
 from jaxdml.training.workdir import read_results
 from jaxdml.types import Array
 
-__all__ = ["CARD", "FORMATS", "PLATFORMS", "ExportError", "MismatchError", "export"]
-
 FORMATS = {"stablehlo": STABLEHLO, "onnx": "model.onnx"}
 """Format -> its file in the folder."""
 

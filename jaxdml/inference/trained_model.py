@@ -27,8 +27,6 @@ from jaxdml.types import DistanceFn, PyTree
 CARD, STABLEHLO = "model_card.json", "model.stablehlo"
 """Files of an exported model, which `export` writes and `load` reads."""
 
-__all__ = ["CARD", "STABLEHLO", "TrainedModel", "load"]
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainedModel:

@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Hubs", "Projection", "Similarities", "find_hubs", "pair_similarities", "project"]
-
 _BINS = 1000  # of cosine similarity, from -1 to 1; shown in at most _SHOWN
 _SHOWN = 80
 _BLOCK_ELEMENTS = 1 << 22

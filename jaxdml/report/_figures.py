@@ -13,8 +13,6 @@ from bokeh.resources import Resources
 
 from jaxdml.report._analysis import Projection, Similarities
 
-__all__ = ["curve", "histogram", "item", "library", "scatter"]
-
 INK = "#7c7f86"  # 4:1 on white and on the dark page
 LINE, OTHER = "#2f7ed8", "#d9730d"
 _POINTS = 400  # of a curve
@@ -25,9 +23,8 @@ def library() -> str:
   return "\n".join(Resources(mode="inline", components=["bokeh"], log_level="warn").js_raw)
 
 
-def item(model: Any, target: str) -> dict[str, Any]:
-  """A figure as JSON for `Bokeh.embed.embed_item`, into the element with the id `target`."""
-  return json_item(model, target)
+item = json_item
+"""(figure, id of the element that it goes into) -> JSON for `Bokeh.embed.embed_item`."""
 
 
 def _plain(height: int, tools: Sequence[Any], **options: Any) -> figure:

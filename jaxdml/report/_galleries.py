@@ -14,8 +14,6 @@ from jaxdml.drawing.gallery import as_pictures
 from jaxdml.report import _analysis
 from jaxdml.report._sections import data_uri, text
 
-__all__ = ["Gallery", "Line", "Pictures", "Sheets", "galleries", "html", "sheets", "singles"]
-
 _CHUNK = 256  # images in memory at a time
 _PER_SHEET = 512
 _COLUMNS = 32

@@ -17,8 +17,6 @@ from jaxdml.report import _analysis, _figures, _galleries, _sections
 from jaxdml.report._sections import Curve, Setting, csp_hash, json_script, text
 from jaxdml.types import DistanceFn
 
-__all__ = ["build"]
-
 
 class _Part(NamedTuple):
   """A section: its anchor, its heading, its HTML."""

@@ -21,8 +21,6 @@ from jaxdml.training import workdir as workdir_lib
 from jaxdml.training.config import flatten
 from jaxdml.training.runs import Restored
 
-__all__ = ["curves", "of_run", "write"]
-
 _EVALUATED = re.compile(r"eval/(?P<split>.+?)/(?P<metric>(?:collapse/(?:within/)?|macro/)?[^/]+)")
 _FLOORS = ("raw pixels", "pretrained encoder", "untrained encoder")
 # In the order of the page; metrics of other names follow under their own.

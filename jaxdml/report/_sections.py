@@ -15,8 +15,6 @@ from jaxdml.evaluation import describe_metric
 from jaxdml.report import _figures
 from jaxdml.report._analysis import Projection, Similarities
 
-__all__ = ["GALLERY_NOTE", "Curve", "Setting", "csp_hash", "data_uri", "json_script", "text"]
-
 GALLERY_NOTE = (
   "<p>The image asked about comes first. A solid frame with ✓ has its class; a dashed frame with "
   "✗, dimmed, has another. Point at an image for its label and where it comes from.</p>"
@@ -95,10 +93,6 @@ def _label(metric: str) -> str:
   return describe_metric(metric).label
 
 
-def _order(metric: str) -> tuple[int, int, str]:
-  return describe_metric(metric).order
-
-
 class Curve(NamedTuple):
   """A metric over training."""
 
@@ -162,7 +156,7 @@ def _meanings(keys: Sequence[str]) -> str:
 def metrics(rows: Mapping[str, Mapping[str, float]]) -> str:
   """The table of all models, and what its columns mean."""
   present = {key for row in rows.values() for key in row}
-  keys = sorted(filter(_is_score, present), key=_order)
+  keys = sorted(filter(_is_score, present), key=lambda metric: describe_metric(metric).order)
   counts = list(rows.values())[-1]
   said = []
   if "num_queries" in counts:
@@ -176,12 +170,10 @@ def metrics(rows: Mapping[str, Mapping[str, float]]) -> str:
   html = _of(f"{caption}. ★ marks the best.", rows, keys)
   if by_class:
     html += _of("Each class counts alike, however many images it has", rows, by_class)
-  floors = (
-    "<p>Raw pixels, and the model before training, are floors: what any training has to beat.</p>"
-    if len(rows) > 1
-    else ""
-  )
-  return floors + html + _meanings([*keys, *by_class])
+  if len(rows) > 1:
+    html = ("<p>Raw pixels, and the model before training, are floors: what any training has to "
+            f"beat.</p>{html}")  # fmt: skip
+  return html + _meanings([*keys, *by_class])
 
 
 def _of(caption: str, rows: Mapping[str, Mapping[str, float]], keys: Sequence[str]) -> str:
@@ -198,11 +190,8 @@ def collapse(rows: Mapping[str, Mapping[str, float]]) -> str:
   # Metrics as lines: there are more of them than models.
   lines = {_label(key): [row.get(key) for row in kept.values()] for key in keys}
   caption = "None of these is better high or low by itself"
-  return (
-    "<p>Whether classes shrank to points, and what is left of finer classes inside them.</p>"
-    + table(caption, list(kept), lines, best=False)
-    + _meanings(keys)
-  )
+  said = "<p>Whether classes shrank to points, and what is left of finer classes inside them.</p>"
+  return said + table(caption, list(kept), lines, best=False) + _meanings(keys)
 
 
 def map_controls(projection: Projection, n: int, classes: int) -> str:

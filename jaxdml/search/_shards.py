@@ -21,11 +21,6 @@ from jaxdml import _files
 from jaxdml._version import __version__
 from jaxdml.errors import JaxdmlError
 
-__all__ = [
-  "FINISHED", "SETTINGS", "SHARD_SIZE", "SearchError", "Writer", "metadata", "read", "settings",
-  "shard",
-]  # fmt: skip
-
 SETTINGS, FINISHED = "embeddings.json", "finished.json"
 SHARD_SIZE = 8192
 """Images a shard, by default."""

@@ -18,8 +18,6 @@ from jaxdml.evaluation import _checks as checks
 from jaxdml.search._shards import SearchError
 from jaxdml.types import DistanceFn
 
-__all__ = ["BACKENDS", "Index", "recall"]
-
 # HNSW (arXiv 1603.09320): links a node, candidates looked at while building and while searching.
 _LINKS, _BUILDING, _SEARCHING = 32, 200, 128
 

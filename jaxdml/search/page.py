@@ -17,8 +17,6 @@ from jaxdml.data import ImageDecodeError, augment, decode
 from jaxdml.search._shards import SearchError
 from jaxdml.search.results import Hit, Result
 
-__all__ = ["draw", "to_html", "write_page"]
-
 _SUFFIXES = (".html", ".htm", ".png")
 _SIDE = 240  # pixels; sharp on phones, and about 10 kB a photo
 

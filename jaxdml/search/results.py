@@ -11,8 +11,6 @@ from jaxdml.data import DatasetNotPreparedError, ImageDecodeError
 from jaxdml.evaluation import Neighbours
 from jaxdml.search.store import Store
 
-__all__ = ["Hit", "Query", "Result", "collect", "format_results"]
-
 
 class Query(NamedTuple):
   """An image that was searched for: its name, and its encoded bytes."""

@@ -23,8 +23,6 @@ from jaxdml.types import DistanceFn
 if TYPE_CHECKING:
   from jaxdml.inference.trained_model import TrainedModel
 
-__all__ = ["Store", "Summary", "build_store", "write_store"]
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Store:

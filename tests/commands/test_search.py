@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from absl import logging
 
-from jaxdml import _files, commands, data, evaluation, inference, search, training
+from jaxdml import _files, commands, data, distances, evaluation, inference, search, training
 from jaxdml.training.config import ConfigError
 from tests.search.helpers import make_workdir, png, write_images
 from tests.training.conftest import data_dir as data_dir
@@ -75,6 +75,23 @@ def test_embed_and_retrieve(workdir, photos, store, tmp_path, capsys):
     given = [*arguments[:-1], f"--backend={backend}", "--check", f"--out={tmp_path / 'x.png'}"]
     assert commands.main(["search", *given]) == 0
     assert f"{backend} finds 1.0000 of the 3 nearest, for 4 images" in capsys.readouterr().out
+
+
+def test_a_model_of_the_ball_is_searched_by_its_distance(data_dir, photos, tmp_path, capsys):
+  keys = {"loss.name": "contrastive", "loss.distance": "hyperbolic"}
+  run = make_workdir(tmp_path / "run", data_dir, **keys)
+  given = [f"--workdir={run}", f"--images={photos}", f"--query={photos / 'cat' / '2.png'}"]
+  assert commands.main(["search", *given, f"--out={tmp_path / 'x.png'}"]) == 0
+  printed = capsys.readouterr().out
+  assert "4 images of photos" in printed and "by distance (hyperbolic; its negative" in printed
+  assert re.search(r" 1 +-?0\.0\d\d +cat +cat/2\.png  \(the query itself\)", printed)
+  (folder,) = tmp_path.glob("x.embeddings-*")
+  store = search.Store.open(folder)
+  between = np.asarray(distances.hyperbolic()(store.embeddings[2:3], store.embeddings))[0]
+  shown = [float(value) for value in re.findall(r"^ +\d+ +(-?\d+\.\d+) ", printed, re.MULTILINE)]
+  np.testing.assert_allclose(shown, -np.sort(between), atol=0.05)  # float32 near the rim
+  given = [f"--embeddings={folder}", given[2], "--backend=faiss"]
+  refused("search", given, capsys, "backend 'faiss' ranks by cosine similarity alone")
 
 
 def test_a_folder_in_one_command(workdir, photos, tmp_path, capsys):

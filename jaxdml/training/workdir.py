@@ -136,7 +136,7 @@ def read_config(workdir: pathlib.Path, data_dir: str | None = None) -> Config:
 
 
 def _config_there(path: pathlib.Path) -> dict[str, Any]:
-  """What a config.json holds, which must be what was written; one without a seal is a user's."""
+  """Content of a config.json, which must be what was written; one without a seal is a user's."""
   try:
     values = json.loads(path.read_text("utf-8"))
     found = values.get("format", 1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["UNKNOWN", "as_given", "numbered"]
+__all__ = ["UNKNOWN", "as_given", "as_text", "numbered"]
 
 UNKNOWN = -1
 """The integer that marks a label that is not known."""
@@ -24,8 +24,7 @@ def as_given(value: Any) -> np.ndarray:
   if hasattr(value, "dtype") or array.ndim != 1 or array.dtype.kind in "biuO" or not array.size:
     return array
   if array.dtype.kind == "f":
-    # Beyond 2^53 a float no longer tells an integer from its neighbour.
-    same = not np.any(np.abs(array) > 2.0**53) or all(isinstance(x, float) for x in value)
+    same = all(isinstance(x, float) for x in value)  # a large integer would become its neighbour
   else:  # text: numbers beside it become text, and NUL at its end goes
     same = array.tolist() == list(value)
   return array if same else np.array(value, object)
@@ -62,6 +61,23 @@ def numbered(name: str, *columns: Any, unknown: int | None = UNKNOWN) -> list[np
   return result
 
 
+def as_text(name: str, values: Any) -> list[str | None]:
+  """Labels as a search shows them: text, or numbers in digits; None where unknown.
+
+  >>> as_text("labels", [3, -1, None])
+  ['3', None, None]
+  """
+  there, known, _ = _known(name, as_given(values), UNKNOWN)
+  shown = iter(known)
+  return [str(_decoded(next(shown))) if here else None for here in there]
+
+
+def _decoded(value: Any) -> Any:
+  """A value as Python has it; bytes as text."""
+  value = value.item() if isinstance(value, np.generic) else value
+  return value.decode(errors="surrogateescape") if isinstance(value, bytes) else value
+
+
 def _known(name: str, array: np.ndarray, unknown: int | None) -> tuple[np.ndarray, Any, Any]:
   """(which are known [n], those, whether they are text; None of none)."""
   kind = array.dtype.kind
@@ -75,14 +91,14 @@ def _known(name: str, array: np.ndarray, unknown: int | None) -> tuple[np.ndarra
     if kind in "iuf" and unknown is not None:
       there &= array != unknown
     return there, array[there], kind in "US" if there.any() else None
-  items = [x.item() if isinstance(x, np.generic) else x for x in array.tolist()]
-  valid = bool | int | float | str | bytes | None
+  items = list(map(_decoded, array.tolist()))
+  valid = bool | int | float | str | None
   if wrong := [x for x in items if not isinstance(x, valid)]:
     came = type(wrong[0]).__name__
     raise ValueError(f"{name}: expected integers, text, booleans or None for unknown; got {came}")
   there = np.array([x is not None and x == x and x != unknown for x in items], bool)
   known = [x for x, kept in zip(items, there, strict=True) if kept]
-  kinds = {isinstance(x, str | bytes) for x in known}
+  kinds = {isinstance(x, str) for x in known}
   if len(kinds) == 2:
     raise ValueError(f"{name}: expected one kind, got text beside numbers; number or name all")
   return there, known, kinds.pop() if kinds else None
@@ -97,8 +113,7 @@ def _codes(parts: list[Any]) -> np.ndarray:
   elif len(kinds) == 1 and kinds <= set("fUS"):
     flat = np.concatenate(parts)
   else:  # Python compares numbers of any two types exactly.
-    as_text = lambda x: x.decode(errors="surrogateescape") if isinstance(x, bytes) else x
-    items = [as_text(x) for p in parts for x in (p.tolist() if isinstance(p, np.ndarray) else p)]
+    items = [_decoded(x) for part in parts for x in list(part)]
     table = {value: number for number, value in enumerate(sorted(set(items)))}
     return np.array([table[x] for x in items], np.int32)
   return np.unique(flat, return_inverse=True)[1].astype(np.int32)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxdml._labels import as_given, numbered
+from jaxdml._labels import as_given, as_text, numbered
 
 BIG = 2**60
 
@@ -61,7 +61,22 @@ def test_refused(columns, message):
     numbered("labels", *columns)
 
 
+@pytest.mark.parametrize(
+  ("labels", "shown"),
+  [
+    (np.array([2**63, 5], np.uint64), ["9223372036854775808", "5"]),
+    (["b", None, b"a"], ["b", None, "a"]),
+    (np.array([1, -1]), ["1", None]),
+    ([True, np.nan], ["True", None]),
+    (np.array(["b", "a"]), ["b", "a"]),
+  ],
+)  # fmt: skip
+def test_text_of_labels(labels, shown):
+  found = as_text("labels", labels)
+  assert found == shown and {type(x) for x in found} <= {str, type(None)}
+
+
 def test_arrays_stay_as_they_are():
   array = np.array([1.5, 2.5], np.float32)
   assert as_given(array) is array
-  assert as_given([1.5, 2]).dtype == np.float64
+  assert as_given([1.5, 2.0]).dtype == np.float64 and as_given([1.5, 2]).dtype == object

@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxdml import data, distances
+from jaxdml._labels import as_text
 from jaxdml.inference.embedding import DatasetImages, FolderImages, embed_source
 from jaxdml.search import _shards
 from jaxdml.search._shards import SearchError
@@ -229,7 +230,7 @@ def write_store(
     out: a new folder.
     embeddings: [n, d].
     paths: of the images, [n], below `root`.
-    labels: their classes, [n], None where there is none.
+    labels: their classes, [n], text or integers; None or -1 where there is none.
     model: what made them, e.g. {"fingerprint": ..., "workdir": ...}.
     root: the folder of the images.
     shard_size: images a shard.
@@ -246,7 +247,7 @@ def write_store(
   ((2, 2), ('a.png', 'b.png'), ('a', None))
   """
   array = np.asarray(embeddings, np.float32)
-  labels = [None] * len(paths) if labels is None else list(labels)
+  labels = [None] * len(paths) if labels is None else as_text("labels", labels)
   if array.ndim != 2 or not array.size or not len(array) == len(paths) == len(labels):
     raise ValueError(
       f"expected embeddings [n, d] with n paths and labels, got shape {array.shape}, "

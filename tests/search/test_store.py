@@ -172,3 +172,9 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 def test_refused_arrays(tmp_path, arguments, message):
   with pytest.raises(ValueError, match=re.escape(message)):
     search.write_store(tmp_path / "store", *arguments)
+
+
+def test_labels_may_be_numbers(tmp_path):
+  labels = np.array([3, -1, 2**40])
+  store = search.write_store(tmp_path / "store", ROWS[:3], PATHS[:3], labels, model=MODEL)
+  assert store.labels == ("3", None, "1099511627776")

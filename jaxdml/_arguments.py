@@ -25,7 +25,7 @@ def array(name: str, x: Any) -> Array | None:
   """
   if x is None or isinstance(x, jax.Array):
     return x
-  held = as_given(x)
+  held = np.asarray(x)
   if held.dtype.kind in "OSUMm":
     raise TypeError(
       f"{name} must be numbers; got {held.dtype}. np.unique({name}, return_inverse=True)[1] "
@@ -45,8 +45,9 @@ def labels_of(name: str, x: Any) -> Array:
   """`array`, of labels; ValueError for numbers that JAX would round to another."""
   if isinstance(x, jax.Array):
     return x
-  held, kept = as_given(x), array(name, x)
-  if held.dtype.kind == "f" and (wrong := held[(held != np.asarray(kept)) & (held == held)]).size:
+  kept, held = array(name, x), as_given(x)
+  pairs = zip(held.ravel(), np.asarray(x).astype(kept.dtype).ravel().tolist(), strict=True)
+  if held.dtype.kind in "fO" and (wrong := [a for a, b in pairs if a != b and a == a]):
     raise ValueError(
       f"{name} holds {wrong[0]}, which JAX would round to another number: "
       f"np.unique({name}, return_inverse=True)[1] numbers them from 0, or set jax_enable_x64"

@@ -47,3 +47,10 @@ def test_nothing_known_is_nothing(name):
 def test_class_losses_refuse_it():
   params = losses.init("proxy_nca", jax.random.key(0), 2, 3)
   assert np.isnan(losses.proxy_nca_loss(X, MARKED["-1"], params=params))
+
+
+def test_lists_of_whole_numbers_and_fractions_are_labels_and_weights():
+  weights, labels = [1, 0.5, 1, 1, 1, 1, 1], [0, 0, 1, 1, 2.5, 2.5, 3]
+  found = jax.jit(lambda x: losses.triplet_loss(x, labels, weights=weights))(X)
+  expected = losses.triplet_loss(X, jnp.array([0, 0, 1, 1, 2, 2, 3]), weights=jnp.array(weights))
+  np.testing.assert_allclose(found, expected)

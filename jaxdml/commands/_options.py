@@ -89,9 +89,10 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def add(parser: Parser | argparse._ArgumentGroup, name: str, **changes: Any) -> None:
-  """Puts one of the shared options into a parser; `changes` is what this command says otherwise."""
-  parser.add_argument(f"--{name}", **{**_OPTIONS[name], **changes})
+def add(parser: Parser | argparse._ArgumentGroup, *names: str, **changes: Any) -> None:
+  """Puts shared options into a parser; `changes` is what this command says otherwise of them."""
+  for name in names:
+    parser.add_argument(f"--{name}", **{**_OPTIONS[name], **changes})
 
 
 def check_file(name: str, path: pathlib.Path, suffixes: Sequence[str] = ()) -> None:

@@ -13,17 +13,10 @@ from jaxdml.commands._cli import Command, Parser, left_out, note
 def _add_options(parser: Parser) -> None:
   _options.add(parser, "workdir", required=True)
   images = parser.add_mutually_exclusive_group(required=True)
-  _options.add(images, "images")
-  _options.add(images, "dataset")
-  _options.add(parser, "split")
-  _options.add(parser, "label")
-  _options.add(parser, "data_dir")
+  _options.add(images, "images", "dataset")
+  _options.add(parser, "split", "label", "data_dir")
   _options.add(parser, "out", required=True, metavar="DIR", help="the folder for the shards")
-  _options.add(parser, "shard_size")
-  _options.add(parser, "batch_size")
-  _options.add(parser, "num_workers")
-  _options.add(parser, "max_bad_images")
-  _options.add(parser, "multihost")
+  _options.add(parser, "shard_size", "batch_size", "num_workers", "max_bad_images", "multihost")
   parser.epilog = (
     "A shard has the columns path, label and embedding. Killed and given again, the command goes\n"
     "on at the first missing shard. With --multihost each host writes its own shards into --out."

@@ -14,10 +14,7 @@ from jaxdml.commands._cli import Command, Parser, note
 
 def _add_options(parser: Parser) -> None:
   _options.add(parser, "workdir", required=True)
-  _options.add(parser, "dataset")
-  _options.add(parser, "split")
-  _options.add(parser, "label")
-  _options.add(parser, "data_dir")
+  _options.add(parser, "dataset", "split", "label", "data_dir")
   _options.add(parser, "out", help="JSON file for all metrics and how they came")
   parser.epilog = (
     "Without --dataset and --label, on those of the run. docs/evaluation.md says more."

@@ -14,8 +14,7 @@ def _add_options(parser: Parser) -> None:
   _options.add(parser, "data_dir")
   _options.add(parser, "queries", default=8, help="lines of each gallery (8)")
   _options.add(parser, "k", default=8, help="neighbours of each query (8)")
-  _options.add(parser, "max_points")
-  _options.add(parser, "seed")
+  _options.add(parser, "max_points", "seed")
   parser.epilog = "The run may still be training, or stopped: nothing of it is changed."
 
 

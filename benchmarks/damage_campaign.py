@@ -195,6 +195,7 @@ def main() -> int:
   parser.add_argument("--limit", type=int, default=60, help="seconds an act may take")
   parser.add_argument("--only", nargs="*", default=list(READERS), choices=list(READERS))
   args = parser.parse_args()
+  sys.unraisablehook = lambda _: None  # TensorStore's, of checkpoints that are told of
   counts: dict[str, collections.Counter[str]] = {n: collections.Counter() for n in args.only}
   bad = []
   with tempfile.TemporaryDirectory() as temporary:

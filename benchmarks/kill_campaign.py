@@ -26,7 +26,7 @@ import _machine
 import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-TIMES = ("images_per_second", "data_wait")
+TIMES = ("images_per_second", "data_wait", "crc")  # and the check sum over these
 KILLS_A_RUN = 5
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import zlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -66,7 +67,8 @@ class MetricsWriter:
     if self._file is None or (step == self._start and tuple(metrics) in self._known):
       return
     scalars = {name: float(value) for name, value in metrics.items()}
-    self._file.write(_files.dump_json({"step": step, **scalars}) + "\n")
+    line = _files.dump_json({"step": step, **scalars})
+    self._file.write(f'{line[:-1]},"crc":{zlib.crc32(line.encode())}}}\n')
     self._file.flush()
     self.lines += 1
     for name, value in scalars.items():
@@ -122,8 +124,11 @@ def read_metrics(workdir: str | os.PathLike[str]) -> dict[str, tuple[np.ndarray,
 
 
 def _parse(line: bytes) -> tuple[float, dict[str, float]]:
-  """(step, metrics) of a line; what is no such line raises."""
+  """(step, metrics) of a line; what is no such line, or not what was written, raises."""
   logged = json.loads(line.decode())
+  without = line.rpartition(b',"crc":')[0] + b"}"
+  if logged.pop("crc", None) not in (None, zlib.crc32(without)):
+    raise ValueError("it is not what was written")
   step = float(logged.pop("step"))
   return step, {k: float("nan") if v is None else float(v) for k, v in logged.items()}
 

@@ -1,6 +1,7 @@
 """metrics.jsonl over several starts of a run."""
 
 import json
+import zlib
 
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ def test_going_on_drops_what_runs_again_and_what_is_no_metrics(tmp_path, lost):
   write(tmp_path, 2, 3)
   rows = kept(tmp_path)
   assert [row["step"] for row in rows] == [2, 3]
+  assert rows[1].pop("crc") == zlib.crc32(b'{"step":3,"loss":1.5,"eval/digits/map@r":0.5}')
   assert rows[1] == {"step": 3, "loss": 1.5, "eval/digits/map@r": 0.5}
 
 
@@ -64,6 +66,7 @@ def test_the_reader_gives_columns_and_passes_over_what_is_cut_off(tmp_path):
     lambda text: text[: text.index(b"\n") + 1],  # cut off
     lambda text: b"",
     lambda text: text.replace(b"0.5", b"[5]", 1),
+    lambda text: text.replace(b"0.5", b"0.7", 1),  # another number
     lambda text: text.replace(b"\n", b"\0\n", 1),
   ],
 )
@@ -107,7 +110,8 @@ def test_what_is_measured_again_at_the_start_is_logged_once(tmp_path):
 def test_no_number_is_null_and_read_as_nan(tmp_path):
   with MetricsWriter(tmp_path, None) as writer:
     writer.write(1, {"a": float("nan"), "b": float("inf"), "c": 1.0})
-  assert (tmp_path / "metrics.jsonl").read_text() == '{"step":1,"a":null,"b":null,"c":1.0}\n'
+  text = (tmp_path / "metrics.jsonl").read_text()
+  assert text.startswith('{"step":1,"a":null,"b":null,"c":1.0,"crc":')
   found = read_metrics(tmp_path)
   assert np.isnan(found["a"][1]).all() and np.isnan(found["b"][1]).all()
   assert going_on(tmp_path, 1, 1) is None

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from jaxdml import training
 from jaxdml.hdml import HdmlState, Window
-from jaxdml.training import loop
+from jaxdml.training import loop, workdir
 from studies import dials, synthetics
 from tests.training.conftest import data_dir as data_dir
 from tests.training.helpers import build_program, fake_batch, tiny_config
@@ -140,7 +140,7 @@ def test_command(data_dir, tmp_path, capsys):
 def test_command_without_a_run(tmp_path, capsys):
   assert dials.main([f"--workdir={tmp_path}", f"--out={tmp_path / 'out'}"]) == 2
   assert "holds no run: there is no config.json" in capsys.readouterr().err
-  (tmp_path / "config.json").write_text('{"format": 2}')
+  (tmp_path / "config.json").write_text(f'{{"format": {workdir.FORMAT}}}')
   assert dials.main([f"--workdir={tmp_path}", f"--out={tmp_path / 'out'}"]) == 2
   assert "holds no checkpoint" in capsys.readouterr().err
   assert not (tmp_path / "out").exists()

@@ -31,7 +31,7 @@ def test_nothing_there_is_one_message(tmp_path, capsys):
   assert "error: no run of --suite=glyphs in --out=" in capsys.readouterr().err
   _write(tmp_path / "glyphs" / "task" / "arm" / "seed-0", [])
   (tmp_path / "glyphs" / "task" / "arm" / "seed-0" / "metrics.jsonl").write_text(
-    '{"step": 1}\n{bro}'
+    '{"step": 1}\n{bro}\n'
   )
   assert logged.main(["--suite=glyphs", f"--out={tmp_path}"]) == 2
   assert "metrics.jsonl, line 2: expected metrics of a step" in capsys.readouterr().err

@@ -34,7 +34,7 @@ RUNS = {
   "evaluation": (["--tiny", "--repeats=1", "--no-kmeans"], "| of the product |"),
   "evaluation_kmeans": (["--tiny", "--iterations=2"], "without structure"),
   "export": (["--encoder", "convnet"], "| `convnet` | 32 |"),
-  "kill_campaign": (["--kills=2", "--early=1", "--steps=10"], "the same, bit by bit"),
+  "kill_campaign": (["--kills=1", "--early=1", "--steps=10"], "the same, bit by bit"),
   "gradcache": (["--batch", "8", "--image_size", "16", "--chunks", "0", "4"], "| 4 |"),
   "hdml_overhead": (
     [

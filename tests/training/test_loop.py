@@ -257,16 +257,18 @@ def test_a_run_stopped_at_its_start_measures_it_once(
   data_dir, tmp_path, monkeypatch, before_a_checkpoint
 ):
   config = digits_config(data_dir, **{**LIGHT, "train.duration": "2 steps"})
+  workdir = tmp_path / 'it\'s [1] \\ "ü"\nrun'  # Orbax's patterns, quotes and a line end.
   place = loop.setup, "train_batches"
   if before_a_checkpoint:
     place = checkpoints.Checkpoints, "save"
   with monkeypatch.context() as patched:
     patched.setattr(*place, lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-      loop.train_and_evaluate(config, tmp_path / "run")
-  loop.train_and_evaluate(config, tmp_path / "run")
-  lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+      loop.train_and_evaluate(config, workdir)
+  loop.train_and_evaluate(config, workdir)
+  lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
   assert [line["step"] for line in lines] == [0, 2, 2]  # the second: loss and evaluation
+  assert training.restore(workdir).progress.lines >= 1
 
 
 def test_a_step_that_is_traced_again_is_an_error(data_dir, tmp_path, monkeypatch):

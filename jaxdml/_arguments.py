@@ -67,17 +67,17 @@ def known(*columns: Array) -> list[Array | None]:
   return result
 
 
-def _check_comparable(name: str, x: Array, other: Array) -> None:
-  """Refuses two types of labels, or ids, that JAX would not compare exactly."""
-  common = jnp.promote_types(x.dtype, other.dtype)
-  for dtype in (x.dtype, other.dtype) if x.dtype != other.dtype else ():
-    # NumPy takes float64 for safe for integers of 64 bits.
-    rounds = common == np.float64 and dtype in (np.int64, np.uint64)
-    if rounds or not np.can_cast(dtype, common):
-      raise TypeError(
-        f"{name} and refs.{name} must be of types that compare exactly; got {x.dtype} and "
-        f"{other.dtype}: make both the same"
-      )
+def equal(x: Array, y: Array) -> Array:
+  """x == y of labels, or ids, of two types: JAX would round one of int32 and float32."""
+  common = jax.dtypes.canonicalize_dtype(jnp.promote_types(x.dtype, y.dtype))
+  # Of int32 and uint32 the common type may be int32, where 2^32 - 1 is -1.
+  same = (x.astype(common) == y.astype(common)) & ((x < 0) == (y < 0))
+  for a in (x, y) if jnp.issubdtype(common, jnp.floating) else ():
+    if jnp.issubdtype(a.dtype, jnp.integer):
+      rounded = a.astype(common)
+      end = float(jnp.iinfo(a.dtype).max) + 1.0
+      same = same & (rounded < end) & (rounded.astype(a.dtype) == a)
+  return same
 
 
 def integers(name: str, x: Any) -> Array | None:
@@ -122,9 +122,6 @@ def check_arrays(embeddings, labels, refs, ids, where, weights) -> tuple:
       raise ValueError(
         "refs.ids is given without ids: say which example each anchor is, or drop it"
       )
-    _check_comparable("labels", labels, refs.labels)
-    if refs.ids is not None:
-      _check_comparable("ids", ids, refs.ids)
   return embeddings, labels, refs, ids, where, weights
 
 

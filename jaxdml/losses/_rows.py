@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from jaxdml._arguments import known
+from jaxdml._arguments import equal, known
 from jaxdml.distances import private_distances
 from jaxdml.mining._miner import Miner
 from jaxdml.types import Array, DistanceFn, MiningFn, Pairs, PyTree, Refs, Rows
@@ -90,15 +90,20 @@ def masked_pairs(distances, labels, refs: Refs, ids, where, keys, anchor) -> Pai
       f"got {came}"
     )
   # Fields of shared references are [m], of private ones [n, m]: both compare with [n, 1].
-  positive = labels[:, None] == refs.labels
+  x, y = labels[:, None], refs.labels
+  positive = x == y if x.dtype == y.dtype else equal(x, y)
   negative = ~positive
   of_anchors, of_refs = known(labels, refs.labels)
+  others = None
+  if refs.ids is not None:
+    x, y = ids[:, None], refs.ids
+    others = x != y if x.dtype == y.dtype else ~equal(x, y)
   for there in (
     None if where is None else where[:, None],
     None if of_anchors is None else of_anchors[:, None],
     refs.where,
     of_refs,
-    None if refs.ids is None else ids[:, None] != refs.ids,
+    others,
   ):
     if there is not None:
       positive, negative = positive & there, negative & there

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxdml import losses
+from jaxdml._arguments import equal
 from jaxdml.types import Refs
 
 X = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
@@ -54,3 +55,31 @@ def test_lists_of_whole_numbers_and_fractions_are_labels_and_weights():
   found = jax.jit(lambda x: losses.triplet_loss(x, labels, weights=weights))(X)
   expected = losses.triplet_loss(X, jnp.array([0, 0, 1, 1, 2, 2, 3]), weights=jnp.array(weights))
   np.testing.assert_allclose(found, expected)
+
+
+TYPES = (jnp.int8, jnp.int32, jnp.uint8, jnp.uint32, jnp.float16, jnp.float32, jnp.bool_)
+VALUES = (0, 1, -1, 200, 2**24, 2**24 + 1, 2**31 - 1, 2**31, 2**32 - 1, 0.5)
+
+
+@pytest.mark.parametrize("x", TYPES)
+@pytest.mark.parametrize("y", TYPES)
+def test_two_types_compare_exactly(x, y):
+  def of(dtype):
+    with np.errstate(all="ignore"):
+      array = np.array(VALUES).astype(np.dtype(dtype))
+    return array[np.isfinite(array.astype(np.float64))]
+
+  a, b = of(x), of(y)
+  found = equal(jnp.asarray(a)[:, None], jnp.asarray(b))
+  expected = [[p == q for q in b.tolist()] for p in a.tolist()]  # Python compares exactly
+  np.testing.assert_array_equal(found, expected)
+
+
+def test_ids_of_two_types_are_the_same_example():
+  ids = jnp.arange(7)
+  loss = lambda ids, others: losses.triplet_loss(
+    X, jnp.asarray(Y), ids=ids, refs=Refs(X, jnp.asarray(Y, jnp.float32), None, others)
+  )
+  expected = loss(ids, ids)
+  np.testing.assert_allclose(loss(ids, ids.astype(jnp.uint32)), expected)
+  assert float(loss(ids, ids + 9)) != float(expected)

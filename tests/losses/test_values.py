@@ -65,7 +65,7 @@ def test_margin_with_a_boundary_for_each_class():
 
 
 def test_margin_boundary_missing_for_a_class_is_nan():
-  for labels in (Y, Y - 1):  # too large, and negative
+  for labels in (Y, Y - 2):  # too large, and negative; -1 is unknown
     value = run(
       losses.margin_loss, LINE, labels, beta=jnp.array([1.0]), distance_fn=distances.euclidean
     )

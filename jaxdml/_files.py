@@ -27,10 +27,8 @@ def replacing(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[Pa
   process, host or thread takes; folders are made. After an error it is removed. A process that is
   killed leaves it behind, and `path` as it was.
 
-  Args:
-    path: of the file.
-    sync: wait until the content is on the disk, so that a power failure leaves the old file or the
-      new one; without it a file may be there with nothing in it.
+  `sync` waits until the content is on the disk, so that a power failure leaves the old file or the
+  new one; without it a file may be there with nothing in it.
   """
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)

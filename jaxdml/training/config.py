@@ -26,17 +26,13 @@ class ConfigError(JaxdmlError, ValueError):
 
 
 class Config(FrozenConfigDict):
-  """A resolved config: every key of jaxdml/training/defaults.py, set, checked and immutable.
-
-  `training.resolve` makes one of a ConfigDict; `read` of what a workdir keeps of it.
-  """
+  """A resolved config: every key of jaxdml/training/defaults.py, set, checked and immutable."""
 
 
 def read(values: Mapping[str, Any]) -> Config:
   """The config of a run from its JSON; keys younger than the run have their default.
 
-  Raises:
-    AttributeError, KeyError, TypeError, ValueError: keys or types that this version does not know.
+  AttributeError, KeyError, TypeError or ValueError: keys or types that this version does not know.
   """
   return Config(fill_in(overlay(values)))
 

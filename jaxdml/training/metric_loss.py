@@ -59,14 +59,9 @@ def miner_of(config: ConfigDict) -> MiningFn | None:
 
 
 class MetricLoss:
-  """The loss that a checked config names.
+  """The loss that a checked config names, with its distance, reducer, chain of miners and layout.
 
-  Attributes:
-    distance_fn: the distance of miner and loss.
-    reduce_fn: the loss's reducer.
-    additive: the loss is a sum over anchors, as HDML likes to know.
-    mining_fn: the chain of miners, or None.
-    layout: how a batch splits into anchors and references.
+  It is `additive` if it is a sum over anchors, as HDML likes to know.
   """
 
   def __init__(self, config: Config, num_classes: int, steps_per_epoch: int, axis_name: str | None):

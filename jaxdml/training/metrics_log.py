@@ -22,17 +22,11 @@ _NOT_METRICS = (ValueError, KeyError, TypeError, AttributeError)
 class MetricsWriter:
   """Appends one JSON line a step to workdir/metrics.jsonl, and the same scalars to events files.
 
-  On resuming, lines beyond `start_step` are dropped: those steps are about to be run again. Of
-  several hosts only the first writes.
+  On resuming, lines beyond `start_step` are dropped: those steps are about to be run again. A new
+  run (None) keeps nothing. Of several hosts only the first writes.
 
-  Args:
-    workdir: of the run.
-    start_step: done before; None for a new run, which keeps nothing.
-    lines: in the file when that step was saved.
-
-  Attributes:
-    lines: in the file now.
-    lost: a line on what is missing of `lines`, or None. The file as it was is kept beside.
+  `lines` were in the file when that step was saved; what is missing of them is told as `lost`, and
+  the file as it was is kept beside. Then `lines` are those in the file now.
   """
 
   def __init__(self, workdir: pathlib.Path, start_step: int | None, lines: int = 0):

@@ -78,8 +78,7 @@ class Interrupt:
   Only the first Ctrl-C: a second one ends at once, as it would without this. Where Ctrl-C is
   ignored (a process in the background), it stays so.
 
-  Attributes:
-    requested: None, or the name of the signal that came first.
+  `requested` is None, or the name of the signal that came first.
   """
 
   def __enter__(self):

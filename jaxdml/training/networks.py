@@ -64,21 +64,12 @@ def build(config: Config, axis_name: str | None = None) -> Embedder:
 
   Raises ValueError: unknown names or options.
   """
-  encoder = models.create(
-    config.encoder.name,
-    axis_name=axis_name,
-    frozen_bn=config.encoder.frozen_bn,
-    dtype=jnp.dtype(config.encoder.dtype),
-    **config.encoder.options,
-  )
-  embedding = models.Embedding(
-    config.embedding.dim,
-    axis_name=axis_name,
-    norm=config.embedding.norm,
-    unit_norm=config.embedding.unit_norm,
-    kernel_scale=config.embedding.kernel_scale,
-    momentum=config.embedding.bn_momentum,
-  )
+  keys, head = config.encoder, config.embedding
+  common = {"axis_name": axis_name, "frozen_bn": keys.frozen_bn, "dtype": jnp.dtype(keys.dtype)}
+  encoder = models.create(keys.name, **common, **keys.options)
+  options = {name: head[name] for name in ("norm", "unit_norm", "kernel_scale")}
+  options["momentum"] = head.bn_momentum
+  embedding = models.Embedding(head.dim, axis_name=axis_name, **options)
   pixels = preprocess.from_config(config.data, train=False)
   return Embedder(encoder, embedding, pixels.normalize, pixels.shape)
 

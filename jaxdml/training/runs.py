@@ -122,11 +122,7 @@ class Restored:
 
   @functools.cached_property
   def untrained(self) -> TrainState:
-    """The state that training started from.
-
-    Raises:
-      ConfigError: it had the weights of `encoder.init`, and they are gone.
-    """
+    """The state that training started from; ConfigError if weights of `encoder.init` are gone."""
     return self.setup.initial_state()
 
   @property
@@ -152,11 +148,8 @@ class Restored:
   def embed(self, state: TrainState | None = None) -> np.ndarray:
     """Embeds the test split on all devices: float32 [n, d], in the order of `labels`.
 
-    Args:
-      state: the model's; by default the trained one, `self.untrained` for comparison.
-
-    Raises:
-      ImageDecodeError: an image cannot be decoded, and the rows would not be those of `labels`.
+    `state` is the trained model's by default, `self.untrained` for comparison. ImageDecodeError: an
+    image cannot be decoded, and the rows would not be those of `labels`.
     """
     return self._whole(self.evaluator.embed(self.state if state is None else state))
 

@@ -1,6 +1,6 @@
 """Random combinations of all that a loss takes: finite for finite input, in blocks as at once.
 
-Thirty in the normal tests, 300 with the slow ones.
+Eight in the normal tests, 300 with the slow ones.
 """
 
 import jax
@@ -109,14 +109,13 @@ def check(seed):
     np.testing.assert_allclose(a, b, rtol=0, atol=atol, err_msg=str(case))
 
 
-@pytest.mark.parametrize("first", range(0, 30, 10))
-def test_some_combinations(first):
-  for seed in range(first, first + 10):
+def test_some_combinations():
+  for seed in range(8):
     check(seed)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(30, 300, 10))
+@pytest.mark.parametrize("first", range(0, 300, 10))
 def test_all_combinations(first):
   for seed in range(first, first + 10):
     check(seed)

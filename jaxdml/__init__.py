@@ -4,8 +4,6 @@ The mathematics (`losses`, `mining`, `distances`, `refs`, `hdml`, `types`) needs
 alone; the other rooms are imported when they are first asked for.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from jaxdml import _lazy

@@ -1,7 +1,5 @@
 """`jaxdml convert`: published weights to a checkpoint that `encoder.init` takes."""
 
-from __future__ import annotations
-
 import argparse
 import textwrap
 

@@ -1,7 +1,5 @@
 """`jaxdml embed`: images to vectors on disk, a folder of Parquet shards."""
 
-from __future__ import annotations
-
 import argparse
 import pathlib
 from typing import Any

@@ -1,7 +1,5 @@
 """`jaxdml evaluate`: all metrics of a trained model on its test split, or on other data."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import pathlib

@@ -1,7 +1,5 @@
 """`jaxdml export`: a trained model as files that need no jaxdml."""
 
-from __future__ import annotations
-
 import argparse
 import pathlib
 from typing import Any

@@ -1,7 +1,5 @@
 """`jaxdml gallery`: neighbours of unseen images before and after training, as a picture."""
 
-from __future__ import annotations
-
 import argparse
 
 from jaxdml.commands import _options

@@ -1,7 +1,5 @@
 """`jaxdml report`: what a run's model learned, as one HTML file."""
 
-from __future__ import annotations
-
 import argparse
 
 from jaxdml.commands import _options

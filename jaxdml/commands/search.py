@@ -1,7 +1,5 @@
 """`jaxdml search`: the images that look most like some query images."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import hashlib

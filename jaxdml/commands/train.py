@@ -1,7 +1,5 @@
 """`jaxdml train`: one run, from a config to its results and report."""
 
-from __future__ import annotations
-
 import argparse
 import functools
 import pathlib

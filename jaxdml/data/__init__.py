@@ -4,8 +4,6 @@
 what becomes of an image, and `train_batches` and `eval_batches` iterate over all that.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from jaxdml import _lazy

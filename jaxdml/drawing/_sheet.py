@@ -3,8 +3,6 @@
 All grids are laid out on one: rows of batches (batches.py), neighbours side by side (gallery.py).
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

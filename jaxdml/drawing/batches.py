@@ -1,7 +1,5 @@
 """Batches as the network receives them: images in rows, a row a class."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

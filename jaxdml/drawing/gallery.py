@@ -1,7 +1,5 @@
 """Queries with their neighbours: a line a query, groups of pictures side by side."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Queries to look at: drawn at random, one a class, or the best and the worst."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

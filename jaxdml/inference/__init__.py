@@ -1,7 +1,5 @@
 """A trained model at work: `load` one, `embed` images with it, `export` it."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from jaxdml import _lazy

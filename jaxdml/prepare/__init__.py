@@ -5,8 +5,6 @@ name)` finds people's own photos, and `write(source, data_dir)` makes of either 
 `jaxdml.data.load` reads. Neither a network nor TensorFlow is needed.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from jaxdml import _lazy

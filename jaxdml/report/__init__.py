@@ -1,7 +1,5 @@
 """A report: one HTML file that shows what a model learned, of a run or of any embeddings."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from jaxdml import _lazy

@@ -1,7 +1,5 @@
 """Measures of embeddings that a report shows: hubs, similarities of pairs, a map. Arrays only."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The interactive figures, as Bokeh JSON. They hold numbers alone: text from data stays outside."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

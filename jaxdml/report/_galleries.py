@@ -1,7 +1,5 @@
 """Queries with their nearest neighbours as HTML, and the small pictures that a page holds."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

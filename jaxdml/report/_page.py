@@ -1,7 +1,5 @@
 """One HTML file about embeddings: `build(embeddings, labels, images)`."""
 
-from __future__ import annotations
-
 import datetime
 import functools
 import importlib.resources

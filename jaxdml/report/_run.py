@@ -1,7 +1,5 @@
 """The report of a training run: what its workdir holds, and its model looked at."""
 
-from __future__ import annotations
-
 import datetime
 import json
 import os

@@ -1,7 +1,5 @@
 """The sections of a report as HTML; all that comes from data goes through `text`, never as code."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import html

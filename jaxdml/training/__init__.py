@@ -5,8 +5,6 @@ and `apply_recipe` changes by names; `resolve` makes a `Config` of it. `restore`
 at.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from jaxdml import _lazy

@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import signal
 import time
+import types
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from jaxdml import data, training
 from jaxdml.training import checkpoints, loop, monitors, parallel
 from jaxdml.training.config import ConfigError
+from jaxdml.training.metrics_log import MetricsWriter
 from tests.training.helpers import build_program, tiny_config
 
 
@@ -287,6 +289,21 @@ def test_a_step_that_is_traced_again_is_an_error(data_dir, tmp_path, monkeypatch
       else:
         with pytest.raises(AssertionError, match="traced > 1 times"):
           jax.eval_shape(step, state, batch)
+
+
+def test_a_score_that_is_no_number_is_never_the_best(data_dir, tmp_path):
+  """As where no image that can be decoded has a match: nothing would ever be better."""
+  config = digits_config(data_dir, **{**LIGHT, "eval.select_by": "map@r"})
+  run = loop._Run(config, tmp_path / "run", None)
+  scores = {"map@r": float("nan"), "num_undecodable": 3}
+  with contextlib.closing(run), MetricsWriter(tmp_path / "run", None) as writer:
+    run.progress = checkpoints.Progress()
+    run.selection = types.SimpleNamespace(
+      name="digits test", embed=lambda state: None, score=lambda embedded: scores
+    )
+    with pytest.raises(ConfigError, match="map@r of digits test is not a number"):
+      run.evaluate(types.SimpleNamespace(step=0), writer)
+    assert run.progress.best is None and run.checkpoints.latest_step("best") is None
 
 
 def test_a_full_disk_is_one_error(tmp_path, monkeypatch):

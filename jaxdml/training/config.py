@@ -6,7 +6,9 @@ Users write a ConfigDict with the keys of jaxdml/training/defaults.py. `training
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -104,8 +106,11 @@ def fill_in(config: ConfigDict) -> ConfigDict:
   config = config.copy_and_resolve_references()
   with config.unlocked():
     for key, value in variants.VARIANTS[variant].items():
-      if place := _open(config, key):
-        section, name = place
+      *sections, name = key.split(".")
+      section = functools.reduce(operator.getitem, sections, config)
+      # N-pair alone has that option.
+      applies = key != "loss.options.l2_over" or config.loss.name == "npair"
+      if applies and section.get(name) is None:
         section[name] = _of_layout(config, value)
   return config
 
@@ -115,17 +120,6 @@ def kept(config: ConfigDict) -> dict[str, tuple[object, object]]:
   flat, table = flatten(config), variants.VARIANTS[config.hdml.variant]
   there = {key: (flat.get(key), _of_layout(config, value)) for key, value in table.items()}
   return {k: (ours, its) for k, (ours, its) in there.items() if ours not in (None, its)}
-
-
-def _open(config: ConfigDict, key: str) -> tuple[ConfigDict, str] | None:
-  """(section, name) of a key that the config leaves open; None if it is set or does not apply."""
-  *sections, name = key.split(".")
-  section = config
-  for part in sections:
-    section = section[part]
-  if key == "loss.options.l2_over":
-    return (section, name) if config.loss.name == "npair" and name not in section else None
-  return (section, name) if section[name] is None else None
 
 
 def _of_layout(config: ConfigDict, value: object) -> object:

@@ -1,7 +1,5 @@
 """Geometry and colour on uint8 images: what is random draws from the generator it is given."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import NamedTuple
 
@@ -30,7 +28,7 @@ class Box(NamedTuple):
     """Returns the part of [h, w, c] inside, as a view."""
     return image[self.top : self.top + self.height, self.left : self.left + self.width]
 
-  def reduced(self, reduction: int, size: tuple[int, int]) -> Box:
+  def reduced(self, reduction: int, size: tuple[int, int]) -> "Box":
     """The same part of the picture at 1 / `reduction` of its sides, which has `size` then.
 
     >>> Box(10, 20, 100, 50).reduced(2, (100, 200))

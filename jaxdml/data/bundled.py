@@ -1,10 +1,8 @@
 """Data sets that need no archives: `digits` and `glyphs`, built where they are not there yet.
 
 They are written as array_record from encoded PNG bytes, so neither building nor reading them needs
-TensorFlow or a network. Two builds give the same bytes.
+TensorFlow or a network.
 """
-
-from __future__ import annotations
 
 import contextlib
 import io
@@ -66,10 +64,8 @@ def build(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
   TFDS writes to a temporary directory and renames it, so an interrupted build leaves nothing that
   reads as a data set, and of two builds at once the first to finish is kept.
 
-  Returns the directory of the prepared data set, in `data_dir` or `default_data_dir()`.
-
-  Raises:
-    ValueError: no such bundled data set.
+  Returns the directory of the prepared data set, in `data_dir` or `default_data_dir()`; ValueError
+  if there is no such bundled data set.
   """
   if name not in BUNDLED:
     raise ValueError(f"no bundled data set {name!r}; there are {sorted(BUNDLED)}")
@@ -109,10 +105,7 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 class _StableWriter(tfds_writer.ExampleWriter):
-  """Writes the features of each record in a fixed order.
-
-  TFDS writes them as protobuf's hash map has them, in another order in every process.
-  """
+  """Writes features in a fixed order; protobuf's hash map has another in every process."""
 
   def write(self, path: Any, examples: Iterable[tuple[Any, bytes]]) -> Any:
     """Writes one shard."""
@@ -145,10 +138,7 @@ class BundledBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 class Digits(BundledBuilder):
-  """Handwritten digits (`label`) with their parity (`parity`: 1 for odd) as coarse label.
-
-  The splits are stratified halves of the images of each digit, NOT class-disjoint.
-  """
+  """Handwritten digits (`label`) with their parity (`parity`: 1 for odd) as coarse label."""
 
   def _info(self) -> tfds.core.DatasetInfo:
     features = {
@@ -169,14 +159,10 @@ class Digits(BundledBuilder):
     for digit in range(10):
       of_digit = rng.permutation(np.flatnonzero(data.target == digit))
       in_train[of_digit[: (len(of_digit) + 1) // 2]] = True
-    examples = []
+    examples: dict[str, list] = {"train": [], "test": []}
     for i, (image, digit) in enumerate(zip(data.images, data.target.tolist(), strict=True)):
       gray = np.round(image * (255 / 16)).astype(np.uint8)
       large = cv2.resize(gray, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
       values = {"image": encode_png(large), "label": digit, "parity": digit % 2}
-      examples.append((f"{i:04d}", values))
-    halves = {"train": np.flatnonzero(in_train), "test": np.flatnonzero(~in_train)}
-    return {
-      split: self._generate_examples([examples[i] for i in half], split)
-      for split, half in halves.items()
-    }
+      examples["train" if in_train[i] else "test"].append((f"{i:04d}", values))
+    return {split: self._generate_examples(half, split) for split, half in examples.items()}

@@ -5,10 +5,9 @@ and worker that meets the same bytes, and nothing in them can be out of date. La
 mapped into memory: the operating system keeps those it has room for, once for all processes.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
+import math
 import mmap
 import os
 import shutil
@@ -115,22 +114,14 @@ class Decoder:
 def _read(path: str) -> np.ndarray | None:
   """The picture in a file, None if it cannot be read or is not whole."""
   try:
-    descriptor = os.open(path, os.O_RDONLY)
-  except OSError:  # Most often there is none yet; another user's may be unreadable.
+    with open(path, "rb", buffering=0) as file:
+      large = os.fstat(file.fileno()).st_size >= _MAPPED
+      held = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if large else file.read()
+  except OSError:  # Most often there is none yet; another user's may be unreadable, or the disk.
     return None
-  try:
-    size = os.fstat(descriptor).st_size
-    if size <= _HEAD.size:
-      return None
-    if size < _MAPPED:
-      held: bytes | mmap.mmap = os.read(descriptor, size)
-    else:
-      held = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
-  except OSError:  # A directory of that name, a damaged disk.
+  if len(held) <= _HEAD.size:
     return None
-  finally:
-    os.close(descriptor)
   magic, *shape = _HEAD.unpack_from(held)
-  if magic != _MAGIC or len(held) != _HEAD.size + shape[0] * shape[1] * shape[2]:
+  if magic != _MAGIC or len(held) != _HEAD.size + math.prod(shape):
     return None
   return np.frombuffer(held, np.uint8, offset=_HEAD.size).reshape(shape)

@@ -1,12 +1,11 @@
 """Public data sets by name, and advice for a name that cannot be loaded."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxdml._text import few
 from jaxdml.errors import JaxdmlError
 
 
@@ -63,9 +62,7 @@ def what_there_is(name: str, prepared: Sequence[str], others: Sequence[str] = ()
   short = lambda name: name.removeprefix("tfds:").removeprefix(IMAGE_FOLDER).casefold()
   by_short = {short(other): other for other in (*others, *prepared) if other != name}
   near = difflib.get_close_matches(short(name), by_short, 1)
-  shown = ", ".join(prepared[:_SHOWN])
-  if len(prepared) > _SHOWN:
-    shown += f" and {len(prepared) - _SHOWN} more"
+  shown = few(prepared, _SHOWN)
   text = f"Prepared there: {shown}" if prepared else "Nothing is prepared there"
   return f"{text}; did you mean {by_short[near[0]]!r}?" if near else f"{text}."
 
@@ -99,12 +96,12 @@ def how_to_prepare(name: str, root: Path, prepared: Sequence[str] = ()) -> str:
   )
 
 
-def how_to_convert(name: str, directory: Path, formats: str) -> str:
+def how_to_convert(name: str, directory: Path, formats: Sequence[str]) -> str:
   """Returns the message for someone whose data set is in `formats`, without random access."""
   tfds_name = name.removeprefix("tfds:")
   text = (
-    f"Data set {tfds_name!r} is in {directory}, but as {formats}, which gives no random access. "
-    "Convert it, on a machine with TensorFlow, with: tfds convert_format "
+    f"Data set {tfds_name!r} is in {directory}, but as {', '.join(formats)}, which gives no random "
+    "access. Convert it, on a machine with TensorFlow, with: tfds convert_format "
     f"--dataset_version_dir={directory} --out_file_format=array_record"
   )
   rule = PUBLIC.get(tfds_name)

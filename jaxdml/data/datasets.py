@@ -5,8 +5,6 @@ the public ones with their class-disjoint splits, and, as `tfds:NAME`, whatever 
 array_record.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import hashlib
@@ -31,32 +29,21 @@ GALLERY = "gallery"
 class Dataset:
   """One split: integer labels in memory, encoded images read on demand.
 
-  It pickles without open files and opens them again where it is used, in worker processes too.
-
-  Attributes:
-    name: as given to `load`.
-    split: as given to `load`.
-    labels: column -> int32 [n], aligned with the records.
-    default_label: the column with the class to learn, None if the data set names none.
-    directory: where TFDS keeps the data set.
-    tfds_split: the TFDS splits the records come from, joined by "+".
-    rows: int64 [n], each record's place in `tfds_split`.
-    image: name of the image feature.
-    names: column -> names of its values, where it has any.
-    digest: 16 hexadecimal digits of the split as it was loaded, whatever was selected of it since:
-      another number of images or bytes, or another label, changes them; where it lies does not.
+  It pickles without open files and opens them again where it is used, in worker processes too. The
+  digest is of the split as it was loaded, whatever was selected of it since: another number of
+  images or bytes, or another label, changes it; where it lies does not.
   """
 
-  name: str
-  split: str
-  labels: Mapping[str, np.ndarray] = dataclasses.field(repr=False)
-  default_label: str | None
-  directory: str
-  tfds_split: str
-  rows: np.ndarray = dataclasses.field(repr=False)
-  image: str
-  names: Mapping[str, Sequence[str] | None] = dataclasses.field(repr=False)
-  digest: str
+  name: str  # as given to `load`
+  split: str  # likewise
+  labels: Mapping[str, np.ndarray] = dataclasses.field(repr=False)  # column -> int32 [n]
+  default_label: str | None  # the column with the class to learn, None if the data set names none
+  directory: str  # where TFDS keeps the data set
+  tfds_split: str  # the TFDS splits the records come from, joined by "+"
+  rows: np.ndarray = dataclasses.field(repr=False)  # int64 [n], each record's place in `tfds_split`
+  image: str  # name of the image feature
+  names: Mapping[str, Sequence[str] | None] = dataclasses.field(repr=False)  # column -> its values'
+  digest: str  # 16 hexadecimal digits
 
   def __len__(self) -> int:
     return len(self.rows)
@@ -119,7 +106,7 @@ class Dataset:
     place = f"record {int(self.rows[index])} of {self.tfds_split!r} in {self.directory}"
     return f"record {index} of {self} ({file}{place})"
 
-  def select(self, indices: Sequence[int] | np.ndarray) -> Dataset:
+  def select(self, indices: Sequence[int] | np.ndarray) -> "Dataset":
     """Returns the data set of the given records (int [m], or bool [n]), in that order."""
     places = np.asarray(indices)
     chosen = np.arange(len(self))[places if places.size else places.astype(np.int64)]
@@ -167,9 +154,7 @@ def load(name: str, split: str, *, data_dir: str | os.PathLike[str] | None = Non
   info = records.open_info(directory)
   formats = {getattr(f, "value", f) for f in info.available_file_formats()}
   if "array_record" not in formats:
-    raise DatasetNotPreparedError(
-      catalog.how_to_convert(name, directory, ", ".join(sorted(formats)))
-    )
+    raise DatasetNotPreparedError(catalog.how_to_convert(name, directory, sorted(formats)))
   return _divide(name, split, info, directory)
 
 
@@ -275,7 +260,7 @@ def validation_split(
     ValueError: `fraction` is outside (0, 1), or there are fewer than four classes, or fewer than
       two of several images.
   """
-  classes = dataset.classes(label)
+  classes, sizes = np.unique(dataset.column(label), return_counts=True)
   if not 0 < fraction < 1:
     raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
   if len(classes) < 4:
@@ -283,8 +268,7 @@ def validation_split(
       f"a validation part needs 2 classes of {label!r} and training 2 others, and {dataset}, has "
       f"{len(classes)}: set eval.validation_fraction=0"
     )
-  found, sizes = np.unique(dataset.column(label), return_counts=True)
-  several = np.intersect1d(found[sizes > 1], classes)
+  several = classes[sizes > 1]
   if len(several) < 2:
     raise ValueError(
       f"a validation part needs 2 classes of {label!r} with more than one image, and {dataset}, "

@@ -3,8 +3,6 @@
 OpenCV decodes JPEG and opaque PNG, Pillow every other kind. Both decode on the host's CPU.
 """
 
-from __future__ import annotations
-
 import functools
 import io
 import struct

@@ -1,10 +1,4 @@
-"""Builder of the data set `glyphs`: 1,700 letters of six scripts, drawn by 16 fonts, 32x32 gray.
-
-`draw_letters` gives the drawings of matplotlib's bundled fonts, `merge_homoglyphs` the classes:
-letters that look the same are one.
-"""
-
-from __future__ import annotations
+"""Builder of the data set `glyphs`: 1,700 letters of six scripts, drawn by 16 fonts, 32x32 gray."""
 
 import collections
 import functools
@@ -19,6 +13,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from matplotlib import ft2font
 from PIL import Image, ImageDraw, ImageFont
+from scipy import sparse
+from scipy.sparse import csgraph
 from tqdm import tqdm
 
 from jaxdml.data.bundled import SIZE, BundledBuilder, encode_png
@@ -119,19 +115,14 @@ class Pen:
   """Draws single characters of one font file, bright on dark, on a common em and baseline."""
 
   def __init__(self, path: str):
-    self._path = path
-    self._fonts: dict[float, ImageFont.FreeTypeFont] = {}
+    # The basic layout draws the character asked for: no ligatures, no system libraries.
+    options = {"layout_engine": ImageFont.Layout.BASIC}
+    self._font = functools.cache(functools.partial(ImageFont.truetype, path, **options))
     charmap = ft2font.FT2Font(path).get_charmap()
     # Glyph 0 is the missing-glyph box by the TrueType specification.
     self.codepoints = sorted(code for code, glyph in charmap.items() if int(glyph) != 0)
     unmapped = next(code for code in _PRIVATE_USE if not int(charmap.get(code, 0)))
     self._notdef = self._draw(chr(unmapped))
-
-  def _font(self, size: float) -> ImageFont.FreeTypeFont:
-    if size not in self._fonts:
-      # The basic layout draws the character asked for: no ligatures, no system libraries.
-      self._fonts[size] = ImageFont.truetype(self._path, size, layout_engine=ImageFont.Layout.BASIC)
-    return self._fonts[size]
 
   def _draw(self, char: str) -> np.ndarray | None:
     size = float(EM)
@@ -162,11 +153,6 @@ class Pen:
     return None if blank or np.array_equal(pixels, self._notdef) else pixels
 
 
-def is_letter(codepoint: int) -> bool:
-  """Tells whether Unicode puts the code point in one of the letter categories, L*."""
-  return unicodedata.category(chr(codepoint)).startswith("L")
-
-
 def draw_letters(
   fonts: Mapping[str, str] | None = None,
   *,
@@ -179,7 +165,8 @@ def draw_letters(
   to show a bar. The drawings come by font and then by code point.
   """
   pens = {name: Pen(path) for name, path in (fonts or font_files()).items()}
-  todo = [(n, code) for n, pen in pens.items() for code in pen.codepoints if is_letter(code)]
+  letters = lambda pen: (c for c in pen.codepoints if unicodedata.category(chr(c))[0] == "L")
+  todo = [(name, code) for name, pen in pens.items() for code in letters(pen)]
   # Fonts that claim a letter bound those that draw it: no need to draw the rare ones.
   claims = collections.Counter(code for _, code in todo)
   todo = [(name, code) for name, code in todo if claims[code] >= min_fonts]
@@ -196,7 +183,7 @@ def merge_homoglyphs(drawings: Collection[Drawing]) -> dict[int, int]:
   """Maps each code point to the smallest code point that it looks the same as.
 
   Two letters are one class if their drawings are equal, pixel by pixel, in at least half of the
-  fonts that draw both; classes are the connected components (union-find).
+  fonts that draw both; classes are the connected components.
 
   >>> same = [Drawing(c, f, b"A") for c in (0x41, 0x391) for f in ("serif", "sans")]
   >>> merge_homoglyphs([*same, Drawing(0x42, "sans", b"B")])
@@ -210,19 +197,15 @@ def merge_homoglyphs(drawings: Collection[Drawing]) -> dict[int, int]:
   equal = collections.Counter(
     pair for codes in looks.values() for pair in itertools.combinations(sorted(codes), 2)
   )
-  parent = {code: code for code in fonts_of}
-
-  def root(code: int) -> int:
-    while parent[code] != code:
-      parent[code] = parent[parent[code]]
-      code = parent[code]
-    return code
-
+  codes = sorted(fonts_of)
+  place = {code: i for i, code in enumerate(codes)}
+  joined = sparse.lil_array((len(codes), len(codes)), dtype=bool)
   for (a, b), count in equal.items():
     if 2 * count >= len(fonts_of[a] & fonts_of[b]):
-      low, high = sorted((root(a), root(b)))
-      parent[high] = low
-  return {code: root(code) for code in parent}
+      joined[place[a], place[b]] = True
+  _, component = csgraph.connected_components(joined, directed=False)
+  smallest = np.unique(component, return_index=True)[1]
+  return {code: codes[smallest[component[place[code]]]] for code in fonts_of}
 
 
 def class_name(codepoint: int) -> str:

@@ -4,8 +4,6 @@ An image that cannot be decoded never becomes black pixels under a label: in tra
 of its class takes the slot, in evaluation the slot is masked, and both are counted.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple

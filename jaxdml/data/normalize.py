@@ -4,8 +4,6 @@ Images travel as uint8, a quarter of the bytes; this last step runs on the devic
 training step, and takes NumPy arrays too.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from typing import Any

@@ -1,7 +1,5 @@
 """Pictures outside data sets: the files below a folder, and the bytes of any one picture."""
 
-from __future__ import annotations
-
 import errno
 import io
 import os

@@ -4,8 +4,6 @@ A batch is a pure function of (seed, step): the sampler names the records, and t
 each slot draws from its own generator, keyed by (seed, step, slot).
 """
 
-from __future__ import annotations
-
 import functools
 import sys
 from typing import Any

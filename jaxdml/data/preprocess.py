@@ -4,8 +4,6 @@ A `Preprocess` is a fixed part, whose result may be kept in memory, and a random
 generator it is given and by nothing else. Its `normalize` is for the device: see `data.normalize`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable

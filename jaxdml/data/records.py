@@ -4,8 +4,6 @@ Reading goes through array_record and the tf.Example message alone: nothing is d
 TensorFlow is not needed. The labels are kept in a side file.
 """
 
-from __future__ import annotations
-
 import bisect
 import hashlib
 import json

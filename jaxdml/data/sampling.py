@@ -9,8 +9,6 @@ images repeats them as evenly as possible, each floor or ceil of K / size times;
 repetitions by the record's index and never pair an image with itself.
 """
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import numpy as np

@@ -4,8 +4,6 @@ From a worker, arrays come through shared memory: Grain copies them there (its p
 `copy_to_shm`), except those that were made there, with `empty`, which it hands over as they are.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import os

@@ -4,8 +4,6 @@ Nothing is extracted: members are listed, checked, and their bytes handed on. An
 member that would leave its folder, or that is a link or a device, is refused as a whole.
 """
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import gzip
@@ -20,7 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from tqdm import tqdm
 
@@ -42,9 +40,7 @@ class Files:
 
   path: Path  # the archive or folder itself, for messages
   members: Mapping[str, int]  # name, with "/", -> size in bytes
-  sequential = (
-    False  # it is read from the start on: `names` of `read` are in the order of `members`
-  )
+  sequential = False  # Read from the start on: `names` of `read` are in the order of `members`.
   fingerprint: str  # changes when the content does
 
   def text(self, name: str) -> bytes:
@@ -172,7 +168,7 @@ class _Header(tarfile.TarInfo):
   """A block that describes a member, or holds more of its description, which is read in one go."""
 
   @classmethod
-  def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+  def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
     """Reads a block; an error if too much is to follow."""
     header = super().frombuf(buf, encoding, errors)
     if header.type in _DESCRIBING and header.size > _MAX_HEADER:

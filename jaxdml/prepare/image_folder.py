@@ -1,7 +1,5 @@
 """People's own photos as a data set: folders named by class, or a manifest with path and label."""
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import hashlib

@@ -3,8 +3,6 @@
 Nothing is guessed: what cannot be read one way only is an error that names the file and the line.
 """
 
-from __future__ import annotations
-
 import collections
 import csv
 import io

@@ -1,7 +1,5 @@
 """Public data sets from their archives: found, compared with what was published, read in order."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import io
@@ -82,7 +80,7 @@ class Card:
 
   def source(
     self, root: Path, *, allow_partial: bool = False, max_file_bytes: int = MAX_FILE_BYTES
-  ) -> ArchiveSource:
+  ) -> "ArchiveSource":
     """Reads the annotations, and compares them with the files and the published counts.
 
     `root` has the archives or what was extracted from them. With `allow_partial` what is there is

@@ -1,7 +1,5 @@
 """Image files below a folder, by class folders or as a manifest lists them; copies among them."""
 
-from __future__ import annotations
-
 import collections
 import functools
 import hashlib

@@ -1,7 +1,5 @@
 """Checks of pictures before they become part of a data set, and smaller ones in their place."""
 
-from __future__ import annotations
-
 import cv2
 
 from jaxdml.data import augment, decode

@@ -1,7 +1,5 @@
 """Shards of a data set, their plan and their description; `writing.write` puts them together."""
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import os

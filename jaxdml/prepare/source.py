@@ -1,7 +1,5 @@
 """Sources of data sets: images with labels, wherever they come from, in one form."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

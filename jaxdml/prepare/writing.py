@@ -9,8 +9,6 @@ is written with TFDS's classes, so `tfds.builder_from_directory` reads the resul
     <data_dir>/<name>/.incomplete-<version>/progress/  what is finished, and from which source
 """
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import fcntl

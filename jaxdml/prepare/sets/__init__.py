@@ -4,8 +4,6 @@ A module that is put here is found by itself: the command line offers it, and `j
 takes it by its name once it is prepared.
 """
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 

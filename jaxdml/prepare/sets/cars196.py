@@ -1,7 +1,5 @@
 """Cars196 from its archives, in either of the two forms in which people have them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """CUB-200-2011 from CUB_200_2011.tgz or its extracted folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from jaxdml._text import few

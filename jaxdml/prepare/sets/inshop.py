@@ -1,7 +1,5 @@
 """In-Shop Clothes Retrieval (DeepFashion) from img.zip and list_eval_partition.txt."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from jaxdml._text import few

@@ -1,7 +1,5 @@
 """Stanford Online Products from Stanford_Online_Products.zip or its extracted folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from jaxdml.prepare import official

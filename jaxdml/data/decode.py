@@ -3,6 +3,7 @@
 OpenCV decodes JPEG and opaque PNG, Pillow every other kind. Both decode on the host's CPU.
 """
 
+import contextlib
 import functools
 import io
 import struct
@@ -60,9 +61,8 @@ class Header(NamedTuple):
 def probe(encoded: bytes) -> Header:
   """Reads an image's header without decoding it.
 
-  Raises:
-    ImageDecodeError: no image of one of `FORMATS`, a header cut short, or more than `MAX_PIXELS`
-      or `MAX_BYTES`.
+  ImageDecodeError if it is no image of one of `FORMATS`, cut short, or more than `MAX_PIXELS` or
+  `MAX_BYTES`.
 
   >>> probe(cv2.imencode(".png", np.zeros((2, 3), np.uint8))[1].tobytes())[:4]
   ('PNG', 2, 3, True)
@@ -99,15 +99,13 @@ def decode(
 
   Args:
     encoded: a file's bytes, in one of `FORMATS`.
-    channels: 1 (grey) or 3 (RGB).
+    channels: 1 (grey) or 3 (RGB), else ValueError.
     min_size: (height, width) that the caller will reduce the picture to at most. A JPEG is then
       decoded at 1/2, 1/4 or 1/8 of its sides, in less time, if it stays at least as large as this
       on both: what `augment.resize` would begin with.
     header: of `probe`, from who has called it already.
 
-  Raises:
-    ImageDecodeError: as `probe`, or the image is cut short or damaged.
-    ValueError: `channels` is neither 1 nor 3.
+  ImageDecodeError as of `probe`, or if the image is cut short or damaged.
 
   >>> white = cv2.imencode(".png", np.full((4, 6), 65535, np.uint16))[1].tobytes()
   >>> decode(white, 3).shape, decode(white, 3).dtype, decode(white, 3).min()
@@ -179,13 +177,11 @@ def _by_opencv(encoded: bytes, header: Header, channels: int, reduction: int) ->
   # Turned here and not by OpenCV, so that the picture is as `probe` says in every version of it.
   flags = _REDUCED[reduction] | cv2.IMREAD_IGNORE_ORIENTATION
   flags |= cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR_RGB
-  problem = None
-  try:
+  image = None
+  with contextlib.suppress(cv2.error):
     image = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
-  except cv2.error as error:
-    image, problem = None, error
   if image is None:
-    raise _error(encoded, f"a {header.format} that OpenCV cannot decode: damaged") from problem
+    raise _error(encoded, f"a {header.format} that OpenCV cannot decode: damaged")
   if reduction > 1:
     # The last row and column may stand for less than a block: not the same part of the picture.
     height, width = header.height // reduction, header.width // reduction
@@ -197,13 +193,9 @@ def _by_opencv(encoded: bytes, header: Header, channels: int, reduction: int) ->
 
 def _upright(image: np.ndarray, orientation: int) -> np.ndarray:
   """Undoes an EXIF orientation."""
-  if orientation in (5, 7):
-    image = cv2.transpose(image)
-    return image if orientation == 5 else cv2.rotate(image, cv2.ROTATE_180)
-  if orientation in (2, 4):
-    return cv2.flip(image, 1 if orientation == 2 else 0)
-  turns = {3: cv2.ROTATE_180, 6: cv2.ROTATE_90_CLOCKWISE, 8: cv2.ROTATE_90_COUNTERCLOCKWISE}
-  return cv2.rotate(image, turns[orientation]) if orientation in turns else image
+  flips = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}  # 1: left and right, 0: top and bottom, -1: both
+  image = cv2.transpose(image) if orientation > 4 else image
+  return cv2.flip(image, flips[orientation]) if orientation in flips else image
 
 
 def _by_pillow(encoded: bytes, header: Header, channels: int) -> np.ndarray:

@@ -69,15 +69,12 @@ def create(name: str, channels: int) -> Normalize:
   - any other, written out in the units of 8-bit pixels and in the network's order of channels:
     "bgr mean 104 117 128 std 1 1 1".
   """
-  if name == "half":
-    return Normalize(scale=2 / 255, mean=(1.0,))
-  if name == "unit":
-    return Normalize(scale=1 / 255)
+  if name in ("half", "unit"):
+    return Normalize(scale=2 / 255, mean=(1.0,)) if name == "half" else Normalize(scale=1 / 255)
   if name == "imagenet":
-    if channels == 1:
-      mean, std = sum(_IMAGENET_MEAN) / 3, sum(_IMAGENET_STD) / 3
-      return Normalize(mean=(mean,), std=(std,))
-    return Normalize(mean=_IMAGENET_MEAN, std=_IMAGENET_STD)
+    both = (_IMAGENET_MEAN, _IMAGENET_STD)
+    mean, std = ((sum(x) / 3,) for x in both) if channels == 1 else both
+    return Normalize(mean=mean, std=std)
   if name == "caffe":
     if channels != 3:
       raise ValueError(f"data.normalize: caffe needs data.channels=3; got {channels}")

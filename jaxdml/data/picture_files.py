@@ -54,8 +54,7 @@ def level(
   network disks add. A link counts as what it leads to, and as a file if that is gone: whoever reads
   it will say so. Without `links` the folder may be no link: that may lead outside or in a circle.
 
-  Raises:
-    FolderError: it cannot be read or is a link, or a name in it is not UTF-8.
+  FolderError if it cannot be read or is a link, or a name in it is not UTF-8.
   """
   where = os.path.join(root, below) if below else os.fspath(root)
   if below and not links and os.path.islink(where):
@@ -120,11 +119,8 @@ def encoded(picture: Any, name: str = "image") -> bytes:
   uint8 [h, w] or [h, w, 1], grey, [h, w, 3], RGB, or [h, w, 4], RGB and alpha. `name` is the
   argument's, for messages.
 
-  Raises:
-    TypeError: none of these.
-    ValueError: an array of another shape, or without pixels.
-    ImageDecodeError: a PIL image whose file is damaged.
-    OSError: the path cannot be read.
+  TypeError for none of these, ValueError for an array of another shape or without pixels,
+  ImageDecodeError for a PIL image whose file is damaged, OSError for a path that cannot be read.
 
   >>> encoded(np.zeros((2, 3, 3), np.uint8))[:4]
   b'\\x89PNG'

@@ -86,11 +86,9 @@ def train_batches(
       set is small (`loading.CACHE_BYTES`).
     label: the label column.
     seed: of the augmentation; the sampler has its own.
-    start_step: the first step.
     num_steps: how many steps; None for no end.
     num_workers: processes that prepare batches, at most one a core; 0 for a thread of this one.
     shard_index: this host, of `shard_count`; it gets its contiguous part of the global batch.
-    shard_count: number of hosts.
     bad_images: counts those that cannot be decoded; by default a new one, which stops the iteration
       at more than `loading.MAX_BAD_IMAGES` of the data set.
 
@@ -101,7 +99,6 @@ def train_batches(
     shard_count.
 
   Raises:
-    ValueError: the arguments do not fit together.
     ImageDecodeError: while iterating; too many images cannot be decoded, or all of a class.
     WorkerError: while iterating; a worker process died.
   """
@@ -144,10 +141,7 @@ def eval_batches(
     labels; `mask` bool [n], false where there is no image to embed: it cannot be decoded (image 0),
     or the last batch is padded (image 0, last index repeated).
 
-  Raises:
-    ValueError: `batch_size` is not positive, or the data set is empty.
-    ImageDecodeError: while iterating; too many images cannot be decoded, as in `train_batches`.
-    WorkerError: while iterating; a worker process died.
+  The errors are those of `train_batches`; ValueError also if the data set is empty.
   """
   if batch_size < 1:
     raise ValueError(f"eval batch_size must be at least 1, got {batch_size}")

@@ -132,8 +132,7 @@ def create(
     cache: a directory where decoded pictures are kept for the next time (`cache.Decoder`); the
       result is the same bit by bit. "" keeps nothing.
 
-  Raises:
-    ValueError: unknown name, or values that do not go together; the message names the config key.
+  ValueError, which names the config key, for an unknown name or values that do not go together.
   """
   if name not in NAMES:
     raise ValueError(f"data.preprocess: expected one of {', '.join(NAMES)}; got {name!r}")

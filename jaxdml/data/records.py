@@ -45,13 +45,9 @@ def find_version(root: Path, name: str) -> Path | None:
   The name may be `name/config`.
   """
   parent = root.joinpath(*name.split("/"))
-  versions = []
-  if parent.is_dir():
-    for path in parent.iterdir():
-      match = re.fullmatch(r"(\d+)\.(\d+)\.(\d+)", path.name)
-      if match and is_prepared(path):
-        versions.append((tuple(map(int, match.groups())), path))
-  return max(versions)[1] if versions else None
+  there = parent.iterdir() if parent.is_dir() else ()
+  versions = [p for p in there if re.fullmatch(r"\d+\.\d+\.\d+", p.name) and is_prepared(p)]
+  return max(versions, key=lambda path: tuple(map(int, path.name.split("."))), default=None)
 
 
 def prepared(root: Path) -> list[str]:
@@ -80,8 +76,7 @@ def digests(directory: Path) -> dict[str, str]:
 def open_info(directory: Path) -> tfds.core.DatasetInfo:
   """Returns TFDS's description of a prepared data set.
 
-  Raises:
-    DamagedDatasetError: it cannot be read, or is not as `jaxdml prepare` wrote it.
+  DamagedDatasetError if it cannot be read, or is not as `jaxdml prepare` wrote it.
   """
   made_from = _files.read_json(directory / SOURCE_FILE)
   if not isinstance(made_from, dict) and (directory / SOURCE_FILE).exists():

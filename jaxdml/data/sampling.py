@@ -9,6 +9,7 @@ images repeats them as evenly as possible, each floor or ceil of K / size times;
 repetitions by the record's index and never pair an image with itself.
 """
 
+from collections.abc import Iterable
 from typing import Protocol
 
 import numpy as np
@@ -52,7 +53,6 @@ class _Drawn(Sampler):
     self.batch_size, self.num_records, self._seed = batch_size, len(labels), seed
 
   def __call__(self, step: int) -> np.ndarray:
-    """Returns the record indices of a step's global batch, int64 [batch_size]."""
     return self._draw(_rng_at(self._seed, step))
 
 
@@ -66,7 +66,6 @@ class ClassBalanced(_Drawn):
   def __init__(
     self, labels: np.ndarray, batch_size: int, images_per_class: int, seed: int, label: str
   ):
-    _check_images_per_class(images_per_class)
     if batch_size % images_per_class:
       divisor = f"data.images_per_class ({images_per_class})"
       raise ValueError(f"data.batch_size ({batch_size}) must be a multiple of {divisor}")
@@ -75,9 +74,11 @@ class ClassBalanced(_Drawn):
     self._classes = _Classes(labels, label, batch_size // images_per_class)
     self.left_out = self._classes.left_out
 
+  def _chosen(self, rng: np.random.Generator) -> Iterable[int]:
+    return _distinct(rng, len(self._classes), self.batch_size // self._per_class)
+
   def _draw(self, rng: np.random.Generator) -> np.ndarray:
-    chosen = _distinct(rng, len(self._classes), self.batch_size // self._per_class)
-    return np.concatenate([self._classes.draw(rng, c, self._per_class) for c in chosen])
+    return np.concatenate([self._classes.draw(rng, c, self._per_class) for c in self._chosen(rng)])
 
 
 class Triplets(_Drawn):
@@ -119,7 +120,7 @@ class Uniform(_Drawn):
     return _distinct(rng, self.num_records, self.batch_size)
 
 
-class Hierarchical(_Drawn):
+class Hierarchical(ClassBalanced):
   """N coarse groups, P/N classes in each, K images of each class: negatives that look alike.
 
   All classes of a group are neighbours in the batch, K consecutive records each. Groups are drawn
@@ -138,16 +139,13 @@ class Hierarchical(_Drawn):
     label: str,
     coarse_label: str,
   ):
-    _check_images_per_class(images_per_class)
     if groups < 1 or batch_size % (groups * images_per_class):
       raise ValueError(
         f"data.batch_size ({batch_size}) must be a multiple of data.coarse_per_batch ({groups}) "
         f"times data.images_per_class ({images_per_class})"
       )
-    super().__init__(labels, batch_size, seed)
-    self._per_class, self._groups = images_per_class, groups
-    self._per_group = batch_size // (groups * images_per_class)
-    self._classes = _Classes(labels, label, groups * self._per_group)
+    super().__init__(labels, batch_size, images_per_class, seed, label)
+    self._groups, self._per_group = groups, batch_size // (groups * images_per_class)
     # The group of a class is that of its first record; then no record may differ from its class.
     of_class = coarse[self._classes.order[self._classes.starts]]
     place = np.searchsorted(self._classes.values, labels).clip(max=len(of_class) - 1)
@@ -169,21 +167,15 @@ class Hierarchical(_Drawn):
         f"data.coarse_per_batch={groups} of them: lower data.batch_size, raise "
         "data.images_per_class, or change data.coarse_per_batch"
       )
-    said = [self._classes.left_out] if self._classes.left_out else []
     if len(kept) < len(counts):
-      said.append(
-        f"{len(counts) - len(kept)} of the {len(counts)} groups of {coarse_label!r} have fewer "
-        f"than {self._per_group} classes of two images"
-      )
-    self.left_out = "; ".join(said)
+      left = f"{len(counts) - len(kept)} of the {len(counts)} groups of {coarse_label!r} have"
+      left += f" fewer than {self._per_group} classes of two images"
+      self.left_out = f"{self.left_out}; {left}" if self.left_out else left
 
-  def _draw(self, rng: np.random.Generator) -> np.ndarray:
-    parts = []
+  def _chosen(self, rng: np.random.Generator) -> Iterable[int]:
     for group in _distinct(rng, len(self._counts), self._groups):
       places = _distinct(rng, int(self._counts[group]), self._per_group)
-      chosen = self._order[self._starts[group] + places]
-      parts += [self._classes.draw(rng, which, self._per_class) for which in chosen]
-    return np.concatenate(parts)
+      yield from self._order[self._starts[group] + places]
 
 
 def create(
@@ -214,15 +206,16 @@ def create(
     seed: the same seed and step give the same batch.
     label: name of the label column, for messages.
     coarse: for "hierarchical", the coarse group of each record, [n], of the column `coarse_label`.
-    coarse_label: its name.
     coarse_per_batch: how many groups a batch holds, for "hierarchical".
 
-  Raises:
-    ValueError: unknown name, sizes that do not divide, or too few classes with two images.
+  ValueError for an unknown name, sizes that do not divide, or too few classes with two images.
   """
   labels = _as_integers("labels", labels)
   if batch_size < 1:
     raise ValueError(f"data.batch_size must be at least 1, got {batch_size}")
+  if name in ("pk", "hierarchical") and images_per_class < 2:
+    least = "must be at least 2, to have a positive pair"
+    raise ValueError(f"data.images_per_class {least}, got {images_per_class}")
   if name == "pk":
     return ClassBalanced(labels, batch_size, images_per_class, seed, label)
   if name == "npair":
@@ -254,12 +247,6 @@ def _as_integers(name: str, values: np.ndarray) -> np.ndarray:
   if values.ndim != 1 or values.dtype.kind not in "biuUSO":
     raise ValueError(f"{name} must be integers [n], got {values.dtype} {list(values.shape)}")
   return values if values.dtype.kind in "iu" else numbered(name, values)[0]
-
-
-def _check_images_per_class(count: int) -> None:
-  if count < 2:
-    least = "must be at least 2, to have a positive pair"
-    raise ValueError(f"data.images_per_class {least}, got {count}")
 
 
 def _rng_at(seed: int, step: int) -> np.random.Generator:
@@ -315,9 +302,7 @@ class _Classes:
   def draw(self, rng: np.random.Generator, which: int, count: int) -> np.ndarray:
     """Draws `count` records of a class; all differ unless the class is smaller."""
     size = int(self.counts[which])
-    if size >= count:
-      places = _distinct(rng, size, count)
-    else:
-      # Cyclically over one permutation: each image comes floor or ceil of count/size times.
-      places = np.resize(rng.permutation(size), count)
+    # Else cyclically over one permutation: each image comes floor or ceil of count/size times.
+    enough = size >= count
+    places = _distinct(rng, size, count) if enough else np.resize(rng.permutation(size), count)
     return self.order[self.starts[which] + places]

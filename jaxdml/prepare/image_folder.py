@@ -13,7 +13,15 @@ from pathlib import Path
 from jaxdml.data import picture_files
 from jaxdml.prepare import photos
 from jaxdml.prepare.photos import ImageFolderError, Photo
-from jaxdml.prepare.source import MAX_FILE_BYTES, Item, Source, column_features, said, summary
+from jaxdml.prepare.source import (
+  MAX_FILE_BYTES,
+  Item,
+  Source,
+  column_features,
+  listed,
+  said,
+  summary,
+)
 
 _VERSION = "1.0.0"
 
@@ -101,7 +109,7 @@ def source(
   if single := sorted(name for name, count in counts.items() if count == 1):
     notes.append(
       f"Classes with one image, which is kept but cannot give a positive pair: {len(single)} "
-      f"({photos.listed(single)})."
+      f"({listed(single)})."
     )
   splits = {photo.path: photo.split for photo in found}
   placed = [[p._replace(split=splits.get(p.path)) for p in group] for group in groups]
@@ -165,10 +173,10 @@ def _split_notes(found: Iterable[Photo]) -> Iterator[str]:
   if shared := train & test:
     yield (
       f"Test classes that are training classes too: {len(shared)} of {len(test)} "
-      f"({photos.listed(sorted(shared))}), so the test is NOT on unseen classes."
+      f"({listed(sorted(shared))}), so the test is NOT on unseen classes."
     )
   if lonely := classes.get("query", set()) - classes.get("gallery", set()):
     yield (
       f"Classes with query images and none in the gallery, for which nothing right can be found: "
-      f"{len(lonely)} ({photos.listed(sorted(lonely))})."
+      f"{len(lonely)} ({listed(sorted(lonely))})."
     )

@@ -13,9 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxdml._text import few
 from jaxdml.data.picture_files import SPLITS, clean_name
-from jaxdml.prepare.source import MAX_FILE_BYTES, PrepareError, small_file
+from jaxdml.prepare.source import MAX_FILE_BYTES, PrepareError, listed, small_file
 
 REQUIRED = ("path", "label")
 OPTIONAL = ("coarse", "fine", "split")
@@ -175,10 +174,6 @@ def _csv(path: Path, text: str, problems: Problems) -> Iterator[tuple[int, dict[
     line = reader.line_num + 1
 
 
-def _quoted(columns: list[str]) -> str:
-  return f"[{few(list(map(repr, columns)))}]"
-
-
 def _twice(columns: list[str]) -> list[str]:
   return sorted(name for name, count in collections.Counter(columns).items() if count > 1)
 
@@ -186,16 +181,16 @@ def _twice(columns: list[str]) -> list[str]:
 def _check_columns(path: Path, line: int, columns: list[str]) -> None:
   header = f"manifest {path}: line {line}: the header names"
   if missing := " and ".join(column for column in REQUIRED if column not in columns):
-    got = _quoted(columns)
-    raise ManifestError(f"{header} the columns, and {missing} must be among them; got {got}")
+    rule = f"the columns, and {missing} must be among them"
+    raise ManifestError(f"{header} {rule}; got [{listed(columns)}]")
   if twice := _twice([column for column in columns if column]):
-    raise ManifestError(f"{header} {_quoted(twice)} more than once")
+    raise ManifestError(f"{header} [{listed(twice)}] more than once")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   names = _columns(key for key, _ in pairs)
   if twice := _twice(names):
-    raise ValueError(f"{_quoted(twice)} given more than once")
+    raise ValueError(f"[{listed(twice)}] given more than once")
   return dict(zip(names, (value for _, value in pairs), strict=True))
 
 

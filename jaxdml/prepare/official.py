@@ -197,6 +197,17 @@ def open_part(path: Path, folder: str, most: int, keep: Collection[str] = ()) ->
   return Part(files, names)
 
 
+def open_lists(root: Path, name: str, archive: str, lists: Sequence[str], most: int) -> Part:
+  """Opens a data set's only archive or what was extracted from it; `lists` are read as text."""
+  folder = archive.partition(".")[0]
+  path = find_part(root, folder)
+  if path is None and all((root / file).is_file() for file in lists):
+    path = root
+  if path is None:
+    raise missing_files(name, root, [{archive: False}])
+  return open_part(path, folder, most, keep=lists)
+
+
 def missing_files(name: str, source: Path, forms: Sequence[Mapping[str, bool]]) -> PrepareError:
   """Returns the error that says which files are needed in `source` and which of them are there.
 

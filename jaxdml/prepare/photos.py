@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from jaxdml._text import few
+from jaxdml import _files
 from jaxdml.data import picture_files
 from jaxdml.data.picture_files import SPLITS, SUFFIXES, clean_name, is_picture
 from jaxdml.prepare import manifest as manifests
-from jaxdml.prepare.source import PrepareError
+from jaxdml.prepare.source import PrepareError, listed
 
 _ALMOST_SPLITS = {"dev", "val", "valid", "validation"}
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
@@ -51,11 +51,6 @@ def unreadable(path: Path, error: OSError) -> ImageFolderError:
   return ImageFolderError(
     f"{path}: cannot be read ({error.strerror}); correct it, or take it out, and run again"
   )
-
-
-def listed(names: Sequence[str]) -> str:
-  """Returns the first few names in quotes, for a message."""
-  return few(list(map(repr, names)))
 
 
 class Folder:
@@ -235,10 +230,10 @@ def copies(root: Path, found: Sequence[Photo], name: str) -> list[list[Photo]]:
   are no pictures, so no copies. `name` is the data set's, for the bar.
   """
   groups = _split([[photo for photo in found if photo.size]], lambda photo: photo.size)
-  for what, digest in (("comparing sizes and ends", _tail), ("comparing files", _whole)):
+  for what, digest in (("comparing sizes and ends", _tail), ("comparing files", _files.sha256)):
     with tqdm(total=sum(map(len, groups)), desc=f"{name}: {what}", unit=" photos", delay=2) as bar:
 
-      def key(photo: Photo, digest=digest, bar=bar) -> bytes:
+      def key(photo: Photo, digest=digest, bar=bar) -> bytes | str:
         bar.update()
         try:
           return digest(root / photo.path)
@@ -265,11 +260,6 @@ def _tail(path: Path) -> bytes:
     size = file.seek(0, os.SEEK_END)
     file.seek(max(size - _TAIL, 0))
     return hashlib.sha256(file.read(_TAIL)).digest()
-
-
-def _whole(path: Path) -> bytes:
-  with path.open("rb") as file:
-    return hashlib.file_digest(file, "sha256").digest()
 
 
 def _contradict(group: Sequence[Photo]) -> bool:

@@ -17,8 +17,7 @@ def check_image(encoded: bytes) -> None:
   other formats in full. Most of the time is spent without Python's lock, so threads help. Damage
   inside a JPEG's data that its decoder repairs passes: nothing in the file tells it.
 
-  Raises:
-    ImageDecodeError: it is empty, no image, cut short, damaged or too large; the message says so.
+  ImageDecodeError if it is empty, no image, cut short, damaged or too large.
   """
   header = decode.probe(encoded)
   blocks = -(-header.height // 8) * -(-header.width // 8)
@@ -43,14 +42,8 @@ def shrink(encoded: bytes, max_side: int) -> bytes:
   """Returns a JPEG whose longer side is `max_side`; the same bytes if the picture is no larger.
 
   What is written is upright and RGB, transparent parts on white, as training would see it; of the
-  file's metadata nothing is kept.
-
-  Args:
-    encoded: the bytes of an image file.
-    max_side: in pixels, at least 1.
-
-  Raises:
-    ImageDecodeError: as `decode.decode`.
+  file's metadata nothing is kept. `max_side` is in pixels, at least 1. The errors are those of
+  `decode.decode`.
   """
   header = decode.probe(encoded)
   longer = max(header.height, header.width)

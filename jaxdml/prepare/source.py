@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
-from jaxdml._text import printable
+from jaxdml._text import few, printable
 from jaxdml.errors import JaxdmlError
 
 # No photo and no list of the data sets is as large; by default a file that says so is refused.
@@ -23,6 +23,11 @@ def said(text: str) -> str:
   """
   short = lambda x: x if len(x) <= _MOST else f"{x[: _MOST // 2]} ... {x[-_MOST // 2 :]}"
   return "\n".join(printable(short(line)) for line in text.split("\n"))
+
+
+def listed(names: Sequence[str]) -> str:
+  """Returns the first few names in quotes, for a message."""
+  return few(list(map(repr, names)))
 
 
 class PrepareError(JaxdmlError, ValueError):

@@ -8,17 +8,12 @@ from jaxdml.prepare.official import Annotations, Count, Row
 from jaxdml.prepare.source import PrepareError
 
 _TRAIN_CLASSES = 100
-_FOLDER = "CUB_200_2011"
 _LISTS = ("images.txt", "image_class_labels.txt", "classes.txt")
 
 
 def _read(root: Path, most: int) -> Annotations:
-  path = official.find_part(root, _FOLDER)
-  if path is None and all((root / name).is_file() for name in _LISTS):
-    path = root
-  if path is None:
-    raise official.missing_files("cub200_2011", root, [{f"{_FOLDER}.tgz": False}])
-  part = official.open_part(path, _FOLDER, most, keep=_LISTS)
+  part = official.open_lists(root, "cub200_2011", "CUB_200_2011.tgz", _LISTS, most)
+  path = part.files.path
   images, labels, classes = (_numbered(part, name) for name in _LISTS)
   if list(classes) != list(range(1, len(classes) + 1)):
     raise PrepareError(f"classes.txt in {path} does not number its classes 1, 2, 3...")

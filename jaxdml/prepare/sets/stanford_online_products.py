@@ -6,7 +6,7 @@ from jaxdml.prepare import official
 from jaxdml.prepare.official import Annotations, Count, Row
 from jaxdml.prepare.source import PrepareError
 
-_FOLDER = "Stanford_Online_Products"
+_ARCHIVE = "Stanford_Online_Products.zip"
 _LISTS = {"train": "Ebay_train.txt", "test": "Ebay_test.txt"}
 _HEADER = ["image_id", "class_id", "super_class_id", "path"]
 _CLASSES = 22634
@@ -17,12 +17,8 @@ _SUPER_CLASSES = [
 
 
 def _read(root: Path, most: int) -> Annotations:
-  path = official.find_part(root, _FOLDER)
-  if path is None and all((root / name).is_file() for name in _LISTS.values()):
-    path = root
-  if path is None:
-    raise official.missing_files("stanford_online_products", root, [{f"{_FOLDER}.zip": False}])
-  part = official.open_part(path, _FOLDER, most, keep=tuple(_LISTS.values()))
+  lists = tuple(_LISTS.values())
+  part = official.open_lists(root, "stanford_online_products", _ARCHIVE, lists, most)
   rows = [row for split, name in _LISTS.items() for row in _rows(part, split, name)]
   return Annotations({"class_id": _CLASSES, "super_class_id": _SUPER_CLASSES}, rows, [part])
 

@@ -115,13 +115,8 @@ def create(
 ) -> Preprocess:
   """Makes the preprocessing `name`: a function (bytes, generator) -> uint8 [h, w, c].
 
-  - "glyphs", "digits": resize to `image_size`; in training a light random affine warp; normalised
-    by "half".
-  - "hdml": the authors' for arXiv 1903.05503. Warp to 256x256, crop 227 (at random, with a random
-    flip, in training; else the centre); normalised by "caffe". Another `image_size` keeps the
-    proportion 256/227.
-  - "standard": random resized crop and flip in training, else shorter side to 8/7 of `image_size`
-    (256 for 224) and centre crop; normalised by "imagenet".
+  "glyphs" and "digits" are for these data sets, "hdml" is the authors' for arXiv 1903.05503, and
+  "standard" is for photos; docs/data.md has a table of what each does.
 
   Args:
     image_size: height and width of the result in pixels.

@@ -56,20 +56,16 @@ def source(
   drop_copies: bool = False,
   max_file_bytes: int = MAX_FILE_BYTES,
 ) -> ImageFolder:
-  """Finds the photos below a folder, with their classes and splits.
+  """Finds the photos below a folder, with their classes and splits; docs/data.md has the layouts.
 
-  Layouts: `root/CLASS/**/*.jpg` (and `picture_files.SUFFIXES`); `root/train/CLASS/**` beside
-  `root/test/CLASS/**`, or query and gallery instead of test; or any, with a manifest (see
-  `manifest.read`). Without splits of its own the collection is divided by class, see `divide`.
-  What was found, and what the user should know about it, is printed on stderr.
+  Without splits of its own the collection is divided by class, see `divide`. What was found, and
+  what the user should know about it, is printed on stderr.
 
   Args:
     root: the folder.
     name: letters, digits, "-" and "_"; the data set is then `image_folder/NAME`.
-    manifest: CSV or JSONL file whose paths are relative to `root`, or absolute and in it; None:
-      folders are the classes.
-    test_share: share of the classes that test, between 0 and 1.
-    seed: chooses them.
+    manifest: as `manifest.read` takes it; None: folders are the classes.
+    test_share: share of the classes that test, between 0 and 1, chosen by `seed`.
     drop_copies: leave out photos that are there already, byte by byte, and all copies of one that
       has several labels. They are counted and named in any case.
     max_file_bytes: the most that a manifest may have.

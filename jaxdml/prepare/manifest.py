@@ -79,10 +79,8 @@ def read(
 ) -> tuple[list[Row], list[str]]:
   """Reads a manifest.
 
-  CSV (.csv, .tsv): UTF-8, a header line that names the columns, separated by comma, semicolon or
-  tab, fields quoted with '"' where they hold one of those. JSONL (.jsonl, .ndjson): UTF-8, an
-  object a line, its values text or whole numbers. Columns: path and label; optional coarse, fine
-  and split, each on all lines or on none. Empty lines are passed over, and a byte order mark too.
+  docs/data.md says what it holds. Fields of a CSV that hold a delimiter are quoted with '"'; empty
+  lines are passed over, and a byte order mark too.
 
   Returns its rows, in the file's order, and the names of the columns that have no meaning here;
   ManifestError names the line that is wrong.

@@ -27,8 +27,12 @@ class Plan:
     totals = collections.Counter(splits)
     self.splits = list(totals)
     per_shard = {split: max(MIN_ITEMS, -(-n // MAX_SHARDS)) for split, n in totals.items()}
-    self._counts = {split: -(-n // per_shard[split]) for split, n in totals.items()}
-    self._dataset = dataset
+    counts = {split: -(-n // per_shard[split]) for split, n in totals.items()}
+    self.names = {  # TFDS's, of the files, in the order of the splits
+      (split, number): f"{dataset}-{split}.array_record-{number:05d}-of-{count:05d}"
+      for split, count in counts.items()
+      for number in range(count)
+    }
     self.keys: list[Key] = []
     seen: collections.Counter = collections.Counter()
     for split in splits:
@@ -38,16 +42,7 @@ class Plan:
 
   def of_split(self, split: str) -> list[Key]:
     """Returns the shards of a split, in order."""
-    return [(split, number) for number in range(self._counts[split])]
-
-  def name(self, key: Key) -> str:
-    """Returns TFDS's file name of a shard."""
-    split, number = key
-    return f"{self._dataset}-{split}.array_record-{number:05d}-of-{self._counts[split]:05d}"
-
-  def names(self) -> list[str]:
-    """Returns the file names of all shards."""
-    return [self.name(key) for split in self.splits for key in self.of_split(split)]
+    return [key for key in self.names if key[0] == split]
 
 
 class Shard:

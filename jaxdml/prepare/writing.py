@@ -165,13 +165,13 @@ class _Build:
     what, before = f"{self._source.name}: writing", total - len(todo)
     with tqdm(total=total, initial=before, desc=what, **options) as bar:
       self._write(todo, done, bar)
-    self._check_skipped(whole=len(done) == len(self._plan.sizes))
+    self._check_skipped(whole=len(done) == len(self._plan.names))
     self._skipped.sort(key=lambda entry: entry["item"])
     self._describe(done)
     return self._skipped
 
   def _start_over_if_changed(self) -> None:
-    images, names = len(self._items), self._plan.names()
+    images, names = len(self._items), list(self._plan.names.values())
     state = {"fingerprint": self._fingerprint, "images": images, "shards": names}
     path = self._progress / "source.json"
     before = _files.read_json(path)
@@ -191,8 +191,7 @@ class _Build:
 
   def _finished(self) -> dict[shards.Key, dict[str, Any]]:
     found = {}
-    for key in self._plan.sizes:
-      name = self._plan.name(key)
+    for key, name in self._plan.names.items():
       result = _files.read_json(self._progress / f"{name}.json")
       shard = self._data / name
       if result is not None and shard.is_file() and shard.stat().st_size == result["file_bytes"]:
@@ -208,10 +207,10 @@ class _Build:
         for index, encoded, reason in checked:
           key, item = self._plan.keys[index], self._items[index]
           if key not in open_shards:
-            open_shards[key] = shards.Shard(self._data / self._plan.name(key))
+            open_shards[key] = shards.Shard(self._data / self._plan.names[key])
           if reason is None:
-            record = self._serialize({**item.values, "path": item.path, "image": encoded})
-            open_shards[key].add(record)
+            values = {**item.values, "path": item.path, "image": encoded}
+            open_shards[key].add(self._serialize(values))
           else:
             entry = {"item": index, "path": item.path, "reason": reason}
             open_shards[key].skipped.append(entry)

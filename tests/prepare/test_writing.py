@@ -341,7 +341,7 @@ def test_shards_stay_few(monkeypatch):
   plan = shards.Plan("x", ["train"] * 300_000 + ["test"] * 2000)
   assert len(plan.of_split("train")) <= shards.MAX_SHARDS
   assert [plan.sizes[key] for key in plan.of_split("test")] == [1024, 976]
-  assert plan.name(("test", 1)) == "x-test.array_record-00001-of-00002"
+  assert plan.names["test", 1] == "x-test.array_record-00001-of-00002"
 
 
 def test_what_was_prepared_here_is_loaded_by_its_bare_name(tmp_path):

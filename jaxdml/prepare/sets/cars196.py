@@ -12,6 +12,8 @@ from jaxdml.prepare.source import PrepareError, small_file
 _TRAIN_CLASSES = 98
 _TEST_ANNOS = "cars_test_annos_withlabels.mat"
 _DEVKIT = ("car_devkit.tgz", "car_devkit.tar.gz", "devkit/cars_train_annos.mat")
+# Of each part its folder, where it is, and the file and class of each image.
+_Found = list[tuple[str, Path, list[tuple[str, int]]]]
 
 
 def _read(root: Path, most: int) -> Annotations:
@@ -26,34 +28,38 @@ def _read(root: Path, most: int) -> Annotations:
     _TEST_ANNOS: official.find(root, _TEST_ANNOS, f"devkit/{_TEST_ANNOS}"),
   }
   if all(joined.values()):
-    rows, names, parts = _joined(*joined.values(), most)
+    found, names = _joined(*joined.values(), most)
   elif all(divided.values()):
-    rows, names, parts = _divided(*divided.values(), most)
+    found, names = _divided(*divided.values(), most)
   else:
     there = [{file: path is not None for file, path in f.items()} for f in (joined, divided)]
     raise official.missing_files("cars196", root, there)
+  parts, rows = [], []
+  for number, (folder, path, annotated) in enumerate(found):
+    parts.append(official.open_part(path, folder, most))
+    for file, label in annotated:
+      if not 1 <= label <= len(names):
+        where = f"the annotations give {folder}/{file} the class {label}"
+        raise PrepareError(f"{where}, not in 1..{len(names)}")
+      split = "train" if label <= _TRAIN_CLASSES else "test"
+      rows.append(Row(split, f"{folder}/{file}", {"label": label - 1}, number, file))
   return Annotations({"label": names}, rows, parts)
 
 
-def _joined(
-  images: Path, annotations: Path, most: int
-) -> tuple[list[Row], list[str], list[official.Part]]:
+def _joined(images: Path, annotations: Path, most: int) -> tuple[_Found, list[str]]:
   content = small_file(annotations, most)
-  names = _class_names(annotations, content)
-  part = official.open_part(images, "car_ims", most)
-  found = _annotations(annotations, content, "relative_im_path")
-  rows = []
-  for path, label in found:
+  found = []
+  for path, label in _annotations(annotations, content, "relative_im_path"):
     folder, _, file = path.rpartition("/")
     if folder != "car_ims":
       raise PrepareError(f"{annotations} names {path!r}, where car_ims/NUMBER.jpg was expected")
-    rows.append(_row(path, label, names, 0, file))
-  return rows, names, [part]
+    found.append((file, label))
+  return [("car_ims", images, found)], _class_names(annotations, content)
 
 
 def _divided(
   train: Path, test: Path, devkit: Path, test_annos: Path, most: int
-) -> tuple[list[Row], list[str], list[official.Part]]:
+) -> tuple[_Found, list[str]]:
   meta, train_annos = "cars_meta.mat", "cars_train_annos.mat"
   if devkit.name == train_annos:
     devkit = devkit.parent
@@ -63,28 +69,10 @@ def _divided(
     if file not in kit.names:
       raise PrepareError(f"{devkit} holds no devkit/{file}: is it the devkit of Cars196?")
     contents[file] = kit.files.text(kit.names[file])
-  names = _class_names(devkit / meta, contents[meta])
-  annotated = [
-    _annotations(devkit / train_annos, contents[train_annos], "fname"),
-    _annotations(test_annos, small_file(test_annos, most), "fname"),
-  ]
-  folders = ("cars_train", "cars_test")
-  parts = [
-    official.open_part(path, f, most) for path, f in zip((train, test), folders, strict=True)
-  ]
-  rows = [
-    _row(f"{folder}/{file}", label, names, number, file)
-    for number, (folder, found) in enumerate(zip(folders, annotated, strict=True))
-    for file, label in found
-  ]
-  return rows, names, parts
-
-
-def _row(path: str, label: int, names: list[str], files: int, member: str) -> Row:
-  if not 1 <= label <= len(names):
-    raise PrepareError(f"the annotations give {path} the class {label}, not in 1..{len(names)}")
-  split = "train" if label <= _TRAIN_CLASSES else "test"
-  return Row(split, path, {"label": label - 1}, files, member)
+  of_train = _annotations(devkit / train_annos, contents[train_annos], "fname")
+  of_test = _annotations(test_annos, small_file(test_annos, most), "fname")
+  found = [("cars_train", train, of_train), ("cars_test", test, of_test)]
+  return found, _class_names(devkit / meta, contents[meta])
 
 
 def _class_names(path: Path, content: bytes) -> list[str]:

@@ -123,9 +123,8 @@ class BundledBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   def _described(self, features: dict[str, Any], **more: str) -> tfds.core.DatasetInfo:
     image = tfds.features.Image(shape=(SIZE, SIZE, 1), encoding_format="png")
-    features = tfds.features.FeaturesDict({"image": image, **features})
-    keys = ("image", "label")
-    return tfds.core.DatasetInfo(builder=self, features=features, supervised_keys=keys, **more)
+    more["features"] = tfds.features.FeaturesDict({"image": image, **features})
+    return tfds.core.DatasetInfo(builder=self, supervised_keys=("image", "label"), **more)
 
   def _example_writer(self) -> _StableWriter:
     return _StableWriter(file_format=self.info.file_format)

@@ -34,11 +34,7 @@ PUBLIC: dict[str, Rule] = {
   "stanford_online_products": Rule(label="class_id"),
   "inshop": Rule(),
 }
-"""Public data sets and the class-disjoint split that papers use.
-
-`load` takes any other one too that `jaxdml prepare` has made; a name that is here is known, and
-answered with advice, before it is prepared.
-"""
+"""Public data sets and the class-disjoint split that papers use; known before they are prepared."""
 
 IMAGE_FOLDER = "image_folder/"  # Names of people's own photos begin with it.
 _SHOWN = 20
@@ -51,9 +47,7 @@ def _prepare(name: str, root: Path, source: str) -> str:
 
 
 def what_there_is(name: str, prepared: Sequence[str], others: Sequence[str] = ()) -> str:
-  """Lists what is prepared, and names the nearest to one that cannot be loaded.
-
-  `others` may have been meant too.
+  """Lists what is prepared, and names the nearest to one that cannot be loaded, of `others` too.
 
   >>> what_there_is("image_folder/gardn", ["digits", "image_folder/garden"])
   "Prepared there: digits, image_folder/garden; did you mean 'image_folder/garden'?"

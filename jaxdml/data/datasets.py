@@ -1,9 +1,4 @@
-"""Data sets for metric learning, and parts of them: labels in memory, images by random access.
-
-`load` knows the bundled data sets, which it builds on first use, what `jaxdml prepare` has written,
-the public ones with their class-disjoint splits, and, as `tfds:NAME`, whatever TFDS has prepared as
-array_record.
-"""
+"""Data sets for metric learning, and parts of them: labels in memory, images by random access."""
 
 import dataclasses
 import functools
@@ -18,8 +13,7 @@ import tensorflow_datasets as tfds
 
 from jaxdml._labels import UNKNOWN
 from jaxdml.data import bundled, catalog, records
-from jaxdml.data.catalog import PUBLIC as PUBLIC
-from jaxdml.data.catalog import DatasetNotPreparedError as DatasetNotPreparedError
+from jaxdml.data.catalog import PUBLIC, DatasetNotPreparedError
 
 # Column of a test split that is divided in queries (0) and the gallery they are ranked in (1).
 GALLERY = "gallery"
@@ -132,9 +126,8 @@ def load(name: str, split: str, *, data_dir: str | os.PathLike[str] | None = Non
       by "+".
     data_dir: TFDS data directory; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
-  Raises:
-    ValueError: unknown name or split.
-    DatasetNotPreparedError: the data set is not there, or not as array_record.
+  ValueError for an unknown name or split, DatasetNotPreparedError if the data set is not there or
+  not as array_record.
   """
   root = Path(data_dir or bundled.default_data_dir()).expanduser()
   tfds_name = name.removeprefix("tfds:")
@@ -177,16 +170,14 @@ def _has_own_splits(name: str) -> bool:
 
 def _parts(name: str, split: str, by_split: Mapping[str, Any]) -> list[str]:
   """Returns the TFDS splits that a split is made of."""
-  joined = {}
-  if {"query", "gallery"} <= set(by_split) and "test" not in by_split:
-    joined["test"] = ["query", "gallery"]
+  joins = {"query", "gallery"} <= set(by_split) and "test" not in by_split
+  joined = {"test": ["query", "gallery"]} if joins else {}
   own = _has_own_splits(name)
   valid = sorted({*by_split, *joined}) if own else ["train", "test"]
   parts = split.split("+") if own else [split]
-  pieces = [piece for part in parts for piece in joined.get(part, [part])]
   if any(part not in valid for part in parts):
     raise ValueError(f"data set {name!r} has no split {split!r}; it has {', '.join(valid)}")
-  return pieces
+  return [piece for part in parts for piece in joined.get(part, [part])]
 
 
 def _divide(name: str, split: str, info: tfds.core.DatasetInfo, directory: Path) -> Dataset:
@@ -194,16 +185,15 @@ def _divide(name: str, split: str, info: tfds.core.DatasetInfo, directory: Path)
   rule = PUBLIC.get(name)
   by_split = records.read_labels(directory, info)
   parts = _parts(name, split, by_split)
-  chosen = {p: np.arange(info.splits[p].num_examples) for p in parts if p in by_split}
+  chosen: dict[str, np.ndarray] = {}
   if rule is not None and rule.train_classes is not None:
-    chosen = {}
     for part in sorted(by_split, key=lambda part: (part != "train", part)):
       in_train = by_split[part][rule.label] < rule.train_classes
       rows = np.flatnonzero(in_train == (split == "train"))
       if rows.size:
         chosen[part] = rows
-  elif len(chosen) < len(set(parts)):
-    chosen = {}
+  elif set(parts) <= set(by_split):
+    chosen = {part: np.arange(info.splits[part].num_examples) for part in parts}
   if not chosen:
     missing = f"was prepared without the records of the split {split!r}"
     raise ValueError(f"data set {name!r} in {directory} {missing}")
@@ -256,9 +246,8 @@ def validation_split(
   side, for with one class every neighbour is right. A class of one image always trains: there it
   has nothing to find.
 
-  Raises:
-    ValueError: `fraction` is outside (0, 1), or there are fewer than four classes, or fewer than
-      two of several images.
+  ValueError if `fraction` is outside (0, 1), or there are fewer than four classes, or fewer than
+  two of several images.
   """
   classes, sizes = np.unique(dataset.column(label), return_counts=True)
   if not 0 < fraction < 1:
@@ -289,8 +278,7 @@ def cross_validation(
   first fold validates on the first 1/folds of them, as in Musgrave et al. 2020 (arXiv 2003.08505,
   4 folds); with a seed, the classes are shuffled first. Sizes of folds differ by at most one class.
 
-  Raises:
-    ValueError: fewer than two folds, or than two classes in one, where every neighbour is right.
+  ValueError for fewer than two folds, or than two classes in one, where every neighbour is right.
   """
   classes = dataset.classes(label)
   if folds < 2:
@@ -315,8 +303,7 @@ def with_groups(dataset: Dataset, label: str) -> Dataset:
   same split gives the same groups; a last group of less than M classes joins the one before it. The
   name of any column changes nothing.
 
-  Raises:
-    ValueError: no such column, or M is not a whole number from 1 to the number of classes.
+  ValueError for no such column, or an M that is no whole number from 1 to the number of classes.
   """
   column, slashes, size = label.partition("//")
   if not slashes or label in dataset.labels:

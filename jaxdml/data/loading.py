@@ -181,10 +181,10 @@ class Images:
     if record in self._stand_ins:
       other, met = self._stand_ins[record]
       return other, self._image(other, rngs.at(slot)), met
-    members = np.flatnonzero(self._labels == self._labels[record])
-    start = int(np.searchsorted(members, record))
+    members = np.flatnonzero(self._labels == self._labels[record]).tolist()
+    start = members.index(record)
     met: dict[int, str] = {}
-    for other in [*members[start + 1 :].tolist(), *members[:start].tolist()]:
+    for other in [*members[start + 1 :], *members[:start]]:
       image = self._image(other, rngs.at(slot))
       if image is not None:
         self._stand_ins[record] = other, met

@@ -58,10 +58,8 @@ def level(
   """
   where = os.path.join(root, below) if below else os.fspath(root)
   if below and not links and os.path.islink(where):
-    raise FolderError(
-      f"{where} is a link to a folder; put the folder itself there, or list its images in a "
-      "manifest"
-    )
+    instead = "put the folder itself there, or list its images in a manifest"
+    raise FolderError(f"{where} is a link to a folder; {instead}")
   passed = lambda name: name.startswith(".") or name.casefold() in _PASSED_OVER
   try:
     with os.scandir(where) as found:

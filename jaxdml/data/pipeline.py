@@ -84,7 +84,6 @@ def train_batches(
   Args:
     preprocess_fn: of a `preprocess.Preprocess` the decoded images are kept in memory where the data
       set is small (`loading.CACHE_BYTES`).
-    label: the label column.
     seed: of the augmentation; the sampler has its own.
     num_steps: how many steps; None for no end.
     num_workers: processes that prepare batches, at most one a core; 0 for a thread of this one.
@@ -98,9 +97,8 @@ def train_batches(
     bool [n], the record stands in for one that cannot be decoded. n is the sampler's batch size /
     shard_count.
 
-  Raises:
-    ImageDecodeError: while iterating; too many images cannot be decoded, or all of a class.
-    WorkerError: while iterating; a worker process died.
+  While iterating, ImageDecodeError if too many images cannot be decoded, or all of a class, and
+  WorkerError if a worker process died.
   """
   labels = dataset.dense_labels(label)
   if sampler.num_records != len(dataset):

@@ -1,8 +1,4 @@
-"""Records and labels of the data sets that TFDS prepared.
-
-Reading goes through array_record and the tf.Example message alone: nothing is decoded, and
-TensorFlow is not needed. The labels are kept in a side file.
-"""
+"""Records and labels of the data sets that TFDS prepared, read without decoding or TensorFlow."""
 
 import bisect
 import hashlib
@@ -208,9 +204,7 @@ def label_features(info: tfds.core.DatasetInfo) -> dict[str, list[str] | None]:
   for name, feature in info.features.items():
     if isinstance(feature, tfds.features.ClassLabel):
       columns[name] = list(feature.names) if feature.num_classes else None
-    elif getattr(feature, "shape", None) == () and np.issubdtype(
-      np.dtype(getattr(feature, "np_dtype", object)), np.integer
-    ):
+    elif getattr(feature, "shape", None) == () and np.issubdtype(feature.np_dtype, np.integer):
       columns[name] = None
   return columns
 

@@ -45,19 +45,14 @@ def cores() -> int:
 
 
 def _capped(num_workers: int) -> int:
-  """Allows a worker a core at most, said once: each takes seconds of a core to start, and memory.
-
-  The batches are the same for any number, so a config may name one for larger machines.
-  """
+  """Allows a worker a core at most, said once: each takes seconds of a core, and memory."""
   global _told
   most = cores()
-  if num_workers <= most:
-    return num_workers
-  if not _told:
+  if num_workers > most and not _told:
     _told = True
     what = f"{most} here, one for each core; the batches are the same"
     print(f"data.num_workers={num_workers}: {what}", file=sys.stderr, flush=True)
-  return most
+  return min(num_workers, most)
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:

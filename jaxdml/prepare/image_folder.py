@@ -62,7 +62,6 @@ def source(
   what the user should know about it, is printed on stderr.
 
   Args:
-    root: the folder.
     name: letters, digits, "-" and "_"; the data set is then `image_folder/NAME`.
     manifest: as `manifest.read` takes it; None: folders are the classes.
     test_share: share of the classes that test, between 0 and 1, chosen by `seed`.

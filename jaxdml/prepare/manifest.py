@@ -9,7 +9,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,21 +48,18 @@ class Problems:
   def __init__(self, manifest: str | os.PathLike[str]):
     self._manifest = os.fspath(manifest)
     self._found: list[tuple[int, str]] = []
-    self._count = 0
 
   def add(self, line: int, problem: str) -> None:
     """Notes a problem of a line; lines count from 1."""
-    self._count += 1
-    if len(self._found) < 10 * _SHOWN:
-      self._found.append((line, problem))
+    self._found.append((line, problem))
 
   def check(self) -> None:
     """Raises ManifestError if there were any."""
-    if not self._count:
+    if not self._found:
       return
     shown = [f"line {line}: {problem}" for line, problem in sorted(self._found)[:_SHOWN]]
-    if self._count > len(shown):
-      shown.append(f"and {self._count - len(shown)} more problems")
+    if more := len(self._found) - len(shown):
+      shown.append(f"and {more} more problems")
     separator = " " if len(shown) == 1 else "\n  "
     raise ManifestError(separator.join([f"manifest {self._manifest}:", *shown]))
 
@@ -77,10 +74,7 @@ def name_problem(name: str) -> str | None:
 def read(
   manifest: str | os.PathLike[str], max_file_bytes: int = MAX_FILE_BYTES
 ) -> tuple[list[Row], list[str]]:
-  """Reads a manifest.
-
-  docs/data.md says what it holds. Fields of a CSV that hold a delimiter are quoted with '"'; empty
-  lines are passed over, and a byte order mark too.
+  """Reads a manifest as docs/data.md has it; empty lines and a byte order mark are passed over.
 
   Returns its rows, in the file's order, and the names of the columns that have no meaning here;
   ManifestError names the line that is wrong.
@@ -140,10 +134,6 @@ def _value_problem(column: str, value: str, count: int) -> str | None:
   return f"the {column} {problem}" if problem else None
 
 
-def _columns(header: Iterable[str]) -> list[str]:
-  return [name.strip().casefold() for name in header]
-
-
 def _csv(path: Path, text: str, problems: Problems) -> Iterator[tuple[int, dict[str, str]]]:
   """Yields (line, column -> value)."""
   header = next((line for line in text.splitlines() if line.strip()), "")
@@ -162,7 +152,7 @@ def _csv(path: Path, text: str, problems: Problems) -> Iterator[tuple[int, dict[
       return
     if any(cell.strip() for cell in cells):
       if columns is None:
-        columns = _columns(cells)
+        columns = [cell.strip().casefold() for cell in cells]
         _check_columns(path, line, columns)
       elif len(cells) != len(columns):
         wrong = f"{len(cells)} fields, and the header has {len(columns)}; a field that holds"
@@ -186,7 +176,7 @@ def _check_columns(path: Path, line: int, columns: list[str]) -> None:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  names = _columns(key for key, _ in pairs)
+  names = [key.strip().casefold() for key, _ in pairs]
   if twice := _twice(names):
     raise ValueError(f"[{listed(twice)}] given more than once")
   return dict(zip(names, (value for _, value in pairs), strict=True))

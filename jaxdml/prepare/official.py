@@ -91,7 +91,7 @@ class Card:
     for row in rows:
       check_name(row.path, f"the annotations of {self.name}")
     there = [row for row in rows if row.member in parts[row.files].names]
-    problems = list(_missing(rows, there, parts))
+    problems = list(_missing(rows, parts))
     for split, count in self.expected.items():
       labels_there = [row.values[self.label] for row in there if row.split == split]
       found = Count(len(labels_there), len(set(labels_there)))
@@ -189,10 +189,8 @@ def open_part(path: Path, folder: str, most: int, keep: Collection[str] = ()) ->
     last = len(parts) - parts[::-1].index(folder) if within else 0
     inside = "/".join(parts[last:])
     if inside in names and (parts[-1] in keep or inside.lower().endswith(_IMAGES)):
-      raise PrepareError(
-        f"{path} holds {folder}/{inside} more than once, as {names[inside]!r} and {member!r}: "
-        "remove one of the folders"
-      )
+      twice = f"{folder}/{inside} more than once, as {names[inside]!r} and {member!r}"
+      raise PrepareError(f"{path} holds {twice}: remove one of the folders")
     names[inside] = member
   return Part(files, names)
 
@@ -233,18 +231,13 @@ def load_mat(path: Path, content: bytes, variable: str) -> Any:
     raise PrepareError(f"{path} has no variable {variable!r}: is it the right file?") from None
 
 
-def _missing(rows: Sequence[Row], there: Sequence[Row], parts: Sequence[Part]) -> Iterator[str]:
+def _missing(rows: Sequence[Row], parts: Sequence[Part]) -> Iterator[str]:
   """Yields how many images the annotations name and the files do not hold."""
-  if len(there) == len(rows):
-    return
   for number, part in enumerate(parts):
     of_part = [row for row in rows if row.files == number]
-    gone = [row.member for row in of_part if row.member not in part.names]
-    if gone:
-      problem = (
-        f"{len(gone):,} of the {len(of_part):,} images that the annotations name are missing in "
-        f"{part.files.path}: {few(gone)}"
-      )
+    if gone := [row.member for row in of_part if row.member not in part.names]:
+      what = f"{len(gone):,} of the {len(of_part):,} images that the annotations name are missing"
+      problem = f"{what} in {part.files.path}: {few(gone)}"
       if len(gone) == len(of_part):
         held = few(part.files.members) or "no files"
         problem += f"; it holds {held}. Is it the archive of another data set?"

@@ -48,9 +48,8 @@ class Photo(NamedTuple):
 
 def unreadable(path: Path, error: OSError) -> ImageFolderError:
   """Returns the error for a file that was listed and cannot be read."""
-  return ImageFolderError(
-    f"{path}: cannot be read ({error.strerror}); correct it, or take it out, and run again"
-  )
+  advice = "correct it, or take it out, and run again"
+  return ImageFolderError(f"{path}: cannot be read ({error.strerror}); {advice}")
 
 
 class Folder:

@@ -39,11 +39,9 @@ class PrepareError(JaxdmlError, ValueError):
 
 def small_file(path: Path, most: int) -> bytes:
   """Returns a file's bytes; PrepareError if they are more than `most`."""
-  size = path.stat().st_size
+  size, rule = path.stat().st_size, f"more than the {most:,} that --max_file_bytes allows"
   if size > most:
-    raise PrepareError(
-      f"{path} has {size:,} bytes: more than the {most:,} that --max_file_bytes allows"
-    )
+    raise PrepareError(f"{path} has {size:,} bytes: {rule}")
   return path.read_bytes()
 
 

@@ -65,7 +65,6 @@ def write(
   may call it at once: the second waits for the first.
 
   Args:
-    source: the images.
     data_dir: TFDS data directory.
     max_bad_images: share of the images that may be left out, in [0, 1].
     max_side: pictures with a longer side are written as JPEGs with this one (`pictures.shrink`).
@@ -143,8 +142,7 @@ class _Build:
     self._fingerprint = _fingerprint(source, max_side)
     self._items = source.items
     self._allowed = int(max_bad_images * len(self._items) + 1e-6)  # 0.29 of 100 is 28.999...
-    self._data, self._progress = work / "data", work / "progress"
-    self._work = work
+    self._work, self._data, self._progress = work, work / "data", work / "progress"
     if not self._items:
       raise PrepareError(f"data set {source.name!r} has no images")
     paths = collections.Counter(item.path for item in self._items)

@@ -17,20 +17,15 @@ def _read(root: Path, most: int) -> Annotations:
   images, labels, classes = (_numbered(part, name) for name in _LISTS)
   if list(classes) != list(range(1, len(classes) + 1)):
     raise PrepareError(f"classes.txt in {path} does not number its classes 1, 2, 3...")
-  unlabelled = [file for number, file in images.items() if number not in labels]
-  if unlabelled:
-    raise PrepareError(
-      f"image_class_labels.txt in {path} has no label for {len(unlabelled)} images: "
-      f"{few(unlabelled)}"
-    )
+  annotations = f"image_class_labels.txt in {path}"
+  if without := [file for number, file in images.items() if number not in labels]:
+    raise PrepareError(f"{annotations} has no label for {len(without)} images: {few(without)}")
   rows = []
   for number, file in images.items():
     label = labels[number]
     if not label.isdecimal() or int(label) not in classes:
-      raise PrepareError(
-        f"image_class_labels.txt in {path} gives {file} the class {label!r}, which is not in "
-        "classes.txt"
-      )
+      wrong = f"gives {file} the class {label!r}, which is not in classes.txt"
+      raise PrepareError(f"{annotations} {wrong}")
     split = "train" if int(label) <= _TRAIN_CLASSES else "test"
     rows.append(Row(split, file, {"label": int(label) - 1}, 0, f"images/{file}"))
   return Annotations({"label": list(classes.values())}, rows, [part])
@@ -39,15 +34,11 @@ def _read(root: Path, most: int) -> Annotations:
 def _numbered(part: official.Part, name: str) -> dict[int, str]:
   """Reads lines "NUMBER VALUE"."""
   found: dict[int, str] = {}
-  for line in part.text(name).splitlines():
-    if not line.strip():
-      continue
+  for line in filter(str.strip, part.text(name).splitlines()):
     number, _, value = line.strip().partition(" ")
     if not number.isdecimal() or not value or int(number) in found:
-      raise PrepareError(
-        f"{name} in {part.files.path} has the line {line!r}; lines are NUMBER VALUE, and each "
-        "number comes once"
-      )
+      rule = "lines are NUMBER VALUE, and each number comes once"
+      raise PrepareError(f"{name} in {part.files.path} has the line {line!r}; {rule}")
     found[int(number)] = value.strip()
   return found
 

@@ -44,20 +44,16 @@ def _read_list(path: Path, content: bytes) -> list[tuple[str, str, str]]:
       f"{' '.join(_HEADER)!r} were expected (CelebA has a list of the same name)"
     )
   table = []
-  for line in lines[2:]:
+  for line in filter(str.strip, lines[2:]):
     words = line.split()
-    if not words:
-      continue
     if len(words) != 3 or words[2] not in _SPLITS:
       raise PrepareError(f"{path} has the line {line!r}; lines are {' '.join(_HEADER)}")
     table.append((words[0], words[1], words[2]))
   if len(table) != int(lines[0]):
-    raise PrepareError(
-      f"{path} says that it lists {int(lines[0]):,} images and lists {len(table):,}: truncated?"
-    )
+    said = f"says that it lists {int(lines[0]):,} images and lists {len(table):,}"
+    raise PrepareError(f"{path} {said}: truncated?")
   of_split = {split: {item for _, item, s in table if s == split} for split in _SPLITS}
-  shared = sorted(of_split["train"] & (of_split["query"] | of_split["gallery"]))
-  if shared:
+  if shared := sorted(of_split["train"] & (of_split["query"] | of_split["gallery"])):
     raise PrepareError(f"{path} has items in training and in test: {few(shared)}")
   return table
 

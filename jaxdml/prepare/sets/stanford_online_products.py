@@ -27,22 +27,17 @@ def _rows(part: official.Part, split: str, name: str) -> list[Row]:
   lines = part.text(name).splitlines()
   where = f"{name} in {part.files.path}"
   if not lines or lines[0].split() != _HEADER:
-    raise PrepareError(
-      f"{where} begins with {(lines or [''])[0]!r}, where {' '.join(_HEADER)!r} was expected"
-    )
-  rows = []
-  for line in lines[1:]:
-    if not line.strip():
-      continue
+    begin = (lines or [""])[0]
+    raise PrepareError(f"{where} begins with {begin!r}, where {' '.join(_HEADER)!r} was expected")
+  rows, most = [], len(_SUPER_CLASSES)
+  for line in filter(str.strip, lines[1:]):
     words = line.split(maxsplit=3)
     if len(words) != 4 or not (words[1].isdecimal() and words[2].isdecimal()):
       raise PrepareError(f"{where} has the line {line!r}; lines are {' '.join(_HEADER)}")
     fine, coarse, path = int(words[1]), int(words[2]), words[3].strip()
-    if not (1 <= fine <= _CLASSES and 1 <= coarse <= len(_SUPER_CLASSES)):
-      raise PrepareError(
-        f"{where} has the line {line!r}; class_id is in 1..{_CLASSES} and super_class_id in "
-        f"1..{len(_SUPER_CLASSES)}"
-      )
+    if not (1 <= fine <= _CLASSES and 1 <= coarse <= most):
+      rule = f"class_id is in 1..{_CLASSES} and super_class_id in 1..{most}"
+      raise PrepareError(f"{where} has the line {line!r}; {rule}")
     values = {"class_id": fine - 1, "super_class_id": coarse - 1}
     rows.append(Row(split, path, values, 0, path))
   return rows

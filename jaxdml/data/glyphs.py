@@ -68,7 +68,7 @@ class Glyphs(BundledBuilder):
     classes = sorted(set(merged.values()))
     bases, scripts = [base_letter(c) for c in classes], [script(c) for c in classes]
     names = {
-      "label": [class_name(c) for c in classes],
+      "label": [f"U+{c:04X} {unicodedata.name(chr(c), 'UNNAMED')}" for c in classes],
       "base_letter": sorted(set(bases)),
       "script": sorted(set(scripts)),
       "font": sorted({d.font for d in drawings}),
@@ -206,15 +206,6 @@ def merge_homoglyphs(drawings: Collection[Drawing]) -> dict[int, int]:
   _, component = csgraph.connected_components(joined, directed=False)
   smallest = np.unique(component, return_index=True)[1]
   return {code: codes[smallest[component[place[code]]]] for code in fonts_of}
-
-
-def class_name(codepoint: int) -> str:
-  """Returns the name shown for a class.
-
-  >>> class_name(0x41)
-  'U+0041 LATIN CAPITAL LETTER A'
-  """
-  return f"U+{codepoint:04X} {unicodedata.name(chr(codepoint), 'UNNAMED')}"
 
 
 def base_letter(codepoint: int) -> str:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from jaxdml import _files
+from jaxdml._files import sha256 as _whole
 from jaxdml.data import picture_files
 from jaxdml.data.picture_files import SPLITS, SUFFIXES, clean_name, is_picture
 from jaxdml.prepare import manifest as manifests
@@ -229,7 +229,7 @@ def copies(root: Path, found: Sequence[Photo], name: str) -> list[list[Photo]]:
   are no pictures, so no copies. `name` is the data set's, for the bar.
   """
   groups = _split([[photo for photo in found if photo.size]], lambda photo: photo.size)
-  for what, digest in (("comparing sizes and ends", _tail), ("comparing files", _files.sha256)):
+  for what, digest in (("comparing sizes and ends", _tail), ("comparing files", _whole)):
     with tqdm(total=sum(map(len, groups)), desc=f"{name}: {what}", unit=" photos", delay=2) as bar:
 
       def key(photo: Photo, digest=digest, bar=bar) -> bytes | str:

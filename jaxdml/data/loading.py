@@ -74,11 +74,11 @@ class BadImages:
       shown = list(self.reasons.values())[:_SHOWN]
       more = len(self.reasons) - len(shown)
       shown += [f"and {more} more"] if more else []
-      raise ImageDecodeError(
-        f"{len(self.reasons)} of {total} images cannot be decoded, more than "
-        f"data.max_bad_images={self._share:g} of them; mend or remove them, or raise that share:\n"
-        + "\n".join(shown)
+      what = f"{len(self.reasons)} of {total} images cannot be decoded, more than"
+      rule = (
+        f"data.max_bad_images={self._share:g} of them; mend or remove them, or raise that share"
       )
+      raise ImageDecodeError("\n".join([f"{what} {rule}:", *shown]))
     if first:
       most = f"data.max_bad_images={self._share:g} of {total}"
       which = f"{next(iter(reasons.values()))}; {instead}"

@@ -1,8 +1,4 @@
-"""From encoded bytes to uint8 images of one size: decoding, resizing, augmentation.
-
-A `Preprocess` is a fixed part, whose result may be kept in memory, and a random part, driven by the
-generator it is given and by nothing else. Its `normalize` is for the device: see `data.normalize`.
-"""
+"""From encoded bytes to uint8 images of one size: decoding, resizing, augmentation."""
 
 import dataclasses
 import functools
@@ -33,17 +29,16 @@ NAMES = tuple(NORMALIZE)  # What `create` knows.
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-  """Bytes to uint8 [h, w, c], in a fixed part, `load`, and a random part, `transform`.
+  """Bytes to uint8 [h, w, c]: a fixed part, `load`, and a random one by the generator alone.
 
-  `load` is None where `transform` takes the bytes, because what it draws says how much of them to
-  decode.
+  `load` is None where `transform` takes the bytes: what it draws says how much of them to decode.
   """
 
   name: str  # as given to `create`
   shape: tuple[int, int, int]  # [h, w, c] of the result
   load: Callable[[bytes], np.ndarray] | None  # gives uint8 [h, w, c]
   transform: Callable[[Any, np.random.Generator], np.ndarray]  # gives uint8 of `shape`
-  normalize: Normalize  # images of `shape`, any leading axes -> float32, for the network
+  normalize: Normalize  # images of `shape`, any leading axes -> float32, on the device
 
   def __call__(self, encoded: bytes, rng: np.random.Generator) -> np.ndarray:
     """Returns the image, uint8 [h, w, c]; the same bytes and generator state give the same."""

@@ -5,8 +5,7 @@ every host computes the same global batch. A step costs O(batch), whatever the s
 
 A class of one image cannot give a positive pair, nor can a record of unknown label (-1 or None):
 every sampler but "uniform" leaves them out and says so (`left_out`). A class with fewer than K
-images repeats them as evenly as possible, each floor or ceil of K / size times; losses know such
-repetitions by the record's index and never pair an image with itself.
+images repeats them evenly; losses know such repetitions by the record's index and make no pair.
 """
 
 from collections.abc import Iterable
@@ -281,9 +280,9 @@ class _Classes:
     starts = np.cumsum(counts) - counts
     self.values, self.starts, self.counts = values[kept], starts[kept], counts[kept]
     single = len(values) - len(kept)
-    said = []
-    if len(known) < len(labels):
-      said.append(f"{len(labels) - len(known)} of the {len(labels)} records have no {label!r}")
+    said, unknown = [], len(labels) - len(known)
+    if unknown:
+      said.append(f"{unknown} of the {len(labels)} records have no {label!r}")
     if single:
       of_all = f"{single} of the {len(values)} classes of {label!r} have"
       said.append(f"{of_all} one image, which cannot give a positive pair")

@@ -122,8 +122,7 @@ class Batches(contextlib.AbstractContextManager, Iterator[dict[str, np.ndarray]]
 
 
 def _exit_with_parent() -> None:
-  parent = parent_process()
-  if parent is not None:
+  if (parent := parent_process()) is not None:
     connection.wait([parent.sentinel])
     os._exit(1)
 

@@ -32,6 +32,7 @@ _DAMAGED = (
 )
 _DESCRIBING = b"xgLKX"  # Types of blocks that say more of a member: pax headers, long names.
 _WINDOWS = re.compile(r"[\\\0]|^[A-Za-z]:")
+_ONLY = "only files and folders are read, so it is refused"
 _JUNK = {"__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini"}
 
 
@@ -57,7 +58,7 @@ def check_name(name: str, where: str) -> str:
   parts = _parts(name)
   if name[:1] == "/" or ".." in parts or _WINDOWS.search(name):
     what = f"{name!r}, which leads out of its folder: it is refused, and nothing of it was written"
-    raise PrepareError(f"{where} holds {what}. It is not the official file; get it again")
+    raise _refused(where, what)
   return "/".join(parts)
 
 
@@ -87,9 +88,8 @@ def _collect(where: Path, entries: Iterable[tuple[str, int]], most: int) -> dict
   return members
 
 
-def _refuse_kind(where: Path, name: str, kind: str) -> None:
-  what = f"{name!r}, a {kind}: only files and folders are read, so it is refused"
-  raise PrepareError(f"{where} holds {what}. It is not the official file; get it again")
+def _refused(where: Path | str, what: str) -> PrepareError:
+  return PrepareError(f"{where} holds {what}. It is not the official file; get it again")
 
 
 def _digest(*parts: str | Mapping[str, int]) -> str:
@@ -150,7 +150,7 @@ class Zip(Files):
     for info in infos:
       mode = info.external_attr >> 16
       if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
-        _refuse_kind(path, info.filename, "link or device")
+        raise _refused(path, f"{info.filename!r}, a link or device: {_ONLY}")
       if info.flag_bits & 1:
         raise PrepareError(f"{path} is encrypted ({info.filename!r}): it is not the official file")
     self.members = _collect(path, ((i.orig_filename, i.file_size) for i in infos), most)
@@ -228,7 +228,7 @@ class Tar(Files):
           yield member, file
         elif not member.isdir():
           kind = "link" if member.issym() or member.islnk() else "device or other special file"
-          _refuse_kind(self.path, member.name, kind)
+          raise _refused(self.path, f"{member.name!r}, a {kind}: {_ONLY}")
 
   def text(self, name: str) -> bytes:
     """Returns one of the files that were kept."""

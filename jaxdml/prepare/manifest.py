@@ -142,24 +142,20 @@ def _csv(path: Path, text: str, problems: Problems) -> Iterator[tuple[int, dict[
   reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
   columns: list[str] | None = None
   line = 1
-  while True:
-    try:
-      cells = next(reader, None)
-    except csv.Error as error:
-      problems.add(line, f"not CSV: {error}; is a quote missing?")
-      return
-    if cells is None:
-      return
-    if any(cell.strip() for cell in cells):
-      if columns is None:
-        columns = [cell.strip().casefold() for cell in cells]
+  try:
+    for row in reader:
+      cells = [cell.strip() for cell in row]
+      if any(cells) and columns is None:
+        columns = [cell.casefold() for cell in cells]
         _check_columns(path, line, columns)
-      elif len(cells) != len(columns):
+      elif any(cells) and len(cells) != len(columns):
         wrong = f"{len(cells)} fields, and the header has {len(columns)}; a field that holds"
         problems.add(line, f"{wrong} {delimiter!r} must stand in double quotes")
-      else:
-        yield line, dict(zip(columns, (cell.strip() for cell in cells), strict=True))
-    line = reader.line_num + 1
+      elif any(cells):
+        yield line, dict(zip(columns, cells, strict=True))
+      line = reader.line_num + 1
+  except csv.Error as error:
+    problems.add(line, f"not CSV: {error}; is a quote missing?")
 
 
 def _twice(columns: list[str]) -> list[str]:
@@ -171,7 +167,7 @@ def _check_columns(path: Path, line: int, columns: list[str]) -> None:
   if missing := " and ".join(column for column in REQUIRED if column not in columns):
     rule = f"the columns, and {missing} must be among them"
     raise ManifestError(f"{header} {rule}; got [{listed(columns)}]")
-  if twice := _twice([column for column in columns if column]):
+  if twice := _twice(list(filter(None, columns))):
     raise ManifestError(f"{header} [{listed(twice)}] more than once")
 
 

@@ -169,17 +169,14 @@ def find_part(source: Path, stem: str) -> Path | None:
 
 
 def open_part(path: Path, folder: str, most: int, keep: Collection[str] = ()) -> Part:
-  """Opens an archive or an extracted folder.
+  """Opens an archive or an extracted folder; names of the part are those below `folder`.
 
-  The part's names are those below `folder`: "car_ims" for "car_ims/000001.jpg". The small files
-  `keep` are read as text. No file may have more than `most` bytes.
+  The small files `keep` are read as text. No file may have more than `most` bytes.
   """
-  if path.is_dir():
-    files: Files = Folder(path, most)
-  elif path.name.endswith(_TAR_ENDINGS):
-    files = Tar(path, most, keep=keep)
+  if path.name.endswith(_TAR_ENDINGS) and not path.is_dir():
+    files: Files = Tar(path, most, keep=keep)
   else:
-    files = Zip(path, most)
+    files = Folder(path, most) if path.is_dir() else Zip(path, most)
   top = [folder] if path.is_dir() and path.name == folder else []
   split = {member: [*top, *member.split("/")] for member in files.members}
   # Files beside the folder are none of the data set's, unless `path` is the folder renamed.

@@ -48,13 +48,13 @@ def _read(root: Path, most: int) -> Annotations:
 
 def _joined(images: Path, annotations: Path, most: int) -> tuple[_Found, list[str]]:
   content = small_file(annotations, most)
-  found = []
+  names, found = _class_names(annotations, content), []
   for path, label in _annotations(annotations, content, "relative_im_path"):
     folder, _, file = path.rpartition("/")
     if folder != "car_ims":
       raise PrepareError(f"{annotations} names {path!r}, where car_ims/NUMBER.jpg was expected")
     found.append((file, label))
-  return [("car_ims", images, found)], _class_names(annotations, content)
+  return [("car_ims", images, found)], names
 
 
 def _divided(
@@ -69,10 +69,10 @@ def _divided(
     if file not in kit.names:
       raise PrepareError(f"{devkit} holds no devkit/{file}: is it the devkit of Cars196?")
     contents[file] = kit.files.text(kit.names[file])
+  names = _class_names(devkit / meta, contents[meta])
   of_train = _annotations(devkit / train_annos, contents[train_annos], "fname")
   of_test = _annotations(test_annos, small_file(test_annos, most), "fname")
-  found = [("cars_train", train, of_train), ("cars_test", test, of_test)]
-  return found, _class_names(devkit / meta, contents[meta])
+  return [("cars_train", train, of_train), ("cars_test", test, of_test)], names
 
 
 def _class_names(path: Path, content: bytes) -> list[str]:

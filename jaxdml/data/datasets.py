@@ -252,17 +252,14 @@ def validation_split(
   classes, sizes = np.unique(dataset.column(label), return_counts=True)
   if not 0 < fraction < 1:
     raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
+  needed = f"a validation part needs 2 classes of {label!r}"
   if len(classes) < 4:
-    raise ValueError(
-      f"a validation part needs 2 classes of {label!r} and training 2 others, and {dataset}, has "
-      f"{len(classes)}: set eval.validation_fraction=0"
-    )
+    needs = f"{needed} and training 2 others, and {dataset}, has {len(classes)}"
+    raise ValueError(f"{needs}: set eval.validation_fraction=0")
   several = classes[sizes > 1]
   if len(several) < 2:
-    raise ValueError(
-      f"a validation part needs 2 classes of {label!r} with more than one image, and {dataset}, "
-      f"has {len(several)}: set eval.validation_fraction=0"
-    )
+    needs = f"{needed} with more than one image, and {dataset}, has {len(several)}"
+    raise ValueError(f"{needs}: set eval.validation_fraction=0")
   count = min(max(round(fraction * len(classes)), 2), len(classes) - 2)
   rng = np.random.Generator(np.random.PCG64(seed))
   held_out = np.isin(dataset.column(label), rng.permutation(several)[:count])
@@ -310,10 +307,8 @@ def with_groups(dataset: Dataset, label: str) -> Dataset:
     return dataset
   classes = dataset.classes(column)
   if not size.isdecimal() or not 1 <= int(size) <= len(classes):
-    raise ValueError(
-      f"label column {label!r}: expected COLUMN//M with 1 <= M <= {len(classes)}, the classes of "
-      f"{column!r} in {dataset}"
-    )
+    most = f"{len(classes)}, the classes of {column!r} in {dataset}"
+    raise ValueError(f"label column {label!r}: expected COLUMN//M with 1 <= M <= {most}")
   groups = len(classes) // int(size)
   place = np.random.Generator(np.random.PCG64(0)).permutation(len(classes))
   group = np.minimum(place // int(size), groups - 1).astype(np.int32)

@@ -71,10 +71,8 @@ def level(
     try:
       entry.name.encode()
     except UnicodeEncodeError as error:
-      raise FolderError(
-        f"{where}: the name {os.fsencode(entry.name)!r} in it is not UTF-8: rename it, or if it "
-        "is, set PYTHONUTF8=1"
-      ) from error
+      what = f"the name {os.fsencode(entry.name)!r} in it is not UTF-8"
+      raise FolderError(f"{where}: {what}: rename it, or if it is, set PYTHONUTF8=1") from error
     (folders if entry.is_dir() else files).append(posixpath.join(below, entry.name))
   return folders, files
 
@@ -130,10 +128,8 @@ def encoded(picture: Any, name: str = "image") -> bytes:
   if not isinstance(picture, Image.Image):
     picture = Image.fromarray(_pixels(picture, name))
   if picture.mode in ("F", "I"):
-    raise ImageDecodeError(
-      f"{name}: a PIL image of mode {picture.mode}, 32-bit pixels, whose range nobody knows; "
-      "convert it to L, RGB or I;16"
-    )
+    what = f"a PIL image of mode {picture.mode}, 32-bit pixels, whose range nobody knows"
+    raise ImageDecodeError(f"{name}: {what}; convert it to L, RGB or I;16")
   try:
     picture.load()
     turn = _TURNS.get(orientation(picture))
@@ -162,10 +158,8 @@ def _pixels(picture: Any, name: str) -> np.ndarray:
   if pixels.ndim == 3 and pixels.shape[2] == 1:
     pixels = pixels[:, :, 0]
   if not pixels.size or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))):
-    raise ValueError(
-      f"{name}: expected one picture [h, w], [h, w, 1], [h, w, 3] or [h, w, 4]; got shape "
-      f"{np.shape(picture)}"
-    )
+    shapes = "[h, w], [h, w, 1], [h, w, 3] or [h, w, 4]"
+    raise ValueError(f"{name}: expected one picture {shapes}; got shape {np.shape(picture)}")
   return np.ascontiguousarray(pixels)
 
 

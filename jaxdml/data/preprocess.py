@@ -164,12 +164,5 @@ def from_config(data: Any, *, train: bool, cache: str = "") -> Preprocess:
 
   `data.cache` is left to the caller: a model that is used elsewhere keeps no pictures there.
   """
-  return create(
-    data.preprocess,
-    data.image_size,
-    train,
-    data.channels,
-    normalize=data.normalize,
-    color_jitter=data.color_jitter,
-    cache=cache,
-  )
+  options = {"normalize": data.normalize, "color_jitter": data.color_jitter, "cache": cache}
+  return create(data.preprocess, data.image_size, train, data.channels, **options)

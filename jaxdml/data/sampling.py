@@ -139,10 +139,8 @@ class Hierarchical(ClassBalanced):
     coarse_label: str,
   ):
     if groups < 1 or batch_size % (groups * images_per_class):
-      raise ValueError(
-        f"data.batch_size ({batch_size}) must be a multiple of data.coarse_per_batch ({groups}) "
-        f"times data.images_per_class ({images_per_class})"
-      )
+      divisor = f"data.coarse_per_batch ({groups}) times data.images_per_class ({images_per_class})"
+      raise ValueError(f"data.batch_size ({batch_size}) must be a multiple of {divisor}")
     super().__init__(labels, batch_size, images_per_class, seed, label)
     self._groups, self._per_group = groups, batch_size // (groups * images_per_class)
     # The group of a class is that of its first record; then no record may differ from its class.

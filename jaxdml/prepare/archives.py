@@ -108,10 +108,8 @@ def _explain(path: Path) -> Iterator[None]:
   except PrepareError:
     raise
   except _DAMAGED as error:
-    raise PrepareError(
-      f"{path} is damaged or truncated ({error or type(error).__name__}; "
-      f"{path.stat().st_size:,} bytes): get it again"
-    ) from error
+    what = f"{error or type(error).__name__}; {path.stat().st_size:,} bytes"
+    raise PrepareError(f"{path} is damaged or truncated ({what}): get it again") from error
   except (NotImplementedError, RuntimeError) as error:  # zipfile: encryption, unknown methods.
     raise PrepareError(f"{path} cannot be read: {error}") from error
 

@@ -32,10 +32,8 @@ def check_image(encoded: bytes) -> None:
   height, width = image.shape[0] * reduction, image.shape[1] * reduction
   # Reduced sides are rounded.
   if max(abs(height - header.height), abs(width - header.width)) >= reduction:
-    raise ImageDecodeError(
-      f"a {header.format} whose header says {header.width} x {header.height} pixels decodes to "
-      f"{width} x {height}: damaged"
-    )
+    said = f"whose header says {header.width} x {header.height} pixels"
+    raise ImageDecodeError(f"a {header.format} {said} decodes to {width} x {height}: damaged")
 
 
 def shrink(encoded: bytes, max_side: int) -> bytes:

@@ -282,10 +282,8 @@ class _Build:
     for split, parts in results.items():
       if not sum(part["records"] for part in parts):
         bad = [f"{entry['path']} ({entry['reason']})" for entry in self._skipped]
-        raise PrepareError(
-          f"no image of the split {split!r} of {self._source.name!r} can be decoded: "
-          f"{few(bad, separator='; ')}"
-        )
+        what = f"no image of the split {split!r} of {self._source.name!r} can be decoded"
+        raise PrepareError(f"{what}: {few(bad, separator='; ')}")
     info = shards.write_description(self._source, self._data, results)
     bad = {entry["item"] for entry in self._skipped}
     kept = [item for index, item in enumerate(self._items) if index not in bad]

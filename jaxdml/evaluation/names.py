@@ -79,7 +79,7 @@ _METRICS: dict[str, tuple[str, bool, str]] = {
   ),
 }  # fmt: skip
 _PLACE = {key: place for place, key in enumerate(_METRICS)}
-_COUNTS = ("num_queries", "num_without_match", "num_undecodable")
+_COUNTS = ("num_queries", "num_without_match", "num_unknown", "num_undecodable")
 
 
 def describe_metric(key: str) -> Metric:

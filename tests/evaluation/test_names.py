@@ -53,6 +53,7 @@ def test_table():
     "r_precision": 0.2,
     "num_queries": 7,
     "num_without_match": 0,
+    "num_unknown": 2,
     "f1": 0.25,
     "nmi": float("nan"),
     "gap": 12.5,

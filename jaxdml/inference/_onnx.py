@@ -5,8 +5,6 @@ depends on constants alone is computed now; of code chosen by platform the plain
 the one for CPUs. jax2onnx is no way out yet: docs/export.md says what it cannot.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

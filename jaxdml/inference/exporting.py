@@ -5,8 +5,6 @@ embeddings, of length 1 if they are ranked by cosines; the pixels' normalisation
 file is read back and compared with the model before it is put where it is asked for.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import os

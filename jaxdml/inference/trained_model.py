@@ -3,8 +3,6 @@
 Needs the workdir and nothing else, neither the data set nor its directory.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import hashlib

@@ -4,8 +4,6 @@ Hardness-Aware Deep Metric Learning, arXiv 1903.05503. Layer order, initialisati
 epsilon are those of the authors' release, read in its source; its momentum is 0.99.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import flax.linen as nn

@@ -1,7 +1,5 @@
 """The contract of an encoder, the registry of those with a name, and the weights that fit them."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import importlib

@@ -1,7 +1,5 @@
 """BN-Inception, "Inception v2" (arXiv 1502.03167): an encoder that metric learning often uses."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any, NamedTuple
 

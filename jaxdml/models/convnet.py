@@ -1,7 +1,5 @@
 """A small ConvNet for images of about 32x32 pixels that trains in minutes on two CPU cores."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import flax.linen as nn

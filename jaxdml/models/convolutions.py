@@ -4,8 +4,6 @@ On a CPU they are matrix products and sums of shifted images, on every other pla
 The platform is that which a program is lowered for (`jax.lax.platform_dependent`).
 """
 
-from __future__ import annotations
-
 import functools
 import operator
 from typing import Any

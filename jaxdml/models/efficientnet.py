@@ -1,7 +1,5 @@
 """EfficientNet-Lite0 (arXiv 1905.11946): made for phones, affordable on a CPU, no classifier."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple

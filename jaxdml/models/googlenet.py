@@ -1,7 +1,5 @@
 """GoogLeNet, "Inception v1" (arXiv 1409.4842): the encoder of HDML (arXiv 1903.05503)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """Layers that encoders share: BatchNorm with three modes, pooling, gradient checkpointing."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import flax.linen as nn

@@ -1,7 +1,5 @@
 """Residual networks (arXiv 1512.03385) in their v1.5 form, without the classifier."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from functools import partial

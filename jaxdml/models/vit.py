@@ -1,7 +1,5 @@
 """Vision transformers (arXiv 2010.11929) as DeiT, DINO and DINOv2 have them, no classifier."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from functools import partial

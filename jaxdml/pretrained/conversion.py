@@ -1,7 +1,5 @@
 """From a published file's names and layouts to an encoder's, every name and shape checked."""
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 And ImageNet's weights that come as a Python package: converted once, then kept in a cache.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import os

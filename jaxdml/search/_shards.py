@@ -5,8 +5,6 @@ at all; `finished.json` says that all are there, with the digest of each, and wh
 not be read. Both have a seal, so that nothing is read that was not written.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import pathlib

@@ -4,8 +4,6 @@ All rank by cosine similarity, as `evaluation.retrieval_metrics` does, or the ex
 distance that a model was trained on.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol

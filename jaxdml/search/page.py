@@ -1,7 +1,5 @@
 """Pages of results: one self-contained file each, HTML or a picture."""
 
-from __future__ import annotations
-
 import base64
 import html
 import os

@@ -1,7 +1,5 @@
 """Results of a search, with the names and the images of what was found, and a text table."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,8 +1,4 @@
-"""Data sets that need no archives: `digits` and `glyphs`, built where they are not there yet.
-
-They are written as array_record from encoded PNG bytes, so neither building nor reading them needs
-TensorFlow or a network.
-"""
+"""Data sets that need no archives: `digits` and `glyphs`, built where they are not there yet."""
 
 import contextlib
 import io
@@ -87,10 +83,9 @@ def build(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
       config = tfds.download.DownloadConfig(try_download_gcs=False)
       builder.download_and_prepare(download_config=config)
     except PermissionError as error:
-      raise PermissionError(
-        f"cannot build the data set {name!r} in {root}: {error}. Give a directory that can be "
-        "written, as data_dir or in the environment variable TFDS_DATA_DIR"
-      ) from error
+      advice = "Give a directory that can be written, as data_dir or in the environment variable"
+      why = f"cannot build the data set {name!r} in {root}: {error}"
+      raise PermissionError(f"{why}. {advice} TFDS_DATA_DIR") from error
     except OSError:
       # Another process renamed its finished build into place first; ours is discarded.
       if not records.is_prepared(directory):

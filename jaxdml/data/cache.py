@@ -41,9 +41,8 @@ class Decoder:
   """Decodes as `decode.decode` does, from files that it keeps if it is given a directory.
 
   The pixels are the same bit by bit, with a directory or without. Any number of processes may share
-  one. A picture takes height x width x channels bytes; a disk that is full but for 5 % gets no more
-  of them, which is said once. The directory, made if need be, may be deleted between runs; "" keeps
-  nothing.
+  one; it is made if need be. A disk that is full but for 5 % gets no more pictures, which is said
+  once.
   """
 
   directory: str = ""

@@ -98,7 +98,6 @@ def decode(
   black. Of an animation the first picture is taken.
 
   Args:
-    encoded: a file's bytes, in one of `FORMATS`.
     channels: 1 (grey) or 3 (RGB), else ValueError.
     min_size: (height, width) that the caller will reduce the picture to at most. A JPEG is then
       decoded at 1/2, 1/4 or 1/8 of its sides, in less time, if it stays at least as large as this
@@ -342,8 +341,6 @@ def orientation(image: Image.Image) -> int:
 
 def _orientation(tags: dict[str, Any]) -> int:
   """The same of a file's header, with what Pillow's readers would note of it."""
-  if not tags:
-    return 1
   image = Image.Image()
   image.info = tags
-  return orientation(image)
+  return orientation(image) if tags else 1

@@ -5,7 +5,7 @@ import functools
 import itertools
 import os
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -62,8 +62,7 @@ class Glyphs(BundledBuilder):
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
     """Draws everything once and divides the classes."""
     del dl_manager
-    progress = functools.partial(tqdm, desc="glyphs: drawing", unit=" letters", mininterval=0.5)
-    drawings = draw_letters(progress=progress)
+    drawings = draw_letters()
     merged = merge_homoglyphs(drawings)
     classes = sorted(set(merged.values()))
     bases, scripts = [base_letter(c) for c in classes], [script(c) for c in classes]
@@ -129,14 +128,11 @@ class Pen:
     while True:
       font = self._font(size)
       left, top, right, bottom = font.getbbox(char, anchor="ls")
-      width, above, below = right - left, -top, bottom
-      if width <= 0 or above + below <= 0:
+      width = right - left
+      if width <= 0 or bottom <= top:
         return None
-      room = (
-        (SIZE - 2 * _MARGIN) / width,
-        (BASELINE - _MARGIN) / max(above, 1),
-        (SIZE - BASELINE - _MARGIN) / max(below, 1),
-      )
+      above, below = BASELINE - _MARGIN, SIZE - BASELINE - _MARGIN
+      room = (SIZE - 2 * _MARGIN) / width, above / max(-top, 1), below / max(bottom, 1)
       if min(room) >= 1 or size <= 1:
         break
       # Hinting makes widths step, so shrink by a quarter of a pixel at least.
@@ -153,30 +149,21 @@ class Pen:
     return None if blank or np.array_equal(pixels, self._notdef) else pixels
 
 
-def draw_letters(
-  fonts: Mapping[str, str] | None = None,
-  *,
-  min_fonts: int = MIN_FONTS,
-  progress: Callable[[Iterable], Iterable] = iter,
-) -> list[Drawing]:
-  """Draws every letter that at least `min_fonts` of the fonts draw.
-
-  `fonts`, name -> path, are by default `font_files()`; `progress` wraps the list of what to draw,
-  to show a bar. The drawings come by font and then by code point.
-  """
-  pens = {name: Pen(path) for name, path in (fonts or font_files()).items()}
+def draw_letters() -> list[Drawing]:
+  """Draws every letter that enough of the fonts draw, by font and then by code point."""
+  pens = {name: Pen(path) for name, path in font_files().items()}
   letters = lambda pen: (c for c in pen.codepoints if unicodedata.category(chr(c))[0] == "L")
   todo = [(name, code) for name, pen in pens.items() for code in letters(pen)]
   # Fonts that claim a letter bound those that draw it: no need to draw the rare ones.
   claims = collections.Counter(code for _, code in todo)
-  todo = [(name, code) for name, code in todo if claims[code] >= min_fonts]
+  todo = [(name, code) for name, code in todo if claims[code] >= MIN_FONTS]
   drawings = []
-  for name, code in progress(todo):
+  for name, code in tqdm(todo, desc="glyphs: drawing", unit=" letters", mininterval=0.5):
     pixels = pens[name].draw(chr(code))
     if pixels is not None:
       drawings.append(Drawing(code, name, pixels.tobytes()))
   counts = collections.Counter(d.codepoint for d in drawings)
-  return [d for d in drawings if counts[d.codepoint] >= min_fonts]
+  return [d for d in drawings if counts[d.codepoint] >= MIN_FONTS]
 
 
 def merge_homoglyphs(drawings: Collection[Drawing]) -> dict[int, int]:

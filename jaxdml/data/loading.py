@@ -190,7 +190,5 @@ class Images:
         self._stand_ins[record] = other, met
         return other, image, met
       met[other] = self._reasons[other]
-    raise ImageDecodeError(
-      f"no image of class {self._labels[record]} can be decoded ({len(members)} in all), the first "
-      f"asked for being {self._reasons[record]}"
-    )
+    what = f"no image of class {self._labels[record]} can be decoded ({len(members)} in all)"
+    raise ImageDecodeError(f"{what}, the first asked for being {self._reasons[record]}")

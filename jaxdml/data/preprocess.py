@@ -140,21 +140,21 @@ def create(
     got = f"got {color_jitter} with {name}"
     raise ValueError(f"data.color_jitter: for data.preprocess=hdml or standard; {got}")
   decoder, part = Decoder(cache), functools.partial
+  center = part(_center_crop, image_size)
   if name in _AFFINES:
     affine = _AFFINES[name]
     affine = dataclasses.replace(affine, shift=affine.shift * image_size / 32)
     load = part(_warp, channels, image_size, decoder)
-    transform = affine if train else part(_center_crop, image_size)
+    transform = affine if train else center
   elif name == "hdml":
     load = part(_warp, channels, round(image_size * _HDML_SIZE / _HDML_CROP), decoder)
-    random = part(_random_crop, image_size, color_jitter)
-    transform = random if train else part(_center_crop, image_size)
+    transform = part(_random_crop, image_size, color_jitter) if train else center
   elif train:
     load = None
     transform = part(_random_resized_crop, image_size, channels, color_jitter, decoder)
   else:
     load = part(_shorter, channels, round(image_size * 8 / 7), decoder)
-    transform = part(_center_crop, image_size)
+    transform = center
   normalizer = normalize_lib.create(normalize or NORMALIZE[name], channels)
   return Preprocess(name, (image_size, image_size, channels), load, transform, normalizer)
 

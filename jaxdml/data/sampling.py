@@ -200,7 +200,6 @@ def create(
     labels: integer class of each record, [n].
     batch_size: records in the GLOBAL batch.
     images_per_class: K of "pk" and "hierarchical"; must be 2 for "npair".
-    seed: the same seed and step give the same batch.
     label: name of the label column, for messages.
     coarse: for "hierarchical", the coarse group of each record, [n], of the column `coarse_label`.
     coarse_per_batch: how many groups a batch holds, for "hierarchical".

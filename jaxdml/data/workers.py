@@ -94,8 +94,7 @@ class Batches(contextlib.AbstractContextManager, Iterator[dict[str, np.ndarray]]
       if batch is not None:
         return self._receive({name: _take(value) for name, value in batch.items()})
     except BaseException as error:
-      # An error or Ctrl-C: whichever it is, no worker may outlive it.
-      self.close()
+      self.close()  # An error or Ctrl-C: whichever it is, no worker may outlive it.
       if self._has_workers and isinstance(error, RuntimeError) and "exit code" in str(error):
         raise WorkerError(
           f"a data worker process died ({error}). If it was killed, memory may have run out: lower "

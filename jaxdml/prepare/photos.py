@@ -118,10 +118,8 @@ class Folder:
 def from_folders(folder: Folder, notes: list[str]) -> list[Photo]:
   """Returns the photos in class folders, sorted by path; what was left out goes to `notes`."""
   splits = _split_folders(folder)
-  loose, other, empty, gone, merged = [], collections.Counter(), [], [], {}
-  photos = []
-  if splits:
-    loose += picture_files.level(folder.path)[1]
+  other, empty, gone, merged, photos = collections.Counter(), [], [], {}, []
+  loose = picture_files.level(folder.path)[1] if splits else []
   for split, parent in splits or [(None, "")]:
     classes, files = picture_files.level(folder.path, parent)
     loose += files

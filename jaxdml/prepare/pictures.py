@@ -23,10 +23,10 @@ def check_image(encoded: bytes) -> None:
   blocks = -(-header.height // 8) * -(-header.width // 8)
   if header.format == "JPEG" and blocks > 8 * len(encoded):
     # Each block of the largest component takes a bit at least, so the size or the data is wrong.
-    raise ImageDecodeError(
-      f"a JPEG of {header.width} x {header.height} pixels by its header, and {len(encoded)} bytes "
-      "cannot hold as many: cut short or damaged"
+    what = (
+      f"a JPEG of {header.width} x {header.height} pixels by its header, and {len(encoded)} bytes"
     )
+    raise ImageDecodeError(f"{what} cannot hold as many: cut short or damaged")
   image = decode.decode(encoded, _CHANNELS, min_size=_SMALLEST, header=header)
   reduction = decode.reduction_for(header, _SMALLEST)
   height, width = image.shape[0] * reduction, image.shape[1] * reduction

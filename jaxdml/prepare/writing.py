@@ -65,7 +65,6 @@ def write(
   may call it at once: the second waits for the first.
 
   Args:
-    data_dir: TFDS data directory.
     max_bad_images: share of the images that may be left out, in [0, 1].
     max_side: pictures with a longer side are written as JPEGs with this one (`pictures.shrink`).
     overwrite: make a finished data set anew; the old one stays until the new one is whole.

@@ -83,9 +83,9 @@ def build(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
       config = tfds.download.DownloadConfig(try_download_gcs=False)
       builder.download_and_prepare(download_config=config)
     except PermissionError as error:
-      advice = "Give a directory that can be written, as data_dir or in the environment variable"
+      advice = "as data_dir or in the environment variable TFDS_DATA_DIR"
       why = f"cannot build the data set {name!r} in {root}: {error}"
-      raise PermissionError(f"{why}. {advice} TFDS_DATA_DIR") from error
+      raise PermissionError(f"{why}. Give a directory that can be written, {advice}") from error
     except OSError:
       # Another process renamed its finished build into place first; ours is discarded.
       if not records.is_prepared(directory):

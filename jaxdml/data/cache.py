@@ -41,8 +41,7 @@ class Decoder:
   """Decodes as `decode.decode` does, from files that it keeps if it is given a directory.
 
   The pixels are the same bit by bit, with a directory or without. Any number of processes may share
-  one; it is made if need be. A disk that is full but for 5 % gets no more pictures, which is said
-  once.
+  one, made if need be. A disk full but for 5 % gets no more pictures, which is said once.
   """
 
   directory: str = ""

@@ -1,8 +1,4 @@
-"""Images of records: read, preprocessed, kept where a data set is small, replaced where they fail.
-
-An image that cannot be decoded never becomes black pixels under a label: in training another image
-of its class takes the slot, in evaluation the slot is masked, and both are counted.
-"""
+"""Images of records: read, preprocessed, kept where they are few, replaced where they fail."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence

@@ -262,8 +262,7 @@ def read_labels(directory: Path, info: tfds.core.DatasetInfo) -> dict[str, dict[
   """Returns split -> column -> int32 [n], from the side file.
 
   It is written from the records if it is missing, stale or damaged, and appears whole or not at
-  all; where it cannot be written, the labels are only returned. Columns with values outside int32
-  are left out.
+  all; where it cannot be written, the labels are only returned.
   """
   path = directory / INDEX_FILE
   fingerprint = _fingerprint(directory)

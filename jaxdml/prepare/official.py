@@ -156,11 +156,8 @@ def find(source: Path, *names: str) -> Path | None:
   if not source.is_dir():
     raise PrepareError(f"--source {source} is no directory; give the one with the archives")
   folders = sorted(p for p in source.iterdir() if p.is_dir() and not p.name.startswith("."))
-  for name in names:
-    for folder in (source, *folders):
-      if (folder / name).exists():
-        return folder / name
-  return None
+  places = (folder / name for name in names for folder in (source, *folders))
+  return next((place for place in places if place.exists()), None)
 
 
 def find_part(source: Path, stem: str) -> Path | None:

@@ -38,7 +38,6 @@ class Plan:
     for split in splits:
       self.keys.append((split, seen[split] // per_shard[split]))
       seen[split] += 1
-    self.sizes = collections.Counter(self.keys)
 
   def of_split(self, split: str) -> list[Key]:
     """Returns the shards of a split, in order."""

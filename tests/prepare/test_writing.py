@@ -127,7 +127,7 @@ def test_too_many_bad_images_are_all_named_and_what_is_finished_is_kept(tmp_path
     assert path in message
   assert not directory_of(tmp_path).exists()
   kept = finished(tmp_path)
-  assert len(kept) == len(shards.Plan("", [item.split for item in source.items]).sizes)
+  assert len(kept) == len(shards.Plan("", [item.split for item in source.items]).names)
   # What was left out before counts the second time too.
   with pytest.raises(PrepareError, match="3 of the 30 images"):
     writing.write(source, tmp_path, max_bad_images=0.05)
@@ -340,7 +340,7 @@ def test_shards_stay_few(monkeypatch):
   monkeypatch.undo()
   plan = shards.Plan("x", ["train"] * 300_000 + ["test"] * 2000)
   assert len(plan.of_split("train")) <= shards.MAX_SHARDS
-  assert [plan.sizes[key] for key in plan.of_split("test")] == [1024, 976]
+  assert [plan.keys.count(key) for key in plan.of_split("test")] == [1024, 976]
   assert plan.names["test", 1] == "x-test.array_record-00001-of-00002"
 
 

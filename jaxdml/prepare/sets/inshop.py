@@ -19,21 +19,19 @@ def _read(root: Path, most: int) -> Annotations:
     found = {"img.zip": images is not None, _LIST: listed is not None}
     raise official.missing_files("inshop", root, [found])
   table = _read_list(listed, small_file(listed, most))
-  names = sorted({item for _, item, _ in table})
-  number = {item: i for i, item in enumerate(names)}
-  category = [_category(listed, path) for path, _, _ in table]
-  categories = sorted(set(category))
-  kind = {name: i for i, name in enumerate(categories)}
+  items, kinds = {item for _, item, _, _ in table}, {kind for *_, kind in table}
+  names = {"label": sorted(items), "category": sorted(kinds)}
+  label, category = ({name: i for i, name in enumerate(own)} for own in names.values())
   part = official.open_part(images, "img", most)
   rows = [
-    Row(split, path, {"label": number[item], "category": kind[name]}, 0, path.removeprefix("img/"))
-    for (path, item, split), name in zip(table, category, strict=True)
+    Row(split, path, {"label": label[item], "category": category[kind]}, 0, path[len("img/") :])
+    for path, item, split, kind in table
   ]
-  return Annotations({"label": names, "category": categories}, rows, [part])
+  return Annotations(names, rows, [part])
 
 
-def _read_list(path: Path, content: bytes) -> list[tuple[str, str, str]]:
-  """Returns (image, item, split) of each line, and checks that training and test share no item."""
+def _read_list(path: Path, content: bytes) -> list[tuple[str, str, str, str]]:
+  """Returns (image, item, split, category) of each line; training and test share no item."""
   try:
     lines = content.decode("utf-8-sig").splitlines()
   except UnicodeDecodeError as error:
@@ -48,22 +46,18 @@ def _read_list(path: Path, content: bytes) -> list[tuple[str, str, str]]:
     words = line.split()
     if len(words) != 3 or words[2] not in _SPLITS:
       raise PrepareError(f"{path} has the line {line!r}; lines are {' '.join(_HEADER)}")
-    table.append((words[0], words[1], words[2]))
+    parts = words[0].split("/")
+    if len(parts) != 5 or parts[0] != "img":
+      rule = "img/DEPARTMENT/KIND/ITEM/FILE was expected"
+      raise PrepareError(f"{path} names {words[0]!r}, where {rule}")
+    table.append((words[0], words[1], words[2], "/".join(parts[1:3])))  # as "WOMEN/Dresses"
   if len(table) != int(lines[0]):
     said = f"says that it lists {int(lines[0]):,} images and lists {len(table):,}"
     raise PrepareError(f"{path} {said}: truncated?")
-  of_split = {split: {item for _, item, s in table if s == split} for split in _SPLITS}
+  of_split = {split: {item for _, item, s, _ in table if s == split} for split in _SPLITS}
   if shared := sorted(of_split["train"] & (of_split["query"] | of_split["gallery"])):
     raise PrepareError(f"{path} has items in training and in test: {few(shared)}")
   return table
-
-
-def _category(listed: Path, path: str) -> str:
-  """Returns "WOMEN/Dresses" for "img/WOMEN/Dresses/id_00000002/02_1_front.jpg"."""
-  parts = path.split("/")
-  if len(parts) != 5 or parts[0] != "img":
-    raise PrepareError(f"{listed} names {path!r}, where img/DEPARTMENT/KIND/ITEM/FILE was expected")
-  return "/".join(parts[1:3])
 
 
 CARD = official.Card(

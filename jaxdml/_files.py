@@ -1,7 +1,5 @@
 """Files that appear whole or not at all, whatever ends the process; and JSON."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

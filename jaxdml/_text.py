@@ -1,7 +1,5 @@
 """Text for people: names that may hold anything, and lists of them that may be long."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Collection
 

@@ -1,7 +1,5 @@
 """Checks of the arrays that people pass to the metrics, and rows scaled to unit norm."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -5,8 +5,6 @@ in tiles that fit a cache, no sort (`_counted`). One with many has all items put
 host, from scores computed on the devices (`_in_order`). Both rank equal scores by index.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

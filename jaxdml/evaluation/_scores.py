@@ -5,8 +5,6 @@ that one program serves them all; the items lie whole on every device, in tiles.
 only product that ranks anything: a pair's score is then the same wherever it is computed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Embeddings of whole batches of images, as the metrics take them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 

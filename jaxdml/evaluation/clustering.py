@@ -1,7 +1,5 @@
 """Clustering metrics: NMI, AMI and pairwise F1 of k-means clusters and labels."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

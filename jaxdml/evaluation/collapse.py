@@ -5,8 +5,6 @@ label that occurs in two classes is a mode of each. The functions of single figu
 scaled as wanted, and options with the meaning that they have in `collapse_metrics`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Names of the metrics: in print, in words and in order, and a text table of them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Nearest neighbours, and Recall@K, R-precision, MAP@R, mAP and MRR, of any number of items."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple

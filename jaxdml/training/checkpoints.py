@@ -4,8 +4,6 @@ Orbax writes into a temporary directory and renames it when it is whole, so a sa
 is never seen by `restore`. Digests show what a disk or a copy has damaged since.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import logging

@@ -3,8 +3,6 @@
 Each `_..._problems` yields what is wrong as "key: message"; `check` raises the first.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Iterator
 

@@ -4,8 +4,6 @@ Users write a ConfigDict with the keys of jaxdml/training/defaults.py. `training
 `Config` of it, once; everything after that takes a `Config` and finds every key set.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import operator

@@ -1,7 +1,5 @@
 """A run that starts from published weights or another run's: the encoder, and pixels for it."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import pathlib

@@ -1,7 +1,5 @@
 """The one trainer: `train_and_evaluate(config, workdir)`."""
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import dataclasses

@@ -1,7 +1,5 @@
 """The machine and the versions, to print beside every figure."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import platform

@@ -1,7 +1,5 @@
 """The metric loss as a config names it: miner, layout, cross-batch memory, its own parameters."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any

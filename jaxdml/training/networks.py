@@ -3,8 +3,6 @@
 What is left when training is over is an `Embedder`: from uint8 images to embeddings.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import Any

@@ -4,8 +4,6 @@ Fine-tuning is a matter of shares: how much of the learning rate each stage of t
 and from which step on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ A step is a plain per-device function with collectives over AXIS. Here it is com
 devices, the state replicated, the batch split in contiguous slices.
 """
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any

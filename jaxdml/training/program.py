@@ -1,7 +1,5 @@
 """The training step and the embedding function: plain per-device functions, no pmap in sight."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

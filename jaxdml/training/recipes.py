@@ -4,8 +4,6 @@ Naming a loss starts afresh, so that an arm of an experiment is its names and no
 EPS nor HDML unless they are named too. Without a loss the names refine the config's own.
 """
 
-from __future__ import annotations
-
 import difflib
 
 from ml_collections import ConfigDict

@@ -1,7 +1,5 @@
 """A model measured on a split, and a finished run to look at: `restore("runs/glyphs").embed()`."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import os

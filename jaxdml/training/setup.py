@@ -1,7 +1,5 @@
 """From a config to its data and its program: what training and looking at a run both start with."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The networks that a run has trained so far, without its data."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

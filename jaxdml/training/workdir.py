@@ -1,7 +1,5 @@
 """A workdir belongs to one config and its data, and to one process at a time."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import hashlib

@@ -202,13 +202,11 @@ def sampler(config: ConfigDict, train: data.Dataset) -> data.sampling.Sampler:
   keys = config.data
   try:
     return data.sampling.create(
-      *(
-        keys.sampler,
-        train.column(keys.label),
-        keys.batch_size,
-        keys.images_per_class,
-        config.seed,
-      ),
+      keys.sampler,
+      train.column(keys.label),
+      keys.batch_size,
+      keys.images_per_class,
+      config.seed,
       label=keys.label,
       coarse=train.column(keys.coarse_label) if keys.coarse_label else None,
       coarse_label=keys.coarse_label,

@@ -1,9 +1,12 @@
 """Embedding batches, and the raw-pixel floor."""
 
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 from jaxdml.evaluation import batches as batches_module
 from jaxdml.evaluation import embed_batches, raw_pixels
@@ -53,18 +56,20 @@ def test_embed_takes_batches_split_over_devices():
 def test_embed_without_mask_and_with_a_bar(monkeypatch):
   bars = []
 
-  def bar(iterable, **kwargs):
-    bars.append(kwargs)
-    return iterable
+  class Bar(tqdm):
+    def __init__(self, iterable, *, disable, **kwargs):
+      super().__init__(iterable, **kwargs, file=io.StringIO())
+      bars.append((self.total, disable))
+      self.disable = True
 
-  monkeypatch.setattr(batches_module, "tqdm", bar)
+  monkeypatch.setattr(batches_module, "tqdm", Bar)
   listed = [{k: v for k, v in batch.items() if k != "mask"} for batch in batches(n=8)]
   for progress in (True, False):
     result = embed_batches(lambda x: x.reshape(len(x), -1), listed, progress=progress)
     assert len(result.embeddings) == 8
   embed_batches(lambda x: x.reshape(len(x), -1), iter(listed), total=7)
-  assert [kwargs["total"] for kwargs in bars] == [2, 2, 7]
-  assert [kwargs["disable"] is True for kwargs in bars] == [False, True, False]
+  assert [total for total, _ in bars] == [2, 2, 7]
+  assert [disable is True for _, disable in bars] == [False, True, False]
 
 
 def test_embed_refuses_nothing_and_misfits():

@@ -9,8 +9,6 @@ import numpy as np
 from jaxdml._labels import UNKNOWN, as_given
 from jaxdml.types import Array, Refs
 
-__all__ = ["array", "check_arrays", "check_functions", "integers", "mask"]
-
 
 def array(name: str, x: Any) -> Array | None:
   """Returns x as an array of JAX; None stays None.

@@ -9,11 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = [
-  "dump_json", "finite", "flush", "read_json", "read_sealed", "replacing", "seal", "sha256",
-  "write_bytes", "write_json", "write_text",
-]  # fmt: skip
-
 _NAME = 50  # Characters of a file's name in that of its temporary one: names have 255 bytes.
 
 

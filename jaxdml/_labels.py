@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["UNKNOWN", "as_given", "as_text", "numbered"]
-
 UNKNOWN = -1
 """The integer that marks a label that is not known."""
 

@@ -3,8 +3,6 @@
 import itertools
 from collections.abc import Callable, Collection
 
-__all__ = ["few", "printable"]
-
 
 def printable(text: str, drawn: Callable[[str], object] = bool) -> str:
   r"""Returns a text in which what cannot be shown stands as its code point.

@@ -6,10 +6,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-__all__ = [
-  "Affine", "Box", "center_crop", "color_jitter", "mirror", "random_box", "random_crop", "resize",
-]  # fmt: skip
-
 _LUMA = np.array([0.299, 0.587, 0.114])
 # Luma and two axes of colour (YIQ): turning the two turns the hue and leaves the luma.
 _YIQ = np.array([_LUMA, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["NAMES", "Normalize", "create"]
-
 _IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 _IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 

@@ -14,11 +14,6 @@ from PIL import Image
 from jaxdml.data.decode import MAX_BYTES, ImageDecodeError, orientation
 from jaxdml.errors import JaxdmlError
 
-__all__ = [
-  "SPLITS", "SUFFIXES", "FolderError", "clean_name", "encoded", "is_picture", "level", "read",
-  "walk",
-]  # fmt: skip
-
 SUFFIXES = (
   *(".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jfif", ".jpe", ".jpeg", ".jpg"),
   *(".pbm", ".pgm", ".pjp", ".pjpeg", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),

@@ -14,8 +14,6 @@ from jaxdml.data.decode import ImageDecodeError as ImageDecodeError
 from jaxdml.data.decode import probe, reduction_for
 from jaxdml.data.normalize import Normalize
 
-__all__ = ["NAMES", "NORMALIZE", "ImageDecodeError", "Preprocess", "create", "from_config"]
-
 _HDML_SIZE, _HDML_CROP = 256, 227
 # The limits of the shift are for 32 pixels.
 _AFFINES = {

@@ -15,10 +15,6 @@ import numpy as np
 
 from jaxdml._labels import UNKNOWN, as_given, numbered
 
-__all__ = [
-  "NAMES", "ClassBalanced", "Hierarchical", "Sampler", "Triplets", "Uniform", "create",
-]  # fmt: skip
-
 NAMES = ("hierarchical", "npair", "pk", "triplet", "uniform")
 """The samplers that `create` knows."""
 

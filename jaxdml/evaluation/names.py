@@ -4,8 +4,6 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-__all__ = ["Metric", "describe_metric", "format_table"]
-
 
 class Metric(NamedTuple):
   """A metric as people read it.

@@ -24,8 +24,6 @@ from jaxdml import _files
 from jaxdml.errors import JaxdmlError
 from jaxdml.types import PyTree
 
-__all__ = ["CheckpointError", "Checkpoints", "Progress", "digests", "open_best"]
-
 _ROW = 1 << 15  # Bytes that a digest sums.
 
 

@@ -16,8 +16,6 @@ from jaxdml.models.autoencoder import EMBEDDING_NORMS
 from jaxdml.training import metric_loss
 from jaxdml.training.config import ConfigError, duration, flatten
 
-__all__ = ["check"]
-
 _POSITIVE = (
   "data.batch_size", "data.image_size", "data.images_per_class", "embedding.dim",
   "embedding.kernel_scale", "eval.batch_size", "hdml.generator_hidden", "hdml.initial_average",

@@ -16,10 +16,6 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from jaxdml.errors import JaxdmlError
 from jaxdml.training import defaults, variants
 
-__all__ = [
-  "Config", "ConfigError", "duration", "fill_in", "flatten", "kept", "overlay", "read", "replace",
-]  # fmt: skip
-
 
 class ConfigError(JaxdmlError, ValueError):
   """A config that cannot run; the message names the key and what it takes."""

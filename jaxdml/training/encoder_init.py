@@ -19,8 +19,6 @@ from jaxdml.training.config import Config, ConfigError
 from jaxdml.training.program import TrainState
 from jaxdml.training.workdir import read_config
 
-__all__ = ["describe", "normalize_text", "put", "wanted_normalize"]
-
 IMAGENET = "imagenet"
 
 

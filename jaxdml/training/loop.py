@@ -26,8 +26,6 @@ from jaxdml.training.monitors import Interrupt, Starving
 from jaxdml.training.program import TrainState
 from jaxdml.training.runs import Evaluator
 
-__all__ = ["NonFiniteError", "train_and_evaluate"]
-
 
 class NonFiniteError(JaxdmlError, RuntimeError):
   """The loss or a gradient became NaN or infinite; training stopped, checkpoints are kept."""

@@ -4,8 +4,6 @@ import importlib.metadata
 import os
 import platform
 
-__all__ = ["describe", "describe_machine", "describe_versions"]
-
 
 def describe_machine() -> str:
   """Processor, cores and accelerators."""

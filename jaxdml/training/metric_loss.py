@@ -13,8 +13,6 @@ from jaxdml.refs import memory as memory_lib
 from jaxdml.training.config import Config, ConfigError, duration
 from jaxdml.types import Array, Batch, DistanceFn, MiningFn, PyTree
 
-__all__ = ["MetricLoss", "distance_of", "loss_of", "miner_of", "ranking_of"]
-
 _BY_COSINE = set(distances.NAMES) - {"hyperbolic"}
 
 

@@ -12,8 +12,6 @@ import numpy as np
 
 from jaxdml import _files
 
-__all__ = ["NAME", "MetricsWriter", "read_metrics"]
-
 NAME = "metrics.jsonl"
 """The file in the workdir."""
 _NOT_METRICS = (ValueError, KeyError, TypeError, AttributeError)

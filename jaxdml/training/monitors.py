@@ -12,8 +12,6 @@ import jax
 
 from jaxdml.data import workers
 
-__all__ = ["TOO_LONG", "Interrupt", "Starving"]
-
 TOO_LONG = 0.25
 """Share of the time from which on a user should be told."""
 

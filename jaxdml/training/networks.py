@@ -18,8 +18,6 @@ from jaxdml.models import Embedding, Generator
 from jaxdml.training.config import Config
 from jaxdml.types import Array, PyTree
 
-__all__ = ["Embedder", "build", "encode_in_chunks", "foldable", "read_layers"]
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Embedder:

@@ -15,11 +15,6 @@ import optax
 from jaxdml.training.config import Config, ConfigError, duration
 from jaxdml.types import Array, PyTree
 
-__all__ = [
-  "GROUPS", "FactorFn", "create", "encoder_factors", "l2_penalty", "learning_rate",
-  "scale_encoder", "stop_frozen",
-]  # fmt: skip
-
 FactorFn = Callable[[Sequence[str]], float]
 """Path of a parameter in the encoder's tree -> its share of the learning rate."""
 

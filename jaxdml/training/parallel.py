@@ -13,11 +13,6 @@ import numpy as np
 
 from jaxdml.types import PyTree
 
-__all__ = [
-  "AXIS", "compile_embed", "compile_local", "compile_step", "prefetch", "replicate",
-  "replicate_local", "split", "trace_step", "unreplicate",
-]  # fmt: skip
-
 AXIS = "batch"
 
 

@@ -15,8 +15,6 @@ from jaxdml.training.config import Config, duration
 from jaxdml.training.metric_loss import MetricLoss
 from jaxdml.types import Array, Batch, PyTree
 
-__all__ = ["Parts", "Program", "TrainState", "build"]
-
 
 class TrainState(NamedTuple):
   """Everything a step needs from the one before."""

@@ -11,8 +11,6 @@ from ml_collections import ConfigDict
 from jaxdml import losses
 from jaxdml.training.config import ConfigError
 
-__all__ = ["LOSSES", "RECIPES", "apply"]
-
 LOSSES = {
   **{"npair": "npair", "triplet": "triplet", "margin": "margin"},
   **{"multisimilarity": "multi_similarity", "contrastive": "contrastive"},

@@ -21,8 +21,6 @@ from jaxdml.training.program import TrainState
 from jaxdml.training.setup import Setup, prepare
 from jaxdml.types import Array
 
-__all__ = ["Evaluator", "Restored", "restore"]
-
 
 def _logged(name: str) -> bool:
   """Leaves out Recall@1 under its other name, and all but two of the means over classes."""

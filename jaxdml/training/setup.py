@@ -15,10 +15,6 @@ from jaxdml.training import config as config_lib
 from jaxdml.training import program as program_lib
 from jaxdml.training.config import Config
 
-__all__ = [
-  "Setup", "Splits", "load_splits", "prepare", "resolve", "sampler", "trace", "train_batches",
-]  # fmt: skip
-
 
 def resolve(config: ConfigDict, device_count: int | None = None) -> Config:
   """Returns the resolved config of what a user wrote.

@@ -15,8 +15,6 @@ from jaxdml.training.config import Config, ConfigError
 from jaxdml.training.workdir import read_config
 from jaxdml.types import PyTree
 
-__all__ = ["Trained", "fingerprint", "read"]
-
 
 class Trained(NamedTuple):
   """The two networks that embed, as a run's best checkpoint holds them."""

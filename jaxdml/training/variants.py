@@ -11,8 +11,6 @@ move the running statistics in any order (here the real ones come first).
 from collections.abc import Mapping
 from typing import NamedTuple
 
-__all__ = ["POINTS", "VARIANTS", "Point", "Value"]
-
 Value = bool | float | str | Mapping[str, bool]
 """A config value; a mapping gives one for each `loss.layout`."""
 

@@ -20,11 +20,6 @@ from jaxdml.training import defaults
 from jaxdml.training.checkpoints import CheckpointError
 from jaxdml.training.config import Config, ConfigError, flatten
 
-__all__ = [
-  "TRAINED", "alone", "changed_data", "check", "check_data", "check_path", "read_config",
-  "read_results", "write_results",
-]  # fmt: skip
-
 FORMAT = 3
 """Of a workdir's files, as its config.json names it; 1 named none, 2 had no digests."""
 

@@ -3,7 +3,4 @@
 from jaxdml.commands._cli import guard, main, start
 
 __all__ = ["guard", "main", "start"]
-
-
-def __dir__() -> list[str]:
-  return __all__
+__dir__ = lambda: __all__

@@ -1,7 +1,5 @@
 """The commands by name, and the one way in which any of them ends."""
 
-from __future__ import annotations
-
 import argparse
 import difflib
 import errno
@@ -12,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Self
 
 from jaxdml._text import printable
 from jaxdml._version import __version__
@@ -36,7 +34,7 @@ class Command(NamedTuple):
   """A command as the command line knows it."""
 
   summary: str  # its line in `jaxdml --help`
-  add_options: Callable[[Parser], None]  # into a parser; nothing heavy is imported before
+  add_options: Callable[["Parser"], None]  # into a parser; nothing heavy is imported before
   run: Callable[[argparse.Namespace], int | None]  # does the work; the exit status, None for 0
   resumes: str = ""  # what giving the same command again does after Ctrl-C, if not all anew
   # Exceptions of the work that say what to change, besides those of the package.
@@ -114,9 +112,10 @@ def tell(message: object) -> None:
   print("\n".join(map(printable, str(message).split("\n"))), file=sys.stderr)
 
 
-def note(message: str) -> None:
-  """Tells a remark."""
-  tell(f"note: {message}")
+def note(*remarks: str) -> None:
+  """Tells remarks, a line each."""
+  for remark in remarks:
+    tell(f"note: {remark}")
 
 
 def left_out(images: Sequence[Sequence[str]], place: object = "") -> None:
@@ -147,7 +146,8 @@ class _Signals:
     self.count = 0
     self._before: dict[int, Any] = {}
 
-  def __enter__(self) -> _Signals:
+  def __enter__(self) -> Self:
+    self._hook, sys.unraisablehook = sys.unraisablehook, self.lost
     if threading.current_thread() is threading.main_thread():
       for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
@@ -155,6 +155,7 @@ class _Signals:
     return self
 
   def __exit__(self, *_: object) -> None:
+    sys.unraisablehook = self._hook
     for number, handler in self._before.items():
       signal.signal(number, handler)
 
@@ -196,48 +197,37 @@ def guard(
     The exit status: the work's, 2 for what the user can mend, 1 for what broke, 130 after Ctrl-C,
     143 after SIGTERM.
   """
-  hook = sys.unraisablehook
-  with _Signals() as signals:
-    sys.unraisablehook = signals.lost
-    try:
-      return _ended(work, args or argparse.Namespace(), resumes, user_errors, signals)
-    finally:
-      sys.unraisablehook = hook
-
-
-def _ended(
-  work: Callable[[], int | None], args: argparse.Namespace, resumes: str,
-  user_errors: tuple[type[Exception], ...], signals: _Signals,
-) -> int:  # fmt: skip
   goes_on = f"{resumes and '; the same command ' + resumes}"
-  try:
-    status = work() or 0
-    sys.stdout.flush()
-    return status
-  except KeyboardInterrupt:
-    signals.count = max(signals.count, 1)  # The work may have raised it itself.
-    tell(f"interrupted{goes_on}")
-    return 130
-  except _Terminated as end:
-    tell(f"terminated{goes_on}")
-    return int(end.code or 0)
-  except JaxdmlError as error:
-    return _fail(error, error.exit_status)
-  except BrokenPipeError:
-    # Who read our output, `head` for one, has seen enough. Python would flush it once more at exit.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return 1
-  except OSError as error:
-    return _fail(_describe(error, vars(args)), 1 if error.errno in _BROKEN else 2)
-  except Exception as error:
-    if _from_ctrl_c(error):  # It met an import, say, which reports it as an error of its own.
+  options = vars(args or argparse.Namespace())
+  with _Signals() as signals:
+    try:
+      status = work() or 0
+      sys.stdout.flush()
+      return status
+    except KeyboardInterrupt:
+      signals.count = max(signals.count, 1)  # The work may have raised it itself.
       tell(f"interrupted{goes_on}")
       return 130
-    if not isinstance(error, user_errors):
-      raise
-    # The library names its arguments, which are our options.
-    ours = str(error).partition(":")[0] in args
-    return _fail(f"{'--' if ours else ''}{error}", 2)
+    except _Terminated as end:
+      tell(f"terminated{goes_on}")
+      return int(end.code or 0)
+    except JaxdmlError as error:
+      return _fail(error, error.exit_status)
+    except BrokenPipeError:
+      # Who read our output, `head` for one, has seen enough. Python would flush it again at exit.
+      os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+      return 1
+    except OSError as error:
+      return _fail(_describe(error, options), 1 if error.errno in _BROKEN else 2)
+    except Exception as error:
+      if _from_ctrl_c(error):  # It met an import, say, which reports it as an error of its own.
+        tell(f"interrupted{goes_on}")
+        return 130
+      if not isinstance(error, user_errors):
+        raise
+      # The library names its arguments, which are our options.
+      ours = str(error).partition(":")[0] in options
+      return _fail(f"{'--' if ours else ''}{error}", 2)
 
 
 def _from_ctrl_c(error: BaseException | None) -> bool:

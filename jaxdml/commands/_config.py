@@ -1,7 +1,5 @@
 """The config of a run from the command line: --config=FILE[:ARGUMENT] and --config.KEY=VALUE."""
 
-from __future__ import annotations
-
 import ast
 import difflib
 import importlib.util
@@ -32,14 +30,12 @@ def add_option(parser: Parser) -> None:
   """Makes a parser take --config and its overrides."""
   parser.overrides = True
   parser.add_argument(
-    "--config",
-    required=True,
-    metavar="FILE[:ARGUMENT]",
+    "--config", required=True, metavar="FILE[:ARGUMENT]",
     help="a file in configs/, with a variant after a colon; --config.KEY=VALUE overrides a key",
-  )
+  )  # fmt: skip
 
 
-def read(given: str, overrides: Sequence[tuple[str, str]]) -> ConfigDict:
+def read(given: str, overrides: Sequence[tuple[str, str]]) -> "ConfigDict":
   """Reads the config of FILE or FILE:ARGUMENT and puts (KEY, VALUE) into it; it is locked then.
 
   Raises:
@@ -55,7 +51,7 @@ def read(given: str, overrides: Sequence[tuple[str, str]]) -> ConfigDict:
   return config
 
 
-def _load(given: str) -> ConfigDict:
+def _load(given: str) -> "ConfigDict":
   path, colon, argument = given.partition(":")
   if not os.path.isfile(path):
     raise UsageError(f"--config={path}: no such file; see configs/")
@@ -80,7 +76,7 @@ def _load(given: str) -> ConfigDict:
   return config.lock()
 
 
-def _section(config: ConfigDict, key: str, given: str) -> ConfigDict:
+def _section(config: "ConfigDict", key: str, given: str) -> "ConfigDict":
   """The section whose last name a key is; UsageError if there is none."""
   *sections, last = key.split(".")
   node: Any = config
@@ -99,7 +95,7 @@ def _section(config: ConfigDict, key: str, given: str) -> ConfigDict:
   return node
 
 
-def _set(config: ConfigDict, key: str, texts: Sequence[str]) -> None:
+def _set(config: "ConfigDict", key: str, texts: Sequence[str]) -> None:
   """Sets a key to the last text given for it; a tuple also to all of them."""
   given = f"--config.{key}={texts[-1]}"
   section = _section(config, key, given)

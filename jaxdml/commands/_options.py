@@ -1,7 +1,5 @@
 """The options that several commands take: one spelling, one meaning, one line of help each."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import pathlib
@@ -96,11 +94,7 @@ def add(parser: Parser | argparse._ArgumentGroup, *names: str, **changes: Any) -
 
 
 def check_file(name: str, path: pathlib.Path, suffixes: Sequence[str] = ()) -> None:
-  """Refuses a file to write that has another suffix or is a folder, before the work for it.
-
-  Raises:
-    UsageError: naming the option.
-  """
+  """Refuses a file to write that has another suffix or is a folder, before the work for it."""
   if suffixes and path.suffix.lower() not in suffixes:
     listed = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}" if suffixes[1:] else suffixes[0]
     raise UsageError(f"--{name}: expected a name that ends in {listed}; got {path}")

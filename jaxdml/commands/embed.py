@@ -1,8 +1,6 @@
 """`jaxdml embed`: images to vectors on disk, a folder of Parquet shards."""
 
 import argparse
-import pathlib
-from typing import Any
 
 from jaxdml.commands import _options
 from jaxdml.commands._cli import Command, Parser, left_out, note
@@ -30,8 +28,7 @@ def _run(args: argparse.Namespace) -> None:
     jax.distributed.initialize()
   source = None if args.images is None else inference.FolderImages.open(args.images)
   trained = inference.load(args.workdir, data_dir=args.data_dir)
-  for remark in trained.remarks:
-    note(remark)
+  note(*trained.remarks)
   keys = trained.config.data
   if source is None:
     source = inference.DatasetImages.open(
@@ -44,13 +41,8 @@ def _run(args: argparse.Namespace) -> None:
     num_workers=workers, max_bad_images=share, process_index=jax.process_index(),
     process_count=jax.process_count(),
   )  # fmt: skip
-  _tell(summary, args.out)
-
-
-def _tell(summary: Any, out: pathlib.Path) -> None:
-  """Prints what was embedded, and names what was left out."""
-  left_out(summary.skipped, out)
-  wrote = f"wrote {summary.written} of {summary.shards} shards to {out}"
+  left_out(summary.skipped, args.out)
+  wrote = f"wrote {summary.written} of {summary.shards} shards to {args.out}"
   if not summary.finished:
     print(f"{wrote}; the others are for the other hosts")
     return

@@ -47,13 +47,9 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def evaluate(
-  workdir: str | os.PathLike[str],
-  *,
-  dataset: str | None = None,
-  split: str = "test",
-  label: str | None = None,
-  data_dir: str | None = None,
-) -> dict[str, Any]:
+  workdir: str | os.PathLike[str], *, dataset: str | None = None, split: str = "test",
+  label: str | None = None, data_dir: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
   """Measures the best model of a run with all metrics of `jaxdml.evaluation`.
 
   By default on the run's own data; `label` is the column that says what matches, by default the
@@ -75,8 +71,7 @@ def evaluate(
   from jaxdml.training.runs import Evaluator
 
   trained = inference.load(workdir, data_dir=data_dir)
-  for remark in trained.remarks:
-    note(remark)
+  note(*trained.remarks)
   config = ConfigDict(trained.config)
   keys = config.data
   own = dataset in (None, keys.dataset)
@@ -99,14 +94,10 @@ def evaluate(
     else:
       metrics = {**(workdir_lib.read_results(folder) or {}), **metrics}
   return {
-    "workdir": os.fspath(workdir),
-    "step": trained.step,
-    "fingerprint": trained.fingerprint,
-    "dataset": images.name,
-    "split": split,
-    "label": used,
+    "workdir": os.fspath(workdir), "step": trained.step, "fingerprint": trained.fingerprint,
+    "dataset": images.name, "split": split, "label": used,
     "metrics": {name: {k: _number(v) for k, v in row.items()} for name, row in metrics.items()},
-  }
+  }  # fmt: skip
 
 
 def _column(images: Any, label: str | None) -> str:

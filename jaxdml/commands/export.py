@@ -24,11 +24,9 @@ def _add_options(parser: Parser) -> None:
   _options.add(
     parser, "batch_size", type=_batch, default=None, help="images a call, or dynamic (dynamic)"
   )
-  _options.add(
-    parser,
-    "images",
-    help=f"a folder; the first {_MOST} images of it are compared on (random pixels)",
-  )
+  _options.add(parser, "images",
+               help=f"a folder; the first {_MOST} images of it are compared on (random pixels)"
+               )  # fmt: skip
   _options.add(parser, "tolerance")
   parser.epilog = "The files have the normalisation inside and a card beside them, and are checked."
 
@@ -38,8 +36,7 @@ def _run(args: argparse.Namespace) -> None:
   from jaxdml.inference import exporting
 
   trained = inference.load(args.workdir)
-  for remark in trained.remarks:
-    note(remark)
+  note(*trained.remarks)
   images = None if args.images is None else _read(trained, args.images)
   card = inference.export(
     trained, args.out, formats=args.format or _FORMATS[:1], batch=args.batch_size, images=images,

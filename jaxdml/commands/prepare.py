@@ -5,8 +5,6 @@ folder, the bundled data sets from nothing; no network, no TensorFlow. The resul
 in array_record, with encoded images as they were.
 """
 
-from __future__ import annotations
-
 import argparse
 import pathlib
 import sys
@@ -51,36 +49,29 @@ def _add_options(parser: Parser) -> None:
     sub = _add_name(names, name, card.help)
     _add_writing_options(sub)
     sub.add_argument(
-      "--allow_partial",
-      action="store_true",
+      "--allow_partial", action="store_true",
       help="prepare what is there although images are missing; its results do not compare with "
       "published ones",
-    )
+    )  # fmt: skip
   sub = _add_name(names, "image_folder", "Your own photos, in folders by class or with a manifest.")
   _add_writing_options(sub)
   sub.add_argument("--name", required=True, dest="config", help="loaded as image_folder/NAME")
   _options.add(sub, "manifest")
   sub.add_argument(
-    "--test_share",
-    type=float,
-    default=0.5,
-    metavar="SHARE",
+    "--test_share", type=float, default=0.5, metavar="SHARE",
     help="share of the classes that test, if the photos come without splits (0.5)",
-  )
+  )  # fmt: skip
   _options.add(sub, "seed", help="chooses those classes (0)")
   sub.add_argument(
-    "--drop_copies",
-    action="store_true",
+    "--drop_copies", action="store_true",
     help="leave out photos that are there already, byte by byte, and all copies of one that has "
     "several labels (they are named in any case)",
-  )
+  )  # fmt: skip
   sub.add_argument(
-    "--max_side",
-    type=int,
-    metavar="PIXELS",
+    "--max_side", type=int, metavar="PIXELS",
     help="write larger pictures as JPEGs whose longer side has so many pixels; two to three times "
     "data.image_size is enough, and training reads them many times faster (as they are)",
-  )
+  )  # fmt: skip
   for name in bundled.BUNDLED:
     _add_name(names, name, "A bundled data set, drawn here.")
 
@@ -96,11 +87,9 @@ def _add_name(names: Any, name: str, text: str) -> Parser:
 def _add_writing_options(sub: Parser) -> None:
   _options.add(sub, "source", required=True)
   _options.add(
-    sub,
-    "max_bad_images",
-    default=0.01,
+    sub, "max_bad_images", default=0.01,
     help="share of the images that may be left out because they cannot be decoded (0.01)",
-  )
+  )  # fmt: skip
   _options.add(sub, "overwrite")
   sub.add_argument(
     "--max_file_bytes", type=_options.count, default=2**29, metavar="N",
@@ -116,35 +105,33 @@ def _run(args: argparse.Namespace) -> None:
   if args.name in bundled.BUNDLED:
     print(bundled.build(args.name, data_dir))
     return
-  max_side = None
-  if args.name == "image_folder":
-    source: Source = prepare.image_folder.source(
+  own = args.name == "image_folder"
+  max_side = args.max_side if own else None
+  source: Source | None = None
+  if own:
+    source = prepare.image_folder.source(
       args.source, args.config, manifest=args.manifest, test_share=args.test_share,
       seed=args.seed, drop_copies=args.drop_copies, max_file_bytes=args.max_file_bytes,
     )  # fmt: skip
-    max_side = args.max_side
-    directory = prepare.target(source.name, source.version, data_dir)
-    if records.is_prepared(directory) and not args.overwrite:
+  made = source or prepare.CARDS[args.name]
+  directory = prepare.target(made.name, made.version, data_dir)
+  if records.is_prepared(directory) and not args.overwrite:
+    if source:
       _check_current(source, directory, max_side)
-      _tell_prepared(directory)
-      return
-  else:
-    card = prepare.CARDS[args.name]
-    directory = prepare.target(card.name, card.version, data_dir)
-    if records.is_prepared(directory) and not args.overwrite:
-      _tell_prepared(directory)
-      return
-    source = card.source(
-      args.source, allow_partial=args.allow_partial, max_file_bytes=args.max_file_bytes
-    )
+    print("already prepared; --overwrite makes it anew", file=sys.stderr)
+    print(directory)
+    return
+  source = source or prepare.CARDS[args.name].source(
+    args.source, allow_partial=args.allow_partial, max_file_bytes=args.max_file_bytes
+  )
   directory = prepare.write(source, data_dir, max_bad_images=args.max_bad_images,
                             max_side=max_side, overwrite=args.overwrite)  # fmt: skip
-  if args.name == "image_folder":
+  if own:
     _check_current(source, directory, max_side)  # Another process may have made it meanwhile.
   print(directory)
 
 
-def _check_current(source: Source, directory: pathlib.Path, max_side: int | None) -> None:
+def _check_current(source: "Source", directory: pathlib.Path, max_side: int | None) -> None:
   from jaxdml import prepare
 
   if not prepare.is_current(source, directory, max_side):
@@ -152,11 +139,6 @@ def _check_current(source: Source, directory: pathlib.Path, max_side: int | None
       f"{source.name} is already prepared, from OTHER photos or options, and was left as it is in "
       f"{directory}; --overwrite makes it anew, another --name keeps both"
     )
-
-
-def _tell_prepared(directory: pathlib.Path) -> None:
-  print("already prepared; --overwrite makes it anew", file=sys.stderr)
-  print(directory)
 
 
 COMMAND = Command("Prepares a data set, from archives or your own photos", _add_options, _run,

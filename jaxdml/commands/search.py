@@ -25,12 +25,10 @@ def _add_options(parser: Parser) -> None:
   _options.add(parser, "query", required=True, help="images, or folders of them")
   _options.add(parser, "k", default=10, help="images to find for each query (10)")
   parser.add_argument(
-    "--backend",
-    default="exact",
-    type=_options.one_of(_BACKENDS),
+    "--backend", default="exact", type=_options.one_of(_BACKENDS),
     help="exact; or faiss, usearch: approximate, faster in large collections, but they lose "
     "neighbours, of exact copies most of all (exact)",
-  )
+  )  # fmt: skip
   _options.add(parser, "out", help="results as a page, .html, or a picture, .png")
   _options.add(parser, "workdir", help="of the model (where it was when the embeddings were made)")
   parser.add_argument(
@@ -55,8 +53,7 @@ def _run(args: argparse.Namespace) -> None:
   queries = read_queries(args.query)
   with contextlib.ExitStack() as stack:
     store, trained = _open(args, stack)
-    for remark in trained.remarks:
-      note(remark)
+    note(*trained.remarks)
     _retrieve(args, queries, store, trained)
 
 

@@ -4,8 +4,6 @@ Training batches after augmentation, a row a class. They come from the same code
 their pixels are normalised as on the device, then turned back.
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import pathlib
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
   from jaxdml import data
 
 
-def look(config: ConfigDict, batches: int) -> Figure:
+def look(config: "ConfigDict", batches: int) -> "Figure":
   """Draws the first batches that a config trains on, all of the global batch on one host.
 
   Save it with `figure.savefig(path)`; errors are those of training.
@@ -63,7 +61,7 @@ def look(config: ConfigDict, batches: int) -> Figure:
   return drawing.draw_batches(blocks, title, note)
 
 
-def _name(config: ConfigDict, train: data.Dataset, records: np.ndarray) -> str:
+def _name(config: "ConfigDict", train: "data.Dataset", records: "np.ndarray") -> str:
   """The class of some records, and before it their group where the sampler draws groups."""
   grouped = config.data.sampler == "hierarchical"
   shown = []

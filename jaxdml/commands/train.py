@@ -15,11 +15,9 @@ STOPPED = 143
 def _add_options(parser: Parser) -> None:
   _config.add_option(parser)
   _options.add(
-    parser,
-    "workdir",
-    required=True,
+    parser, "workdir", required=True,
     help="where checkpoints, metrics, results and report go; an unfinished run there is resumed",
-  )
+  )  # fmt: skip
   _options.add(parser, "multihost")
   parser.epilog = _config.EXPLAINED
 
@@ -58,9 +56,7 @@ def _report(run: Any, embedded: Any, workdir: pathlib.Path) -> None:
 
 
 COMMAND = Command(
-  "Trains an encoder as a config says, or resumes it, and evaluates it",
-  _add_options,
-  _run,
+  "Trains an encoder as a config says, or resumes it, and evaluates it", _add_options, _run,
   resumes="goes on from the last checkpoint",
   user_errors=(),  # A ValueError may come from a loss in the config's file: a traceback helps.
-)
+)  # fmt: skip

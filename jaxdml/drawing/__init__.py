@@ -8,7 +8,4 @@ __all__ = [
   "Cell", "Row", "draw_batches", "draw_gallery", "draw_neighbours", "draw_queries", "fit_queries",
   "gallery_of_run",
 ]  # fmt: skip
-
-
-def __dir__() -> list[str]:
-  return __all__
+__dir__ = lambda: __all__

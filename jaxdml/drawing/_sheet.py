@@ -5,7 +5,7 @@ All grids are laid out on one: rows of batches (batches.py), neighbours side by 
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,30 +25,20 @@ _DIMMED = 0.45  # what is left of a dimmed picture on the white ground
 _ELLIPSIS = "…"
 
 
-class _Text(NamedTuple):
-  x: float
-  y: float
-  text: str
-  room: float
-  lines: int
-  size: float
-  colour: str
-
-
 class Sheet:
   """White paper that pictures and texts are put on; `figure` is the drawing."""
 
   def __init__(self):
     self._pictures: list[tuple[int, int, np.ndarray]] = []
-    self._texts: list[_Text] = []
+    # x, y, text, room, lines, size, colour
+    self._texts: list[tuple[float, float, str, float, int, float, str]] = []
 
   def picture(
     self, x: int, y: int, image: np.ndarray, frame: str | None = None, dimmed: bool = False
   ) -> None:
     """Puts a picture, uint8 RGB [h, w, 3], with its upper left corner at (x, y) in pixels.
 
-    `frame` colours its outermost pixels; `dimmed` is for those who cannot tell frames' colours
-    apart.
+    `frame` colours its outermost pixels; `dimmed` is for who cannot tell frames' colours apart.
     """
     if dimmed:
       image = np.uint8(np.round(_DIMMED * image.astype(np.float32) + (1 - _DIMMED) * 255))
@@ -63,7 +53,7 @@ class Sheet:
     colour: str = INK,
   ) -> None:  # fmt: skip
     """Puts text whose middle left is at (x, y), broken and cut to `lines` of `room` pixels."""
-    self._texts.append(_Text(x, y, text, room, lines, size, colour))
+    self._texts.append((x, y, text, room, lines, size, colour))
 
   def paragraph(self, x: float, y: int, text: str, room: float, *, size: float = TEXT) -> int:
     """Puts up to three lines of text under y; returns where the next thing may begin."""
@@ -136,9 +126,7 @@ def _family(char: str) -> str | None:
   """The first installed font family that can draw a character, DejaVu Sans if it can."""
   if ord(char) in _drawn(font_manager.findfont("DejaVu Sans")):
     return "DejaVu Sans"
-  for entry in sorted(
-    font_manager.fontManager.ttflist, key=lambda entry: (entry.name, entry.fname)
-  ):
+  for entry in sorted(font_manager.fontManager.ttflist, key=lambda font: (font.name, font.fname)):
     regular = entry.style == "normal" and "LastResort" not in entry.fname
     try:
       if regular and ord(char) in _drawn(entry.fname) and _found(entry.name) == entry.fname:

@@ -33,15 +33,16 @@ def draw_batches(blocks: Mapping[str, Sequence[Row]], title: str, note: str = ""
 
   Args:
     blocks: heading -> rows; all images of one size.
-    title: over the picture.
-    note: under it, if not empty.
+    title, note: over and under the picture, if not empty.
 
   Raises:
     ValueError: no images, or images that are not uint8 [k, h, w, 1 or 3] of one size.
   """
   rows = [row for block in blocks.values() for row in block]
   _check(rows)
-  cell = _cell(rows[0].images.shape[1])
+  side = rows[0].images.shape[1]
+  # Small images are enlarged by a whole factor.
+  cell = side * -(-_SMALL // side) if side < _SMALL else min(side, _LARGE)
   across = min(max(len(row.images) for row in rows), _WRAP)
   lines = lambda row: -(-len(row.images) // across)
   name_width = _name_width(rows)
@@ -95,11 +96,6 @@ def _check(rows: Sequence[Row]) -> None:
         f"row {row.name!r}: expected images {shape} and a mark for each, got {images.shape[1:]} x "
         f"{len(images)} with {len(row.marked)} marks"
       )
-
-
-def _cell(side: int) -> int:
-  """Pixels a side in the picture; small images are enlarged by a whole factor."""
-  return side * -(-_SMALL // side) if side < _SMALL else min(side, _LARGE)
 
 
 def _share_out(block: Sequence[Row], lines, columns: int) -> list[list[Row]]:

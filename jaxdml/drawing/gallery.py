@@ -28,21 +28,16 @@ class Cell(NamedTuple):
 
 
 def draw_neighbours(
-  lines: Sequence[Sequence[Sequence[Cell]]],
-  *,
-  title: str = "",
-  note: str = "",
-  headings: Sequence[Sequence[str]] = (),
-  side: int = 132,
-) -> Figure:
+  lines: Sequence[Sequence[Sequence[Cell]]], *, title: str = "", note: str = "",
+  headings: Sequence[Sequence[str]] = (), side: int = 132,
+) -> Figure:  # fmt: skip
   """Draws lines of groups of pictures; save it with `figure.savefig(path)`.
 
   Texts are never read as markup, and cut short where there is no room.
 
   Args:
     lines: for each query its groups, the query itself first.
-    title: over the picture, if not empty.
-    note: under it, if not empty.
+    title, note: over and under the picture, if not empty.
     headings: for each group up to two lines over it.
     side: of a picture, in pixels.
 
@@ -102,8 +97,7 @@ def draw_gallery(
     query_indices: [q] of 0..n-1.
     rows: model -> indices of its neighbours, [q, k], the nearest first
       (`evaluation.nearest_neighbours`).
-    title: over the picture, if not empty.
-    note: under it, if not empty.
+    title, note: over and under the picture, if not empty.
 
   Raises:
     ValueError: shapes that do not fit together, or indices outside 0..n-1.
@@ -187,11 +181,8 @@ def gallery_of_run(
   before = "pretrained model" if run.setup.config.encoder.init else "untrained model"
   queries, k = fit_queries(run.labels, queries, k)
   chosen = draw_queries(run.labels, queries, k, seed)
-  embedded = {
-    "raw pixels": run.raw_pixels(),
-    before: run.embed(run.untrained),
-    "trained model": run.embed(),
-  }
+  embedded = {"raw pixels": run.raw_pixels(), before: run.embed(run.untrained),
+              "trained model": run.embed()}  # fmt: skip
   places = np.arange(len(run.labels))
   ranked = {name: None if name == "raw pixels" else run.evaluator.distance_fn for name in embedded}
   rows = {
@@ -206,13 +197,11 @@ def gallery_of_run(
   shown = np.unique(np.concatenate([chosen, *map(np.ravel, rows.values())]))
   renumber = lambda indices: np.searchsorted(shown, indices)
   return draw_gallery(
-    run.images(shown),
-    run.labels[shown],
-    renumber(chosen),
+    run.images(shown), run.labels[shown], renumber(chosen),
     {name: renumber(neighbours) for name, neighbours in rows.items()},
     title=f"Nearest neighbours of unseen {run.setup.measured.name} before and after training",
     note=(
       f"Green: the query's class. Red and dimmed: another. {seen} seen in training. "
       f"Queries drawn at random (seed {seed})."
     ),
-  )
+  )  # fmt: skip

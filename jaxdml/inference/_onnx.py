@@ -298,10 +298,6 @@ def _pooled(g: Graph, op: str, x: Any, params: dict[str, Any], out: Any, **attri
   return g.permuted(y, np.argsort(order))
 
 
-def _reduce_window_max(g: Graph, x: Any, *, out: Any, **params: Any) -> Any:
-  return _pooled(g, "MaxPool", x, params, out)
-
-
 def _reduce_window_sum(g: Graph, x: Any, *, out: Any, **params: Any) -> Any:
   mean = _pooled(g, "AveragePool", x, params, out, count_include_pad=1)
   return g.node("Mul", mean, np.asarray(np.prod(params["window_dimensions"]), out.dtype))
@@ -323,7 +319,7 @@ RULES: dict[str, Callable[..., Any]] = {
   "pad": _pad,
   "reduce_max": _reduced("ReduceMax"),
   "reduce_sum": _reduced("ReduceSum"),
-  "reduce_window_max": _reduce_window_max,
+  "reduce_window_max": lambda g, x, *, out, **params: _pooled(g, "MaxPool", x, params, out),
   "reduce_window_sum": _reduce_window_sum,
   "rev": _rev,
   "rsqrt": lambda g, x, **_: g.node("Reciprocal", g.node("Sqrt", x)),

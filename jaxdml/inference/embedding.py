@@ -4,14 +4,12 @@ A source is images by number: those of a folder (`FolderImages`) or of a prepare
 (`DatasetImages`). Both are read as a `data.Dataset` is, so that `data.eval_batches` takes them.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from tqdm import tqdm
@@ -29,11 +27,10 @@ class EmbeddingError(JaxdmlError, ValueError):
   """A model whose embeddings are of no use, such as NaN."""
 
 
-def embed_images(model: TrainedModel, images: Sequence[Any], batch_size: int = 64) -> np.ndarray:
+def embed_images(model: "TrainedModel", images: Sequence[Any], batch_size: int = 64) -> np.ndarray:
   """Embeds a few images as they are at hand, queries for one: float32 [n, d].
 
   Args:
-    model: a trained model.
     images: each a path, the bytes of a file, a PIL image or uint8 [h, w, 3], RGB, as
       `data.picture_files.encoded` takes them.
     batch_size: images a batch, on all devices of this host.
@@ -59,21 +56,15 @@ def embed_images(model: TrainedModel, images: Sequence[Any], batch_size: int = 6
 
 
 def embed_source(
-  model: TrainedModel,
-  source: FolderImages | DatasetImages,
-  *,
-  batch_size: int = 256,
-  num_workers: int = 0,
-  bad: data.BadImages | None = None,
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+  model: "TrainedModel", source: "FolderImages | DatasetImages", *, batch_size: int = 256,
+  num_workers: int = 0, bad: data.BadImages | None = None,
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:  # fmt: skip
   """Embeds all images of a source, in its order, and shows a bar.
 
   Yields, a batch at a time: how many images are done, the numbers [b] of those of the batch that
   could be read, and their embeddings [b, d].
 
   Args:
-    model: a trained model.
-    source: the images.
     batch_size: images a batch, on all devices of this host.
     num_workers: processes that decode; 0 for a thread of this one.
     bad: takes note of the images that cannot be read, up to a share; by default that of
@@ -110,7 +101,7 @@ class FolderImages:
   labels: Sequence[str | None]  # the class folder of each, None for files directly in the root
 
   @classmethod
-  def open(cls, root: str | os.PathLike[str]) -> FolderImages:
+  def open(cls, root: str | os.PathLike[str]) -> Self:
     """Lists the images of a folder: by suffix, at any depth; hidden files are left out.
 
     The label is the name of the folder below the root that a file is in. Where all folders there
@@ -131,7 +122,8 @@ class FolderImages:
       )
     tops = {path.split("/")[0].casefold() for path in paths if "/" in path}
     skip = 1 if tops and tops <= set(picture_files.SPLITS) else 0
-    labels = [_label(path.split("/")[skip:]) for path in paths]
+    parts = [path.split("/")[skip:] for path in paths]
+    labels = [picture_files.clean_name(part[0]) if len(part) > 1 else None for part in parts]
     return cls(os.fspath(folder.resolve()), tuple(paths), tuple(labels))
 
   def __len__(self) -> int:
@@ -171,7 +163,7 @@ class FolderImages:
     """Returns paths and labels of some files, which a store keeps beside their embeddings."""
     return {"path": [self.paths[i] for i in indices], "label": [self.labels[i] for i in indices]}
 
-  def select(self, indices: np.ndarray) -> FolderImages:
+  def select(self, indices: np.ndarray) -> "FolderImages":
     """Returns the given files, in that order."""
     columns = self.columns(indices)
     return FolderImages(self.root, tuple(columns["path"]), tuple(columns["label"]))
@@ -192,7 +184,7 @@ class DatasetImages:
   @classmethod
   def open(
     cls, name: str, split: str, *, label: str | None = None, data_dir: str | None = None
-  ) -> DatasetImages:
+  ) -> Self:
     """Opens a split of a data set, as `data.load`; the label is by default the data set's own.
 
     Raises:
@@ -216,13 +208,9 @@ class DatasetImages:
   def settings(self) -> dict[str, Any]:
     """Returns the identity of these images."""
     return {
-      "kind": "dataset",
-      "name": self.dataset.name,
-      "split": self.dataset.split,
-      "label": self.label,
-      "data_dir": self.data_dir,
-      "images": len(self),
-    }
+      "kind": "dataset", "name": self.dataset.name, "split": self.dataset.split,
+      "label": self.label, "data_dir": self.data_dir, "images": len(self),
+    }  # fmt: skip
 
   def file(self, index: int) -> str:
     """Returns the name of a record, as it is in a store."""
@@ -247,14 +235,10 @@ class DatasetImages:
       **{f"label_{name}": whole.column(name)[rows] for name in sorted(whole.labels)},
     }
 
-  def select(self, indices: np.ndarray) -> DatasetImages:
+  def select(self, indices: np.ndarray) -> Self:
     """Returns the given records, in that order."""
     return dataclasses.replace(self, dataset=self.dataset.select(indices))
 
   def _names(self, rows: np.ndarray) -> list[str]:
     names, values = self.dataset.label_names(self.label), self.dataset.column(self.label)[rows]
     return [names[v] if names and 0 <= v < len(names) else str(v) for v in values.tolist()]
-
-
-def _label(parts: Sequence[str]) -> str | None:
-  return picture_files.clean_name(parts[0]) if len(parts) > 1 else None

@@ -34,8 +34,6 @@ FORMATS = {"stablehlo": STABLEHLO, "onnx": "model.onnx"}
 PLATFORMS = ("cpu", "cuda", "tpu")
 """Platforms that the StableHLO file runs on."""
 
-_TOLERANCE = 1e-4
-
 
 class ExportError(JaxdmlError, RuntimeError):
   """A model that cannot be exported so; the message says why and what to do."""
@@ -48,14 +46,9 @@ class MismatchError(ExportError):
 
 
 def export(
-  model: TrainedModel,
-  out: str | os.PathLike[str],
-  *,
-  formats: Sequence[str] = ("stablehlo",),
-  batch: int | None = None,
-  images: np.ndarray | None = None,
-  tolerance: float = _TOLERANCE,
-) -> dict[str, Any]:
+  model: TrainedModel, out: str | os.PathLike[str], *, formats: Sequence[str] = ("stablehlo",),
+  batch: int | None = None, images: np.ndarray | None = None, tolerance: float = 1e-4,
+) -> dict[str, Any]:  # fmt: skip
   """Writes a model into a folder, in each format, with a card (`model_card.json`).
 
   Args:

@@ -88,17 +88,11 @@ class TrainedModel:
     return self.preprocessing(picture_files.encoded(image), np.random.default_rng(0))
 
   def embed_batch(self, images: np.ndarray) -> np.ndarray:
-    """Embeds images on all devices of this host.
+    """Embeds uint8 [b, h, w, c] of `preprocess` to float32 [b, d], on all devices of this host.
 
     Batches of one size compile once; fill up a smaller last one if compiling is slow. The
     embeddings are as the network gives them, of any length: scale them to unit length for cosine
-    similarity, as evaluation does.
-
-    Args:
-      images: uint8 [b, h, w, c] as `preprocess` gives them; else TypeError or ValueError.
-
-    Returns:
-      float32 [b, d].
+    similarity, as evaluation does. TypeError or ValueError for other arrays.
     """
     images = np.asarray(images)
     if images.dtype != np.uint8:

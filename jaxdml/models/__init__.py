@@ -31,12 +31,9 @@ __all__ = [
   "ResNet", "ResNet18", "ResNet50", "SoftmaxHead", "ViT", "ViTB16", "ViTS16", "count_parameters",
   "create", "published_encoders", "register",
 ]  # fmt: skip
+__dir__ = lambda: __all__
 
 # Each module of this package registers its encoders where it defines them, so that a new family is
 # one new file: it is found here and named nowhere else.
 for _found in pkgutil.iter_modules(__path__):
   importlib.import_module(f"{__name__}.{_found.name}")
-
-
-def __dir__() -> list[str]:
-  return __all__

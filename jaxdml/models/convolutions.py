@@ -181,11 +181,7 @@ def _kernel_gradient(x: Array, kernel: Array, gradient: Array, stride: int) -> A
   return total.reshape(kernel.shape).astype(kernel.dtype)
 
 
-def _both_gradients(*args: Any) -> tuple[Array, Array]:
-  return _input_gradient(*args), _kernel_gradient(*args)
-
-
-depthwise = _fast_on_cpu(_shifted, _both_gradients)
+depthwise = _fast_on_cpu(_shifted, lambda *args: (_input_gradient(*args), _kernel_gradient(*args)))
 """Depthwise convolution with "SAME" padding of x [n, h, w, c] by a kernel [k, k, 1, c].
 
 XLA's CPU convolution is slow with a group a channel: an EfficientNet took 8 times as long. On a CPU

@@ -19,7 +19,4 @@ __all__ = [
   "Card", "ConvertError", "Preprocessing", "WeightsError", "check_free", "convert",
   "imagenet_card", "load", "load_classifier", "load_imagenet", "logits", "read_card", "save",
 ]  # fmt: skip
-
-
-def __dir__() -> list[str]:
-  return __all__
+__dir__ = lambda: __all__

@@ -1,7 +1,5 @@
 """Other libraries' weight files, read without running anything in them, and the card of one."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import pickle
@@ -10,7 +8,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ml_dtypes
 import numpy as np
@@ -45,7 +43,7 @@ class Card:
     return dataclasses.asdict(self)
 
   @classmethod
-  def from_json(cls, data: Any) -> Card:
+  def from_json(cls, data: Any) -> Self:
     """Returns the card; ValueError, KeyError or TypeError for anything but what `to_json` gave."""
     fields = dict(data)
     pixels = dict(fields.pop("preprocessing"))

@@ -32,11 +32,7 @@ class WeightsError(JaxdmlError, ValueError):
 
 
 def check_free(directory: Path, overwrite: bool) -> None:
-  """Refuses to write over anything, or with `overwrite` over anything but older weights.
-
-  Raises:
-    ConvertError: naming the directory.
-  """
+  """Raises ConvertError if anything is there, with `overwrite` anything but older weights."""
   if not os.path.lexists(directory):
     return
   if not overwrite:
@@ -48,11 +44,7 @@ def check_free(directory: Path, overwrite: bool) -> None:
 
 
 def save(directory: Path, weights: Any, card: Card, *, overwrite: bool = False) -> None:
-  """Writes weights and card into `directory`, which appears whole or not at all.
-
-  Raises:
-    ConvertError: it exists already, or cannot be written.
-  """
+  """Writes weights and card into `directory`, which appears whole, or else ConvertError."""
   import orbax.checkpoint as ocp
 
   directory = directory.absolute()
@@ -78,11 +70,7 @@ def save(directory: Path, weights: Any, card: Card, *, overwrite: bool = False) 
 
 
 def read_card(directory: Path) -> Card:
-  """Returns the card of converted weights.
-
-  Raises:
-    WeightsError: there is none, or it is damaged.
-  """
+  """Returns the card of converted weights; WeightsError if there is none, or it is damaged."""
   return _described(directory)[0]
 
 
@@ -232,8 +220,6 @@ def _weights(arch: str) -> tuple[Any, Card]:
 
 def _read(directory: Path) -> tuple[Any, Card] | None:
   """Weights that an earlier call kept; None if it did not, or if they are damaged."""
-  if not directory.exists():
-    return None
   try:
     card = read_card(directory)
     return restore(directory), card

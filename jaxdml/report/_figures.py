@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from bokeh import models as bk
-from bokeh.embed import json_item
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 
@@ -19,10 +18,6 @@ _POINTS = 400  # of a curve
 def library() -> str:
   """Bokeh's own script, to be put into the page."""
   return "\n".join(Resources(mode="inline", components=["bokeh"], log_level="warn").js_raw)
-
-
-item = json_item
-"""(figure, id of the element that it goes into) -> JSON for `Bokeh.embed.embed_item`."""
 
 
 def _plain(height: int, tools: Sequence[Any], **options: Any) -> figure:
@@ -110,14 +105,8 @@ def histogram(pairs: Similarities) -> figure:
 def scatter(projection: Projection) -> figure:
   """The map. The page's script colours its points, switches its layout and shows its images."""
   wheel = bk.WheelZoomTool()
-  tools = [
-    bk.PanTool(),
-    wheel,
-    bk.BoxZoomTool(),
-    bk.HoverTool(tooltips=None),
-    bk.SaveTool(),
-    bk.ResetTool(),
-  ]
+  tools = [bk.PanTool(), wheel, bk.BoxZoomTool(), bk.HoverTool(tooltips=None), bk.SaveTool(),
+           bk.ResetTool()]  # fmt: skip
   # The page's script sets the ranges: those that follow the data would undo a zoom.
   ranges = {"x_range": bk.Range1d(-1, 1), "y_range": bk.Range1d(-1, 1)}
   plot = _plain(600, tools, name="map", output_backend="canvas", **ranges)

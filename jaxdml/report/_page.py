@@ -4,9 +4,10 @@ import datetime
 import functools
 import importlib.resources
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from bokeh.embed import json_item
 from tqdm import tqdm
 
 from jaxdml import evaluation
@@ -14,14 +15,6 @@ from jaxdml.evaluation import _checks as checks
 from jaxdml.report import _analysis, _figures, _galleries, _sections
 from jaxdml.report._sections import Curve, Setting, csp_hash, json_script, text
 from jaxdml.types import DistanceFn
-
-
-class _Part(NamedTuple):
-  """A section: its anchor, its heading, its HTML."""
-
-  anchor: str
-  title: str
-  html: str
 
 
 def build(
@@ -94,36 +87,35 @@ def build(
 
   with tqdm(total=5, desc="report", unit="part", disable=None if progress else True) as bar:
 
-    def done(part: str, value: Any) -> Any:
+    def done(part: str) -> None:
       bar.set_postfix_str(part)
       bar.update()
-      return value
 
     if metrics is None:
       metrics = {"embeddings": _measure(ranked, labels, stored, distance_fn)}
-    done("metrics", None)
+    done("metrics")
     near = _neighbours(ranked, labels, stored, distance_fn, pictures, call, record, queries, k,
                        seed)  # fmt: skip
-    done("galleries", None)
+    done("galleries")
     projection = _analysis.project(x, max_points=max(2, max_points), seed=seed)
-    done("map", None)
+    done("map")
     sheets = _galleries.sheets(pictures, projection.rows)
-    done("images", None)
+    done("images")
     pairs = _analysis.pair_similarities(x, labels, seed=seed)
-    done("similarities", None)
+    done("similarities")
 
   all_columns = {label_name: [call(v) for v in labels.tolist()]}
   all_columns |= {name: [str(v) for v in values.tolist()] for name, values in others.items()}
   classes = len(np.unique(labels))
   items = {"map-plot": _figures.scatter(projection)}
-  parts = [
-    _Part("metrics", "Metrics", _sections.metrics(metrics)),
-    _Part("neighbours", "Nearest neighbours", near),
-    _Part("map", "Map", _sections.map_controls(projection, n, classes)),
+  parts = [  # of each section its anchor, its heading, its HTML
+    ("metrics", "Metrics", _sections.metrics(metrics)),
+    ("neighbours", "Nearest neighbours", near),
+    ("map", "Map", _sections.map_controls(projection, n, classes)),
   ]
   if pairs is not None:
     items["pairs-plot"] = _figures.histogram(pairs)
-    parts.append(_Part("pairs", "Similarities", _sections.pairs(pairs, n)))
+    parts.append(("pairs", "Similarities", _sections.pairs(pairs, n)))
   collapse = _sections.collapse(metrics)
   for group, heading, drawn in _sections.grouped(curves):
     html, plots = _sections.curves(f"{group}-curves", drawn)
@@ -131,15 +123,15 @@ def build(
     if group == "diagnostics":
       collapse += html
     else:
-      parts.append(_Part(group + "-curves", heading, html))
+      parts.append((group + "-curves", heading, html))
   if collapse:
-    parts.append(_Part("collapse", "Class collapse", collapse))
+    parts.append(("collapse", "Class collapse", collapse))
   facts = {"page made": f"{datetime.datetime.now():%Y-%m-%d %H:%M}", **(facts or {})}
-  parts.append(_Part("run", "Settings and versions", _sections.settings(settings, facts)))
+  parts.append(("run", "Settings and versions", _sections.settings(settings, facts)))
   data = [
     json_script("map-data", _map_data(projection, sheets, all_columns, record)),
     json_script("figures", list(items)),
-    *(json_script(f"{name}-item", _figures.item(plot, name)) for name, plot in items.items()),
+    *(json_script(f"{name}-item", json_item(plot, name)) for name, plot in items.items()),
   ]
   header = _sections.header(title, about, notices, metrics, f"{n:,} images of {classes:,} classes")
   return _document(title, header, parts, data, sheets)
@@ -204,24 +196,21 @@ def _map_data(
     coded.append({"name": name, "names": distinct, "codes": [places[value] for value in kept]})
   layouts = {"pca": projection.pca, "tsne": projection.tsne}
   return {
-    "row": rows,
-    "record": [record(row) for row in rows],
-    "columns": coded,
+    "row": rows, "record": [record(row) for row in rows], "columns": coded,
     "layouts": {
       # Six digits, so that the file stays small.
       name: {axis: [float(f"{v:.6g}") for v in points[:, i]] for i, axis in enumerate("xy")}
       for name, points in layouts.items()
       if points is not None
     },
-    "side": sheets.side,
-    "columns_a_sheet": sheets.columns,
-    "per_sheet": sheets.per_sheet,
-  }
+    "side": sheets.side, "columns_a_sheet": sheets.columns, "per_sheet": sheets.per_sheet,
+  }  # fmt: skip
 
 
 def _document(
-  title: str, header: str, parts: Sequence[_Part], data: Sequence[str], sheets: _galleries.Sheets
-) -> str:
+  title: str, header: str, parts: Sequence[tuple[str, str, str]], data: Sequence[str],
+  sheets: _galleries.Sheets,
+) -> str:  # fmt: skip
   """The whole page. Only its own two scripts may run, and nothing may be fetched."""
   folder = importlib.resources.files("jaxdml.report")
   style = (folder / "page.css").read_text()
@@ -234,11 +223,11 @@ def _document(
     "style-src 'unsafe-inline'; img-src data: blob:; font-src data:; base-uri 'none'; "
     "form-action 'none'"
   )
-  links = "".join(f'<li><a href="#{p.anchor}">{text(p.title)}</a></li>' for p in parts)
+  links = "".join(f'<li><a href="#{anchor}">{text(name)}</a></li>' for anchor, name, _ in parts)
   bodies = "\n".join(
-    f'<section id="{p.anchor}" aria-labelledby="{p.anchor}-title">'
-    f'<h2 id="{p.anchor}-title">{text(p.title)}</h2>\n{p.html}</section>'
-    for p in parts
+    f'<section id="{anchor}" aria-labelledby="{anchor}-title">'
+    f'<h2 id="{anchor}-title">{text(name)}</h2>\n{html}</section>'
+    for anchor, name, html in parts
   )
   return f"""<!DOCTYPE html>
 <html lang="en">

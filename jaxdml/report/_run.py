@@ -76,26 +76,14 @@ def of_run(
     return (dataset.path(int(rows[place])) if paths else None) or f"record {rows[place]}"
 
   return _page.build(
-    embedded.embeddings,
-    named[matched],
-    images,
-    title=workdir.resolve().name,
-    about=_about(config, evaluator.name, matched),
-    notices=notices,
-    columns=others,
-    label_name=matched,
-    record=record,
-    gallery=stored,
-    metrics=results,
+    embedded.embeddings, named[matched], images, title=workdir.resolve().name,
+    about=_about(config, evaluator.name, matched), notices=notices, columns=others,
+    label_name=matched, record=record, gallery=stored, metrics=results,
     distance_fn=evaluator.distance_fn,
     curves=curves(training.read_metrics(workdir), results, evaluator.name),
-    settings=_settings(config),
-    facts=_facts(run, workdir),
-    queries=queries,
-    k=k,
-    max_points=max_points,
-    seed=seed,
-  )
+    settings=_settings(config), facts=_facts(run, workdir), queries=queries, k=k,
+    max_points=max_points, seed=seed,
+  )  # fmt: skip
 
 
 def write(page_text: str, out: str | os.PathLike[str]) -> pathlib.Path:
@@ -158,10 +146,9 @@ def _facts(run: Restored, workdir: pathlib.Path) -> Mapping[str, str]:
 
 
 def curves(
-  history: Mapping[str, tuple[np.ndarray, np.ndarray]],
-  results: Mapping[str, Mapping[str, float]],
+  history: Mapping[str, tuple[np.ndarray, np.ndarray]], results: Mapping[str, Mapping[str, float]],
   split: str,
-) -> list[Curve]:
+) -> list[Curve]:  # fmt: skip
   """Sorts `training.read_metrics` into the groups of a page, evaluations beside their floor.
 
   The floors are in `results`, which are of `split`.

@@ -10,7 +10,4 @@ __all__ = [
   "BACKENDS", "Hit", "Index", "Query", "Result", "SearchError", "Store", "Summary", "build_store",
   "collect", "format_results", "recall", "write_page", "write_store",
 ]  # fmt: skip
-
-
-def __dir__() -> list[str]:
-  return __all__
+__dir__ = lambda: __all__

@@ -2,7 +2,8 @@
 
 `embeddings.json` is written first and names the model and the images; a shard appears whole or not
 at all; `finished.json` says that all are there, with the digest of each, and which images could
-not be read. Both have a seal, so that nothing is read that was not written.
+not be read. Both have a seal, so that nothing is read that was not written. Whatever cannot be used
+is a SearchError.
 """
 
 import json
@@ -36,11 +37,7 @@ def shard(folder: pathlib.Path, number: int, count: int) -> pathlib.Path:
 
 
 def settings(folder: pathlib.Path) -> dict[str, Any]:
-  """Reads the origin of the embeddings: "model", "source", "images", "shards", "shard_size".
-
-  Raises:
-    SearchError: the folder is none of embeddings.
-  """
+  """Reads the origin of the embeddings: "model", "source", "images", "shards", "shard_size"."""
   path = folder / SETTINGS
   if not path.is_file():
     said = f"holds no embeddings: there is no {SETTINGS} in it"
@@ -57,11 +54,7 @@ def settings(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def digests(folder: pathlib.Path) -> dict[str, str]:
-  """Reads the digest of each shard of a finished store, by its name.
-
-  Raises:
-    SearchError: it is damaged.
-  """
+  """Reads the digest of each shard of a finished store, by its name."""
   path = folder / FINISHED
   try:
     return _files.read_sealed(path)["sha256"]
@@ -85,11 +78,7 @@ def metadata(path: pathlib.Path) -> tuple[dict[str, Any], int]:
 
 
 def check(path: pathlib.Path, model: Mapping[str, Any], digest: str) -> tuple[dict[str, Any], int]:
-  """Returns the `metadata` of a shard that has to be of this model and as it was written.
-
-  Raises:
-    SearchError: it is damaged, or of another model.
-  """
+  """Returns the `metadata` of a shard that has to be of this model and as it was written."""
   said, rows = metadata(path)
   for name in ("fingerprint", "dimension"):
     theirs = said.get("model", {}).get(name, model[name])
@@ -104,11 +93,7 @@ def check(path: pathlib.Path, model: Mapping[str, Any], digest: str) -> tuple[di
 
 
 def read(path: pathlib.Path, model: Mapping[str, Any]) -> pa.Table:
-  """Reads path, label and embedding of a shard that `check` let pass.
-
-  Raises:
-    SearchError: it is damaged.
-  """
+  """Reads path, label and embedding of a shard that `check` let pass."""
   try:
     columns = ["path", "label", "embedding"]
     table = parquet.read_table(path, columns=columns, page_checksum_verification=True)
@@ -132,8 +117,7 @@ class Writer:
 
   Args:
     out: the folder, made if needed; SearchError if it holds anything but these embeddings.
-    model: what made the embeddings: at least `dimension`, and `fingerprint`, which tells models
-      apart.
+    model: what made them: at least `dimension`, and `fingerprint`, which tells models apart.
     source: the images' `settings()`.
     total: how many images.
     shard_size: images a shard.

@@ -6,7 +6,7 @@ distance that a model was trained on.
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -20,12 +20,8 @@ from jaxdml.types import DistanceFn
 _LINKS, _BUILDING, _SEARCHING = 32, 200, 128
 
 
-class SearchFn(Protocol):
-  """Finds the items of an index that are nearest to unit-length queries."""
-
-  def __call__(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """(rows [q, k], -1 where there are fewer; cosine similarities [q, k])."""
-    ...
+SearchFn = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+"""(queries of length 1, k) -> (rows [q, k], -1 where there are fewer; their cosines [q, k])."""
 
 
 def _exact(items: np.ndarray, distance_fn: DistanceFn | None = None) -> SearchFn:
@@ -103,7 +99,6 @@ class Index:
       backend: "exact" (`evaluation.nearest_neighbours`, on all local devices); "faiss" or
         "usearch", which build a graph (HNSW, arXiv 1603.09320) that is searched in a fraction of
         the time and may miss some: most of all exact copies, where there are hundreds of one.
-
       distance_fn: to rank by in place of cosine similarity, e.g. `Store.distance_fn`; exact alone.
         Similarities are its negatives.
 

@@ -1,7 +1,5 @@
 """Vectors on disk: a folder of Parquet shards that any model or array fills, and its reader."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools
@@ -9,7 +7,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from tqdm import tqdm
@@ -43,7 +41,7 @@ class Store:
     return len(self.paths)
 
   @classmethod
-  def open(cls, directory: str | os.PathLike[str], *, progress: bool = True) -> Store:
+  def open(cls, directory: str | os.PathLike[str], *, progress: bool = True) -> Self:
     """Reads a store.
 
     Args:
@@ -132,22 +130,13 @@ class Summary(NamedTuple):
 
 
 def build_store(
-  model: TrainedModel,
-  source: FolderImages | DatasetImages,
-  out: str | os.PathLike[str],
-  *,
-  shard_size: int = _shards.SHARD_SIZE,
-  batch_size: int = 256,
-  num_workers: int = 0,
-  max_bad_images: float = data.MAX_BAD_IMAGES,
-  process_index: int = 0,
-  process_count: int = 1,
-) -> Summary:
+  model: "TrainedModel", source: FolderImages | DatasetImages, out: str | os.PathLike[str], *,
+  shard_size: int = _shards.SHARD_SIZE, batch_size: int = 256, num_workers: int = 0,
+  max_bad_images: float = data.MAX_BAD_IMAGES, process_index: int = 0, process_count: int = 1,
+) -> Summary:  # fmt: skip
   """Embeds the images of a source whose shards are missing in `out`: killed, it goes on.
 
   Args:
-    model: a trained model.
-    source: the images.
     out: the store's folder; it may be shared by several hosts.
     shard_size: images a shard: what a killed command has to do again, at most.
     batch_size: images a batch, on all devices of this host.
@@ -188,7 +177,7 @@ def build_store(
 
 
 def _fill(
-  writer: _shards.Writer, shards: Sequence[int], model: TrainedModel,
+  writer: _shards.Writer, shards: Sequence[int], model: "TrainedModel",
   source: FolderImages | DatasetImages, bad: data.BadImages, batch_size: int, num_workers: int,
 ) -> None:  # fmt: skip
   """Embeds the images of some shards in one stream; each is written as its last image is done."""
@@ -215,15 +204,10 @@ def _fill(
 
 
 def write_store(
-  out: str | os.PathLike[str],
-  embeddings: Any,
-  paths: Sequence[str],
-  labels: Sequence[str | None] | None = None,
-  *,
-  model: Mapping[str, Any] | None = None,
-  root: str | os.PathLike[str] = "",
-  shard_size: int = _shards.SHARD_SIZE,
-) -> Store:
+  out: str | os.PathLike[str], embeddings: Any, paths: Sequence[str],
+  labels: Sequence[str | None] | None = None, *, model: Mapping[str, Any] | None = None,
+  root: str | os.PathLike[str] = "", shard_size: int = _shards.SHARD_SIZE,
+) -> Store:  # fmt: skip
   """Writes a store of embeddings that are there already, whoever made them.
 
   Args:

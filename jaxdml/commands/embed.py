@@ -1,6 +1,8 @@
 """`jaxdml embed`: images to vectors on disk, a folder of Parquet shards."""
 
 import argparse
+import pathlib
+from typing import Any
 
 from jaxdml.commands import _options
 from jaxdml.commands._cli import Command, Parser, left_out, note
@@ -41,8 +43,12 @@ def _run(args: argparse.Namespace) -> None:
     num_workers=workers, max_bad_images=share, process_index=jax.process_index(),
     process_count=jax.process_count(),
   )  # fmt: skip
-  left_out(summary.skipped, args.out)
-  wrote = f"wrote {summary.written} of {summary.shards} shards to {args.out}"
+  _tell(summary, args.out)
+
+
+def _tell(summary: Any, out: pathlib.Path) -> None:
+  left_out(summary.skipped, out)
+  wrote = f"wrote {summary.written} of {summary.shards} shards to {out}"
   if not summary.finished:
     print(f"{wrote}; the others are for the other hosts")
     return

@@ -40,9 +40,7 @@ def draw_batches(blocks: Mapping[str, Sequence[Row]], title: str, note: str = ""
   """
   rows = [row for block in blocks.values() for row in block]
   _check(rows)
-  side = rows[0].images.shape[1]
-  # Small images are enlarged by a whole factor.
-  cell = side * -(-_SMALL // side) if side < _SMALL else min(side, _LARGE)
+  cell = _cell(rows[0].images.shape[1])
   across = min(max(len(row.images) for row in rows), _WRAP)
   lines = lambda row: -(-len(row.images) // across)
   name_width = _name_width(rows)
@@ -96,6 +94,11 @@ def _check(rows: Sequence[Row]) -> None:
         f"row {row.name!r}: expected images {shape} and a mark for each, got {images.shape[1:]} x "
         f"{len(images)} with {len(row.marked)} marks"
       )
+
+
+def _cell(side: int) -> int:
+  """Pixels a side in the picture; small images are enlarged by a whole factor."""
+  return side * -(-_SMALL // side) if side < _SMALL else min(side, _LARGE)
 
 
 def _share_out(block: Sequence[Row], lines, columns: int) -> list[list[Row]]:

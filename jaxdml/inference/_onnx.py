@@ -227,10 +227,8 @@ def _gather(
 
 
 def _rev(g: Graph, x: Any, *, out: Any, dimensions: Any) -> Any:
-  count = len(dimensions)
-  last, before_first = np.full(count, -1), np.full(count, -_END)
-  steps = np.full(count, -1)
-  return g.node("Slice", x, last, before_first, np.int64(dimensions), steps, shape=out.shape)
+  back, before_first = np.full(len(dimensions), -1), np.full(len(dimensions), -_END)
+  return g.node("Slice", x, back, before_first, np.int64(dimensions), back, shape=out.shape)
 
 
 def _pad(g: Graph, x: Any, value: Any, *, out: Any, padding_config: Any) -> Any:

@@ -43,8 +43,7 @@
       source.data.colour = column.codes.map(colourOf);
       source.data.marker = column.codes.map(markerOf);
       legend.replaceChildren();
-      const few = column.names.length <= 12;
-      if (few) {
+      if (column.names.length <= 12) {
         column.names.forEach((name, code) => {
           const entry = element("span");
           const swatch = element("i", SIGNS[markerOf(code)], "swatch");

@@ -8,15 +8,10 @@ from tqdm import tqdm
 
 
 class Embedded(NamedTuple):
-  """Embeddings and the columns that go with them.
+  """Embeddings and the columns that go with them."""
 
-  Attributes:
-    embeddings: [n, d] float32.
-    columns: everything else in the batches by name, [n, ...]: labels, ids.
-  """
-
-  embeddings: np.ndarray
-  columns: dict[str, np.ndarray]
+  embeddings: np.ndarray  # [n, d] float32
+  columns: dict[str, np.ndarray]  # everything else in the batches by name, [n, ...]: labels, ids
 
 
 def embed_batches(

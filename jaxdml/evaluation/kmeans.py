@@ -34,19 +34,12 @@ _SEEDED_A_CLUSTER, _SEEDED = 20, 2048  # points that the seeding looks at: the l
 
 
 class KMeans(NamedTuple):
-  """The best of the restarts of `kmeans`.
+  """The best of the restarts of `kmeans`."""
 
-  Attributes:
-    assignment: cluster of each row, [n] int32.
-    centers: [k, d] float32.
-    inertia: sum of the squared distances to the assigned centers.
-    iterations: how often the centers were moved.
-  """
-
-  assignment: np.ndarray
-  centers: np.ndarray
-  inertia: float
-  iterations: int
+  assignment: np.ndarray  # cluster of each row, [n] int32
+  centers: np.ndarray  # [k, d] float32
+  inertia: float  # sum of the squared distances to the assigned centers
+  iterations: int  # how often the centers were moved
 
 
 def kmeans(

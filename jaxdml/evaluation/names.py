@@ -6,22 +6,15 @@ from typing import NamedTuple
 
 
 class Metric(NamedTuple):
-  """A metric as people read it.
+  """A metric as people read it."""
 
-  Attributes:
-    label: its short name, as papers have it: "R@4"; of a metric that this room does not compute
-      the key itself.
-    family: whose meaning it shares: "R@k" of every Recall@K, "by class" of every macro/ one.
-    meaning: what it says, in a line; empty where nobody knows.
-    more_is_better: whether a higher value is better; of spreads and spectra neither is.
-    order: sorts metrics as tables show them.
-  """
-
+  # Its short name, as papers have it: "R@4"; of a metric that this room does not compute the key
+  # itself.
   label: str
-  family: str
-  meaning: str
-  more_is_better: bool
-  order: tuple[int, int, str]
+  family: str  # whose meaning it shares: "R@k" of every Recall@K, "by class" of every macro/ one
+  meaning: str  # what it says, in a line; empty where nobody knows
+  more_is_better: bool  # whether a higher value is better; of spreads and spectra neither is
+  order: tuple[int, int, str]  # sorts metrics as tables show them
 
 
 _SCORE = True  # more is better

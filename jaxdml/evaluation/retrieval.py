@@ -24,15 +24,10 @@ _BLOCK_CPU, _BLOCK = 256, 1024
 
 
 class Neighbours(NamedTuple):
-  """Neighbours that `nearest_neighbours` found, the nearest first.
+  """Neighbours that `nearest_neighbours` found, the nearest first."""
 
-  Attributes:
-    indices: rows of the gallery, [q, k] int32; -1 where a query has fewer than k.
-    similarities: [q, k] float32; -inf where a query has fewer than k.
-  """
-
-  indices: np.ndarray
-  similarities: np.ndarray
+  indices: np.ndarray  # rows of the gallery, [q, k] int32; -1 where a query has fewer than k
+  similarities: np.ndarray  # [q, k] float32; -inf where a query has fewer than k
 
 
 def nearest_neighbours(

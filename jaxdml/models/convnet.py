@@ -49,10 +49,6 @@ class ConvNet(Encoder):
 
   Sides have to be multiples of grid * 2^len(widths): 16 by default.
 
-  Attributes:
-    widths: channels of each stride-2 block.
-    grid: cells along each side of the final pooling; 1 is global average pooling.
-
   >>> import jax
   >>> model = ConvNet(widths=(8, 16, 32))
   >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 1)), train=False)
@@ -60,8 +56,8 @@ class ConvNet(Encoder):
   ((2, 128), 128)
   """
 
-  widths: Sequence[int] = (32, 64, 128)
-  grid: int = 2
+  widths: Sequence[int] = (32, 64, 128)  # channels of each stride-2 block
+  grid: int = 2  # cells along each side of the final pooling; 1 is global average pooling
 
   @property
   def feature_dim(self) -> int:

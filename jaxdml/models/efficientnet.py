@@ -64,23 +64,16 @@ class EfficientNetLite(Encoder):
   on 224). Lite has ReLU6 and no squeeze-and-excitation. Padding, BatchNorm's epsilon and its
   momentum are those of the TensorFlow original, from which the published weights were converted.
   There is neither dropout nor drop-connect.
-
-  Attributes:
-    layout: the stages.
-    stem_width: channels of the first convolution.
-    head_width: channels of the last 1x1 convolution, and size of the features.
-    pooling: of the last map, one of `layers.POOLINGS`; "none" returns it, [n, h/32, w/32, c].
-    remat: gradient checkpointing of every block.
-    epsilon: BatchNorm's.
   """
 
-  layout: Sequence[Stage] = LITE0
-  stem_width: int = 32
-  head_width: int = 1280
+  layout: Sequence[Stage] = LITE0  # the stages
+  stem_width: int = 32  # channels of the first convolution
+  head_width: int = 1280  # channels of the last 1x1 convolution, and size of the features
   momentum: float = 0.99
+  # Of the last map, one of `layers.POOLINGS`; "none" returns it, [n, h/32, w/32, c].
   pooling: str = "avg"
-  remat: bool = False
-  epsilon: float = 1e-3
+  remat: bool = False  # gradient checkpointing of every block
+  epsilon: float = 1e-3  # BatchNorm's
 
   @property
   def feature_dim(self) -> int:

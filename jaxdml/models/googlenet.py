@@ -90,15 +90,11 @@ class Inception(nn.Module):
 
 
 class InceptionNet(Encoder):
-  """The common part of GoogLeNet and BN-Inception: features [n, 1024], blocks of branches.
+  """The common part of GoogLeNet and BN-Inception: features [n, 1024], blocks of branches."""
 
-  Attributes:
-    pooling: of the last map, one of `layers.POOLINGS`; "none" returns it, [n, h/32, w/32, 1024].
-    remat: gradient checkpointing of every block.
-  """
-
+  # Of the last map, one of `layers.POOLINGS`; "none" returns it, [n, h/32, w/32, 1024].
   pooling: str = "avg"
-  remat: bool = False
+  remat: bool = False  # gradient checkpointing of every block
 
   @property
   def feature_dim(self) -> int:
@@ -124,24 +120,18 @@ class GoogLeNet(InceptionNet):
   Images [n, h, w, c] float32 -> features [n, 1024] float32; sides of at least 32 (the paper: 224,
   HDML: 227). Layers carry the names of Caffe's model ("conv1", "inception_3a/3x3_reduce", ...), and
   pooling rounds up as Caffe's does, so that its weights fit.
-
-  Attributes:
-    batch_norm: BatchNorm after every convolution instead of biases and local response
-      normalisation. Training from scratch needs it; Caffe's published weights have none.
-    lrn_size: channels in the window of `local_response_norm`. Caffe's 5; HDML's release ran Caffe's
-      weights with TensorFlow's op, a window of 11 and alpha not divided by it: (11, 11e-4).
-    lrn_alpha: its alpha.
-    size5: side of the kernels that the paper has as 5x5.
-    last_window: of the last max pooling between blocks.
-    epsilon: BatchNorm's.
   """
 
+  # BatchNorm after every convolution instead of biases and local response normalisation. Training
+  # from scratch needs it; Caffe's published weights have none.
   batch_norm: bool = False
+  # Channels in the window of `local_response_norm`. Caffe's 5; HDML's release ran Caffe's weights
+  # with TensorFlow's op, a window of 11 and alpha not divided by it: (11, 11e-4).
   lrn_size: int = 5
-  lrn_alpha: float = 1e-4
-  size5: int = 5
-  last_window: int = 3
-  epsilon: float = 1e-5
+  lrn_alpha: float = 1e-4  # its alpha
+  size5: int = 5  # side of the kernels that the paper has as 5x5
+  last_window: int = 3  # of the last max pooling between blocks
+  epsilon: float = 1e-5  # BatchNorm's
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> Array:

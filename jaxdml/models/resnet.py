@@ -69,22 +69,16 @@ class ResNet(Encoder):
   Images [n, h, w, c] float32 -> features [n, feature_dim] float32; sides of at least 32. In v1.5
   the 3x3 convolution carries a bottleneck's stride, not the 1x1 before it. Padding is symmetric, as
   in the implementations that published weights come from.
-
-  Attributes:
-    stage_sizes: blocks in each stage.
-    block: `BasicBlock` or `Bottleneck`.
-    width: channels of the stem and of the first stage.
-    zero_init_residual: start every residual branch at zero (the last scale of each block is 0).
-    pooling: of the last map, one of `layers.POOLINGS`; "none" returns it, [n, h/32, w/32, c].
-    remat: gradient checkpointing of every block.
   """
 
-  stage_sizes: Sequence[int] = (3, 4, 6, 3)
-  block: Any = Bottleneck
-  width: int = 64
+  stage_sizes: Sequence[int] = (3, 4, 6, 3)  # blocks in each stage
+  block: Any = Bottleneck  # `BasicBlock` or `Bottleneck`
+  width: int = 64  # channels of the stem and of the first stage
+  # Start every residual branch at zero (the last scale of each block is 0).
   zero_init_residual: bool = False
+  # Of the last map, one of `layers.POOLINGS`; "none" returns it, [n, h/32, w/32, c].
   pooling: str = "avg"
-  remat: bool = False
+  remat: bool = False  # gradient checkpointing of every block
 
   @property
   def feature_dim(self) -> int:

@@ -64,28 +64,19 @@ class ViT(Encoder):
   takes a = -0.75 without antialiasing and scales by (side + 0.1) / grid, so at other sizes than
   the trained one its features differ a little from these. There is no dropout of any kind.
   Normalisation and softmax are float32 whatever `dtype`.
-
-  Attributes:
-    width: of the tokens, and size of the features.
-    depth: blocks.
-    heads: of each attention.
-    patch: side of a patch in pixels.
-    grid: patches along each side for which the position embedding was trained.
-    layer_scale: where LayerScale's factors start (DINOv2: 1e-5); None for none.
-    registers: extra tokens without a position (arXiv 2309.16588; "DINOv2 with registers": 4).
-    pooling: one of `POOLINGS`; "none" returns the patches, [n, h/patch, w/patch, feature_dim].
-    remat: gradient checkpointing of every block.
   """
 
-  width: int = 384
-  depth: int = 12
-  heads: int = 6
-  patch: int = 16
-  grid: int = 14
-  layer_scale: float | None = None
+  width: int = 384  # of the tokens, and size of the features
+  depth: int = 12  # blocks
+  heads: int = 6  # of each attention
+  patch: int = 16  # side of a patch in pixels
+  grid: int = 14  # patches along each side for which the position embedding was trained
+  layer_scale: float | None = None  # where LayerScale's factors start (DINOv2: 1e-5); None for none
+  # Extra tokens without a position (arXiv 2309.16588; "DINOv2 with registers": 4).
   registers: int = 0
+  # One of `POOLINGS`; "none" returns the patches, [n, h/patch, w/patch, feature_dim].
   pooling: str = "token"
-  remat: bool = False
+  remat: bool = False  # gradient checkpointing of every block
 
   @property
   def feature_dim(self) -> int:

@@ -16,21 +16,13 @@ Value = bool | float | str | Mapping[str, bool]
 
 
 class Point(NamedTuple):
-  """One choice, and who made it how.
+  """One choice, and who made it how."""
 
-  Attributes:
-    key: the config key.
-    paper: what the paper says; where it is silent, the plainest reading of its formulas.
-    code: what the authors' release does.
-    default: what jaxdml does unless told: the code's choice, but where that is a trap.
-    what: the choice in words.
-  """
-
-  key: str
-  paper: Value
-  code: Value
-  default: Value
-  what: str
+  key: str  # the config key
+  paper: Value  # what the paper says; where it is silent, the plainest reading of its formulas
+  code: Value  # what the authors' release does
+  default: Value  # what jaxdml does unless told: the code's choice, but where that is a trap
+  what: str  # the choice in words
 
 
 _JOINT = {"all_pairs": False, "npair": False, "triplet": True}

@@ -131,7 +131,7 @@ def test_more_comparisons_than_int32_counts(case):
   def almost_full():
     queue = memory.init(HUGE, 1)
     return queue._replace(
-      embeddings=queue.embeddings + 100.0, labels=queue.labels - 1, cursor=jnp.int32(far),
+      embeddings=queue.embeddings + 100.0, labels=queue.labels - 3, cursor=jnp.int32(far),
       filled=jnp.int32(far),
     )  # fmt: skip
 

@@ -124,9 +124,12 @@ def main() -> int:
       while len(told) < KILLS_A_RUN and early + late > 0:
         before = early > 0 and not has_checkpoint(workdir)
         moment = rng.uniform(0.05, 1.0) * first if before else rng.uniform(0.3, 1.0) * length
+        began = time.perf_counter()
         process = start(command(workdir, args.steps, args.data_dir), log)
         if not kill_at(process, moment):
-          break  # It was done: the next moments come from another run.
+          # It was done: the machine may be less busy now. The next moments come from another run.
+          length = min(length, time.perf_counter() - began)
+          break
         was_early = not has_checkpoint(workdir)
         if was_early:
           early = max(early - 1, 0)

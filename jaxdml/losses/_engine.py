@@ -223,7 +223,7 @@ def _chosen(call: _Call, sizes: Sizes) -> Refs:
 
   def columns_in_blocks(size, block):
     cut, _ = _blocks.split(block, n, size)
-    columns = _blocks.map_values(columns_of, cut, call[1:3])
+    columns = _blocks.map_values(columns_of, cut, (call.prepared, call.inputs))
     return columns.reshape(-1, columns.shape[-1])[:n]
 
   block = without(call.block)

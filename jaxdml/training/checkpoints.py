@@ -6,10 +6,12 @@ is never seen by `restore`. Digests show what a disk or a copy has damaged since
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import pathlib
 import re
+import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +37,16 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
 # warns that it only reads.
 for _name in ("absl", "asyncio"):
   logging.getLogger(_name).addFilter(_not_of_orbax)
+_told = sys.unraisablehook
+
+
+def _unraisable(unraisable: Any) -> None:
+  # TensorStore's threads end here when they report to Orbax after a first write has failed.
+  if str(unraisable.exc_value) != "Event loop is closed":
+    _told(unraisable)
+
+
+sys.unraisablehook = _unraisable
 
 
 class CheckpointError(JaxdmlError, RuntimeError):
@@ -248,20 +260,37 @@ def digests(tree: PyTree) -> dict[str, str]:
   the time of the CRC itself.
   """
 
-  def digest(leaf: Any) -> str:
-    array = np.ascontiguousarray(leaf)
-    data = array.reshape(-1).view(np.uint8)
-    whole = len(data) // _ROW * _ROW
-    sums = data[:whole].view(np.uint64).reshape(-1, _ROW // 8).sum(axis=1)
-    kind = f"{array.dtype} {np.shape(leaf)}".encode()
-    return f"{zlib.crc32(data[whole:], zlib.crc32(sums, zlib.crc32(kind))):08x}"
-
-  leaves = jax.tree.leaves_with_path(tree)
-  name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
+  leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+  large = sorted((x for x in leaves if x.nbytes >= _ROW), key=lambda x: -x.nbytes)
   threads = min(os.cpu_count() or 1, 8)  # They wait for memory: more gain nothing.
+  dtype_name = functools.cache(str)
+
+  def digest(array: np.ndarray, sums: np.ndarray | None = None) -> str:
+    code = zlib.crc32(f"{dtype_name(array.dtype)} {array.shape}".encode())
+    data = _bytes_of(array)
+    if sums is not None:
+      code, data = zlib.crc32(sums, code), data[len(data) // _ROW * _ROW :]
+    return f"{zlib.crc32(data, code):08x}"
+
   with futures.ThreadPoolExecutor(threads) as pool:
-    of_part = lambda first: {name(path): digest(x) for path, x in leaves[first::threads]}
-    return {k: v for part in pool.map(of_part, range(threads)) for k, v in part.items()}
+    # By turns in the order of their sizes, each thread has as many bytes.
+    of_part = lambda first: [(id(x), digest(x, _row_sums(x))) for x in large[first::threads]]
+    parts = pool.map(of_part, range(threads))
+    found = {id(x): digest(x) for x in leaves if x.nbytes < _ROW}
+    found |= dict(pair for part in parts for pair in part)
+  paths, _ = jax.tree.flatten_with_path(tree)
+  names = (jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths)
+  return dict(zip(names, (found[id(x)] for x in leaves), strict=True))
+
+
+def _bytes_of(array: np.ndarray) -> np.ndarray:
+  return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def _row_sums(array: np.ndarray) -> np.ndarray:
+  data = _bytes_of(array)
+  rows = data[: len(data) // _ROW * _ROW].view(np.uint64).reshape(-1, _ROW // 8)
+  return np.add.reduce(rows, axis=1)
 
 
 def _checked_facts(saved: Mapping[str, Any]) -> tuple[Progress, dict[str, str]]:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxdml import distances, losses, mining
 from jaxdml.losses import _blocks, _engine, reducers
-from jaxdml.types import Refs
+from jaxdml.types import Refs, Rows
 from tests.losses import table, test_contract
 from tests.losses.table import (
   DEGENERATE,
@@ -233,10 +233,31 @@ def test_sum_blocks_sums_values_aux_and_gradients():
   same(gradients[3], 3 * inner + 3)
 
 
+def test_gradients_of_many_blocks_add_up_in_float32():
+  """Half precision would stop at 256: the next block's 1 is less than half a step there."""
+  ones = jnp.ones(2, jnp.bfloat16)
+  blocks = _blocks.Blocks.of(jnp.ones((512, 1)))
+  of_block = lambda block, shared: (jnp.sum(block[0] * shared), ())
+  gradient = jax.grad(lambda shared: _blocks.sum_blocks(of_block, blocks, shared)[0])(ones)
+  np.testing.assert_array_equal(np.float32(gradient), [512, 512])
+
+
 def test_split_pads_with_the_last_row():
   cut, real = _blocks.split({"a": jnp.array([[1], [2], [3], [4], [5]])}, 5, 3)
   np.testing.assert_array_equal(cut["a"][..., 0], [[1, 2, 3], [4, 5, 5]])
   np.testing.assert_array_equal(real, [[True, True, True], [True, True, False]])
+
+
+@pytest.mark.slow
+def test_rows_that_a_miner_makes_of_padding_belong_to_no_anchor():
+  """A row function of your own may give something for a row that has no pair."""
+  b = batch()
+  ones = lambda pairs, inputs: Rows.of_anchors(*[jnp.ones(len(pairs.anchor))] * 2)
+  counted = functools.partial(
+    _engine.from_rows, ones, b["x"], b["y"], distances.euclidean, reducers.none,
+    mining_fn=mining.create("expand_positives"),
+  )  # fmt: skip
+  same(counted(block_size=3), np.full(N, float(N)))
 
 
 @pytest.mark.parametrize("loss", ["contrastive", "margin"])

@@ -281,6 +281,26 @@ def test_the_loss_reads_its_own_distances_not_the_miners():
   np.testing.assert_array_equal(plain, leaky)
 
 
+def test_a_miner_need_not_be_differentiable():
+  """It sees distances without gradient: a choice made outside of JAX is a miner too."""
+  x, y = np.float32(np.random.default_rng(0).normal(size=(6, 3))), np.arange(6) // 3
+
+  def nearest(distances, mask):
+    at = np.argmin(np.where(mask, distances, np.inf), axis=1)
+    return np.eye(6, dtype=bool)[at] & mask
+
+  def outside(given):
+    like = jax.ShapeDtypeStruct(given.positive.shape, bool)
+    kept = jax.pure_callback(nearest, like, given.distances, given.positive)
+    return given._replace(positive=kept)
+
+  gradients = [
+    compiled(jax.grad(functools.partial(losses.margin_loss, mining_fn=fn)))(x, y)
+    for fn in (outside, mining.nearest_positive)
+  ]
+  np.testing.assert_allclose(*gradients, rtol=1e-5, atol=1e-6)
+
+
 # What miners state of themselves, which losses rely on.
 
 STATED = {

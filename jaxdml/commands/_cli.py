@@ -58,19 +58,31 @@ class Parser(argparse.ArgumentParser):
     arguments, overrides = list(args or []), []
     if self.overrides:
       arguments, overrides = split_overrides(arguments)
+    self._given = arguments
     namespace, unknown = super().parse_known_args(arguments, namespace)
     if unknown:
       name = unknown[0].partition("=")[0]
       if not name.startswith("-"):
         raise UsageError(f"{unknown[0]}: expected an option such as --NAME=VALUE")
-      options = re.findall(r"--\w+", self.format_usage())
-      raise UsageError(f"unknown option {name}{nearest(name, options)}; see {self.prog} --help")
+      self._refuse(name)
     if self.overrides:
       namespace.overrides = overrides
     return namespace, []
 
+  def _names(self) -> list[str]:
+    return re.findall(r"--\w+", self.format_usage())
+
+  def _refuse(self, name: str) -> NoReturn:
+    hint = nearest(name, self._names())
+    raise UsageError(f"unknown option {name}{hint}; see {self.prog} --help")
+
   def error(self, message: str) -> NoReturn:
     """Raises what argparse would print under the usage."""
+    # What is missing may be there under a wrong name, which argparse would tell of later.
+    given = [text.partition("=")[0] for text in self._given if text.startswith("--")]
+    unknown = [name for name in given if self._names() and name not in self._names()]
+    if "required" in message and unknown:
+      self._refuse(unknown[0])
     message = re.sub(r"^argument (--\w+)(, -\w)?: ", r"\1: ", message)
     raise UsageError(f"{message}; see {self.prog} --help")
 

@@ -1,6 +1,7 @@
 """The options that several commands take: one spelling, one meaning, one line of help each."""
 
 import argparse
+import math
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -16,17 +17,18 @@ def _path(text: str) -> pathlib.Path:
   return pathlib.Path(os.path.expanduser(text))  # Path.expanduser raises where nobody is ~name.
 
 
-def number(kind: type, least: float) -> Callable[[str], Any]:
-  """Returns a parser of numbers that are at least `least`."""
+def number(kind: type, least: float, most: float = math.inf) -> Callable[[str], Any]:
+  """Returns a parser of finite numbers from `least` to `most`."""
 
   def parse(text: str) -> Any:
     try:
       value = kind(text)
     except ValueError:
       value = None
-    if value is None or not value >= least:
+    if value is None or not (least <= value <= most and value < math.inf):
       what = "a whole number" if kind is int else "a number"
-      raise argparse.ArgumentTypeError(f"expected {what} of at least {least}, got {text!r}")
+      bounds = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+      raise argparse.ArgumentTypeError(f"expected {what} {bounds}, got {text!r}")
     return value
 
   return parse
@@ -59,14 +61,14 @@ _OPTIONS: dict[str, dict[str, Any]] = {
   "batch_size": {"type": count, "default": 256, "metavar": "N", "help": "images a batch (256)"},
   "num_workers": {"type": number(int, 0), "metavar": "N",
                   "help": "processes that decode, 0: a thread (the run's data.num_workers)"},
-  "max_bad_images": {"type": float, "metavar": "SHARE",
+  "max_bad_images": {"type": number(float, 0, 1), "metavar": "SHARE",
                      "help": "share of images that may be unreadable (the run's "
                      "data.max_bad_images)"},
   "shard_size": {"type": count, "default": 8192, "metavar": "N", "help": "images a shard (8192)"},
   "max_points": {"type": count, "default": 2000, "metavar": "N",
                  "help": "images on the map (2000)"},
   "batches": {"type": count, "default": 3, "metavar": "N", "help": "how many, from the first (3)"},
-  "tolerance": {"type": float, "default": 1e-4, "metavar": "T",
+  "tolerance": {"type": number(float, 0), "default": 1e-4, "metavar": "T",
                 "help": "largest difference of a unit embedding (1e-4)"},
   "manifest": {"type": _path, "metavar": "FILE",
                "help": "CSV or JSONL: path, label [, coarse, fine, split]"},
@@ -75,7 +77,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
                    "--source, if it is timm's; else as the arch's authors did)"},
   "embeddings": {"type": _path, "action": "append", "metavar": "DIR",
                  "help": "the --out of jaxdml embed"},
-  "seed": {"type": int, "default": 0, "metavar": "N", "help": "of what is drawn at random (0)"},
+  "seed": {"type": number(int, 0), "default": 0, "metavar": "N",
+           "help": "of what is drawn at random (0)"},
   "k": {"type": count, "metavar": "N", "help": "neighbours of each query"},
   "queries": {"type": count, "metavar": "N", "help": "how many queries are shown"},
   "source": {"type": _path, "metavar": "DIR", "help": "where the files are"},

@@ -12,7 +12,12 @@ _FORMATS = ("stablehlo", "onnx")
 
 
 def _batch(text: str) -> int | None:
-  return None if text == "dynamic" else _options.count(text)
+  if text == "dynamic":
+    return None
+  try:
+    return _options.count(text)
+  except argparse.ArgumentTypeError as error:
+    raise argparse.ArgumentTypeError(f"{error}; or dynamic") from error
 
 
 def _add_options(parser: Parser) -> None:

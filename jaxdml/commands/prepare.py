@@ -58,7 +58,7 @@ def _add_options(parser: Parser) -> None:
   sub.add_argument("--name", required=True, dest="config", help="loaded as image_folder/NAME")
   _options.add(sub, "manifest")
   sub.add_argument(
-    "--test_share", type=float, default=0.5, metavar="SHARE",
+    "--test_share", type=_options.number(float, 0, 1), default=0.5, metavar="SHARE",
     help="share of the classes that test, if the photos come without splits (0.5)",
   )  # fmt: skip
   _options.add(sub, "seed", help="chooses those classes (0)")
@@ -68,7 +68,7 @@ def _add_options(parser: Parser) -> None:
     "several labels (they are named in any case)",
   )  # fmt: skip
   sub.add_argument(
-    "--max_side", type=int, metavar="PIXELS",
+    "--max_side", type=_options.count, metavar="PIXELS",
     help="write larger pictures as JPEGs whose longer side has so many pixels; two to three times "
     "data.image_size is enough, and training reads them many times faster (as they are)",
   )  # fmt: skip

@@ -71,7 +71,7 @@ def test_image_folder_of_smaller_pictures(tmp_path, capsys):
     assert official.run("image_folder", tmp_path, *given) == status
     assert said in capsys.readouterr().err
   assert official.run("image_folder", tmp_path, "--name=other", "--max_side=0") == 2
-  assert "max_side must be at least 1 pixel, got 0" in capsys.readouterr().err
+  assert "--max_side: expected a whole number of at least 1, got '0'" in capsys.readouterr().err
 
 
 def test_help_names_every_archive(capsys):

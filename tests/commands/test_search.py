@@ -204,7 +204,7 @@ def test_retrieve_images_refuses(workdir, photos, tmp_path, capsys):
     (["--out={photos}"], "is no folder of embeddings and not empty"),
     (["--shard_size=0"], "--shard_size: expected a whole number of at least 1"),
     (["--batch_size=0"], "--batch_size: expected a whole number of at least 1"),
-    (["--max_bad_images=2"], r"max_bad_images must be a share in \[0, 1\)"),
+    (["--max_bad_images=2"], "--max_bad_images: expected a number from 0 to 1"),
   ],
 )
 def test_embed_refuses(workdir, photos, tmp_path, capsys, change, pattern):

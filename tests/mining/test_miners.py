@@ -47,6 +47,7 @@ HAND_CASES = [
   ("nearest_positive", [2, 1, 1, 1], "pppp", ".p.."),  # a tie: the lowest column
   ("nearest_positive", [0, 1, 2, 3], ".n.n", ".n.n"),  # no positive
   ("nearest_positive", [0, 9, 8, 1], "nppn", "n.pn"),  # masked minima do not win
+  ("nearest_positive", [np.inf, np.inf, 1], "ppn", "p.n"),  # far, but there
   ("hardest_positive", [1, 3, 2, 9], "pppn", ".p.n"),
   ("hardest_positive", [1, 3, 3, 0], "pppp", ".p.."),
   ("hardest_negative", [1, 3, 2, 4], "pnnn", "p.n."),

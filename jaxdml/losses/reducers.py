@@ -38,7 +38,7 @@ class Linear:
     """(numerator [t], denominator [t] or None) of these rows."""
     factor, count = self.shares(rows, weights[:, None])
     numerator = jnp.sum(factor * rows.total, axis=0)
-    return numerator, None if count is None else jax.lax.stop_gradient(jnp.sum(count, axis=0))
+    return numerator, None if count is None else jnp.sum(count, axis=0)
 
   def finish(self, numerator: Array, denominator: Array | None, axis_name: str | None) -> Array:
     """The value from the sums over all rows of this device."""

@@ -10,7 +10,7 @@ import pytest
 
 from jaxdml import distances, losses, mining
 from jaxdml.losses import reducers
-from jaxdml.types import Refs
+from jaxdml.types import Refs, Rows
 from tests.losses.table import compiled
 
 # Three points on a line, so that distances are differences: 0 and 1 apart by 1, 0 and 2 by 3.
@@ -232,3 +232,18 @@ def test_reducers_weigh_numerator_and_denominator(reduce, expected):
     reduce_fn=reducers.create(reduce),
   )  # fmt: skip
   close(rows, expected)
+
+
+@pytest.mark.parametrize(
+  ("reduce", "expected"),
+  [
+    ("mean", [0.5 / 2 / 3, 1.0 / 2 / 3]),
+    ("mean_elements", [0.5 / 6, 1.0 / 6]),
+    ("mean_nonzero", [0.5 / 5, 1.0 / 5]),
+  ],
+)
+def test_what_reducers_divide_by_carries_no_gradient(reduce, expected):
+  """The rows of the test before, by the weights of their anchors."""
+  rows = Rows(jnp.array([[0.5], [1.0]]), jnp.array([[2.0], [2.0]]), jnp.array([[1.0], [2.0]]))
+  weights = jnp.array([1.0, 2.0])
+  close(jax.grad(lambda w: reducers.create(reduce)(rows, w))(weights), expected)

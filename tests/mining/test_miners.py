@@ -209,6 +209,15 @@ def test_random_miners_are_uniform_and_independent():
   assert chi_square < 20.5  # 5 degrees of freedom: one in a thousand
 
 
+def test_two_miners_draw_apart_from_one_key():
+  positives, negatives = (
+    pairs(np.ones((50, 9)), [kind * 9] * 50, jax.random.key(0)) for kind in "pn"
+  )
+  first = np.argmax(create("random_positive")(positives).positive, axis=1)
+  second = np.argmax(create("random_negative")(negatives).negative, axis=1)
+  assert np.mean(first == second) < 0.5  # one in nine
+
+
 def test_a_key_and_an_id_fix_a_draw():
   given = pairs(np.ones((50, 9)), ["p" * 4 + "n" * 5] * 50, jax.random.key(1))
   mine = create("random_positive+random_negative")

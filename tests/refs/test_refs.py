@@ -116,10 +116,25 @@ def test_layouts(name):
   assert given.embeddings.shape == shape and given.labels.shape == shape[:-1]
   expected = {"all_pairs": range(6), "npair": [1, 3, 5], "triplet": [[1, 2], [4, 5]]}[name]
   np.testing.assert_array_equal(given.embeddings[..., 0], np.array(expected))
+  np.testing.assert_array_equal(given.labels, y[np.array(expected)])
   value = compiled(lambda a, b, i, r: losses.contrastive_loss(a, b, ids=i, refs=r))(
     anchors, labels, ids, given
   )
   assert np.isfinite(value)
+
+
+@pytest.mark.parametrize("name", refs.LAYOUTS)
+def test_layouts_of_two_devices_are_those_of_one(name):
+  """Numbered by slots, no reference may be taken for the anchor of the same number."""
+  x, y = RNG.normal(size=(12, D)).astype(np.float32), np.arange(12) // 4
+
+  def loss(x, y, axis_name=None):
+    anchors, labels, ids, given = refs.create(name)(x, y, axis_name)
+    return losses.contrastive_loss(anchors, labels, ids=ids, refs=given, axis_name=axis_name)
+
+  device = compiled(jax.vmap(lambda x, y: loss(x, y, "batch"), axis_name="batch"))
+  values = device(x.reshape(2, 6, D), y.reshape(2, 6))
+  np.testing.assert_allclose(values, np.full(2, compiled(loss)(x, y)), rtol=1e-5)
 
 
 def test_layouts_refuse_what_does_not_divide():

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from jaxdml._text import printable
 from jaxdml.data import workers
 from jaxdml.data.datasets import Dataset
 from jaxdml.data.decode import ImageDecodeError
@@ -77,7 +78,7 @@ class BadImages:
       raise ImageDecodeError("\n".join([f"{what} {rule}:", *shown]))
     if first:
       most = f"data.max_bad_images={self._share:g} of {total}"
-      which = f"{next(iter(reasons.values()))}; {instead}"
+      which = printable(f"{next(iter(reasons.values()))}; {instead}")
       tqdm.write(f"cannot decode {which}. Further ones are counted, up to {most}", file=sys.stderr)
 
 

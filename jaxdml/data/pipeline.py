@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from jaxdml._text import printable
 from jaxdml.data import workers
 from jaxdml.data.datasets import Dataset
 from jaxdml.data.loading import BadImages, Images, PreprocessFn, SlotRngs
@@ -114,7 +115,8 @@ def train_batches(
   if start_step < 0:
     raise ValueError(f"start_step must be at least 0, got {start_step}")
   if sampler.left_out and not shard_index:
-    tqdm.write(f"never drawn in training on {dataset.name!r}: {sampler.left_out}", file=sys.stderr)
+    said = printable(f"never drawn in training on {dataset.name!r}: {sampler.left_out}")
+    tqdm.write(said, file=sys.stderr)
   size = sampler.batch_size // shard_count
   slots = np.arange(shard_index * size, (shard_index + 1) * size, dtype=np.int32)
   images = Images(dataset, preprocess_fn, labels)

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jaxdml import data, evaluation, models
+from jaxdml._text import printable
 from jaxdml.errors import JaxdmlError
 from jaxdml.training import checkpoints, encoder_init, parallel, runs, setup
 from jaxdml.training import config as config_lib
@@ -36,7 +37,7 @@ class NonFiniteError(JaxdmlError, RuntimeError):
 def _say(message: str) -> None:
   """One line on stderr that leaves progress bars whole; from the first host alone."""
   if not jax.process_index():
-    tqdm.write(message, file=sys.stderr)
+    tqdm.write(printable(message), file=sys.stderr)
 
 
 Finished = Callable[[runs.Restored, evaluation.Embedded], None]

@@ -50,6 +50,11 @@ def test_in_training_the_next_image_of_the_class_takes_the_slot(photos, capfd):
     assert all(np.array_equal(batch[key], other[key]) for key in other)
 
 
+def test_the_name_of_what_is_damaged_steers_no_terminal(photos, capfd):
+  data.BadImages(photos(LABELS), 0.5).add({1: "c/\x1b[2Jbad.png: no image"}, "it is left out")
+  assert "cannot decode c/[U+001B][2Jbad.png" in capfd.readouterr().err
+
+
 def test_in_evaluation_it_is_masked(photos, capfd):
   dataset = photos(LABELS, bad=(1, 9))
   bad = data.BadImages(dataset, 0.2)

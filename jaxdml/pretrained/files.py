@@ -23,6 +23,9 @@ PREFIXES = ("module.", "_orig_mod.", "backbone.")
 """Prefixes of every name, of data-parallel, compiled and DINO's wrappers."""
 
 
+_MOST_UNPACKED = 100
+
+
 class ConvertError(JaxdmlError, ValueError):
   """A file that cannot become the encoder's weights; the message says why and what to do."""
 
@@ -173,16 +176,23 @@ def _read_npz(path: Path) -> State:
   if not zipfile.is_zipfile(path):
     raise _damaged(path, ValueError("no zip archive"))
   try:
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+      unpacked = sum(member.file_size for member in archive.zip.infolist())
+      if unpacked > _MOST_UNPACKED * path.stat().st_size:
+        raise ConvertError(
+          f"{path} unpacks to {unpacked:,} bytes, over {_MOST_UNPACKED} times its own size, which "
+          "weights never do; where you trust it, write its arrays anew by numpy.savez"
+        )
       return {name: archive[name] for name in archive.files}
-  except ValueError as error:
-    if "pickle" in str(error):
+  except (ConvertError, OSError):
+    raise
+  except Exception as error:
+    if isinstance(error, ValueError) and "pickle" in str(error):
       raise ConvertError(
         f"{path} holds Python objects, which need unpickling, and that can run any code: refused; "
         "save plain arrays alone, by numpy.savez(FILE, **arrays)"
       ) from error
-    raise _damaged(path, error) from error
-  except (zipfile.BadZipFile, EOFError) as error:
+    # A damaged header shows as any of a dozen exceptions, one that claims too much as MemoryError.
     raise _damaged(path, error) from error
 
 

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import pickle
+import zipfile
 
 import jax
 import numpy as np
@@ -223,6 +224,28 @@ def test_truncated_files_and_other_files(tmp_path, capsys, suffix):
     source.write_bytes(content)
     message = refused(capsys, "resnet18", source, tmp_path / "w")
     assert "copy or download it again" in message and str(source) in message
+
+
+HEADER = "{'descr': '<f4', 'fortran_order': False, 'shape': (%d,), }\n"
+
+
+@pytest.mark.parametrize(
+  "header", [HEADER % 2**50, "{'a(\n", "{'descr': '<f4'\n", "()\n", HEADER % 4, "\0\0", "[" * 9999],
+  ids=["claims 4 PiB", "open text", "open brackets", "no dict", "no values", "null", "deep"],
+)  # fmt: skip
+def test_a_malformed_header_of_an_npz(tmp_path, capsys, header):
+  source = tmp_path / "a.npz"
+  size = len(header).to_bytes(2, "little")
+  with zipfile.ZipFile(source, "w") as archive:
+    archive.writestr("conv1/weights.npy", b"\x93NUMPY\x01\x00" + size + header.encode())
+  message = refused(capsys, "googlenet", source, tmp_path / "w")
+  assert "copy or download it again" in message and str(source) in message
+
+
+def test_an_npz_that_unpacks_to_far_more_is_not_unpacked(tmp_path, capsys):
+  np.savez_compressed(tmp_path / "a.npz", zeros=np.zeros(2**22, np.float32))
+  message = refused(capsys, "googlenet", tmp_path / "a.npz", tmp_path / "w")
+  assert "over 100 times its own size" in message
 
 
 @pytest.mark.parametrize("library", ["torch", "safetensors"])

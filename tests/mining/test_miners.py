@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jaxdml import losses, mining
+from jaxdml.mining import _miner
 from jaxdml.types import Pairs
 from tests.losses import reference
 from tests.losses.table import compiled
@@ -278,6 +279,18 @@ def test_distance_weighted_extremes():
   mined = mine(pairs([[0.0, 2.0, 2.00001, 1.3]] * 5, ["nnnn"] * 5, keys))
   assert kinds(mined) == ["n..."] * 5
   assert kinds(mine(pairs([[0.0, 1.0]], ["p."], keys))) == ["p."]
+
+
+@pytest.mark.parametrize("columns", [63, 64, 90, 97, 256])
+def test_the_smallest_of_many_columns_is_the_first_of_them(columns):
+  """Many columns are searched by stretches: ties within one, between two, and rows without any."""
+  rng = np.random.default_rng(columns)
+  values = np.float32(rng.integers(0, 6, (200, columns)))
+  mask = rng.random((200, columns)) < rng.choice([0.0, 0.02, 0.5, 1.0], (200, 1))
+  wanted = np.where(mask.any(1), np.argmin(np.where(mask, values, np.inf), axis=1), columns)
+  np.testing.assert_array_equal(compiled(_miner.first_min)(values, mask), wanted)
+  wanted = np.where(mask.any(1), np.argmax(np.where(mask, values, -np.inf), axis=1), columns)
+  np.testing.assert_array_equal(compiled(_miner.first_max)(values, mask), wanted)
 
 
 def test_the_loss_reads_its_own_distances_not_the_miners():

@@ -107,7 +107,7 @@ def after_encoder(classes: int, eps: bool | None = None, fold: bool = True):
   params = {name: jax.tree.map(normal, shapes.params[name]) for name in names}
   batch_stats = {n: jax.tree.map(normal, shapes.batch_stats[n]) for n in ("embedding", "generator")}
   # Windows in which negatives are pulled and synthetic tuples weigh as much as real ones.
-  windows = hdml.HdmlState(hdml.init_window(130.0), hdml.init_window(1.4e4))
+  windows = hdml.HdmlState(hdml.init_window(130.0), hdml.init_window(1.4e4), jnp.float32(130.0))
   state = shapes._replace(batch_stats=batch_stats, hdml=windows)
   y = normal(np.empty((128, 1024)), 1.0)
   labels = jnp.asarray(np.repeat(np.arange(128 // per_class), per_class), jnp.int32)

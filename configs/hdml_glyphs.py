@@ -37,13 +37,10 @@ def get_config(arg: str = "") -> ConfigDict:
   config.mining.positive = "nearest_positive"  # EPS
 
   config.hdml.enabled = True
-  config.hdml.alpha = 1.0  # in units of the loss: the published 90 counts the weight decay in it
-  config.hdml.beta = 0.3  # in units of J_gen, here a mean
   config.hdml.slots = 16
   config.hdml.reconstruction_weight = 0.5
   config.hdml.soft_weight = 0.5
   config.hdml.sum_reconstruction = False
-  config.hdml.weighted_average = False
 
   config.optimizer.learning_rate = 1e-3
   config.optimizer.generator_learning_rate = 1e-3

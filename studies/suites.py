@@ -10,9 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from jaxdml import mining
 from jaxdml.training import defaults, recipes
+from jaxdml.types import Pairs
 
 __all__ = [
   "SUITES",
@@ -223,6 +227,98 @@ def _pretrained() -> Suite:
   return suite._replace(arms=[*suite.arms, *easy])
 
 
+def _few_sampled() -> ConfigDict:
+  """HDML's own triplets of the 109 classes, until the plain form has stopped learning."""
+  config = few_classes()
+  last_of(config, 1200)
+  config.data.sampler = "triplet"
+  return config
+
+
+def _parity_sampled() -> ConfigDict:
+  """Triplets of even and odd digits."""
+  config = parity()
+  last_of(config, 400)
+  config.data.sampler = "triplet"
+  return config
+
+
+def _imagenet_sampled() -> ConfigDict:
+  """Triplets of the 109 classes, from ImageNet's weights."""
+  config = imagenet()
+  config.data.sampler = "triplet"
+  return config
+
+
+def _pairs_of(base: Callable[[], ConfigDict]) -> Callable[[], ConfigDict]:
+  """The same task in N-pair batches."""
+
+  def make() -> ConfigDict:
+    config = base()
+    config.data.sampler = "npair"
+    config.data.images_per_class = 2
+    return config
+
+  return make
+
+
+def _rival(base: Callable[[], ConfigDict]) -> Callable[[], ConfigDict]:
+  """Triplets whose negative is the nearest of five at random: the cheap way to harder ones."""
+
+  def make() -> ConfigDict:
+    config = recipes.apply(base(), "triplet")
+    config.loss.layout = "all_pairs"
+    config.mining.negative = "nearest_of_random"
+    return config
+
+  return make
+
+
+def nearest_of_random(pairs: Pairs, /) -> Pairs:
+  """The nearest of five negatives drawn at random; a row with fewer draws what it has."""
+  noise = jax.vmap(lambda key: jax.random.uniform(key, pairs.distances.shape[1:]))(pairs.keys)
+  noise = jnp.where(pairs.negative, noise, -1.0)
+  fifth = jax.lax.top_k(noise, min(5, noise.shape[1]))[0][:, -1:]
+  return mining.hardest_negative(
+    pairs._replace(negative=pairs.negative & (noise >= jnp.maximum(fifth, 0.0)))
+  )
+
+
+mining.MINERS["nearest_of_random"] = nearest_of_random
+
+
+def _sampled() -> Suite:
+  """HDML around the losses for which its paper claims an effect, and its parts one by one.
+
+  "unpulled" is the control: tuples pass through generator and embedding, and alpha 0 pulls nothing.
+  """
+  head = {"optimizer.head_learning_rate": 1e-2}
+  tasks = (
+    # Learning rates to choose from; alpha and beta for the second of them, by hand.
+    ("109 classes", _few_sampled, (1e-3, 3e-3), ((5.0, 0.3), (15.0, 0.3))),
+    ("even/odd -> digit", _parity_sampled, (2e-3,), ((5.0, 0.3),)),
+    ("ImageNet's weights", _imagenet_sampled, (3e-3,), ()),
+  )
+  arms = []
+  for task, base, rates, dials in tasks:
+    plain = [{"optimizer.learning_rate": rate} for rate in rates]
+    auto = [candidate | head for candidate in plain]
+    unpulled = [candidate | {"hdml.alpha": 0.0} for candidate in auto]
+    by_hand = [auto[-1] | {"hdml.alpha": alpha, "hdml.beta": beta} for alpha, beta in dials]
+    synthetic = {"HDML": auto, "HDML unpulled": unpulled, "HDML by hand": by_hand}
+    of = {"triplet": base, "npair": _pairs_of(base)}
+    arms += [Arm(task, name, "plain", _config(make, name), plain) for name, make in of.items()]
+    arms.append(Arm(task, "triplet", "nearest of five", _rival(base), plain))
+    arms += [
+      Arm(task, name, method, _config(make, f"{name},hdml"), candidates)
+      for name, make in of.items()
+      for method, candidates in synthetic.items()
+      if candidates and (name == "triplet" or method != "HDML by hand")
+    ]
+  about = "HDML's own batches: sampled triplets and N-pairs, and the cheap way to hard negatives"
+  return Suite("sampled", about, arms, ("map@r", "recall@1"))
+
+
 def _looks() -> Suite:
   """The suite that asks when EPS helps from ImageNet's weights: length, rate, or several looks."""
   arms = []
@@ -302,6 +398,7 @@ def _all() -> list[Suite]:
     _letters(),
     _pull(),
     _pretrained(),
+    _sampled(),
     _looks(),
     _collapse(
       "collapse",

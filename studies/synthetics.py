@@ -76,7 +76,7 @@ def inspector(
   J_metric's, which weighs J_m and J_syn by trust_in_real.
   """
   config, metric = parts.hdml, parts.metric
-  lam = hdml.hardness(state.hdml.metric.mean, config.alpha)
+  lam = hdml.hardness(state.hdml.metric.mean, config.alpha, state.hdml.first)
   loss_fn = metric.bind(state.params)
 
   def tuples_of(z: Array, labels: Array, ids: Array):

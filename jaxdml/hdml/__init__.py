@@ -2,15 +2,25 @@
 
 from jaxdml.hdml._synthesis import DETACH, MEMBERS, Networks, Synthetics, synthesize
 from jaxdml.hdml.objective import HdmlConfig, objective
-from jaxdml.hdml.pull import hardness, pull_negatives
-from jaxdml.hdml.schedule import HdmlState, Window, init_state, init_window, update_window
+from jaxdml.hdml.pull import pull_negatives
+from jaxdml.hdml.schedule import (
+  HdmlState,
+  Window,
+  distrust,
+  hardness,
+  init_state,
+  init_window,
+  trust,
+  update_state,
+  update_window,
+)
 from jaxdml.hdml.tuples import Tuples, private_tuples
 from jaxdml.losses.reducers import local_share
 
 __all__ = [
   "DETACH", "MEMBERS", "HdmlConfig", "HdmlState", "Networks", "Synthetics", "Tuples", "Window",
-  "hardness", "init_state", "init_window", "local_share", "objective", "private_tuples",
-  "pull_negatives", "synthesize", "update_window",
+  "distrust", "hardness", "init_state", "init_window", "local_share", "objective",
+  "private_tuples", "pull_negatives", "synthesize", "trust", "update_state", "update_window",
 ]  # fmt: skip
 
 

@@ -16,8 +16,7 @@ import jax.numpy as jnp
 
 from jaxdml.hdml import _folded as folded
 from jaxdml.hdml._synthesis import Networks, synthesize
-from jaxdml.hdml.pull import hardness
-from jaxdml.hdml.schedule import HdmlState, update_window
+from jaxdml.hdml.schedule import HdmlState, distrust, hardness, trust, update_state
 from jaxdml.hdml.tuples import Mined, private_tuples, pull_metrics
 from jaxdml.losses import reducers
 from jaxdml.losses._rows import make_pairs, mine
@@ -32,15 +31,16 @@ class HdmlConfig(NamedTuple):
   (`Networks`), one is the loss's (`npair_loss(l2_over=)`), one the regularizer's (weight decay).
   """
 
-  alpha: float = 90.0  # hardness, lambda = exp(-alpha / J_avg)
-  beta: float = 1e4  # J_metric = w J_m + (1 - w) J_syn with w = exp(-beta / J_gen)
+  alpha: float | str = "auto"  # hardness, lambda = exp(-alpha / J_avg)
+  beta: float | str = "auto"  # J_metric = w J_m + (1 - w) J_syn with w = exp(-beta / J_gen)
   reconstruction_weight: float = 0.5  # of J_recon in J_gen
   soft_weight: float = 5e3  # of J_soft in J_gen
   # J_recon sums the squared error over the batch; else it is the mean of each example's.
   sum_reconstruction: bool = True
   sum_soft: bool = False  # J_soft sums over all synthetic features; else it is one mean or two
   joint_soft: bool = False  # one mean over all of them; else the anchors' plus the partners'
-  weighted_average: bool = True  # J_avg averages w J_m; else J_m
+  # J_avg averages w J_m; else J_m. With alpha "auto" always J_m, without the regularizer.
+  weighted_average: bool = True
   window: int = 64  # steps in the means J_avg and J_gen
   slots: int | None = None  # partners synthesised for each anchor; None: all (`private_tuples`)
   # "all": anchors and positives pass through the generator like the negatives; "negatives": they
@@ -142,13 +142,14 @@ def objective(
   mined = Mined(anchors, anchor_labels, refs, private_tuples(pairs, refs, config.slots))
   loss = folded.TupleLoss(loss_fn, distance_fn, reduce_fn, additive)
   shared = {"ids": ids, "mining_fn": mining_fn, "key": key, "axis_name": axis_name}
-  j_m = regularizer + loss(anchors, anchor_labels, refs, **shared)
+  of_tuples = loss(anchors, anchor_labels, refs, **shared)
+  j_m = regularizer + of_tuples
 
   # J_syn, the same loss on tuples that the generator made.
-  lam = hardness(state.metric.mean, config.alpha)
+  lam = hardness(state.metric.mean, config.alpha, state.first)
   parts = _parts(networks, params, z, mined, lam, loss, config, axis_name)
-  trust = jnp.exp(-config.beta / jnp.maximum(state.generator.mean, 1e-30))
-  j_metric = trust * j_m + (1.0 - trust) * parts.j_syn
+  in_real = trust(state.generator.mean, config.beta)
+  j_metric = in_real * j_m + (1.0 - in_real) * parts.j_syn
 
   # J_gen, for the generator alone.
   mean = lambda x, mask=None: reducers.global_mean(x, mask, axis_name=axis_name)
@@ -168,19 +169,28 @@ def objective(
   j_gen = config.reconstruction_weight * j_recon + config.soft_weight * j_soft
 
   # The head learns from real features only.
-  cross_entropy = folded.cross_entropy(networks.classify(params["head"], frozen(y)), labels)
-  cross_entropy = mean(cross_entropy, labels >= 0)
+  logits = networks.classify(params["head"], frozen(y))
+  cross_entropy = mean(folded.cross_entropy(logits, labels), labels >= 0)
 
   total = j_metric + j_gen + cross_entropy
-  averaged = frozen((trust * j_m if config.weighted_average else j_m, j_gen))
   center = jnp.mean(frozen(y), axis=0)
+  if axis_name is not None:
+    center = jax.lax.pmean(center, axis_name)
+  variance = mean(jnp.sum(jnp.square(frozen(y) - center), axis=-1))
+  relative_error = mean(error) / jnp.maximum(variance, 1e-12)
+  of_metric = in_real * j_m if config.weighted_average else j_m
+  if config.alpha == "auto":
+    of_metric = of_tuples
+  of_generator = j_gen
+  if config.beta == "auto":
+    joint = ratio(of_anchors + of_partners, anchor_count + partner_count)
+    of_generator = distrust(relative_error, joint, logits.shape[-1])
+  averaged = frozen((of_metric, of_generator))
   if axis_name is not None:
     # A reducer may round differently on each device: the state has to be the same bits on all, or
     # a run resumed from one device's copy is not the run that was interrupted.
-    averaged, center = jax.lax.pmean((averaged, center), axis_name)
-  windows = zip(state, averaged, strict=True)
-  next_state = HdmlState(*(update_window(w, value, config.window) for w, value in windows))
-  variance = mean(jnp.sum(jnp.square(frozen(y) - center), axis=-1))
+    averaged = jax.lax.pmean(averaged, axis_name)
+  next_state = update_state(state, *averaged, config.window)
   metrics = {
     "loss/metric": j_metric,
     "loss/real": j_m,
@@ -190,8 +200,8 @@ def objective(
     "loss/generator": j_gen,
     "loss/head": cross_entropy,
     "hdml/lambda": lam,
-    "hdml/trust_in_real": trust,
-    "hdml/reconstruction_error": mean(frozen(error)) / jnp.maximum(variance, 1e-12),
+    "hdml/trust_in_real": in_real,
+    "hdml/reconstruction_error": relative_error,
     **pull_metrics(anchors, mined.tuples, lam, axis_name),
   }
   return total, (next_state, parts.stats, jax.tree.map(frozen, metrics))

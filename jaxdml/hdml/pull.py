@@ -7,17 +7,6 @@ from jaxdml.distances import safe_sqrt
 from jaxdml.types import Array
 
 
-def hardness(average_loss: Array, alpha: float) -> Array:
-  """lambda = exp(-alpha / J_avg): 1 (no pull) while the loss is high, towards 0 as it falls.
-
-  J_avg >= 0 is the metric loss of the last window; at J_avg = alpha a pull of 1 - 1/e is reached,
-  at 0 lambda is 0.
-  """
-  average_loss = jnp.asarray(average_loss, jnp.result_type(average_loss, jnp.float32))
-  some = average_loss > 0
-  return jnp.where(some, jnp.exp(-alpha / jnp.where(some, average_loss, 1.0)), 0.0)
-
-
 def pull_negatives(
   anchors: Array,
   negatives: Array,

@@ -23,7 +23,7 @@ _POSITIVE = (
   "optimizer.learning_rate", "train.keep",
 )  # fmt: skip
 _NOT_NEGATIVE = (
-  "data.num_workers", "encoder.frozen_stages", "hdml.alpha", "hdml.beta", "hdml.block_size",
+  "data.num_workers", "encoder.frozen_stages", "hdml.block_size",
   "hdml.reconstruction_weight", "hdml.slots", "hdml.soft_weight", "loss.block_size", "memory.size",
   "optimizer.clip_norm", "optimizer.generator_learning_rate",
   "optimizer.head_learning_rate", "optimizer.loss_learning_rate", "optimizer.weight_decay", "seed",
@@ -169,6 +169,11 @@ def _hdml_problems(config: ConfigDict) -> Iterator[str]:
   yield from _one_of("hdml.detach", section.detach, hdml.DETACH)
   yield from _one_of("hdml.synthetic_bn", section.synthetic_bn, ("own", "real"))
   yield from _one_of("hdml.running_bn", section.running_bn, ("real", "both"))
+  for key in ("alpha", "beta"):
+    value = section[key]
+    number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+    if not number and value != "auto":
+      yield f"hdml.{key}: expected auto or a number of at least 0; got {value!r}"
   duration(section.warmup, 1, "hdml.warmup")
   if duration(section.window, 1, "hdml.window") < 1:
     yield f"hdml.window: expected at least 1 step; got {section.window!r}"

@@ -76,8 +76,10 @@ def get_config() -> ConfigDict:
   # default, paper or code: the value of each key below that is a placeholder, unless it is set;
   # jaxdml/training/variants.py has the table
   config.hdml.variant = "default"
-  config.hdml.alpha = 90.0  # hardness: negatives are pulled by exp(-alpha / J_avg)
-  config.hdml.beta = 1e4  # J_m weighs exp(-beta / J_gen), J_syn the rest
+  # hardness: negatives are pulled by exp(-alpha / J_avg); auto: a tenth of the first J_avg
+  config.hdml.alpha = placeholder(object)
+  # J_m weighs exp(-beta / J_gen), J_syn the rest; auto: by how well the generator does
+  config.hdml.beta = placeholder(object)
   config.hdml.slots = 0  # partners synthesised for each anchor, nearest negatives first; 0: all
   config.hdml.block_size = 0  # anchors whose synthetics are made at a time; 0: as suits the machine
   config.hdml.generator_hidden = 512

@@ -27,7 +27,7 @@ def look(**overrides):
   config = tiny_config(**{"hdml.enabled": True, "hdml.weighted_average": False, **overrides})
   program = build_program(config, total_steps=8, steps_per_epoch=4)
   state = jax.jit(program.init)(jax.random.key(0))
-  state = state._replace(hdml=HdmlState(window(0.7), window(30.0)))
+  state = state._replace(hdml=HdmlState(window(0.7), window(30.0), jnp.float32(1.0)))
   batch = {name: jnp.asarray(x) for name, x in fake_batch(0).items()}
   inspect = synthetics.inspector(program.parts, state, jax.random.key(0))
   return program, state, batch, *jax.tree.map(np.asarray, jax.jit(inspect)(batch))

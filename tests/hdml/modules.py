@@ -54,4 +54,4 @@ def objective(case, params, x, labels, state, *, axis_name=None, distance_fn=Non
 
 
 def state(metric, generator):
-  return hdml.HdmlState(hdml.init_window(metric), hdml.init_window(generator))
+  return hdml.HdmlState(hdml.init_window(metric), hdml.init_window(generator), jnp.float32(metric))

@@ -96,7 +96,7 @@ def build(name, *, fold, dtype, axis_name=None):
     miner = case.get("miner")
     window = lambda mean: hdml.Window(*(jnp.asarray(v, y.dtype) for v in (mean, 0)), jnp.int32(0))
     return hdml.objective(
-      networks, params, y, z, labels, hdml.HdmlState(window(1.3), window(0.8)),
+      networks, params, y, z, labels, hdml.HdmlState(window(1.3), window(0.8), jnp.float32(1.0)),
       loss_fn=loss_fn,
       distance_fn=case.get("distance", distances.squared_euclidean),
       reduce_fn=case.get("reduce", loss.reduce_fn),

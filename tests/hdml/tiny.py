@@ -189,4 +189,4 @@ def program(name):
 def state(metric, generator):
   """Window means given by hand."""
   window = lambda mean: hdml.Window(jnp.float64(mean), jnp.float64(0.0), jnp.int32(0))
-  return hdml.HdmlState(window(metric), window(generator))
+  return hdml.HdmlState(window(metric), window(generator), jnp.float32(metric))

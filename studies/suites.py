@@ -287,12 +287,22 @@ def nearest_of_random(pairs: Pairs, /) -> Pairs:
 mining.MINERS["nearest_of_random"] = nearest_of_random
 
 
+# The dials that set themselves; the weights in J_gen are for means.
+_AUTO = {
+  "hdml.alpha": "auto",
+  "hdml.beta": "auto",
+  "hdml.reconstruction_weight": 0.5,
+  "hdml.soft_weight": 0.5,
+  "hdml.sum_reconstruction": False,
+}
+
+
 def _sampled() -> Suite:
   """HDML around the losses for which its paper claims an effect, and its parts one by one.
 
   "unpulled" is the control: tuples pass through generator and embedding, and alpha 0 pulls nothing.
   """
-  head = {"optimizer.head_learning_rate": 1e-2}
+  head = {"optimizer.head_learning_rate": 1e-2, **_AUTO}
   tasks = (
     # Learning rates to choose from; alpha and beta for the second of them, by hand.
     ("109 classes", _few_sampled, (1e-3, 3e-3), ((5.0, 0.3), (15.0, 0.3))),

@@ -133,7 +133,8 @@ def _value(kind: type | None, texts: Sequence[str]) -> Any:
     if isinstance(value, str) and value[:1] in "([":
       raise ValueError(text)
     return tuple(value) if isinstance(value, tuple | list) else (value,)
-  if kind is not None and not isinstance(value, dict):  # A section of the config.
+  # Of several types: checked with the whole config, as a number or "auto" is.
+  if kind not in (None, object) and not isinstance(value, dict):  # A section of the config.
     raise TypeError(text)
   return value
 

@@ -31,8 +31,8 @@ class HdmlConfig(NamedTuple):
   (`Networks`), one is the loss's (`npair_loss(l2_over=)`), one the regularizer's (weight decay).
   """
 
-  alpha: float | str = "auto"  # hardness, lambda = exp(-alpha / J_avg)
-  beta: float | str = "auto"  # J_metric = w J_m + (1 - w) J_syn with w = exp(-beta / J_gen)
+  alpha: float | str = 90.0  # hardness, lambda = exp(-alpha / J_avg)
+  beta: float | str = 1e4  # J_metric = w J_m + (1 - w) J_syn with w = exp(-beta / J_gen)
   reconstruction_weight: float = 0.5  # of J_recon in J_gen
   soft_weight: float = 5e3  # of J_soft in J_gen
   # J_recon sums the squared error over the batch; else it is the mean of each example's.

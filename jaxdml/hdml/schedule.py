@@ -80,7 +80,7 @@ def hardness(average_loss: Array, alpha: float | str, first: Array | float = 0.0
 
 
 def distrust(error: Array, cross_entropy: Array, num_classes: int) -> Array:
-  """How bad the generator is, in [0, 1]: 1 - max(0, 1 - error) max(0, 1 - CE / log C).
+  """The generator's failure, in [0, 1]: 1 - max(0, 1 - error) max(0, 1 - CE / log C).
 
   Args:
     error: mean squared error of the reconstruction over the variance of the features; 1 is what

@@ -20,7 +20,7 @@ from jaxdml.training.config import flatten
 from jaxdml.training.runs import Restored
 
 _EVALUATED = re.compile(r"eval/(?P<split>.+?)/(?P<metric>(?:collapse/(?:within/)?|macro/)?[^/]+)")
-_FLOORS = ("raw pixels", "pretrained encoder", "untrained encoder")
+_FLOORS = ("raw pixels", "pretrained encoder", "untrained encoder", "plain form")
 # In the order of the page; metrics of other names follow under their own.
 _DIALS = {
   "hdml/lambda": "λ: 1 pulls nothing, 0 all the way",

@@ -72,6 +72,8 @@ def _problems(config: ConfigDict, device_count: int | None) -> Iterator[str]:
       "set this to True, or select by retrieval: map@r, r_precision, recall@K"
     )
   yield from _hdml_problems(config)
+  if config.eval.plain and not config.hdml.enabled and config.mining.positive == "all_positives":
+    yield "eval.plain: the config has neither EPS nor HDML, so it is the plain form already"
   # Options are what is the loss's or the encoder's own, not what training gives them.
   for key, given in {
     "loss.options": losses.SHARED,

@@ -110,17 +110,10 @@ def fill_in(config: ConfigDict) -> ConfigDict:
 
 
 def kept(config: ConfigDict) -> dict[str, tuple[object, object]]:
-  """{key: (the config's value, the variant's)} where the config sets another one, and keeps it.
-
-  Without alpha and beta, which the published ones choose anew for each data set.
-  """
+  """{key: (the config's value, the variant's)} where the config sets another one, and keeps it."""
   flat, table = flatten(config), variants.VARIANTS[config.hdml.variant]
   there = {key: (flat.get(key), _of_layout(config, value)) for key, value in table.items()}
-  return {
-    k: (ours, its)
-    for k, (ours, its) in there.items()
-    if ours not in (None, its) and k not in ("hdml.alpha", "hdml.beta")
-  }
+  return {k: (ours, its) for k, (ours, its) in there.items() if ours not in (None, its)}
 
 
 def _of_layout(config: ConfigDict, value: object) -> object:

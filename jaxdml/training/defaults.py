@@ -5,7 +5,7 @@ Override any key on the command line: --config.optimizer.learning_rate=1e-4
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
 
 
 def get_config() -> ConfigDict:
@@ -76,10 +76,9 @@ def get_config() -> ConfigDict:
   # default, paper or code: the value of each key below that is a placeholder, unless it is set;
   # jaxdml/training/variants.py has the table
   config.hdml.variant = "default"
-  # hardness: negatives are pulled by exp(-alpha / J_avg); auto: a tenth of the first J_avg
-  config.hdml.alpha = placeholder(object)
-  # J_m weighs exp(-beta / J_gen), J_syn the rest; auto: by how well the generator does
-  config.hdml.beta = placeholder(object)
+  # Numbers are in units of losses; "auto" is not: docs/methods.md.
+  config.hdml.alpha = FieldReference(90.0, object)  # negatives are pulled by exp(-alpha / J_avg)
+  config.hdml.beta = FieldReference(1e4, object)  # J_m weighs exp(-beta / J_gen), J_syn the rest
   config.hdml.slots = 0  # partners synthesised for each anchor, nearest negatives first; 0: all
   config.hdml.block_size = 0  # anchors whose synthetics are made at a time; 0: as suits the machine
   config.hdml.generator_hidden = 512
@@ -133,6 +132,7 @@ def get_config() -> ConfigDict:
   config.eval.rank_by = ""
   config.eval.raw_pixels = True  # the raw-pixel floor
   config.eval.untrained = True  # the floor of the encoder as it starts
+  config.eval.plain = False  # the same without EPS and HDML is trained first, as one more floor
   config.eval.test = True  # False: tuning; all is measured on the validation part alone
   config.eval.clustering = True  # NMI and F1 by k-means, the slowest part of an evaluation
   config.eval.diagnostics = True  # class collapse, as collapse/...: docs/evaluation.md

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from jaxdml import data, evaluation, models
 from jaxdml._text import printable
 from jaxdml.errors import JaxdmlError
-from jaxdml.training import checkpoints, encoder_init, parallel, runs, setup
+from jaxdml.training import checkpoints, encoder_init, parallel, recipes, runs, setup
 from jaxdml.training import config as config_lib
 from jaxdml.training import workdir as workdir_lib
 from jaxdml.training.checkpoints import Progress
@@ -123,8 +123,11 @@ class _Run:
       self.progress = dataclasses.replace(self.progress, best=score, best_step=step)
       self.save("best", state, writer)
 
-  def floors(self, state: TrainState) -> dict[str, dict[str, float]]:
-    """Measures the floors of training on the test split: raw pixels, the encoder as it starts."""
+  def floors(self, state: TrainState) -> dict[str, dict[str, float]] | None:
+    """Measures the floors of training on the test split; None if SIGTERM ended it early.
+
+    Raw pixels, the encoder as it starts, and the model that the plain form trains.
+    """
     floors = {}
     if self.config.eval.raw_pixels or self.config.eval.untrained:
       _say(f"measuring what training must beat on {self.test.name}")
@@ -133,6 +136,14 @@ class _Run:
     if self.config.eval.untrained:
       name = "pretrained encoder" if self.config.encoder.init else "untrained encoder"
       floors[name] = self.test.score(self.test.embed(state))
+    if self.config.eval.plain:
+      workdir = self.workdir / "plain"
+      _say(f"training the plain form, without EPS and HDML, in {workdir}")
+      rows = train_and_evaluate(recipes.plain(self.config), workdir)
+      if rows is None:
+        return None
+      floors["plain form"] = rows[workdir_lib.TRAINED]
+      chex.clear_trace_counter()  # It would count the plain form's step as this one's.
     return floors
 
   def train(self) -> dict[str, dict[str, float]] | None:
@@ -151,6 +162,8 @@ class _Run:
         _say(writer.lost)
       if self.progress.best is None:  # A new run, or one whose best checkpoint is lost.
         floors = self.progress.floors or self.floors(state)
+        if floors is None:
+          return None
         self.progress = dataclasses.replace(self.progress, floors=floors)
         self.evaluate(state, writer)
         self.save("last", state, writer)
@@ -296,9 +309,9 @@ def train_and_evaluate(
       test split; `jaxdml train` writes its report so.
 
   Returns:
-    {"raw pixels", "untrained encoder" ("pretrained encoder" with `encoder.init`),
-    "trained model"} -> metrics on the test split; None if SIGTERM ended the run early (saved; the
-    same call resumes).
+    {"raw pixels", "untrained encoder" ("pretrained encoder" with `encoder.init`), "plain form",
+    "trained model"}, those that `config.eval` asks for -> metrics on the test split; None if
+    SIGTERM ended the run early (saved; the same call resumes).
 
   Raises:
     ConfigError: the config cannot run, the workdir holds a run of another config or on other data,

@@ -50,16 +50,23 @@ _SLOTS = 16
 # The mean over all pairs or triplets falls as training succeeds, the mean over active ones hardly
 # does; trained with either they retrieve equally well. HDML's schedule reads the loss.
 _REDUCERS = {"triplet": "mean_elements", "margin": "mean_elements"}
-# Of the generator's losses, which are means here: the published weights are for sums.
-_MEANS = {"reconstruction_weight": 0.5, "soft_weight": 0.5, "sum_reconstruction": False}
+# alpha is in units of the loss. On glyphs lambda is about 2/3 after the first window; from there
+# it falls with the loss, to 0.4 (N-pair, triplet) or hardly at all (multi-similarity).
+_ALPHAS = {"npair": 1.0, "triplet": 0.06, "margin": 0.1}
+_ALPHAS |= {"multi_similarity": 0.3, "contrastive": 0.2}
+_FROM_SCRATCH = {
+  **{"beta": 0.3, "reconstruction_weight": 0.5, "soft_weight": 0.5},
+  **{"sum_reconstruction": False, "weighted_average": False},
+}
 
 
 def apply(config: ConfigDict, names: str) -> ConfigDict:
   """Sets loss, mining and HDML of a config as the names say, in place, and returns it.
 
   Batches: data.sampler=npair or triplet are HDML's own. There `npair` and `triplet` are its
-  paper's two forms. EPS and the other losses need several positives to choose from, so they turn
-  these batches into P x K, K = 4. With any other sampler each example is compared with all.
+  paper's two forms, and `hdml` leaves the dials of config.hdml alone. EPS and the other losses need
+  several positives to choose from, so they turn these batches into P x K, K = 4. In batches of any
+  other sampler each example is compared with all, and HDML's dials are for random weights.
 
   Rows: semihard and distance-weighted negatives are mined for each (anchor, positive). HDML has one
   row an anchor, so `triplet,hdml` and `margin,hdml` take one positive of each anchor, at random;
@@ -97,9 +104,19 @@ def apply(config: ConfigDict, names: str) -> ConfigDict:
     config.mining.positive = _POSITIVES[positive]
   if "hdml" in given:
     config.hdml.enabled = True
-    if config.hdml.variant == "default":
-      config.hdml.update(_MEANS)
+    if config.loss.layout == "all_pairs":
+      config.hdml.update(_FROM_SCRATCH, alpha=_ALPHAS.get(config.loss.name, 1.0))
   _set_rows(config)
+  return config
+
+
+def plain(config: ConfigDict) -> ConfigDict:
+  """A copy without EPS and HDML, every positive counts: what the two are compared with."""
+  config = ConfigDict(config).copy_and_resolve_references()
+  config.mining.positive = "all_positives"
+  config.hdml.enabled = False
+  _set_rows(config)
+  config.eval.update(raw_pixels=False, untrained=False, plain=False)
   return config
 
 

@@ -29,14 +29,6 @@ _JOINT = {"all_pairs": False, "npair": False, "triplet": True}
 
 POINTS = (
   Point(
-    "hdml.alpha", 90.0, 90.0, "auto",
-    "negatives are pulled by exp(-alpha / J_avg); auto: a tenth of the first window's J_m",
-  ),
-  Point(
-    "hdml.beta", 1e4, 1e4, "auto",
-    "J_m weighs exp(-beta / J_gen), J_syn the rest; auto: by how well the generator does",
-  ),
-  Point(
     "hdml.window", "1 epochs", "64 steps", "64 steps",
     "J_avg and J_gen are means over the last whole window of steps",
   ),

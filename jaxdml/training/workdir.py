@@ -20,8 +20,8 @@ from jaxdml.training import defaults
 from jaxdml.training.checkpoints import CheckpointError
 from jaxdml.training.config import Config, ConfigError, flatten
 
-FORMAT = 3
-"""Of a workdir's files, as its config.json names it; 1 named none, 2 had no digests."""
+FORMAT = 4
+"""Of a workdir's files, by its config.json; 1 named none, 2 had no digests, 3 no `first` of HDML."""
 
 TRAINED = "trained model"
 """Its row in the results, after those of what it has to beat."""

@@ -35,6 +35,11 @@ def test_values_take_the_types_of_their_keys():
   assert config.is_locked
 
 
+def test_dials_are_numbers_or_words():
+  for text, value in (("auto", "auto"), ("90", 90), ("0.5", 0.5)):
+    assert read(f"--config.hdml.alpha={text}").hdml.alpha == value
+
+
 @pytest.mark.parametrize(
   ("arguments", "value"),
   [

@@ -15,6 +15,7 @@ REFUSED = {
   "embedding.kernel_scale": 0.0,
   "eval.ks": (0, 1),
   "hdml.alpha": -1.0,
+  "hdml.beta": "often",
   "hdml.block_size": -1,
   "hdml.generator_hidden": 0,
   "hdml.initial_average": 0.0,
@@ -52,6 +53,18 @@ def test_takes_the_ends_of_each_range():
   training.resolve(tiny_config())
   ends = {"seed": 2**32 - 1, "memory.size": 2**31 - 1, "optimizer.clip_norm": 0.0}
   training.resolve(tiny_config(**ends, **{"embedding.bn_momentum": 0.0, "eval.ks": (1,)}))
+
+
+def test_dials_are_numbers_or_set_themselves():
+  for value in (0, 90.0, "auto"):
+    training.resolve(tiny_config(**{"hdml.alpha": value, "hdml.beta": value}))
+
+
+def test_a_plain_config_is_not_compared_with_itself():
+  training.resolve(tiny_config(**{"eval.plain": True, "hdml.enabled": True}))
+  training.resolve(tiny_config(**{"eval.plain": True, "mining.positive": "nearest_positive"}))
+  with pytest.raises(ConfigError, match=r"config\.eval\.plain: .*neither EPS nor HDML"):
+    training.resolve(tiny_config(**{"eval.plain": True}))
 
 
 def test_durations():

@@ -96,6 +96,24 @@ def test_rows_files_and_learning(finished, capsys):
   assert "nothing selected" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_the_plain_form_is_trained_as_one_more_floor(data_dir, tmp_path, capsys, monkeypatch):
+  """Its row is what the same config without EPS and HDML gives; SIGTERM in it ends the run."""
+  config = digits_config(data_dir, **LIGHT)
+  config.eval.plain = True
+  config.train.duration, config.train.evaluate_every = "2 steps", "2 steps"
+  with monkeypatch.context() as patched:
+    patched.setattr(loop._Run, "_steps_from", lambda *_: False)
+    assert loop.train_and_evaluate(config, tmp_path / "run") is None
+  rows = loop.train_and_evaluate(config, tmp_path / "run")
+  assert list(rows) == ["plain form", "trained model"]
+  assert "without EPS and HDML" in capsys.readouterr().err
+  config.eval.plain = False
+  config.mining.positive = "all_positives"
+  alone = loop.train_and_evaluate(config, tmp_path / "alone")["trained model"]
+  assert alone == rows["plain form"] != rows["trained model"]
+
+
 class LateBatches:
   """Batches that come half a second late, much longer than a step takes."""
 

@@ -36,12 +36,13 @@ def summary(config):
 
 @pytest.mark.parametrize("names", ALL_PAIRS)
 def test_all_pairs(names):
-  config = tiny_config(**{"hdml.soft_weight": 7.0, "mining.positive": "hardest_positive"})
+  config = tiny_config(**{"hdml.alpha": 90.0, "mining.positive": "hardest_positive"})
   assert recipes.apply(config, names) is config
   assert summary(config) == ALL_PAIRS[names]
   assert config.loss.layout == "all_pairs"
   assert config.loss.learnable_beta == ("scalar" if "margin" in names else "none")
-  assert config.hdml.soft_weight == (0.5 if config.hdml.enabled else 7.0)
+  alpha = {"npair": 1.0, "triplet": 0.06, "margin": 0.1, "contrastive": 0.2}
+  assert config.hdml.alpha == (alpha[config.loss.name] if config.hdml.enabled else 90.0)
   mined = config.loss.name in ("triplet", "margin")
   assert config.loss.reducer == ("mean_elements" if mined else "")
   if "expand" in config.mining.negative:
@@ -112,7 +113,7 @@ def test_many_positives_leave_room_for_negatives():
 
 @pytest.mark.parametrize("sampler", ["npair", "triplet"])
 def test_batches_of_hdml(sampler):
-  """The paper's two forms, with alpha left as it is; what mines a positive needs P x K."""
+  """The paper's two forms, with the dials left as they are; what mines a positive needs P x K."""
   make = lambda names: recipes.apply(
     tiny_config(**{"data.sampler": sampler, "data.batch_size": 128, "hdml.alpha": 90.0}), names
   )
@@ -133,7 +134,7 @@ def test_batches_of_hdml(sampler):
     assert (config.data.sampler, config.data.images_per_class) == ("pk", 4)
     assert config.loss.layout == "all_pairs"
     assert config.hdml.slots == slots
-    assert config.hdml.alpha == 90.0
+    assert config.hdml.alpha <= 1.0
     training.resolve(config, 8)
 
 
@@ -192,3 +193,16 @@ def test_the_weighting_knows_the_dimension_behind_expand_positives():
     return metric({"loss": {"beta": 1.2}}, z, {"label": y, "index": y}, (), 0, key)[0]
 
   assert jax.eval_shape(run, z, labels, jax.random.key(0)).shape == ()
+
+
+@pytest.mark.parametrize("loss", ["npair", "triplet", "margin", "multisimilarity"])
+@pytest.mark.parametrize("methods", ["eps", "hdml", "eps,hdml"])
+def test_the_plain_form_is_what_the_loss_alone_gives(loss, methods):
+  config = recipes.apply(tiny_config(**{"eval.plain": True}), f"{loss},{methods}")
+  plain, alone = recipes.plain(config), recipes.apply(tiny_config(), loss)
+  assert (plain.mining.to_dict(), plain.loss.to_dict()) == (
+    alone.mining.to_dict(),
+    alone.loss.to_dict(),
+  )
+  assert not plain.hdml.enabled and not plain.eval.plain
+  training.resolve(plain, 8)

@@ -50,7 +50,7 @@ def test_workdir_from_before_a_key_was_as_its_default(tmp_path):
     workdir.check(tiny_config(**{"eval.diagnostics": False}), tmp_path)
 
 
-@pytest.mark.parametrize("number", [None, 1, 2, 4])
+@pytest.mark.parametrize("number", [None, 1, 2, 3])
 def test_a_workdir_of_another_version_is_one_message(tmp_path, number):
   workdir.check(tiny_config(), tmp_path)
   path = tmp_path / "config.json"

@@ -231,6 +231,7 @@ def _few_sampled() -> ConfigDict:
   """HDML's own triplets of the 109 classes, until the plain form has stopped learning."""
   config = few_classes()
   last_of(config, 1200)
+  config.eval.select_by = "map@r"
   config.data.sampler = "triplet"
   return config
 
@@ -315,15 +316,22 @@ def _sampled() -> Suite:
     auto = [candidate | head for candidate in plain]
     unpulled = [candidate | {"hdml.alpha": 0.0} for candidate in auto]
     by_hand = [auto[-1] | {"hdml.alpha": alpha, "hdml.beta": beta} for alpha, beta in dials]
-    synthetic = {"HDML": auto, "HDML unpulled": unpulled, "HDML by hand": by_hand}
-    of = {"triplet": base, "npair": _pairs_of(base)}
-    arms += [Arm(task, name, "plain", _config(make, name), plain) for name, make in of.items()]
-    arms.append(Arm(task, "triplet", "nearest of five", _rival(base), plain))
+    synthetic = {"HDML": auto, "HDML unpulled": unpulled}
+    triplets, pairs = f"{task}, triplets", f"{task}, N-pairs"
     arms += [
-      Arm(task, name, method, _config(make, f"{name},hdml"), candidates)
-      for name, make in of.items()
+      Arm(triplets, "triplet", "plain", _config(base, "triplet"), plain),
+      Arm(triplets, "triplet", "nearest of five", _rival(base), plain),
+    ]
+    arms += [
+      Arm(triplets, "triplet", method, _config(base, "triplet,hdml"), candidates)
+      for method, candidates in {**synthetic, "HDML by hand": by_hand}.items()
+      if candidates
+    ]
+    of_pairs = _pairs_of(base)
+    arms.append(Arm(pairs, "npair", "plain", _config(of_pairs, "npair"), plain))
+    arms += [
+      Arm(pairs, "npair", method, _config(of_pairs, "npair,hdml"), candidates)
       for method, candidates in synthetic.items()
-      if candidates and (name == "triplet" or method != "HDML by hand")
     ]
   about = "HDML's own batches: sampled triplets and N-pairs, and the cheap way to hard negatives"
   return Suite("sampled", about, arms, ("map@r", "recall@1"))

@@ -70,8 +70,8 @@ def hardness(average_loss: Array, alpha: float | str, first: Array | float = 0.0
   at 0 lambda is 0. "auto" is a tenth of `first`, the first window's loss, so that lambda depends on
   how far the loss has fallen and not on its scale: .9 at first, .82 at a half, .37 at a tenth.
 
-  >>> print(hardness(5.0, 0.5), hardness(5.0, "auto", first=10.0))
-  0.9048374 0.81873075
+  >>> print(f'{hardness(5.0, 0.5):.4f} {hardness(5.0, "auto", first=10.0):.4f}')
+  0.9048 0.8187
   """
   average_loss = jnp.asarray(average_loss, jnp.result_type(average_loss, jnp.float32))
   alpha = _AUTO_ALPHA * first if alpha == "auto" else alpha
@@ -88,8 +88,8 @@ def distrust(error: Array, cross_entropy: Array, num_classes: int) -> Array:
     cross_entropy: the head's mean on synthetic features; log C is chance.
     num_classes: C.
 
-  >>> print(distrust(0.2, 0.0, 100), distrust(1.5, 0.0, 100), distrust(0.0, 9.0, 100))
-  0.2 1.0 1.0
+  >>> print(distrust(0.25, 0.0, 100), distrust(1.5, 0.0, 100), distrust(0.0, 9.0, 100))
+  0.25 1.0 1.0
   """
   share = lambda x: jnp.clip(1.0 - x, 0.0, 1.0)
   return 1.0 - share(error) * share(cross_entropy / math.log(max(num_classes, 2)))

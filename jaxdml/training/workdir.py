@@ -21,7 +21,7 @@ from jaxdml.training.checkpoints import CheckpointError
 from jaxdml.training.config import Config, ConfigError, flatten
 
 FORMAT = 4
-"""Of a workdir's files, in its config.json: 1 named none, 2 had no digests, 3 not HDML's `first`."""
+"""Of a workdir, in its config.json: 1 named none, 2 had no digests, 3 not the `first` of HDML."""
 
 TRAINED = "trained model"
 """Its row in the results, after those of what it has to beat."""

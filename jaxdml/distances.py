@@ -88,6 +88,7 @@ matmul_transposed.defvjp(
 )
 
 
+@functools.partial(jax.jit, inline=True)  # Outside jit one call of XLA, not a dozen.
 def l2_normalize(x: Array) -> Array:
   """x / ||x|| over the last axis; a zero vector stays zero with a zero gradient, NaN NaN.
 

@@ -116,9 +116,10 @@ def _by_class(row_fn: RowFn, vectors: Array, where: Array | None) -> RowFn:
     bad = out_of_range(jnp.take(inputs.labels, pairs.anchor, mode="clip"), vectors.shape[0])
     if where is not None:
       bad = bad & where[pairs.anchor]
-    split = lambda a: a.reshape(-1, *shape)
-    distances, positive, negative = map(split, (pairs.distances, pairs.positive, pairs.negative))
-    pairs = pairs._replace(distances=distances, positive=positive, negative=negative)
+    if vectors.ndim == 3:
+      split = lambda a: a.reshape(-1, *shape)
+      distances, positive, negative = map(split, (pairs.distances, pairs.positive, pairs.negative))
+      pairs = pairs._replace(distances=distances, positive=positive, negative=negative)
     result = row_fn(pairs, inputs)
     poison = jnp.where(bad, jnp.nan, 0.0).astype(result.total.dtype)
     return result._replace(total=result.total + poison)

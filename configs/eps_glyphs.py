@@ -6,7 +6,7 @@ Four letters drawn at random share one label, and the test asks for the letter, 
 training never saw. With all positives the loss drives the four together (class collapse, arXiv
 2006.05162); with the nearest positive they may stay apart. Semihard triplets, P=8 x K=16.
 The plain form, without EPS, is trained first (config.eval.plain), so that the table shows both.
-Cost: 2 minutes on 2 CPU cores. Published: nothing, the data set comes with jaxdml.
+Cost: about 1.5 minutes on 2 CPU cores. Published: nothing, the data set comes with jaxdml.
 Measured (3 seeds, docs/results.md), R@1 and MAP@R: .651, .380 with EPS, .513, .220 without; raw
 pixels .419, .175.
 """

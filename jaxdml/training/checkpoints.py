@@ -260,37 +260,36 @@ def digests(tree: PyTree) -> dict[str, str]:
   the time of the CRC itself.
   """
 
-  leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+  leaves, structure = jax.tree.flatten(tree)
+  leaves = list(map(np.asarray, leaves))
   large = sorted((x for x in leaves if x.nbytes >= _ROW), key=lambda x: -x.nbytes)
   threads = min(os.cpu_count() or 1, 8)  # They wait for memory: more gain nothing.
   dtype_name = functools.cache(str)
+  code_of = lambda x, sums=b"": zlib.crc32(
+    sums, zlib.crc32(f"{dtype_name(x.dtype)} {x.shape}".encode())
+  )
 
-  def digest(array: np.ndarray, sums: np.ndarray | None = None) -> str:
-    code = zlib.crc32(f"{dtype_name(array.dtype)} {array.shape}".encode())
-    data = _bytes_of(array)
-    if sums is not None:
-      code, data = zlib.crc32(sums, code), data[len(data) // _ROW * _ROW :]
-    return f"{zlib.crc32(data, code):08x}"
+  def of_large(x: np.ndarray) -> int:
+    data = np.ascontiguousarray(x).reshape(-1).view(np.uint8)
+    whole = len(data) // _ROW * _ROW
+    rows = data[:whole].view(np.uint64).reshape(-1, _ROW // 8)
+    return zlib.crc32(data[whole:], code_of(x, np.add.reduce(rows, axis=1)))
 
   with futures.ThreadPoolExecutor(threads) as pool:
     # By turns in the order of their sizes, each thread has as many bytes.
-    of_part = lambda first: [(id(x), digest(x, _row_sums(x))) for x in large[first::threads]]
+    of_part = lambda first: [(id(x), of_large(x)) for x in large[first::threads]]
     parts = pool.map(of_part, range(threads))
-    found = {id(x): digest(x) for x in leaves if x.nbytes < _ROW}
-    found |= dict(pair for part in parts for pair in part)
-  paths, _ = jax.tree.flatten_with_path(tree)
-  names = (jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths)
-  return dict(zip(names, (found[id(x)] for x in leaves), strict=True))
+    codes = {id(x): zlib.crc32(x.tobytes(), code_of(x)) for x in leaves if x.nbytes < _ROW}
+    codes |= dict(pair for part in parts for pair in part)
+  return {name: f"{codes[id(x)]:08x}" for name, x in zip(_names(structure), leaves, strict=True)}
 
 
-def _bytes_of(array: np.ndarray) -> np.ndarray:
-  return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-
-
-def _row_sums(array: np.ndarray) -> np.ndarray:
-  data = _bytes_of(array)
-  rows = data[: len(data) // _ROW * _ROW].view(np.uint64).reshape(-1, _ROW // 8)
-  return np.add.reduce(rows, axis=1)
+@functools.lru_cache(maxsize=8)
+def _names(structure: Any) -> list[str]:
+  """The paths of a tree's leaves, a/b/c."""
+  tree = jax.tree.unflatten(structure, range(structure.num_leaves))
+  paths = (path for path, _ in jax.tree.leaves_with_path(tree))
+  return [jax.tree_util.keystr(path, simple=True, separator="/") for path in paths]
 
 
 def _checked_facts(saved: Mapping[str, Any]) -> tuple[Progress, dict[str, str]]:

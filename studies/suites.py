@@ -15,97 +15,15 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jaxdml import mining
-from jaxdml.training import defaults, recipes
+from jaxdml.training import recipes
 from jaxdml.types import Pairs
+from studies import tasks
 
 __all__ = [
   "SUITES",
   "Arm",
   "Suite",
 ]
-
-
-def glyphs() -> ConfigDict:
-  """P = 32 classes x K = 4 images of glyphs; a tenth of the training classes validates."""
-  config = defaults.get_config()
-  config.data.batch_size = 128
-  config.data.images_per_class = 4
-  config.embedding.dim = 128
-  config.embedding.kernel_scale = 0.3
-  config.optimizer.schedule = "cosine"
-  config.train.duration = "400 steps"
-  config.train.evaluate_every = "200 steps"
-  config.train.checkpoint_every = "400 steps"
-  config.train.log_every = "50 steps"
-  config.eval.validation_fraction = 0.1
-  config.eval.clustering = False
-  return config
-
-
-def last_of(config: ConfigDict, steps: int) -> None:
-  """Nothing to select: evaluated once, after the last step."""
-  for key in ("duration", "evaluate_every", "checkpoint_every"):
-    config.train[key] = f"{steps} steps"
-  config.eval.select_by = "last"
-
-
-def few_classes() -> ConfigDict:
-  """An eighth of the training classes, 109, for 110 epochs: as small and as long as Cars196's."""
-  config = glyphs()
-  last_of(config, 1500)
-  config.eval.validation_fraction = 0.875
-  return config
-
-
-def imagenet() -> ConfigDict:
-  """The same classes from ImageNet's weights, as HDML's paper starts, for 18 epochs."""
-  config = few_classes()
-  last_of(config, 200)
-  config.data.image_size = 64
-  config.data.channels = 3
-  config.encoder.name = "efficientnet_lite0"
-  config.encoder.init = "imagenet"
-  config.encoder.frozen_bn = True
-  config.optimizer.learning_rate = 3e-3  # of 1, 3 and 6e-3 the best on held-out classes
-  config.optimizer.encoder_factor = 0.1
-  return config
-
-
-def base_letters() -> ConfigDict:
-  """Trained on the base letter (a, A, á are one), searched by code point."""
-  config = glyphs()
-  config.data.label = "base_letter"
-  config.data.eval_label = "label"
-  config.data.images_per_class = 8
-  return config
-
-
-def scripts() -> ConfigDict:
-  """Trained on the script, searched by code point: seven classes, none to spare."""
-  config = base_letters()
-  config.data.label = "script"
-  config.data.images_per_class = 32
-  config.eval.validation_fraction = 0.0
-  last_of(config, 300)
-  return config
-
-
-def parity() -> ConfigDict:
-  """Trained on even/odd, searched by digit."""
-  config = defaults.get_config()
-  config.data.dataset = "digits"
-  config.data.preprocess = "digits"
-  config.data.label = "parity"
-  config.data.eval_label = "label"
-  config.data.batch_size = 128
-  config.data.images_per_class = 64
-  config.embedding.dim = 64
-  config.optimizer.schedule = "cosine"
-  config.train.duration = "150 steps"
-  config.train.evaluate_every = "50 steps"
-  config.train.checkpoint_every = "150 steps"
-  config.eval.select_by = "last"
-  return config
 
 
 LOSSES = {
@@ -179,7 +97,7 @@ def _letters() -> Suite:
         task="unseen letters",
         loss=loss,
         method=method,
-        make=_config(glyphs, recipe + names),
+        make=_config(tasks.glyphs, recipe + names),
         candidates=synthetic if "HDML" in method else _RATES,
       )
       for method, names in [*methods, *every]
@@ -210,7 +128,7 @@ def _pull() -> Suite:
   """The suite in which the head knows the classes."""
   about = "109 classes, N-pair: HDML by how far its negatives are pulled"
   shared = {"hdml.beta": 2.0}
-  return _dials("pull", about, few_classes, shared, (0.1, 0.3, 1.0), warmup="500 steps")
+  return _dials("pull", about, tasks.few_classes, shared, (0.1, 0.3, 1.0), warmup="500 steps")
 
 
 def _pretrained() -> Suite:
@@ -218,49 +136,13 @@ def _pretrained() -> Suite:
   about = "109 classes from ImageNet's weights: HDML by how far its negatives are pulled, and EPS"
   shared = {"hdml.beta": 50.0, "hdml.window": "16 steps"}
   alphas = (0.0, 0.1, 0.3)  # 0 is the control: tuples reconstructed, not pulled
-  suite = _dials("pretrained", about, imagenet, shared, alphas, warmup="64 steps")
+  suite = _dials("pretrained", about, tasks.imagenet, shared, alphas, warmup="64 steps")
   recipe = "multisimilarity"  # the loss of configs/finetune_photos.py
   easy = [
-    Arm("unseen letters", "multi_similarity", method, _config(imagenet, recipe + names), [{}])
+    Arm("unseen letters", "multi_similarity", method, _config(tasks.imagenet, recipe + names), [{}])
     for method, names in (("plain", ""), ("EPS", ",eps"))
   ]
   return suite._replace(arms=[*suite.arms, *easy])
-
-
-def _few_sampled() -> ConfigDict:
-  """HDML's own triplets of the 109 classes, until the plain form has stopped learning."""
-  config = few_classes()
-  last_of(config, 1200)
-  config.eval.select_by = "map@r"
-  config.data.sampler = "triplet"
-  return config
-
-
-def _parity_sampled() -> ConfigDict:
-  """Triplets of even and odd digits."""
-  config = parity()
-  last_of(config, 400)
-  config.data.sampler = "triplet"
-  return config
-
-
-def _imagenet_sampled() -> ConfigDict:
-  """Triplets of the 109 classes, from ImageNet's weights."""
-  config = imagenet()
-  config.data.sampler = "triplet"
-  return config
-
-
-def _pairs_of(base: Callable[[], ConfigDict]) -> Callable[[], ConfigDict]:
-  """The same task in N-pair batches."""
-
-  def make() -> ConfigDict:
-    config = base()
-    config.data.sampler = "npair"
-    config.data.images_per_class = 2
-    return config
-
-  return make
 
 
 def _rival(base: Callable[[], ConfigDict]) -> Callable[[], ConfigDict]:
@@ -269,6 +151,7 @@ def _rival(base: Callable[[], ConfigDict]) -> Callable[[], ConfigDict]:
   def make() -> ConfigDict:
     config = recipes.apply(base(), "triplet")
     config.loss.layout = "all_pairs"
+    mining.MINERS["nearest_of_random"] = nearest_of_random  # Where it trains, not at import.
     config.mining.negative = "nearest_of_random"
     return config
 
@@ -283,9 +166,6 @@ def nearest_of_random(pairs: Pairs, /) -> Pairs:
   return mining.hardest_negative(
     pairs._replace(negative=pairs.negative & (noise >= jnp.maximum(fifth, 0.0)))
   )
-
-
-mining.MINERS["nearest_of_random"] = nearest_of_random
 
 
 # The dials that set themselves; the weights in J_gen are for means.
@@ -304,14 +184,14 @@ def _sampled() -> Suite:
   "unpulled" is the control: tuples pass through generator and embedding, and alpha 0 pulls nothing.
   """
   head = {"optimizer.head_learning_rate": 1e-2, **_AUTO}
-  tasks = (
+  grid = (
     # Learning rates to choose from; alpha and beta for the second of them, by hand.
-    ("109 classes", _few_sampled, (1e-3, 3e-3), ((5.0, 0.3), (15.0, 0.3))),
-    ("even/odd -> digit", _parity_sampled, (2e-3,), ((5.0, 0.3),)),
-    ("ImageNet's weights", _imagenet_sampled, (3e-3,), ()),
+    ("109 classes", tasks.few_sampled, (1e-3, 3e-3), ((5.0, 0.3), (15.0, 0.3))),
+    ("even/odd -> digit", tasks.parity_sampled, (2e-3,), ((5.0, 0.3),)),
+    ("ImageNet's weights", tasks.imagenet_sampled, (3e-3,), ()),
   )
   arms = []
-  for task, base, rates, dials in tasks:
+  for task, base, rates, dials in grid:
     plain = [{"optimizer.learning_rate": rate} for rate in rates]
     auto = [candidate | head for candidate in plain]
     unpulled = [candidate | {"hdml.alpha": 0.0} for candidate in auto]
@@ -327,7 +207,7 @@ def _sampled() -> Suite:
       for method, candidates in {**synthetic, "HDML by hand": by_hand}.items()
       if candidates
     ]
-    of_pairs = _pairs_of(base)
+    of_pairs = tasks.pairs_of(base)
     arms.append(Arm(pairs, "npair", "plain", _config(of_pairs, "npair"), plain))
     arms += [
       Arm(pairs, "npair", method, _config(of_pairs, "npair,hdml"), candidates)
@@ -344,10 +224,10 @@ def _looks() -> Suite:
     for steps, rate in ((60, 1e-3), (60, 3e-3), (200, 1e-3), (200, 3e-3)):
 
       def base(looks: str = looks, steps: int = steps, rate: float = rate) -> ConfigDict:
-        config = imagenet()
+        config = tasks.imagenet()
         config.data.preprocess = looks
         config.optimizer.learning_rate = rate
-        last_of(config, steps)
+        tasks.last_of(config, steps)
         return config
 
       what = {"glyphs": "slight warps", "standard": "crops and flips"}[looks]
@@ -368,13 +248,13 @@ def _groups() -> Suite:
   for size in (1, 4, 16):
 
     def base(size: int = size) -> ConfigDict:
-      config = glyphs()
+      config = tasks.glyphs()
       config.data.label = f"label//{size}"
       config.data.eval_label = "label"
       config.data.images_per_class = 16
       config.optimizer.learning_rate = 4e-3  # what tuning chose for most arms of other suites
       config.eval.validation_fraction = 0.0
-      last_of(config, 400)
+      tasks.last_of(config, 400)
       return config
 
     arms += [
@@ -422,7 +302,7 @@ def _all() -> list[Suite]:
       "collapse",
       "trained on the base letter, searched by code point: all positives against EPS",
       "base letter -> code point",
-      base_letters,
+      tasks.base_letters,
       _RATES,
       {"plain": "", "EPS": ",eps"},
     ),
@@ -430,7 +310,7 @@ def _all() -> list[Suite]:
       "scripts",
       "trained on the script, searched by code point: all positives against EPS",
       "script -> code point",
-      scripts,
+      tasks.scripts,
       [{}],
       {"plain": "", "EPS": ",eps"},
     ),
@@ -439,7 +319,7 @@ def _all() -> list[Suite]:
       "digits",
       "trained on even/odd, searched by digit: all positives against EPS",
       "even/odd -> digit",
-      parity,
+      tasks.parity,
       [{}],
       # A random positive is the control: as few positives as EPS has, but not the nearest.
       {"plain": "", "random positive": ",random", "EPS": ",eps"},

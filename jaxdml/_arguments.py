@@ -1,13 +1,19 @@
-"""Checks of the arrays, keys and functions that callers pass: one clear error, or none."""
+"""Arrays, keys and functions that callers pass: checked, and however they are sharded."""
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from jaxdml._labels import UNKNOWN, as_given
-from jaxdml.types import Array, Refs
+from jaxdml.types import Array, PyTree, Refs
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def array(name: str, x: Any) -> Array | None:
@@ -174,3 +180,71 @@ def _check_key(key: Any) -> None:
   if not (raw or (typed and key.ndim == 0)):
     shape = f" of shape {key.shape}" if typed else ""
     raise TypeError(f"key must be one jax.random.key(seed); got {type(key).__name__}{shape}")
+
+
+def any_axes(fn: Callable[P, R]) -> Callable[P, R]:
+  """Decorator: `fn` where axes of the arguments' mesh are Explicit, as `jax.make_mesh` makes them.
+
+  Then XLA shards what `fn` computes, as it does under Auto axes; results are on every device, and
+  gradients come back sharded like the arguments. Under `jax.shard_map` with its check all arrays
+  come `together`. Other arguments go through as they are.
+  """
+
+  @functools.wraps(fn)
+  def call(*args: P.args, **kwargs: P.kwargs) -> R:
+    leaves, tree = jax.tree.flatten((args, kwargs))
+    meshes = [
+      mesh
+      for x in leaves
+      if isinstance(x, jax.Array)
+      and ((mesh := jax.typeof(x).sharding.mesh).explicit_axes or mesh.manual_axes)
+    ]
+    if not meshes:
+      return fn(*args, **kwargs)
+    mesh = meshes[0]
+    at = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
+
+    def of_arrays(*arrays: Array) -> R:
+      given = list(leaves)
+      for i, array in zip(at, together(arrays), strict=True):
+        given[i] = array
+      args, kwargs = jax.tree.unflatten(tree, given)
+      return fn(*args, **kwargs)
+
+    if not mesh.explicit_axes:
+      return of_arrays(*(leaves[i] for i in at))
+
+    with jax.sharding.use_abstract_mesh(mesh):
+      automatic = jax.sharding.auto_axes(
+        of_arrays, axes=mesh.explicit_axes, out_sharding=PartitionSpec()
+      )
+      return automatic(*(leaves[i] for i in at))
+
+  return call
+
+
+def together(tree: PyTree, *others: PyTree) -> PyTree:
+  """The tree's arrays, typed as varying over all axes that any of them, or others, varies over.
+
+  Loops and gradients written by hand need it where `jax.shard_map` checks: what is summed up then
+  has one type from start to end, and what belongs to all devices is summed over them once, outside.
+  """
+  axes = frozenset().union(*map(axes_of, jax.tree.leaves((tree, others))))
+  return jax.tree.map(lambda x: cast(x, axes), tree) if axes else tree
+
+
+def are_together(tree: PyTree, like: PyTree) -> bool:
+  """Tells whether `together(tree, like)` would leave the tree's arrays as they are."""
+  axes = frozenset().union(*map(axes_of, jax.tree.leaves(like)))
+  return all(axes <= axes_of(x) for x in jax.tree.leaves(tree))
+
+
+def axes_of(x: Array) -> frozenset[str]:
+  """Axes over which `jax.shard_map` knows x to vary; none where it does not check."""
+  return jax.typeof(x).mat.varying
+
+
+def cast(x: Array, axes: frozenset[str]) -> Array:
+  """The array typed as varying over these axes too."""
+  missing = tuple(axes - axes_of(x))
+  return jax.lax.pcast(x, missing, to="varying") if missing else x

@@ -14,7 +14,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 # Each room may import those before it, and itself.
 MATHEMATICS = (
   "_version", "_lazy", "types", "errors", "_files", "_text", "_machine", "_labels", "_arguments",
-  "distances", "mining", "losses", "refs", "hdml",
+  "_sharding", "distances", "mining", "losses", "refs", "hdml",
 )  # fmt: skip
 PARTS = ("models", "pretrained", "data", "prepare", "evaluation")
 APPLICATIONS = ("training", "drawing", "inference", "search", "report", "commands", "main")

@@ -18,6 +18,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
+from jaxdml._sharding import own_devices
 from jaxdml.evaluation._checks import as_embeddings, as_positive
 from jaxdml.types import Array
 
@@ -42,6 +43,7 @@ class KMeans(NamedTuple):
   iterations: int  # how often the centers were moved
 
 
+@own_devices
 def kmeans(
   points: Any,
   k: int,

@@ -11,6 +11,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from jaxdml._labels import numbered
+from jaxdml._sharding import own_devices
 from jaxdml.evaluation import _scores
 from jaxdml.evaluation._checks import as_column, as_positive
 from jaxdml.evaluation._ranks import Ranks, Relevant, relevant_ranks
@@ -30,6 +31,7 @@ class Neighbours(NamedTuple):
   similarities: np.ndarray  # [q, k] float32; -inf where a query has fewer than k
 
 
+@own_devices
 def nearest_neighbours(
   queries: Any,
   k: int,
@@ -101,6 +103,7 @@ def nearest_neighbours(
   return Neighbours(indices, similarities)
 
 
+@own_devices
 def retrieval_metrics(
   embeddings: Any,
   labels: Any,

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdml._arguments import together
 from jaxdml.distances import matmul_transposed
 from jaxdml.types import Array, PyTree
 
@@ -99,7 +100,7 @@ def fold_last(layers: Layers, features: Dense, mean: Array, cov: Array | None):
     return compose(features, last), None
   moments = None
   if cov is not None:
-    var = _quadratic(cov, features.kernel)
+    var = _quadratic(*together((cov, features.kernel)))
     shift = _product(mean, features.kernel)
     moments = (shift + features.bias, jnp.maximum(var, 0.0))
   if norm.given is None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdml._arguments import together
 from jaxdml.distances import matmul_transposed, safe_sqrt
 from jaxdml.hdml._layers import Dense
 from jaxdml.hdml.pull import pull_factors
@@ -125,7 +126,7 @@ def hidden_of(first: Dense, z, anchors, given, t, mined: Mined, block_size, axis
   pre = matmul_transposed(everything, first.kernel) + first.bias
   center = jnp.mean(jax.nn.relu(_frozen(pre)), axis=0)
   if axis_name is not None:
-    center = jax.lax.pmean(center, axis_name)
+    center = together(jax.lax.pmean(center, axis_name), pre)
   p, q = pre[b : b + n], pre[b + n :]
   real = jax.nn.relu(pre[: b + n]) - center
   p, own = _frozen(p) if fixed else p, q.reshape(*given.shape[:-1], h) if given.ndim == 3 else None

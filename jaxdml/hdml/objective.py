@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdml._arguments import any_axes
+from jaxdml._sharding import alike
 from jaxdml.hdml import _folded as folded
 from jaxdml.hdml._synthesis import Networks, synthesize
 from jaxdml.hdml.schedule import HdmlState, distrust, hardness, trust, update_state
@@ -78,6 +80,7 @@ def _parts(
   return folded.Parts(j_syn, synthetic.reconstructed, soft, synthetic.stats)
 
 
+@any_axes
 def objective(
   networks: Networks,
   params: dict[str, PyTree],
@@ -204,4 +207,5 @@ def objective(
     "hdml/reconstruction_error": relative_error,
     **pull_metrics(anchors, mined.tuples, lam, axis_name),
   }
-  return total, (next_state, parts.stats, jax.tree.map(frozen, metrics))
+  metrics = jax.tree.map(frozen, metrics)
+  return alike((total, (next_state, parts.stats, metrics)), axis_name)

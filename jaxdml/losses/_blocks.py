@@ -12,6 +12,7 @@ import jax
 import jax.extend
 import jax.numpy as jnp
 
+from jaxdml._arguments import together
 from jaxdml.losses import reducers
 from jaxdml.losses._rows import hoist, partition, zeros
 from jaxdml.types import Array, PyTree
@@ -165,7 +166,7 @@ def sum_blocks(
 
     step = lambda cut, others: of_block(size, merge, cut, others, same, same_others)
     # Summed in float32 or more; they go back in their owners' dtype.
-    wide = [jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)) for x in same]
+    wide = [jnp.zeros_like(x, jnp.promote_types(x.dtype, jnp.float32)) for x in same]
     start = (start_of(step, cut, others), wide)
     (result, bars), cut_bars = jax.lax.scan(body, start, (cut, others))
     return result, pull_rows(cut_bars)[0], bars
@@ -215,6 +216,7 @@ def reduce_blocks(
   if axis_name is not None:
     count = jax.lax.psum(count, axis_name)
   share = jax.lax.stop_gradient(jnp.where(count > 0, 1.0 / jnp.where(count > 0, count, 1.0), 0.0))
+  share = together(share, fixed)
   scaled = lambda block, shared: (jnp.sum(share * sums(block, shared)[0]), ())
   value, _ = sum_blocks(scaled, blocks, shared)
   return reducers.global_sum(value + poison, axis_name)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdml._arguments import check_arrays, check_functions
+from jaxdml._arguments import any_axes, check_arrays, check_functions
 from jaxdml.distances import Distance, as_grid, matmul_transposed, private_distances
 from jaxdml.losses import _blocks, reducers
 from jaxdml.losses._blocks import Blocks, Sizes
@@ -28,6 +28,7 @@ from jaxdml.types import Array, DistanceFn, MiningFn, Pairs, PyTree, ReduceFn, R
 _MOST_COPIES = 8
 
 
+@any_axes
 def from_rows(
   row_fn: RowFn | TwoPass,
   embeddings: Array,
@@ -97,7 +98,8 @@ def _prepare(embeddings, labels, refs, ids, where, weights, distance_fn, mining_
   """The call with what its arguments leave open filled in; see docs/conventions.md."""
   n = embeddings.shape[0]
   if weights is None:
-    weights = jnp.ones(n, jnp.promote_types(embeddings.dtype, jnp.float32))
+    dtype = jnp.promote_types(embeddings.dtype, jnp.float32)
+    weights = jnp.ones_like(embeddings, dtype, shape=(n,))
   index = jnp.arange(n, dtype=jnp.int32)
   ids = index if ids is None else ids
   if where is not None:

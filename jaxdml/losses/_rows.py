@@ -1,5 +1,6 @@
 """Pairs and rows: anchors against references under masks, mined, and summed row by row."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from jaxdml._arguments import equal, known
+from jaxdml._arguments import are_together, equal, known
 from jaxdml.distances import private_distances
 from jaxdml.mining._miner import Miner
 from jaxdml.types import Array, DistanceFn, MiningFn, Pairs, PyTree, Refs, Rows
@@ -143,6 +144,12 @@ def hoist(fn: Callable, *examples: PyTree) -> tuple[Callable, list[Array]]:
   """
   closed, shape = jax.make_jaxpr(fn, return_shape=True)(*examples)
   treedef = jax.tree.structure(shape)
+  checked = jax.sharding.get_abstract_mesh().manual_axes
+  if checked and not are_together(partition(closed.consts)[0], examples):
+    raise ValueError(
+      "where jax.shard_map checks (check_vma), an array that a function of rows closes over must "
+      "vary over the axis: pass it through jax.lax.pcast(x, axis_name, to='varying') before"
+    )
 
   def call(captured: list[Array], *args: PyTree) -> PyTree:
     run = core.jaxpr_as_fun(core.ClosedJaxpr(closed.jaxpr, captured))
@@ -154,7 +161,13 @@ def hoist(fn: Callable, *examples: PyTree) -> tuple[Callable, list[Array]]:
 def partition(tree: PyTree) -> tuple[list[Array], list[Array], Callable[[Any, Any], PyTree]]:
   """(leaves with gradients, the others, a function that puts both together again)."""
   leaves, treedef = jax.tree.flatten(tree)
-  is_float = [jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in leaves]
+  # Under `jax.shard_map` known constants stay of the type that they have: they get no gradient.
+  mapped = jax.sharding.get_abstract_mesh().manual_axes
+  is_float = [
+    jnp.issubdtype(jnp.result_type(x), jnp.floating)
+    and not (mapped and not isinstance(x, jax.core.Tracer))
+    for x in leaves
+  ]
 
   def merge(floats, others) -> PyTree:
     floats, others = iter(floats), iter(others)
@@ -166,7 +179,7 @@ def partition(tree: PyTree) -> tuple[list[Array], list[Array], Callable[[Any, An
 
 def zeros(shapes: PyTree) -> PyTree:
   """Zeros of those shapes and dtypes."""
-  return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+  return jax.tree.map(jnp.zeros_like, shapes)
 
 
 def _loop(step: Callable, start: PyTree, positive: Array, count: Array) -> PyTree:
@@ -181,7 +194,7 @@ def _loop(step: Callable, start: PyTree, positive: Array, count: Array) -> PyTre
     added = step(jnp.minimum(column, end - 1), column < end)
     return column, jax.tree.map(jnp.add, result, added)
 
-  first = jnp.full(positive.shape[0], -1, jnp.int32)
+  first = jnp.full_like(positive, -1, jnp.int32, shape=positive.shape[:1])
   return jax.lax.fori_loop(0, count, body, (first, start))[1]
 
 
@@ -198,7 +211,8 @@ def sum_over_positives(fn: Callable[..., PyTree], positive: Array, *operands: Py
     # So few, as where mining chose the partners, are quicker one after the other than in a loop.
     each = [fn(jnp.full(rows, j, jnp.int32), positive[:, j], *operands) for j in range(m)]
     return jax.tree.map(lambda *terms: sum(terms), *each)
-  example = (jnp.zeros(rows, jnp.int32), jnp.zeros(rows, bool))
+  zero = functools.partial(jnp.zeros_like, positive, shape=(rows,))
+  example = (zero(jnp.int32), zero(bool))
   call, captured = hoist(fn, *example, *operands)
   floats, others, merge = partition((captured, operands))
 
@@ -216,7 +230,12 @@ def sum_over_positives(fn: Callable[..., PyTree], positive: Array, *operands: Py
     count = jnp.max(jnp.sum(positive, axis=1, dtype=jnp.int32), initial=0)
     step = lambda column, valid: of_positive(column, valid, floats, others)
     # The zeros are made here: as traced constants they would be captured ones.
-    return _loop(step, zeros(like), positive, count), (positive, floats, others, count)
+    return _loop(step, zeros(like), positive, count), (
+      positive,
+      floats,
+      others,
+      count,
+    )
 
   def backward(residuals, cotangents):
     positive, floats, others, count = residuals

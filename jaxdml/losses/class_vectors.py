@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdml import distances
+from jaxdml._arguments import any_axes
 from jaxdml.losses import reducers
 from jaxdml.losses._class_rows import PROXIES, centers, cross_entropy_rows, from_classes, logit_rows
 from jaxdml.losses._numerics import sine
@@ -27,6 +28,7 @@ __all__ = [
 _SUB_CENTERS = centers("sub_centers", 3)
 
 
+@any_axes
 def normalized_softmax_loss(
   embeddings: Array, labels: Array, *, params: PyTree, temperature: float = 0.05,
   distance_fn: DistanceFn = distances.cosine,
@@ -50,6 +52,7 @@ def normalized_softmax_loss(
   return from_classes(row_fn, PROXIES, embeddings, labels, params, distance_fn, reduce_fn, **shared)
 
 
+@any_axes
 def cosface_loss(
   embeddings: Array, labels: Array, *, params: PyTree, margin: float = 0.35, scale: float = 64.0,
   distance_fn: DistanceFn = distances.cosine,
@@ -87,6 +90,7 @@ def _arcface_rows(cosine, positive, negative, margin, scale) -> Rows:
   return cross_entropy_rows(scale * cosine, target, positive, negative)
 
 
+@any_axes
 def arcface_loss(
   embeddings: Array, labels: Array, *, params: PyTree, margin: float = 0.5, scale: float = 64.0,
   distance_fn: DistanceFn = distances.cosine,
@@ -115,6 +119,7 @@ def arcface_loss(
   return from_classes(row_fn, PROXIES, embeddings, labels, params, distance_fn, reduce_fn, **shared)
 
 
+@any_axes
 def sub_center_arcface_loss(
   embeddings: Array, labels: Array, *, params: PyTree, margin: float = 0.5, scale: float = 64.0,
   distance_fn: DistanceFn = distances.cosine,
@@ -160,6 +165,7 @@ def _multiply_angle(cosine: Array, times: int) -> Array:
   return sign * polynomial - 2.0 * k + (cosine - inside)
 
 
+@any_axes
 def sphereface_loss(
   embeddings: Array, labels: Array, *, params: PyTree, margin: int = 4, scale: float = 1.0,
   distance_fn: DistanceFn = distances.cosine,

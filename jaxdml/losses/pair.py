@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdml import distances
+from jaxdml._arguments import any_axes
 from jaxdml.losses import reducers
 from jaxdml.losses._engine import from_rows
 from jaxdml.losses._numerics import exponents_fit, log_sum_exp_pair
@@ -28,6 +29,7 @@ def _contrastive_rows(pairs: Pairs, positive_margin, negative_margin, power: int
   return Rows(*(jnp.stack(pair, axis=1) for pair in zip(*terms, strict=True)))
 
 
+@any_axes
 def contrastive_loss(
   embeddings: Array, labels: Array, *, positive_margin: float = 0.0, negative_margin: float = 1.0,
   power: int = 2,
@@ -54,6 +56,7 @@ def contrastive_loss(
   return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
+@any_axes
 def signal_to_noise_contrastive_loss(
   embeddings: Array, labels: Array, *, positive_margin: float = 0.0, negative_margin: float = 1.0,
   distance_fn: DistanceFn = distances.normalized_signal_to_noise,
@@ -73,6 +76,7 @@ def signal_to_noise_contrastive_loss(
   return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
+@any_axes
 def margin_loss(
   embeddings: Array, labels: Array, *, margin: float = 0.2, beta: Array | float = 1.2,
   nu: float = 0.0,
@@ -116,6 +120,7 @@ def margin_loss(
   return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
+@any_axes
 def multi_similarity_loss(
   embeddings: Array, labels: Array, *, alpha: float = 2.0, beta: float = 50.0, base: float = 0.5,
   distance_fn: DistanceFn = distances.cosine,

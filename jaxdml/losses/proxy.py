@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdml import distances
+from jaxdml._arguments import any_axes
 from jaxdml.losses import reducers
 from jaxdml.losses._class_rows import (
   PROXIES,
@@ -25,6 +26,7 @@ from jaxdml.types import Array, DistanceFn, Loss, PyTree, ReduceFn, Refs, Rows, 
 __all__ = ["proxy_anchor_loss", "proxy_nca_loss", "proxy_nca_pp_loss", "soft_triple_loss"]
 
 
+@any_axes
 def proxy_nca_loss(
   embeddings: Array, labels: Array, *, params: PyTree, temperature: float = 1.0,
   distance_fn: DistanceFn = distances.normalized_squared_euclidean,
@@ -56,6 +58,7 @@ def proxy_nca_loss(
   return from_classes(row_fn, PROXIES, embeddings, labels, params, distance_fn, reduce_fn, **shared)
 
 
+@any_axes
 def proxy_nca_pp_loss(
   embeddings: Array, labels: Array, *, params: PyTree, temperature: float = 1.0 / 9.0,
   distance_fn: DistanceFn = distances.normalized_squared_euclidean,
@@ -94,6 +97,7 @@ def _spread(centers: Array) -> Array:
   return jnp.sum(apart) / (classes * k * (k - 1))
 
 
+@any_axes
 def soft_triple_loss(
   embeddings: Array, labels: Array, *, params: PyTree, la: float = 20.0, gamma: float = 0.1,
   margin: float = 0.01, tau: float = 0.2,
@@ -136,6 +140,7 @@ def soft_triple_loss(
   return from_classes(*arguments, penalty=penalty, **shared)
 
 
+@any_axes
 def proxy_anchor_loss(
   embeddings: Array, labels: Array, *, params: PyTree, margin: float = 0.1, alpha: float = 32.0,
   distance_fn: DistanceFn = distances.cosine,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdml import distances
+from jaxdml._arguments import any_axes
 from jaxdml.losses import reducers
 from jaxdml.losses._engine import from_rows
 from jaxdml.losses._rows import TwoPass, row_count, row_sum, sum_over_positives
@@ -47,6 +48,7 @@ def _histograms_bwd(nodes, residuals, cotangents):
 _row_histograms.defvjp(lambda *x: (_row_histograms(*x), x[:2]), _histograms_bwd)
 
 
+@any_axes
 def fast_ap_loss(
   embeddings: Array, labels: Array, *, bins: int = 10, max_distance: float = 4.0,
   distance_fn: DistanceFn = distances.normalized_squared_euclidean,
@@ -80,6 +82,7 @@ def fast_ap_loss(
   return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
+@any_axes
 def smooth_ap_loss(
   embeddings: Array, labels: Array, *, temperature: float = 0.01,
   distance_fn: DistanceFn = distances.cosine,
@@ -113,6 +116,7 @@ def smooth_ap_loss(
   return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
+@any_axes
 def histogram_loss(
   embeddings: Array, labels: Array, *, bins: int = 100,
   distance_fn: DistanceFn = distances.cosine,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxdml._sharding import is_checked, varying
 from jaxdml.types import Array, ReduceFn, Rows
 
 __all__ = [
@@ -58,7 +59,7 @@ def _divide(numerator: Array, denominator: Array, axis_name: str | None) -> Arra
   """
   denominator = jax.lax.stop_gradient(denominator)
   if axis_name is not None:
-    denominator = jax.lax.psum(denominator, axis_name)
+    denominator = jax.lax.psum(varying(denominator, axis_name), axis_name)
   numerator = global_sum(numerator, axis_name)
   some = denominator > 0
   nothing = jnp.where(jnp.isnan(numerator), jnp.nan, 0.0)
@@ -75,6 +76,8 @@ def global_sum(x: Array, axis_name: str | None = None) -> Array:
   """The sum over devices, with the gradient of the local part only."""
   if axis_name is None:
     return x
+  if is_checked(axis_name):
+    return jax.lax.psum(varying(x, axis_name), axis_name)
   # In this order the value is the psum itself, the same bits on every device.
   return jax.lax.stop_gradient(jax.lax.psum(x, axis_name)) + (x - jax.lax.stop_gradient(x))
 
@@ -87,6 +90,8 @@ def local_share(value: Array | float, axis_name: str | None) -> Array:
   value = jnp.asarray(value)
   if axis_name is None:
     return value
+  if is_checked(axis_name):
+    return jax.lax.pmean(varying(value, axis_name), axis_name)
   share = value / jax.lax.psum(1, axis_name)
   # In this order the value is exact: share - share is 0, where share + (value - share) rounds.
   return jax.lax.stop_gradient(value) + (share - jax.lax.stop_gradient(share))

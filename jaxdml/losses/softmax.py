@@ -6,6 +6,7 @@ from typing import Unpack
 import jax.numpy as jnp
 
 from jaxdml import distances
+from jaxdml._arguments import any_axes, together
 from jaxdml.losses import reducers
 from jaxdml.losses._engine import from_rows
 from jaxdml.losses._numerics import (
@@ -37,6 +38,7 @@ def _bounded(distance_fn: DistanceFn, temperature: Array | float) -> bool:
   return exponents_fit(distance_fn, lambda d: [-d / temperature], temperature)
 
 
+@any_axes
 def npair_loss(
   embeddings: Array, labels: Array, *, l2_reg: float = 0.0, l2_over: str = "positives",
   distance_fn: DistanceFn = distances.dot,
@@ -84,6 +86,7 @@ def npair_loss(
   return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
+@any_axes
 def ntxent_loss(
   embeddings: Array, labels: Array, *, temperature: float = 0.07,
   distance_fn: DistanceFn = distances.cosine,
@@ -113,6 +116,7 @@ def ntxent_loss(
   return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
+@any_axes
 def supcon_loss(
   embeddings: Array, labels: Array, *, temperature: float = 0.1,
   distance_fn: DistanceFn = distances.cosine,
@@ -145,6 +149,7 @@ def supcon_loss(
   return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
+@any_axes
 def nca_loss(
   embeddings: Array, labels: Array, *, temperature: float = 1.0,
   distance_fn: DistanceFn = distances.squared_euclidean,
@@ -178,6 +183,7 @@ def nca_loss(
   return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
+@any_axes
 def tuplet_margin_loss(
   embeddings: Array, labels: Array, *, margin: float = 0.1, scale: float = 64.0,
   distance_fn: DistanceFn = distances.cosine,
@@ -204,6 +210,7 @@ def tuplet_margin_loss(
   return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
+@any_axes
 def angular_loss(
   embeddings: Array, labels: Array, *, alpha: float = math.radians(40.0),
   distance_fn: DistanceFn = distances.cosine,
@@ -223,7 +230,7 @@ def angular_loss(
   """
 
   def row_fn(pairs, inputs):
-    t = jnp.tan(jnp.asarray(alpha, pairs.distances.dtype)) ** 2
+    t = together(jnp.tan(jnp.asarray(alpha, pairs.distances.dtype)) ** 2, pairs.distances)
     refs = inputs.refs.embeddings
     # Anchors that are the references themselves, all at once: every row is there already.
     own = refs is inputs.embeddings and pairs.distances.shape == (len(refs), len(refs))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdml import distances
+from jaxdml._arguments import any_axes
 from jaxdml.losses import reducers
 from jaxdml.losses._engine import from_rows
 from jaxdml.losses._numerics import exponents_fit, log_sum_exp, log_sum_exp_pair, softplus
@@ -20,6 +21,7 @@ __all__ = [
 _NOTHING = -1e30  # the log of an empty sum, finite so that gradients are
 
 
+@any_axes
 def lifted_structure_loss(
   embeddings: Array, labels: Array, *, margin: float = 1.0,
   distance_fn: DistanceFn = distances.normalized_euclidean,
@@ -64,6 +66,7 @@ def lifted_structure_loss(
   return from_rows(two_pass, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
+@any_axes
 def generalized_lifted_structure_loss(
   embeddings: Array, labels: Array, *, margin: float = 1.0,
   distance_fn: DistanceFn = distances.normalized_euclidean,
@@ -93,6 +96,7 @@ def generalized_lifted_structure_loss(
   return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
+@any_axes
 def circle_loss(
   embeddings: Array, labels: Array, *, margin: float = 0.4, gamma: float = 80.0,
   distance_fn: DistanceFn = distances.cosine,
@@ -138,6 +142,7 @@ def _weighted_mean(hinge: Array, mask: Array, temperature: Array | float) -> Arr
   return row_sum(weight * hinge, mask) / jnp.where(total > 0, total, 1.0)
 
 
+@any_axes
 def ranked_list_loss(
   embeddings: Array, labels: Array, *, alpha: float = 1.2, margin: float = 0.4,
   negative_temperature: float = 10.0, positive_temperature: float = 0.0, balance: float = 0.5,

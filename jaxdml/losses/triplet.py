@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdml import distances
+from jaxdml._arguments import any_axes
 from jaxdml.losses import reducers
 from jaxdml.losses._engine import from_rows
 from jaxdml.losses._numerics import softplus
@@ -30,6 +31,7 @@ def _triplet_rows(penalty: Callable[[Array], Array], pairs: Pairs, margin) -> Ro
   return Rows(total, positives * row_count(pairs.negative, total.dtype), active)
 
 
+@any_axes
 def triplet_loss(
   embeddings: Array, labels: Array, *, margin: float = 0.2,
   distance_fn: DistanceFn = distances.normalized_squared_euclidean,
@@ -54,6 +56,7 @@ def triplet_loss(
   return from_rows(row_fn, embeddings, labels, distance_fn, reduce_fn, **shared)
 
 
+@any_axes
 def soft_margin_triplet_loss(
   embeddings: Array, labels: Array, *, margin: float = 0.0,
   distance_fn: DistanceFn = distances.euclidean,

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jaxdml._sharding import here
 from jaxdml.mining._miner import Miner, chain, keep, unnamed
 from jaxdml.types import Array, MiningFn, Pairs
 
@@ -21,7 +22,7 @@ def switch(index: Array | int, *mining_fns: MiningFn) -> MiningFn:
   ... )
   """
   branches = [unnamed(fn) for fn in mining_fns]
-  return lambda pairs: jax.lax.switch(index, branches, pairs)
+  return lambda pairs: jax.lax.switch(here(index), branches, pairs)
 
 
 def multi_similarity_filter(*, epsilon: float = 0.1) -> Miner:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxdml._arguments import together
 from jaxdml.models.layers import HE_INIT, Dtype
 from jaxdml.types import Array
 
@@ -40,7 +41,7 @@ def _fast_on_cpu(fast: Any, gradients: Any) -> Any:
 
   convolve = jax.custom_vjp(convolve, nondiff_argnums=(2,))
   convolve.defvjp(forward, backward)
-  return convolve
+  return lambda x, kernel, stride: convolve(*together((x, kernel)), stride)
 
 
 def _gradients_of(function: Any) -> Any:

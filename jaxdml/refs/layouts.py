@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxdml._arguments import any_axes
 from jaxdml.types import Array, Refs
 
 Split = tuple[Array, Array, Array, Refs]
@@ -61,6 +62,7 @@ def all_pairs(embeddings, labels, axis_name=None, *, ids=None) -> Split:
   return embeddings, labels, ids, _references(embeddings, labels, ids, axis_name)
 
 
+@any_axes
 def npair(embeddings, labels, axis_name=None, *, ids=None) -> Split:
   """Batches a0 p0 a1 p1 ...: first images are anchors, second ones references (Sohn, NIPS 2016).
 
@@ -68,13 +70,15 @@ def npair(embeddings, labels, axis_name=None, *, ids=None) -> Split:
     ValueError: if n is odd.
   """
   _check_multiple(embeddings, 2, "npair", "a0 p0 a1 p1 ...")
-  anchors, positives = embeddings[0::2], embeddings[1::2]
-  refs = _references(positives, labels[1::2], None if ids is None else ids[1::2], axis_name)
+  (anchors, positives), (labels, others) = _columns(embeddings, 2), _columns(labels, 2)
   if ids is None:  # slots number the anchors alone: then no reference has an id
-    return anchors, labels[0::2], _slots(anchors, axis_name), refs._replace(ids=None)
-  return anchors, labels[0::2], ids[0::2], refs
+    refs = _references(positives, others, None, axis_name)
+    return anchors, labels, _slots(anchors, axis_name), refs._replace(ids=None)
+  ids, of_others = _columns(ids, 2)
+  return anchors, labels, ids, _references(positives, others, of_others, axis_name)
 
 
+@any_axes
 def triplet(embeddings, labels, axis_name=None, *, ids=None) -> Split:
   """Batches a0 p0 n0 a1 p1 n1 ...: each anchor has its own positive and negative, [n/3, 2, d].
 
@@ -84,11 +88,23 @@ def triplet(embeddings, labels, axis_name=None, *, ids=None) -> Split:
     ValueError: if n is not a multiple of 3.
   """
   _check_multiple(embeddings, 3, "triplet", "a0 p0 n0 a1 p1 n1 ...")
-  anchors, others = embeddings[0::3], embeddings.reshape(-1, 3, embeddings.shape[1])[:, 1:]
-  refs = Refs(others, labels.reshape(-1, 3)[:, 1:])
-  if ids is None:
-    return anchors, labels[0::3], _slots(anchors, axis_name), refs
-  return anchors, labels[0::3], ids[0::3], refs._replace(ids=ids.reshape(-1, 3)[:, 1:])
+  fields = [None if x is None else _columns(x, 3) for x in (embeddings, labels, ids)]
+  (anchors, labels, ids), (others, of_others, other_ids) = (
+    [None if x is None else part(x) for x in fields]
+    for part in (lambda x: x[0], lambda x: jnp.stack(x[1:], axis=1))
+  )
+  ids = _slots(anchors, axis_name) if ids is None else ids
+  return anchors, labels, ids, Refs(others, of_others, None, other_ids)
+
+
+def _columns(x: Array, k: int) -> list[Array]:
+  """x[i::k] for each i.
+
+  Not sliced with a stride: XLA's partitioner takes the gradient of that wrongly where a sharded
+  batch becomes whole on every device (jax 0.10.2).
+  """
+  x = x.reshape(-1, k, *x.shape[1:])
+  return [x[:, i] for i in range(k)]
 
 
 def _slots(anchors: Array, axis_name: str | None) -> Array:

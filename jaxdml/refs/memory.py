@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdml._arguments import array, integers, mask
+from jaxdml._arguments import any_axes, array, integers, mask
 from jaxdml.types import Array, Refs
 
 __all__ = ["Memory", "enqueue", "extend", "init", "refs"]
@@ -84,6 +84,7 @@ def _check_batch(memory: Memory, embeddings, labels, ids, where) -> None:
       raise TypeError(f"{name} must be integers that {kept.dtype} holds; got {x.dtype}")
 
 
+@any_axes
 def enqueue(
   memory: Memory,
   embeddings: Array,
@@ -146,6 +147,7 @@ def refs(memory: Memory, *, enabled: Array | bool = True) -> Refs:
   return jax.lax.stop_gradient(Refs(memory.embeddings, memory.labels, where, memory.ids))
 
 
+@any_axes
 def extend(given: Refs, memory: Memory, *, enabled: Array | bool = True) -> Refs:
   """References followed by the memory, [m + M, d]; gradients reach the given ones alone.
 

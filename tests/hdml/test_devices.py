@@ -3,6 +3,8 @@
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxdml.training import parallel
 from tests.hdml import modules, tiny
@@ -60,3 +62,34 @@ def test_eight_devices_are_one(name):
     for tree in (stacked[1][:2], stacked[2]):
       for leaf in map(np.asarray, jax.tree.leaves(tree)):
         np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
+
+
+@pytest.mark.parametrize("way", ["shard_map", "explicit"])
+def test_ways_that_type_what_they_shard(way):
+  """With the check of `jax.shard_map`, gradients of what all devices share are summed already."""
+  case = tiny.CASES["slots_eps"]
+  labels = global_labels(case.layout).astype(np.int32)
+  params, state = modules.to_modules(tiny.params()), modules.state(1.3, 0.8)
+  x = np.random.default_rng(0).normal(size=(len(labels), tiny.X)).astype(np.float32)
+  arguments = (params, state, {"x": x, "y": labels})
+  alone = jax.jit(program(case, None), compiler_options=tiny.QUICK)
+  kind = {"shard_map": AxisType.Auto, "explicit": AxisType.Explicit}[way]
+  mesh = jax.make_mesh((DEVICES,), (parallel.AXIS,), axis_types=(kind,))
+  specs = (P(), P(), P(parallel.AXIS))
+  if way == "explicit":
+    step = program(case, None)
+    put = lambda tree, spec: jax.device_put(tree, NamedSharding(mesh, spec))
+    given = [put(tree, spec) for tree, spec in zip(arguments, specs, strict=True)]
+  else:
+    given = arguments
+
+    def summed(params, state, batch):
+      total = lambda p: modules.objective(
+        case, p, batch["x"], batch["y"], state, axis_name=parallel.AXIS
+      )
+      (value, aux), gradients = jax.value_and_grad(total, has_aux=True)(params)
+      return value, aux, gradients
+
+    step = jax.shard_map(summed, mesh=mesh, in_specs=specs, out_specs=P())
+  got = jax.jit(step, compiler_options=tiny.QUICK)(*given)
+  check_equal(jax.device_get(got), jax.device_get(alone(*arguments)))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from jaxdml import distances, hdml, losses, mining, models, refs
 from jaxdml.hdml import _folded as folded
@@ -173,8 +174,9 @@ def test_degenerate_batches_are_finite(y):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("way", ["pmap", "shard_map"])
 @pytest.mark.parametrize("name", ["eps_npair", "contrastive"])
-def test_eight_devices_are_one(name, monkeypatch):
+def test_eight_devices_are_one(name, way):
   labels = np.tile(CASES[name]["labels"], 2)[:16].astype(np.int32)
   y = np.random.default_rng(0).normal(size=(16, tiny.Y)).astype(np.float32)
 
@@ -184,7 +186,9 @@ def test_eight_devices_are_one(name, monkeypatch):
     def of_batch(params, batch):
       grad_fn = jax.value_and_grad(total, has_aux=True)
       value, gradients = grad_fn(params, batch["y"], batch["label"])
-      return value, gradients if axis_name is None else jax.lax.psum(gradients, axis_name)
+      # With the check of `jax.shard_map` they are summed already.
+      summed = axis_name is None or way == "shard_map"
+      return value, gradients if summed else jax.lax.psum(gradients, axis_name)
 
     return of_batch, params
 
@@ -192,8 +196,14 @@ def test_eight_devices_are_one(name, monkeypatch):
   batch = {"y": y, "label": labels}
   one = jax.jit(of_batch, compiler_options=tiny.QUICK)(params, batch)
   of_batch, _ = step(parallel.AXIS)
-  mapped = jax.pmap(of_batch, axis_name=parallel.AXIS)
-  eight = parallel.unreplicate(mapped(parallel.replicate(params), parallel.split(batch)))
+  if way == "pmap":
+    mapped = jax.pmap(of_batch, axis_name=parallel.AXIS)
+    eight = parallel.unreplicate(mapped(parallel.replicate(params), parallel.split(batch)))
+  else:
+    mesh = jax.make_mesh((8,), (parallel.AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+    specs = PartitionSpec(), PartitionSpec(parallel.AXIS)
+    mapped = jax.shard_map(of_batch, mesh=mesh, in_specs=specs, out_specs=PartitionSpec())
+    eight = jax.device_get(jax.jit(mapped)(params, batch))
   for a, b in zip(jax.tree.leaves(eight), jax.tree.leaves(one), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=5e-5 * max(1.0, float(np.max(np.abs(b)))))
 

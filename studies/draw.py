@@ -113,58 +113,48 @@ def effects(
 
 
 @style.styled
-def curves(
-  series: Mapping[str, tuple[Any, Any]],
-  *,
-  ylabel: str,
-  xlabel: str = "step",
-  title: str = "",
-  floors: Mapping[str, float] | None = None,
-) -> Figure:
+def curves(panels: Mapping[str, Mapping[str, tuple[Any, Any]]]) -> Figure:
   """Draws curves over training: the mean over seeds and its 95 % t interval as a band.
 
   Args:
-    series: name -> (steps [t], values [seeds, t]). An arm's name gives its colour. NaN is a gap,
-      and a step that fewer than two seeds have has no band.
-    ylabel: of the values.
-    xlabel: of the steps.
-    title: over the figure, if not empty.
-    floors: name -> value, as dashed lines.
+    panels: what is drawn -> name -> (steps [t], values [seeds, t]). An arm's name gives its colour.
+      NaN is a gap, and a step that fewer than two seeds have has no band.
 
   Raises:
-    ValueError: no series, or shapes that do not fit together.
+    ValueError: no curve, or shapes that do not fit together.
   """
-  if not series:
-    raise ValueError("series: expected at least one curve, got none")
-  figure = style.figure(6.2, 3.9)
-  axes = figure.add_subplot()
-  style.plain_axes(axes, "both")
-  handles = []
-  styles = style.styles(tuple(series))
-  for (name, (steps, values)), dashes in zip(
-    series.items(), itertools.cycle(style.CURVE_DASHES), strict=False
-  ):
-    x, y = np.asarray(steps, float), np.asarray(values, float)
-    if x.ndim != 1 or y.ndim != 2 or y.shape[1:] != x.shape or not y.size:
-      raise ValueError(
-        f"series[{name!r}]: expected steps [t] and values [seeds, t], got {x.shape} and {y.shape}"
-      )
-    mean, half = _mean_and_half(y)
-    colour = styles[name][0]
-    axes.plot(x, mean, color=colour, linestyle=dashes, linewidth=1.8, zorder=3)
-    axes.fill_between(x, mean - half, mean + half, color=colour, alpha=0.18, linewidth=0, zorder=2)
-    handles.append(style.handle(name, colour, linestyle=dashes, linewidth=1.8))
-  for (name, value), dashes in zip(
-    (floors or {}).items(), itertools.cycle(style.FLOOR_DASHES), strict=False
-  ):
-    axes.axhline(value, color=style.FLOOR, linestyle=dashes, linewidth=1.2, zorder=1)
-    handles.append(style.handle(name, style.FLOOR, linestyle=dashes))
-  axes.margins(x=0.01)
-  axes.set_xlabel(xlabel)
-  axes.set_ylabel(ylabel)
-  if title:
-    axes.set_title(title, fontsize=10, loc="left")
-  style.legend(figure, handles)
+  names = list(dict.fromkeys(name for series in panels.values() for name in series))
+  if not names:
+    raise ValueError("panels: expected at least one curve, got none")
+  columns = min(len(panels), 3)
+  lines = -(-len(panels) // columns)
+  figure = style.figure(max(3.4 * columns, 6.2), 2.7 * lines + 0.4)
+  styles = style.styles(names)
+  dashes = dict(zip(names, itertools.cycle(style.CURVE_DASHES), strict=False))
+  for place, (title, series) in enumerate(panels.items(), 1):
+    axes = figure.add_subplot(lines, columns, place)
+    style.plain_axes(axes, "both")
+    for name, (steps, values) in series.items():
+      x, y = np.asarray(steps, float), np.asarray(values, float)
+      if x.ndim != 1 or y.ndim != 2 or y.shape[1:] != x.shape or not y.size:
+        raise ValueError(
+          f"panels[{title!r}][{name!r}]: expected steps [t] and values [seeds, t], got {x.shape} "
+          f"and {y.shape}"
+        )
+      mean, half = _mean_and_half(y)
+      colour = styles[name][0]
+      # What is never negative has no band there.
+      low = mean - half if np.any(y < 0) else np.maximum(mean - half, 0.0)
+      axes.plot(x, mean, color=colour, linestyle=dashes[name], linewidth=1.6, zorder=3)
+      band = {"color": colour, "alpha": 0.18, "linewidth": 0, "zorder": 2}
+      axes.fill_between(x, low, mean + half, **band)
+    axes.margins(x=0.01)
+    axes.set_title(title, fontsize=9, loc="left")
+    axes.set_xlabel("step")
+  style.legend(
+    figure,
+    [style.handle(n, styles[n][0], linestyle=dashes[n], linewidth=1.6) for n in names],
+  )
   return figure
 
 

@@ -3,7 +3,8 @@
 A suite is a grid of configs over losses, methods and seeds. Each cell is an ordinary run in a
 folder of its own; finished cells are kept, an interrupted one goes on from its checkpoint, so give
 the same command again after any interruption. First each arm's candidates are compared on held-out
-training classes, then its best one runs with every seed. --loss and --method pick arms. Writes
+training classes, then its best one runs with every seed. --task, --loss and --method pick
+arms. Writes
 OUT/SUITE/table.csv (one row a number), table.jsonl, tuning.json and info.json; python -m
 studies.document draws them. The suite "theory" is no grid but the simulation of
 studies.simulation: it writes theory.csv and theory.png.
@@ -33,6 +34,7 @@ from studies.suites import SUITES, Arm, Suite
 __all__ = ["main"]
 
 THEORY = "theory"
+_PICKS = ("task", "loss", "method")
 
 
 def _train(cell: Cell, data_dir: str, cache: str, keep_checkpoints: bool) -> str | None:
@@ -89,22 +91,22 @@ def _run_cells(cells: Sequence[Cell], args: argparse.Namespace, title: str) -> i
 
 
 def _wanted(arm: Arm, args: argparse.Namespace) -> bool:
-  of_loss = args.loss is None or arm.loss in args.loss
-  return of_loss and (args.method is None or arm.method in args.method)
+  given = {name: getattr(args, name) for name in _PICKS}
+  return all(values is None or getattr(arm, name) in values for name, values in given.items())
 
 
 def _no_such_arm(name: str, args: argparse.Namespace) -> str | None:
-  """Says what is wrong with --loss and --method for a suite."""
+  """Says what is wrong with --task, --loss and --method for a suite."""
   if name == THEORY:
     return None
   arms = SUITES[name].arms
-  for field in ("loss", "method"):
+  for field in _PICKS:
     valid, given = [getattr(arm, field) for arm in arms], getattr(args, field) or []
     if unknown := [value for value in given if value not in valid]:
       known = ", ".join(dict.fromkeys(valid))
       return f"--{field}: suite {name} has no {unknown[0]!r}; expected {known}"
   if not any(_wanted(arm, args) for arm in arms):
-    return f"--loss, --method: suite {name} has no arm of both"
+    return f"--task, --loss, --method: suite {name} has no arm of all that was given"
   return None
 
 
@@ -145,8 +147,7 @@ def run_suite(suite: Suite, args: argparse.Namespace) -> int:
 def _info(suite: Suite, args: argparse.Namespace, cells: Sequence[Cell]) -> dict[str, Any]:
   from jaxdml.training import machine
 
-  given = [("loss", loss) for loss in args.loss or ()]
-  given += [("method", method) for method in args.method or ()]
+  given = [(pick, value) for pick in _PICKS for value in getattr(args, pick) or ()]
   only = "".join(f" --{name}={shlex.quote(value)}" for name, value in given)
   return {
     "command": f"python -m studies.run --suite={suite.name} --seeds={args.seeds}{only}",
@@ -182,6 +183,7 @@ def _parser() -> argparse.ArgumentParser:
   add(
     "--suite", action="append", required=True, choices=[*SUITES, THEORY], help="may be given again"
   )
+  add("--task", action="append", help="arms of this task alone; may be given again (all)")
   add("--loss", action="append", help="arms of this loss alone; may be given again (all)")
   add("--method", action="append", help="arms of this method alone; may be given again (all)")
   add("--out", type=pathlib.Path, default=pathlib.Path("runs/studies"), help="(%(default)s)")

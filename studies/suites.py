@@ -207,6 +207,8 @@ def _sampled() -> Suite:
       for method, candidates in {**synthetic, "HDML by hand": by_hand}.items()
       if candidates
     ]
+    if base is tasks.parity_sampled:
+      continue  # N-pairs are of as many classes, and here are two.
     of_pairs = tasks.pairs_of(base)
     arms.append(Arm(pairs, "npair", "plain", _config(of_pairs, "npair"), plain))
     arms += [
@@ -215,6 +217,31 @@ def _sampled() -> Suite:
     ]
   about = "HDML's own batches: sampled triplets and N-pairs, and the cheap way to hard negatives"
   return Suite("sampled", about, arms, ("map@r", "recall@1"))
+
+
+def _curves() -> Suite:
+  """Arms of `sampled` that are searched on the validation classes all along."""
+
+  def often(make: Callable[[], ConfigDict]) -> Callable[[], ConfigDict]:
+    def config() -> ConfigDict:
+      config = make()
+      config.train.evaluate_every = "100 steps"
+      config.eval.select_by = "last"
+      return config
+
+    return config
+
+  suite = _sampled()
+  rate = {"optimizer.learning_rate": 3e-3}  # what tuning chose for each of them
+  arms = [
+    arm._replace(
+      make=often(arm.make), candidates=[c for c in arm.candidates if rate.items() <= c.items()]
+    )
+    for arm in suite.arms
+    if arm.task == "109 classes, triplets" and arm.method != "HDML by hand"
+  ]
+  about = "109 classes, sampled triplets: searched every 100 steps, for curves over training"
+  return Suite("curves", about, arms, suite.metrics)
 
 
 def _looks() -> Suite:
@@ -297,6 +324,7 @@ def _all() -> list[Suite]:
     _pull(),
     _pretrained(),
     _sampled(),
+    _curves(),
     _looks(),
     _collapse(
       "collapse",

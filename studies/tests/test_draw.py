@@ -114,23 +114,23 @@ def test_effects_need_two_arms():
 def test_curves_have_a_band_where_there_are_seeds():
   steps = [0, 10, 20]
   values = [[1.0, 2.0, np.nan], [3.0, 2.0, 5.0]]
-  figure = draw.curves(
-    {"EPS": (steps, values), "one": (steps, [[0.0, 1.0, 2.0]])}, ylabel="MAP@R", floors={"raw": 0.5}
-  )
-  axes = figure.axes[0]
-  first, second, floor = axes.lines
+  series = {"EPS": (steps, values), "one": (steps, [[0.0, 1.0, 2.0]])}
+  figure = draw.curves({"MAP@R": series, "loss": {"one": series["one"]}})
+  axes, other = figure.axes
+  assert (axes.get_title("left"), other.get_title("left")) == ("MAP@R", "loss")
+  first, second = axes.lines
   np.testing.assert_allclose(first.get_ydata(), [2.0, 2.0, 5.0])
   np.testing.assert_allclose(second.get_ydata(), [0.0, 1.0, 2.0])
-  assert set(floor.get_ydata()) == {0.5}
+  assert other.lines[0].get_color() == second.get_color()
   band = axes.collections[0].get_paths()[0].vertices
   half = 12.706204736 * np.std([1, 3], ddof=1) / np.sqrt(2)
-  np.testing.assert_allclose([band[:, 1].min(), band[:, 1].max()], [2 - half, 2 + half])
+  np.testing.assert_allclose([band[:, 1].min(), band[:, 1].max()], [max(2 - half, 0), 2 + half])
   assert band[:, 0].max() == 10  # The last step has one seed, and no band.
   assert first.get_color() == draw.dots(suite()).legends[0].get_lines()[1].get_color()
-  with pytest.raises(ValueError, match=r"series\['EPS'\]: expected steps \[t\] and values"):
-    draw.curves({"EPS": (steps, [1.0, 2.0, 3.0])}, ylabel="")
+  with pytest.raises(ValueError, match=r"panels\['loss'\]\['EPS'\]: expected steps \[t\] and"):
+    draw.curves({"loss": {"EPS": (steps, [1.0, 2.0, 3.0])}})
   with pytest.raises(ValueError, match="expected at least one curve"):
-    draw.curves({}, ylabel="")
+    draw.curves({"loss": {}})
 
 
 def test_files_are_small_and_the_same_every_time(tmp_path):
@@ -153,7 +153,7 @@ def test_files_are_small_and_the_same_every_time(tmp_path):
 def test_legends_fit():
   """Long legends take several lines; every text stays inside the figure."""
   names = [f"a rather long name {i}" for i in range(6)]
-  figure = draw.curves({name: ([0, 1], [[0.0, 1.0]]) for name in names}, ylabel="y")
+  figure = draw.curves({"y": {name: ([0, 1], [[0.0, 1.0]]) for name in names}})
   figure.canvas.draw()
   for text in figure.legends[0].get_texts():
     box = text.get_window_extent()

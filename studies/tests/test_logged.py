@@ -35,3 +35,23 @@ def test_nothing_there_is_one_message(tmp_path, capsys):
   )
   assert logged.main(["--suite=glyphs", f"--out={tmp_path}"]) == 2
   assert "metrics.jsonl, line 2: expected metrics of a step" in capsys.readouterr().err
+
+
+def test_a_figure_over_training(tmp_path, capsys):
+  task = tmp_path / "curves" / "task"
+  for seed, end in ((0, 4.0), (1, 6.0)):
+    lines = [{"a": 1.0, "eval/x validation/map@r": 0.1}, {"a": end}]
+    _write(task / "triplet-HDML" / f"seed-{seed}", lines)
+    _write(task / "triplet-plain" / f"seed-{seed}", lines[:1])
+  arms = {"HDML": [task / "triplet-HDML" / f"seed-{seed}" for seed in (0, 1)]}
+  panels = logged.over_training(arms, ["a", "eval/*/map@r", "b"])
+  steps, values = panels["a"]["HDML"]
+  assert steps.tolist() == [0, 1] and values.tolist() == [[1.0, 4.0], [1.0, 6.0]]
+  assert panels["eval/*/map@r"]["HDML"][1].tolist() == [[0.1], [0.1]]
+  assert panels["b"] == {}
+  smooth = logged.over_training(arms, ["a"], smooth=5)["a"]["HDML"][1]
+  assert smooth.tolist() == [[1.0, 2.5], [1.0, 3.5]]
+  figure = tmp_path / "curves.png"
+  args = ["--suite=curves", f"--out={tmp_path}", f"--figure={figure}", "--metrics=a,eval/*/map@r"]
+  assert logged.main(args) == 0
+  assert figure.stat().st_size > 1000 and "wrote" in capsys.readouterr().out

@@ -190,6 +190,33 @@ def test_layouts_of_a_sharded_batch(layout, way):
   check(way, of, learnt, data | {"y": of_class[layout]})
 
 
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.parametrize("name", table.PARAMETRIC_KINDS)
+def test_class_vectors_shared_out_over_devices(name, kind):
+  """Each device holds its classes (arXiv 2203.15565 without its sampling): exact, and smaller."""
+  classes, dim = 64 * DEVICES, 32
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(np.float32, table.init(name, 0, classes, dim))
+  x = rng.normal(size=(DEVICES, dim)).astype(np.float32)
+  y = rng.integers(classes, size=DEVICES)
+  fn = lambda params, x: losses.LOSSES[name].fn(x, y, params=params, **OPTIONS[name])
+  step = jax.jit(jax.value_and_grad(fn, argnums=(0, 1)))
+  value, gradients = jax.device_get(step(params, x))
+  mesh = jax.make_mesh((DEVICES,), (AXIS,), axis_types=(AxisType[kind],))
+  shared = jax.device_put((params, x), NamedSharding(mesh, P(AXIS)))
+  compiled = step.lower(*shared).compile()
+  got, of_both = compiled(*shared)
+  np.testing.assert_allclose(got, value, rtol=2e-5)
+  compare = functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-6)
+  jax.tree.map(compare, jax.device_get(of_both), gradients)
+  whole = step.lower(params, x).compile().memory_analysis()
+  memory = compiled.memory_analysis()
+  assert memory.argument_size_in_bytes <= whole.argument_size_in_bytes / (DEVICES - 1)
+  assert all(leaf.sharding.spec[0] == AXIS for leaf in jax.tree.leaves(of_both[0]))
+  if all(vectors.ndim == 2 for vectors in params.values()):  # Several a class are brought together.
+    assert memory.temp_size_in_bytes < whole.temp_size_in_bytes / 2
+
+
 def test_a_closure_that_has_no_gradient_under_the_check_is_refused():
   """Its gradient would have to be summed inside a loop; other losses of one's own work."""
   learnt, data = make("triplet")

@@ -13,7 +13,7 @@ from jaxdml import distances, hdml, losses, models, refs
 from jaxdml.data import cache, preprocess, sampling
 from jaxdml.losses import reducers
 from jaxdml.models.autoencoder import EMBEDDING_NORMS
-from jaxdml.training import metric_loss
+from jaxdml.training import metric_loss, parallel
 from jaxdml.training.config import ConfigError, duration, flatten
 
 _POSITIVE = (
@@ -64,6 +64,7 @@ def _problems(config: ConfigDict, device_count: int | None) -> Iterator[str]:
     "eval.select_by": ("last", *recalls, *_METRICS),
     "eval.rank_by": ("", "trained", "cosine"),
     "optimizer.schedule": ("constant", "cosine", "step"),
+    "train.parallel": parallel.WAYS,
   }.items():
     yield from _one_of(key, _value(config, key), valid)
   if config.eval.select_by in ("nmi", "ami", "f1") and not config.eval.clustering:
@@ -262,6 +263,8 @@ def _memory_problems(config: ConfigDict) -> Iterator[str]:
 
 def _device_problems(config: ConfigDict, device_count: int) -> Iterator[str]:
   """Each device gets whole tuples, and whole chunks of them."""
+  if config.train.parallel == "shard_map" and jax.process_count() > 1:
+    yield f"train.parallel: shard_map is for one host, got {jax.process_count()}; use pmap"
   size, group = config.data.batch_size, _GROUP[config.loss.layout]
   if size % device_count:
     yield f"data.batch_size: {size} is not divisible by the {device_count} devices"

@@ -119,6 +119,7 @@ def get_config() -> ConfigDict:
   config.train.evaluate_every = "250 steps"
   config.train.checkpoint_every = "250 steps"
   config.train.keep = 2  # checkpoints kept besides the best
+  config.train.parallel = "pmap"  # or shard_map: what a step is compiled by; equal to rounding
   config.train.report = True  # report.html at the end: docs/report.md
 
   config.eval = ConfigDict()

@@ -64,7 +64,8 @@ class _Run:
     # run: an error. chex tells functions apart by source and callers alone, so a run of before in
     # this process would count, too.
     chex.clear_trace_counter()
-    self.step_fn = parallel.compile_step(chex.assert_max_traces(program.step, n=1))
+    step = chex.assert_max_traces(program.step, n=1)
+    self.step_fn = parallel.compile_step(step, config.train.parallel)
     # What cannot run is found before the workdir is this config's, and before any time is spent.
     setup.trace(self.setup)
     workdir_lib.check(config, workdir)

@@ -1,4 +1,4 @@
-"""Data parallelism: the only file that knows pmap.
+"""Data parallelism: the only file that knows pmap and shard_map.
 
 A step is a plain per-device function with collectives over AXIS. Here it is compiled for all
 devices, the state replicated, the batch split in contiguous slices.
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdml.types import PyTree
@@ -16,9 +17,28 @@ from jaxdml.types import PyTree
 AXIS = "batch"
 
 
-def compile_step(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-  """pmap of step(state, batch) -> (state, metrics); the old state's memory is reused."""
-  return jax.pmap(step, axis_name=AXIS, donate_argnums=0)
+WAYS = ("pmap", "shard_map")
+"""What `compile_step` may compile a step by."""
+
+
+def compile_step(step: Callable[[Any, Any], Any], way: str = "pmap") -> Callable[[Any, Any], Any]:
+  """step(state, batch) -> (state, metrics) on all devices; the old state's memory is reused.
+
+  Both ways take and give arrays [devices, ...]; "shard_map" those of one host.
+  """
+  if way == "pmap":
+    return jax.pmap(step, axis_name=AXIS, donate_argnums=0)
+
+  def of_a_device(state: Any, batch: Any) -> Any:
+    results = step(*jax.tree.map(lambda x: x[0], (state, batch)))
+    return jax.tree.map(lambda x: jnp.expand_dims(x, 0), results)
+
+  spec = jax.sharding.PartitionSpec(AXIS)
+  # Without the check, gradients are each device's own until the step sums them, as under pmap.
+  mapped = jax.shard_map(
+    of_a_device, mesh=_local_mesh(), in_specs=spec, out_specs=spec, check_vma=False
+  )
+  return jax.jit(mapped, donate_argnums=0)
 
 
 def trace_step(step: Callable[[Any, Any], Any], state: PyTree, batch: PyTree) -> PyTree:

@@ -127,6 +127,21 @@ def test_same_step_under_shard_map_and_vmap():
   _assert_same(one, run(first, split), rtol=2e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["hdml_npair", "margin_random"])
+def test_fifty_steps_of_shard_map_are_those_of_pmap(case):
+  config = _config(case)
+  batches = [fake_batch(step) for step in range(50)]
+  metrics, expected = train_on_all(config, batches)
+  step = parallel.compile_step(build_program(config, axis_name=parallel.AXIS).step, "shard_map")
+  state = parallel.replicate(compiled(config, parallel.AXIS).state)
+  for batch, of_pmap in zip(batches, metrics, strict=True):
+    state, scalars = step(state, parallel.split(batch))
+    for name, value in parallel.unreplicate(scalars).items():
+      np.testing.assert_allclose(value, of_pmap[name], rtol=1e-6, err_msg=name)
+  chex.assert_trees_all_close(*map(parallel.unreplicate, (state, expected)), rtol=1e-6, atol=1e-7)
+
+
 def test_second_step_compiles_nothing():
   _, state, step = compiled(_config("hdml_npair"), parallel.AXIS)
   state, _ = step(parallel.replicate(state), parallel.split(BATCHES[0]))

@@ -22,6 +22,7 @@ and the margin loss, with boundary b,
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -50,7 +51,7 @@ class _Group(NamedTuple):
 
 
 def _default(loss: str, name: str) -> float:
-  return losses.LOSSES[loss].fn.__kwdefaults__[name]
+  return inspect.signature(losses.LOSSES[loss].fn).parameters[name].default
 
 
 def _pair_terms(loss: str) -> tuple[Callable, Callable]:

@@ -173,8 +173,8 @@ def test_signals_save_and_resuming_is_exact(finished, tmp_path, monkeypatch, cap
   calls = []
   real = parallel.compile_step
 
-  def compile_and_stop(step):
-    compiled = real(step)
+  def compile_and_stop(step, way):
+    compiled = real(step, way)
 
     def run(state, batch):
       calls.append(1)
@@ -293,7 +293,7 @@ def test_a_run_stopped_at_its_start_measures_it_once(
 
 def test_a_step_that_is_traced_again_is_an_error(data_dir, tmp_path, monkeypatch):
   """As by batches of another shape: each would be compiled, in the middle of a run."""
-  monkeypatch.setattr(parallel, "compile_step", lambda step: step)
+  monkeypatch.setattr(parallel, "compile_step", lambda step, way: step)
   run = loop._Run(digits_config(data_dir, **LIGHT), tmp_path / "run", None)
   with contextlib.closing(run):
     step = jax.vmap(run.step_fn, in_axes=(None, 0), axis_name=parallel.AXIS)

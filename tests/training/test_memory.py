@@ -84,8 +84,8 @@ def test_resuming_is_exact(overrides, data_dir, tmp_path, monkeypatch):
   calls = []
   real = parallel.compile_step
 
-  def compile_and_stop(step):
-    compiled = real(step)
+  def compile_and_stop(step, way):
+    compiled = real(step, way)
 
     def run(state, batch):
       calls.append(1)

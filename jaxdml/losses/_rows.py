@@ -230,12 +230,7 @@ def sum_over_positives(fn: Callable[..., PyTree], positive: Array, *operands: Py
     count = jnp.max(jnp.sum(positive, axis=1, dtype=jnp.int32), initial=0)
     step = lambda column, valid: of_positive(column, valid, floats, others)
     # The zeros are made here: as traced constants they would be captured ones.
-    return _loop(step, zeros(like), positive, count), (
-      positive,
-      floats,
-      others,
-      count,
-    )
+    return _loop(step, zeros(like), positive, count), (positive, floats, others, count)
 
   def backward(residuals, cotangents):
     positive, floats, others, count = residuals

@@ -40,12 +40,15 @@ TYPED = ("shard_map", "explicit")  # which type how an array is sharded
 AXIS = "devices"
 
 
+def hyperparameters(name):
+  return {k: jnp.float32(v) for k, v in OPTIONS.get(name, {}).items() if isinstance(v, float)}
+
+
 def loss_of(name, mining_fn=None, block_size=None):
   """(learnt, data, axis_name) -> loss; all that learns is in `learnt`, unsharded."""
   options = dict(OPTIONS.get(name, {}))
-  for key in ("margin", "temperature", "alpha"):
-    if isinstance(options.get(key), float):
-      del options[key]  # learnt, like the network
+  for key in hyperparameters(name):
+    del options[key]  # learnt, like the network
   options |= {"mining_fn": mining_fn, "block_size": block_size}
 
   def of(learnt, data, axis_name=None):
@@ -71,10 +74,10 @@ def make(name, seed=0):
   where[[4, 5, 13]] = False  # devices have unequal numbers of valid examples
   x = rng.normal(size=(n, 5)).astype(np.float32)
   data = {"x": x, "y": rng.permutation(n) % CLASSES, "where": where}
-  given = OPTIONS.get(name, {})
-  learnt = {k: jnp.float32(given[k]) for k in ("margin", "temperature", "alpha")
-            if isinstance(given.get(k), float)}  # fmt: skip
-  learnt = {"w": rng.normal(size=(5, DIM)).astype(np.float32), "hyperparameters": learnt}
+  learnt = {
+    "w": rng.normal(size=(5, DIM)).astype(np.float32),
+    "hyperparameters": hyperparameters(name),
+  }
   if name in PARAMETRIC:
     learnt["params"] = jax.tree.map(np.float32, table.init(name, 0, CLASSES, DIM))
   return learnt, data
@@ -140,6 +143,21 @@ def check(way, fn, learnt, data, expected=None):
 def test_a_kind_under_the_ways_that_type_what_they_shard(name, way):
   mine = None if name in PARAMETRIC else mining.nearest_positive
   check(way, loss_of(name, mine), *make(name))
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_loss_is_traced_under_the_ways_that_type(name):
+  """Types are checked while tracing: nothing is compiled, and no loss is forgotten."""
+  (learnt, data), fn = make(name), loss_of(name)
+  step = lambda axis: lambda learnt, data: jax.value_and_grad(fn)(learnt, data, axis)
+  mesh = jax.make_mesh((DEVICES,), (AXIS,), axis_types=(AxisType.Auto,))
+  specs = {"in_specs": (P(), P(AXIS)), "out_specs": (P(), P())}
+  mapped = jax.shard_map(step(AXIS), mesh=mesh, **specs)
+  assert jax.eval_shape(mapped, learnt, data)[0].shape == ()
+  mesh = jax.make_mesh((DEVICES,), (AXIS,), axis_types=(AxisType.Explicit,))
+  put = lambda tree, *spec: jax.device_put(tree, NamedSharding(mesh, P(*spec)))
+  with jax.set_mesh(mesh):
+    assert jax.eval_shape(step(None), put(learnt), put(data, AXIS))[0].shape == ()
 
 
 @pytest.mark.slow

@@ -10,14 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jaxdml import mining
 from jaxdml.training import recipes
-from jaxdml.types import Pairs
-from studies import tasks
+from studies import rival, tasks
 
 __all__ = [
   "SUITES",
@@ -145,29 +141,6 @@ def _pretrained() -> Suite:
   return suite._replace(arms=[*suite.arms, *easy])
 
 
-def _rival(base: Callable[[], ConfigDict]) -> Callable[[], ConfigDict]:
-  """Triplets whose negative is the nearest of five at random: the cheap way to harder ones."""
-
-  def make() -> ConfigDict:
-    config = recipes.apply(base(), "triplet")
-    config.loss.layout = "all_pairs"
-    mining.MINERS["nearest_of_random"] = nearest_of_random  # Where it trains, not at import.
-    config.mining.negative = "nearest_of_random"
-    return config
-
-  return make
-
-
-def nearest_of_random(pairs: Pairs, /) -> Pairs:
-  """The nearest of five negatives drawn at random; a row with fewer draws what it has."""
-  noise = jax.vmap(lambda key: jax.random.uniform(key, pairs.distances.shape[1:]))(pairs.keys)
-  noise = jnp.where(pairs.negative, noise, -1.0)
-  fifth = jax.lax.top_k(noise, min(5, noise.shape[1]))[0][:, -1:]
-  return mining.hardest_negative(
-    pairs._replace(negative=pairs.negative & (noise >= jnp.maximum(fifth, 0.0)))
-  )
-
-
 # The dials that set themselves; the weights in J_gen are for means.
 _AUTO = {
   "hdml.alpha": "auto",
@@ -200,7 +173,7 @@ def _sampled() -> Suite:
     triplets, pairs = f"{task}, triplets", f"{task}, N-pairs"
     arms += [
       Arm(triplets, "triplet", "plain", _config(base, "triplet"), plain),
-      Arm(triplets, "triplet", "nearest of five", _rival(base), plain),
+      Arm(triplets, "triplet", "nearest of five", rival.nearest_of_five(base), plain),
     ]
     arms += [
       Arm(triplets, "triplet", method, _config(base, "triplet,hdml"), candidates)

@@ -17,7 +17,9 @@ MATHEMATICS = (
   "_sharding", "distances", "mining", "losses", "refs", "hdml",
 )  # fmt: skip
 PARTS = ("models", "pretrained", "data", "prepare", "evaluation")
-APPLICATIONS = ("training", "drawing", "inference", "search", "report", "commands", "main")
+APPLICATIONS = (
+  "training", "planning", "drawing", "inference", "search", "report", "commands", "main",
+)  # fmt: skip
 ORDER = (*MATHEMATICS, *PARTS, *APPLICATIONS, "__main__")
 # Parts know the mathematics, and of each other no more than this.
 PARTS_KNOW = {"pretrained": {"models"}, "prepare": {"data"}}
@@ -73,9 +75,10 @@ def drawing():
 
 def written(text):
   """The page with the drawing as it is now."""
-  return re.sub(
-    r"(<!-- map -->\n).*?(\n<!-- end -->)", lambda m: m[1] + drawing() + m[2], text, flags=re.S
-  )
+  place = re.compile(r"(<!-- map -->\n).*?(<!-- end -->)", re.DOTALL)
+  drawn, count = place.subn(lambda m: f"{m[1]}{drawing()}\n{m[2]}", text)
+  assert count == 1, f"{PAGE} has no one place for the map"
+  return drawn
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from jaxdml._version import __version__
 from jaxdml.errors import JaxdmlError
 
 NAMES = (
-  "train", "prepare", "show", "evaluate", "embed", "search", "export", "report", "gallery",
+  "train", "plan", "prepare", "show", "evaluate", "embed", "search", "export", "report", "gallery",
   "convert",
 )  # fmt: skip
 """Each is a module of this package with a `COMMAND`; this is the order of `jaxdml --help`."""

@@ -20,19 +20,21 @@ class Rule:
   It is for the layouts that TFDS makes; what `jaxdml prepare` writes is divided already. Labels
   below `train_classes` train, the rest test, over all splits joined; None where the splits have no
   class in common. Where only TFDS makes it under this name, `by_tfds` can be prepared instead.
+  `classes` is how many train, either way.
   """
 
   label: str = "label"
   train_classes: int | None = None
   by_tfds: str | None = None
+  classes: int | None = None
 
 
 PUBLIC: dict[str, Rule] = {
-  "cars196": Rule(train_classes=98),
-  "cub200_2011": Rule(train_classes=100),
-  "caltech_birds2011": Rule(train_classes=100, by_tfds="cub200_2011"),
-  "stanford_online_products": Rule(label="class_id"),
-  "inshop": Rule(),
+  "cars196": Rule(train_classes=98, classes=98),
+  "cub200_2011": Rule(train_classes=100, classes=100),
+  "caltech_birds2011": Rule(train_classes=100, by_tfds="cub200_2011", classes=100),
+  "stanford_online_products": Rule(label="class_id", classes=11318),
+  "inshop": Rule(classes=3997),
 }
 """Public data sets and the class-disjoint split that papers use; known before they are prepared."""
 

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from jaxdml.types import PyTree
 
@@ -29,16 +30,19 @@ def compile_step(step: Callable[[Any, Any], Any], way: str = "pmap") -> Callable
   if way == "pmap":
     return jax.pmap(step, axis_name=AXIS, donate_argnums=0)
 
+  return jax.jit(_mapped(step, _local_mesh()), donate_argnums=0)
+
+
+def _mapped(step: Callable[[Any, Any], Any], mesh: jax.sharding.Mesh) -> Callable[[Any, Any], Any]:
+  """step(state, batch) on each device of a mesh, of arrays [devices, ...]."""
+
   def of_a_device(state: Any, batch: Any) -> Any:
     results = step(*jax.tree.map(lambda x: x[0], (state, batch)))
     return jax.tree.map(lambda x: jnp.expand_dims(x, 0), results)
 
   spec = jax.sharding.PartitionSpec(AXIS)
   # Without the check, gradients are each device's own until the step sums them, as under pmap.
-  mapped = jax.shard_map(
-    of_a_device, mesh=_local_mesh(), in_specs=spec, out_specs=spec, check_vma=False
-  )
-  return jax.jit(mapped, donate_argnums=0)
+  return jax.shard_map(of_a_device, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
 
 
 def trace_step(step: Callable[[Any, Any], Any], state: PyTree, batch: PyTree) -> PyTree:
@@ -51,9 +55,56 @@ def trace_step(step: Callable[[Any, Any], Any], state: PyTree, batch: PyTree) ->
   return jax.eval_shape(jax.pmap(step, axis_name=AXIS), *jax.tree.map(stack, (state, batch)))
 
 
+def trace_step_for(
+  step: Callable[[Any, Any], Any], state: PyTree, batch: PyTree, mesh: jax.sharding.Mesh
+) -> jax.stages.Traced:
+  """Traces what `compile_step` compiles for the devices of a mesh, which need not be here.
+
+  Takes shapes and dtypes of one device.
+  """
+  mapped = jax.jit(_mapped(step, mesh), donate_argnums=0)
+  return mapped.trace(*_stacked_on(mesh, (state, batch)))
+
+
+def trace_embed_for(
+  embed: Callable[[Any, Any], Any], variables: PyTree, images: PyTree, mesh: jax.sharding.Mesh
+) -> jax.stages.Traced:
+  """Traces `compile_local`'s function for the devices of a mesh, with `images` of one device."""
+  whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  copied = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), variables)
+  sliced = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+  total = jax.ShapeDtypeStruct(
+    (mesh.size * images.shape[0], *images.shape[1:]), images.dtype, sharding=sliced
+  )
+  return jax.jit(_local(embed, mesh)).trace(copied, total)
+
+
+def _stacked_on(mesh: jax.sharding.Mesh, tree: PyTree) -> PyTree:
+  """Shapes and dtypes of one device as those of all on a mesh."""
+  sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+  stack = lambda x: jax.ShapeDtypeStruct((mesh.size, *x.shape), x.dtype, sharding=sharding)
+  return jax.tree.map(stack, tree)
+
+
 def compile_embed(embed: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-  """pmap of embed(replicated variables, images) -> embeddings."""
-  return jax.pmap(embed, axis_name=AXIS)
+  """pmap of embed(replicated variables, images) -> embeddings, over this host's devices."""
+  return jax.pmap(embed, axis_name=AXIS, devices=jax.local_devices())
+
+
+def gather_hosts(rows: np.ndarray) -> np.ndarray:
+  """Rows [n, ...] of all hosts, in their order, on each: n is any number, also 0.
+
+  All hosts call it alike. Other sides of a host without rows may be 0, too.
+  """
+  if jax.process_count() == 1:
+    return rows
+  shapes = multihost_utils.process_allgather(np.int32(rows.shape))
+  most = shapes.max(axis=0)
+  padded = np.zeros(most, rows.dtype)
+  if len(rows):
+    padded[: len(rows)] = rows
+  gathered = multihost_utils.process_allgather(padded)
+  return np.concatenate([part[:n] for part, n in zip(gathered, shapes[:, 0], strict=True)])
 
 
 def compile_local(embed: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -62,12 +113,14 @@ def compile_local(embed: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]
   It takes variables as `replicate_local` puts them, and images [n, ...], n a multiple of the local
   devices; without collectives.
   """
-  mesh = _local_mesh()
+  return jax.jit(_local(embed, _local_mesh()))
+
+
+def _local(embed: Callable[[Any, Any], Any], mesh: jax.sharding.Mesh) -> Callable[[Any, Any], Any]:
   whole, sliced = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(AXIS)
-  mapped = jax.shard_map(
+  return jax.shard_map(
     embed, mesh=mesh, in_specs=(whole, sliced), out_specs=sliced, check_vma=False
   )
-  return jax.jit(mapped)
 
 
 def replicate_local(tree: PyTree) -> PyTree:

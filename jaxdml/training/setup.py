@@ -16,20 +16,27 @@ from jaxdml.training import program as program_lib
 from jaxdml.training.config import Config
 
 
-def resolve(config: ConfigDict, device_count: int | None = None) -> Config:
+def resolve(
+  config: ConfigDict, device_count: int | None = None, *, platform: str | None = None
+) -> Config:
   """Returns the resolved config of what a user wrote.
 
-  What it leaves open is filled in: HDML's choices by `hdml.variant`, and `data.normalize` by the
-  weights of `encoder.init`. Resolving a resolved config changes nothing.
+  What it leaves open is filled in: HDML's choices by `hdml.variant`, `data.normalize` by the
+  weights of `encoder.init`, `encoder.dtype` by the platform. Resolving a resolved config changes
+  nothing.
 
   Args:
     config: with every key of jaxdml/training/defaults.py.
     device_count: devices over all hosts, whose batches must be whole; by default not looked at.
+    platform: JAX's name of where it runs; by default that of this process.
 
   Raises ConfigError: values that mean nothing or cannot work together; weights that do not fit.
   """
   config = config_lib.fill_in(ConfigDict(config))
   checks.check(config, device_count)
+  if config.encoder.dtype == "auto":
+    on_cpu = (platform or jax.default_backend()) == "cpu"
+    config.encoder.dtype = "float32" if on_cpu else "bfloat16"
   if config.encoder.init:
     wanted = encoder_init.wanted_normalize(config)
     config.data.normalize = config.data.normalize or wanted
@@ -75,7 +82,7 @@ class Setup:
 
 
 @contextlib.contextmanager
-def _building() -> Iterator[None]:
+def building() -> Iterator[None]:
   """Turns what networks and losses say of options that make no sense into a ConfigError."""
   try:
     yield
@@ -131,7 +138,7 @@ def prepare(config: Config) -> Setup:
   steps_per_epoch = -(-len(splits.train) // config.data.batch_size)
   duration = config.train.duration
   total_steps = config_lib.duration(duration, steps_per_epoch, "train.duration")
-  with _building():
+  with building():
     program = program_lib.build(
       config,
       num_classes=len(splits.train.classes(config.data.label)),
@@ -185,12 +192,17 @@ def trace(setup: Setup) -> None:
         f"config.{key}: expected to end before training does, after {setup.total_steps} steps; got "
         f"{value!r}"
       )
-  size, side = keys.batch_size // jax.device_count(), keys.image_size
-  integers = jax.ShapeDtypeStruct((size,), np.int32)
-  image = jax.ShapeDtypeStruct((size, side, side, keys.channels), np.uint8)
-  batch = {"image": image, "label": integers, "index": integers}
-  with _building():
+  batch = abstract_batch(config, keys.batch_size // jax.device_count())
+  with building():
     parallel.trace_step(setup.program.step, setup.abstract_state(), batch)
+
+
+def abstract_batch(config: Config, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes and dtypes of what a step takes of `size` images."""
+  side = config.data.image_size
+  integers = jax.ShapeDtypeStruct((size,), np.int32)
+  image = jax.ShapeDtypeStruct((size, side, side, config.data.channels), np.uint8)
+  return {"image": image, "label": integers, "index": integers}
 
 
 def sampler(config: ConfigDict, train: data.Dataset) -> data.sampling.Sampler:

@@ -32,6 +32,7 @@ ENVIRONMENT = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
 # What each command needs at least, wherever it points to.
 NEEDED = {
   "train": ["--config=configs/default.py", "--workdir=x"],
+  "plan": ["--config=configs/default.py", "--target=v5e"],
   "prepare": ["cars196", "--source=x"],
   "show": ["--config=configs/default.py"],
   "evaluate": ["--workdir=x"],
@@ -85,7 +86,12 @@ def test_help(name, capsys):
 
 @pytest.mark.parametrize("name", _cli.NAMES)
 def test_a_wrong_option(name, capsys):
-  near = {"prepare": "--overwrite", "train": "--workdir", "show": "--batches"}.get(name, "--out")
+  near = {
+    "prepare": "--overwrite",
+    "plan": "--config",
+    "train": "--workdir",
+    "show": "--batches",
+  }.get(name, "--out")
   wrong = near[:-1] + "x" + near[-1]
   error = refused(capsys, [name, *NEEDED[name], f"{wrong}=1"])
   assert f"unknown option {wrong}; did you mean {near}?" in error
@@ -98,7 +104,7 @@ def test_a_wrong_option(name, capsys):
   ("argv", "message"),
   [
     (["evalute"], "unknown command 'evalute'; did you mean evaluate?; expected one of train, "),
-    ([], "expected a command, one of train, prepare, "),
+    ([], "expected a command, one of train, plan, prepare, "),
     (["--workdir=x"], "unknown command '--workdir=x'; expected one of"),
     (["report", "--workdir=x", "--k=many"], "--k: expected a whole number of at least 1, got 'm"),
     (["report", "--workdir=x", "--k=0"], "--k: expected a whole number of at least 1, got '0'"),
@@ -292,6 +298,7 @@ def photos(tmp_path_factory):
 
 # The command, and what Ctrl-C meets while it works.
 INTERRUPTED = {
+  "plan": (["--config={digits}", "--target=v5e"], ("jaxdml.planning.plans", "plan")),
   "prepare": (["digits"], ("jaxdml.data.bundled", "encode_png")),
   "show": (["--config={digits}", "--batches=1"], (batches, "_cell")),
   "evaluate": (["--workdir={workdir}"], (Evaluator, "score")),

@@ -1,7 +1,8 @@
 """Pairwise distances in matmul form: x [n, d], y [m, d] -> [n, m], smaller is closer.
 
-Products accumulate in float32 or more, at the highest matmul precision, so that TPU and TF32
-hardware give the same neighbours as a CPU.
+Products accumulate in float32 or more, at the highest matmul precision, so that TF32 hardware gives
+the same neighbours as a CPU; on a TPU at "high", which is as good for unit vectors and half the
+work (docs/accelerators.md). `Distance.at` sets another precision.
 
 >>> import jax.numpy as jnp
 >>> x = jnp.array([[0.0, 0.0], [3.0, 4.0]])
@@ -38,6 +39,14 @@ def _at_least_float32(x: Array) -> Array:
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def largest_entry(x: Array) -> Array:
+  """max |x| over the last axis, which stays, of 1; not finite where an entry is not.
+
+  Whoever asks for it asks so, and XLA reads x once for all of them.
+  """
+  return jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0.0)
+
+
 @jax.custom_jvp
 def safe_sqrt(x: Array) -> Array:
   """sqrt(x), 0 for x < 0; its gradient at x <= 0 is 0, not infinity. NaN stays NaN."""
@@ -51,41 +60,81 @@ def _safe_sqrt_jvp(primals, tangents):
   return root, jnp.where(zero, 0.0, 0.5 / jnp.where(zero, 1.0, root)) * tangents[0]
 
 
-def matmul(x: Array, y: Array) -> Array:
-  """x y^T [n, m] of x [n, d] and y [m, d], accumulated in float32 or more."""
-  return _dot(x, y, 1, 1)
+def matmul(x: Array, y: Array, precision: str | None = None) -> Array:
+  """x y^T [n, m] of x [n, d] and y [m, d], accumulated in float32 or more.
+
+  `precision` is JAX's, of float32 on TPUs and GPUs; by default "high" on a TPU, else "highest".
+  """
+  return _dot(x, y, 1, 1, precision)
 
 
-def _dot(x: Array, y: Array, x_axis: int, y_axis: int) -> Array:
+@functools.partial(jax.jit, static_argnums=(2, 3, 4), inline=True)
+def _dot(x: Array, y: Array, x_axis: int, y_axis: int, precision: str | None = None) -> Array:
+  """The product that sums over `x_axis` of x and `y_axis` of y."""
   out = jnp.promote_types(jnp.promote_types(x.dtype, y.dtype), jnp.float32)
   axes = (((x_axis,), (y_axis,)), ((), ()))
-  return jax.lax.dot_general(x, y, axes, precision="highest", preferred_element_type=out)
+  of = lambda precision: (
+    lambda x, y: jax.lax.dot_general(x, y, axes, precision=precision, preferred_element_type=out)
+  )
+  if precision is not None:
+    return of(precision)(x, y)
+  return jax.lax.platform_dependent(x, y, tpu=of("high"), default=of("highest"))
 
 
-@jax.custom_vjp
-def matmul_transposed(x: Array, y: Array, rows: Array | None = None) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.jit, static_argnums=3, inline=True)
+def matmul_transposed(
+  x: Array, y: Array, rows: Array | None = None, precision: str | None = None
+) -> Array:
   """x y [n, m] of x [n, d] and y [d, m]: `matmul` for y kept transposed. Reverse mode only.
 
   The gradient of y comes as [d, m] from plain products. XLA would fold the transpose of x into
   that product instead, which on a CPU runs at a third of the speed. With `rows` [m, d], y
-  transposed, the gradient of x is a plain product too; it gets no gradient itself.
+  transposed, the gradient of x is a plain product too; it gets no gradient itself. Where the
+  program runs on no CPU, nothing is kept transposed.
   """
-  return _dot(x, y, 1, 0)
-
-
-def _matmul_transposed_bwd(residuals, bar):
-  x, y, rows = residuals
-  y_bar = _dot(jax.lax.optimization_barrier(x.T), bar, 1, 0)
   if rows is None:
-    return _dot(bar, y, 1, 1).astype(x.dtype), y_bar.astype(y.dtype), None
-  x_bar = _dot(bar, rows, 1, 0)
+    return _dot(x, y, 1, 0, precision)
+  return jax.lax.platform_dependent(
+    x, y, rows, cpu=lambda x, y, rows: _dot(x, y, 1, 0, precision),
+    default=lambda x, y, rows: _dot(x, rows, 1, 1, precision),
+  )  # fmt: skip
+
+
+def _matmul_transposed_fwd(x, y, rows, precision):
+  return matmul_transposed(x, y, rows, precision), (x, y if rows is None else None, rows)
+
+
+@functools.partial(jax.jit, static_argnums=0, inline=True)
+def _matmul_transposed_bwd(precision, residuals, bar):
+  x, y, rows = residuals
+  y_bar = jax.lax.platform_dependent(
+    x, bar, cpu=lambda x, bar: _dot(jax.lax.optimization_barrier(x.T), bar, 1, 0, precision),
+    default=lambda x, bar: _dot(x, bar, 0, 0, precision),
+  )  # fmt: skip
+  if rows is None:
+    return _dot(bar, y, 1, 1, precision).astype(x.dtype), y_bar.astype(y.dtype), None
+  x_bar = _dot(bar, rows, 1, 0, precision)
   return x_bar.astype(x.dtype), y_bar.astype(rows.dtype), jnp.zeros_like(rows)
 
 
-matmul_transposed.defvjp(
-  lambda x, y, rows: (_dot(x, y, 1, 0), (x, y if rows is None else None, rows)),
-  _matmul_transposed_bwd,
-)
+matmul_transposed.defvjp(_matmul_transposed_fwd, _matmul_transposed_bwd)
+
+
+@jax.custom_vjp
+@functools.partial(jax.jit, inline=True)
+def kept_transposed(x: Array) -> Array:
+  """x^T [d, n] of x [n, d], on a CPU made once; elsewhere products read x as it lies.
+
+  Reverse mode only.
+  """
+  # The barrier keeps XLA from folding the transpose into the product, slow on a CPU.
+  return jax.lax.platform_dependent(
+    x, cpu=lambda x: jax.lax.optimization_barrier(x.T), default=lambda x: x.T
+  )
+
+
+kept_transposed.defvjp(lambda x: (kept_transposed(x), None), lambda _, bar: (kept_transposed(bar),))
 
 
 @functools.partial(jax.jit, inline=True)  # Outside jit one call of XLA, not a dozen.
@@ -99,7 +148,7 @@ def l2_normalize(x: Array) -> Array:
   x = _at_least_float32(x)
   info = jnp.finfo(x.dtype)
   least = float(info.tiny) * 2.0**26
-  top = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0.0))
+  top = jax.lax.stop_gradient(largest_entry(x))
   power = jax.lax.reduce_precision(0.5 * top, exponent_bits=info.nexp, mantissa_bits=0)
   zero, x = top <= least, x / jnp.where(top > least, power, 1.0)
   square = jnp.sum(x * x, axis=-1, keepdims=True)
@@ -119,7 +168,7 @@ def bounded(x: Array) -> Array:
   most = float(jnp.finfo(jnp.promote_types(x.dtype, jnp.float32)).max) ** 0.2
   if float(jnp.finfo(x.dtype).max) <= most:
     return x
-  top = _at_least_float32(jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0.0))
+  top = _at_least_float32(largest_entry(x))
   factor = jnp.where(top > most, most / jnp.maximum(top, most), 1.0)
   return x * jax.lax.stop_gradient(factor).astype(x.dtype)
 
@@ -136,12 +185,15 @@ class Distance:
     combine: (products [n, m], x_terms each [n, 1], y_terms each [1, m]) -> distances [n, m].
     bounds: smallest and largest distance, up to rounding, whatever the inputs; None if there is no
       such pair. Losses skip a pass where it shows that no exponential overflows.
+    precision: of the products, as in `matmul`.
   """
 
   def __init__(
-    self, name: str, prepare: Prepare, combine: Callable[..., Array], bounds=None, doc=None
-  ):
+    self, name: str, prepare: Prepare, combine: Callable[..., Array], bounds=None, doc=None,
+    precision: str | None = None,
+  ):  # fmt: skip
     self.name, self.prepare, self.combine, self.bounds = name, prepare, combine, bounds
+    self.precision = precision
     self.__doc__ = doc or combine.__doc__  # so that help(distances.cosine) shows the formula
 
   def __repr__(self) -> str:
@@ -152,7 +204,22 @@ class Distance:
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
       raise ValueError(f"distances need x [n, d] and y [m, d]; got x {x.shape} and y {y.shape}")
     (fx, x_terms), (fy, y_terms) = self.prepare(x), self.prepare(y)
-    return self.combine(matmul(fx, fy), *as_grid(x_terms, y_terms))
+    products = matmul(fx, fy, self.precision)
+    return self.combine(products, *as_grid(x_terms, y_terms))
+
+  def at(self, precision: str) -> "Distance":
+    """Returns this distance with products of another precision: highest, high or default.
+
+    It matters for float32 on a TPU, where these take six, three and one pass, and on a GPU, where
+    all but "highest" may be TF32.
+
+    >>> cosine.at("default").precision
+    'default'
+    """
+    known = ("highest", "high", "default")
+    if precision not in known:
+      raise ValueError(f"precision: expected one of {', '.join(known)}; got {precision!r}")
+    return Distance(self.name, self.prepare, self.combine, self.bounds, self.__doc__, precision)
 
 
 _as_column = functools.partial(jnp.expand_dims, axis=1)  # quicker than an index in eager calls

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdml import distances
+from jaxdml import distances, losses
+from jaxdml.planning import program_cost
 from tests.losses import reference, reference_distances
 from tests.losses.table import compiled
 
@@ -265,3 +266,33 @@ def test_finite_embeddings_have_finite_distances(name, scale):
   if scale < 1e38:
     nearest = np.asarray(fn(x, x)).argmin(axis=1)
     assert name == "dot" or scale < 1 or (nearest == np.arange(5)).all()
+
+
+def _platforms_of(fn, *arguments):
+  traced = jax.jit(fn).trace(*arguments).jaxpr
+  return {p: set(program_cost.flops_of(traced, p)) for p in ("cpu", "tpu", "cuda")}
+
+
+def test_precision_is_that_of_the_chip_unless_it_is_given():
+  x, labels = jnp.ones((8, 4)), jnp.arange(8) // 2
+  loss = lambda fn: jax.grad(lambda x: losses.contrastive_loss(x, labels, distance_fn=fn))
+  own = {"cpu": {"highest"}, "tpu": {"high"}, "cuda": {"highest"}}
+  assert _platforms_of(distances.cosine, x, x) == own == _platforms_of(loss(distances.cosine), x)
+  for precision in ("highest", "high", "default"):
+    found = _platforms_of(loss(distances.cosine.at(precision)), x)
+    assert found == {platform: {precision} for platform in own}
+  with pytest.raises(ValueError, match="precision: expected one of highest, high, default"):
+    distances.cosine.at("half")
+
+
+def test_three_passes_of_bfloat16_are_nearly_float32():
+  """What "high" does on a TPU, emulated: the largest error of a cosine of 512 dimensions."""
+  x = np.random.default_rng(0).normal(size=(256, 512)).astype(np.float32)
+  x /= np.linalg.norm(x, axis=1, keepdims=True)
+  exact = x.astype(np.float64) @ x.T.astype(np.float64)
+  first = jnp.asarray(x).astype(jnp.bfloat16)
+  second = (x - first.astype(jnp.float32)).astype(jnp.bfloat16)
+  product = lambda a, b: jnp.matmul(a, b.T, preferred_element_type=jnp.float32)
+  three = product(second, first) + product(first, second) + product(first, first)
+  error = lambda found: np.abs(np.asarray(found, np.float64) - exact).max()
+  assert error(three) < 1e-5 < 1e-4 < error(product(first, first))

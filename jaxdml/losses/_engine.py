@@ -16,7 +16,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxdml._arguments import any_axes, check_arrays, check_functions
-from jaxdml.distances import Distance, as_grid, matmul_transposed, private_distances
+from jaxdml.distances import (
+  Distance,
+  as_grid,
+  kept_transposed,
+  largest_entry,
+  matmul_transposed,
+  private_distances,
+)
 from jaxdml.losses import _blocks, reducers
 from jaxdml.losses._blocks import Blocks, Sizes
 from jaxdml.losses._rows import Inputs, RowFn, TwoPass, masked_pairs, mine
@@ -120,8 +127,7 @@ def _prepare(embeddings, labels, refs, ids, where, weights, distance_fn, mining_
     x = distance_fn.prepare(embeddings)
     features, terms = x if itself else distance_fn.prepare(refs.embeddings)
     # [d, m]: the references' gradient then sums up in the layout that its matrix product writes.
-    # The barrier keeps XLA from folding the transpose into that product, slow on a CPU.
-    y = jax.lax.optimization_barrier(features.T), terms, jax.lax.stop_gradient(features)
+    y = kept_transposed(features), terms, jax.lax.stop_gradient(features)
   block = _Block(index, x, labels, where, ids, keys, weights, private)
   return _Call(block, y, Inputs(embeddings, labels, refs, distance_fn, weights), mining_fn)
 
@@ -134,7 +140,7 @@ def _pairs(call: _Call, block: _Block) -> Pairs:
     distances = private_distances(distance_fn, block.prepared, refs.embeddings)
   elif isinstance(distance_fn, Distance):
     (features, x_terms), (others, y_terms, rows) = block.prepared, call.prepared
-    products = matmul_transposed(features, others, rows)
+    products = matmul_transposed(features, others, rows, distance_fn.precision)
     distances = distance_fn.combine(products, *as_grid(x_terms, y_terms))
   else:
     distances = distance_fn(block.prepared, call.prepared)
@@ -159,9 +165,9 @@ def _rows(call: _Call, row_fn: RowFn, block: _Block) -> Rows:
 
 def _poison(inputs: Inputs) -> Array:
   """NaN where an embedding is not finite, else 0: added to the loss, as masks could hide it."""
-  finite = jnp.all(jnp.isfinite(inputs.embeddings))
+  finite = jnp.all(jnp.isfinite(largest_entry(inputs.embeddings)))
   if inputs.refs.embeddings is not inputs.embeddings:
-    finite = finite & jnp.all(jnp.isfinite(inputs.refs.embeddings))
+    finite = finite & jnp.all(jnp.isfinite(largest_entry(inputs.refs.embeddings)))
   return jnp.where(finite, 0.0, jnp.nan)
 
 

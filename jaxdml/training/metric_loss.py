@@ -64,6 +64,8 @@ class MetricLoss:
     self._config, self._num_classes, self._axis_name = config, num_classes, axis_name
     facts, named = losses.LOSSES[config.loss.name], config.loss.reducer
     self._loss_fn, self.distance_fn = loss_of(config), distance_of(config)
+    if config.loss.precision and isinstance(self.distance_fn, distances.Distance):
+      self.distance_fn = self.distance_fn.at(config.loss.precision)
     self.reduce_fn = reducers.create(named) if named else facts.reduce_fn
     self.additive, self._parametric = facts.additive, facts.parameter is not None
     self._warmup = duration(config.memory.warmup, steps_per_epoch, "memory.warmup")

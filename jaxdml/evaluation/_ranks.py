@@ -92,7 +92,7 @@ def relevant_ranks(
   A query comes once a set, unless it has nothing relevant there.
   """
   total = sum(r.counts for r in relevant)
-  most = _MOST_COUNTED_CPU if jax.default_backend() == "cpu" else _MOST_COUNTED
+  most = _MOST_COUNTED_CPU if _scores.on_cpu() else _MOST_COUNTED
   most = most if task.distance_fn is None else 0  # Counting knows products alone.
   counted = (total > 0) & (total <= most)
   for low, high in _groups(total[counted], len(task.items)):
@@ -155,7 +155,7 @@ def _counted(
     order: of the items in the tiles, [m]; relevant items of neighbouring rows close together.
     block_size, progress: as in `retrieval_metrics`.
   """
-  on_cpu = jax.default_backend() == "cpu"
+  on_cpu = _scores.on_cpu()
   m = len(task.items)
   block = min(block_size or (_BLOCK_CPU if on_cpu else _BLOCK), _scores.power_of_two(len(rows)))
   tile = min(_TILE_CPU if on_cpu else _TILE, -(-m // 64) * 64)

@@ -188,6 +188,11 @@ def device_mesh(blocks: int) -> Mesh:
   return Mesh(np.asarray(devices[: max(min(len(devices), blocks), 1)]), (AXIS,))
 
 
+def on_cpu(mesh: Mesh | None = None) -> bool:
+  """Tells whether programs over a mesh, by default that of `device_mesh`, run on CPUs."""
+  return (mesh or device_mesh(1)).devices.flat[0].platform == "cpu"
+
+
 def replicated(mesh: Mesh, values: Any) -> Any:
   """Puts arrays whole on every device of the mesh."""
   return jax.device_put(values, NamedSharding(mesh, PartitionSpec()))

@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from jaxdml._sharding import own_devices
+from jaxdml.evaluation import _scores
 from jaxdml.evaluation._checks import as_embeddings, as_positive
 from jaxdml.types import Array
 
@@ -195,7 +196,7 @@ def _lloyd(
   data: _Data, centers: np.ndarray, max_iterations: int, tolerance: float, bar: tqdm
 ) -> KMeans:
   """Assigns and moves in turn; returns the last assignment and the centers that it is to."""
-  scatter = jax.default_backend() == "cpu"
+  scatter = _scores.on_cpu(data.mesh)
   before, moved = np.inf, True
   for iteration in range(max_iterations + 1):
     points = data.sharded, data.sharded_squares

@@ -76,7 +76,7 @@ def nearest_neighbours(
   task = _scores.problem(queries, gallery, ids, gallery_ids, normalize, distance_fn, name="queries")
   n, m = len(task.queries), len(task.items)
   if block_size is None:
-    block_size = _BLOCK_CPU if jax.default_backend() == "cpu" else _BLOCK
+    block_size = _BLOCK_CPU if _scores.on_cpu() else _BLOCK
   block = min(as_positive("block_size", block_size), _scores.power_of_two(n))
   mesh = _scores.device_mesh(-(-n // block))
   tile = min(_TILE, -(-m // 64) * 64)

@@ -85,7 +85,7 @@ def synthetic_parts(
   of_metric = layers(params | {name: _frozen(params[name]) for name in ("generator", "head")})
   hidden = make(of_metric.first, detach == "anchors", z, anchors, given, t)
   if detach == "generated":
-    hidden = jax.tree.map(_frozen, hidden)
+    hidden = hidden.frozen()
   norm = of_metric.feature_norm
   normalised = norm is not None and (norm.given is None or norm.moved is not None)
   total, square = _sums(hidden, _layers.gram if normalised else _squares)
@@ -115,7 +115,7 @@ def synthetic_parts(
     return jnp.sum(jnp.where(used, cross_entropy(logits, block.labels.reshape(-1)), 0.0)), ()
 
   of_anchors = jnp.sum(cross_entropy(apply(classify, hidden.anchors), mined.labels))
-  of_partners, _ = _blocks.sum_blocks(soft_of, _blocks.Blocks.of(hidden.cut), (hidden.q, classify))
+  of_partners, _ = _blocks.sum_blocks(soft_of, hidden.blocks, (hidden.q, classify))
   used = jnp.sum(tuples.positive | tuples.negative, dtype=z.dtype)
   soft = ((of_anchors, jnp.sum(mined.labels >= 0, dtype=z.dtype)), (of_partners, used))
   generator_stats = of_generator.norm.moved(generator_mean + hidden.center, generator_var)
@@ -155,5 +155,5 @@ def _j_syn(embed: Dense, unit_norm: bool, hidden: Hidden, k, loss: TupleLoss, ax
     real = {"where": block.real, "weights": block.real.astype(z.dtype)}
     return of_block(z[:size], block.anchor_labels, refs, **real, block_size=size)
 
-  blocks = _blocks.Blocks.of(hidden.cut)
+  blocks = hidden.blocks
   return _blocks.reduce_blocks(sums, loss.reduce_fn, blocks, (hidden.q, embed), axis_name)

@@ -12,7 +12,7 @@ from jaxdml.distances import matmul_transposed, safe_sqrt
 from jaxdml.hdml._layers import Dense
 from jaxdml.hdml.pull import pull_factors
 from jaxdml.hdml.tuples import Mined, Tuples, nearest_distances
-from jaxdml.losses._blocks import split
+from jaxdml.losses._blocks import Blocks, Sizes, by_platform, split
 from jaxdml.losses._rows import zeros
 from jaxdml.types import Array, PyTree
 
@@ -101,22 +101,41 @@ def partners_of(block: Block, q: Array, center: Array) -> Array:
 class Hidden(NamedTuple):
   """Hidden activations less their centre: of z [b, h] and the anchors [n, h]; partners in blocks.
 
-  `cut` is [blocks, anchors of a block, ...], `q` [m, h] of the references that the anchors share,
-  and `center` [h] a constant, around which sums of squares do not cancel.
+  `block` holds all anchors, `sizes` how many of them at a time, `q` [m, h] is of the references
+  that the anchors share, and `center` [h] a constant, around which sums of squares do not cancel.
   """
 
   z: Array
   anchors: Array
-  cut: Block
+  block: Block
+  sizes: Sizes
   q: Array
   center: Array
 
   def over_blocks(self, fn: Callable[[Array], PyTree]) -> PyTree:
     """The sum of fn(h [r, h]) over the blocks of partners, each made again for its gradient."""
     of_block = jax.checkpoint(lambda block, q: fn(partners_of(block, q, self.center)))
-    shapes = jax.eval_shape(of_block, jax.tree.map(lambda a: a[0], self.cut), self.q)
     add = lambda total, block: (jax.tree.map(jnp.add, total, of_block(block, self.q)), None)
-    return jax.lax.scan(add, zeros(shapes), self.cut)[0]
+
+    def over(size: int, block: Block) -> PyTree:
+      cut = self._cut(block, size)
+      shapes = jax.eval_shape(of_block, jax.tree.map(lambda a: a[0], cut), self.q)
+      return jax.lax.scan(add, zeros(shapes), cut)[0]
+
+    return by_platform(over, self.sizes, self.block)
+
+  @property
+  def blocks(self) -> Blocks:
+    """The anchors as `losses._blocks` takes them."""
+    return Blocks(self.block, self._cut, self.sizes)
+
+  def frozen(self) -> "Hidden":
+    """The same as constants."""
+    return Hidden(*jax.tree.map(_frozen, self[:3]), self.sizes, *map(_frozen, self[4:]))
+
+  def _cut(self, block: Block, size: int) -> Block:
+    cut, is_real = split(block, len(self.anchors), size)
+    return cut._replace(real=is_real)
 
 
 def hidden_of(first: Dense, z, anchors, given, t, mined: Mined, block_size, axis_name, fixed):
@@ -133,8 +152,5 @@ def hidden_of(first: Dense, z, anchors, given, t, mined: Mined, block_size, axis
   used = tuples.positive | tuples.negative
   labels = mined.labels, tuples.labels
   block = Block(p, own, t, tuples.index, real[b:], *labels, used, jnp.ones(n, bool))
-  if not block_size:
-    on_cpu = jax.default_backend() == "cpu"
-    block_size = max(1, (_CPU_ELEMENTS if on_cpu else _ELEMENTS) // (t.shape[1] * h))
-  cut, is_real = split(block, n, min(block_size, n))
-  return Hidden(real[:b], real[b:], cut._replace(real=is_real), q, center)
+  sizes = Sizes(*(block_size or max(1, e // (t.shape[1] * h)) for e in (_CPU_ELEMENTS, _ELEMENTS)))
+  return Hidden(real[:b], real[b:], block, Sizes(*(min(size, n) for size in sizes)), q, center)

@@ -33,7 +33,7 @@ def plain_lloyd(points, centers, iterations):
 @pytest.mark.parametrize(("n", "k", "block_size"), [(400, 12, 512), (101, 30, 5)])
 def test_lloyd_equals_a_plain_loop(monkeypatch, n, k, block_size, scatter):
   """From the same centers, the same assignment; both ways of adding up clusters."""
-  monkeypatch.setattr(module.jax, "default_backend", lambda: "cpu" if scatter else "gpu")
+  monkeypatch.setattr(module._scores, "on_cpu", lambda mesh: scatter)
   points, _ = blobs(n=n)
   start = points[np.random.default_rng(1).permutation(n)[:k]]
   for iterations in (1, 4):
@@ -55,7 +55,7 @@ def test_lloyd_equals_a_plain_loop(monkeypatch, n, k, block_size, scatter):
 def test_eight_devices_equal_one(monkeypatch, n, k, scatter):
   """Bitwise, whatever the rounding: the assignment, the centers and so the metrics."""
   assert len(DEVICES) == 8
-  monkeypatch.setattr(module.jax, "default_backend", lambda: "cpu" if scatter else "gpu")
+  monkeypatch.setattr(module._scores, "on_cpu", lambda mesh: scatter)
   points, _ = blobs(n=n)
   results = []
   for count in (8, 1):

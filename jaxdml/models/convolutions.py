@@ -1,4 +1,4 @@
-"""Convolutions that XLA's are slow at on a CPU: 1x1 ones in training, and depthwise ones.
+"""Convolutions that XLA's are slow at on a CPU: 1x1 ones in training, small maps, depthwise ones.
 
 On a CPU they are matrix products and sums of shifted images, on every other platform XLA's own.
 The platform is that which a program is lowered for (`jax.lax.platform_dependent`).
@@ -18,8 +18,8 @@ from jaxdml.models.layers import HE_INIT, Dtype
 from jaxdml.types import Array
 
 
-def _fast_on_cpu(fast: Any, gradients: Any) -> Any:
-  """Returns convolve(x, kernel, stride), `fast` on a CPU and XLA's own on every other platform.
+def _fast_on_cpu(fast: Any, gradients: Any, native: Any) -> Any:
+  """Returns convolve(x, kernel, stride), `fast` on a CPU and `native` on every other platform.
 
   `gradients` takes (x, kernel, gradient, stride) and returns those of x and of the kernel.
   """
@@ -65,7 +65,7 @@ def _product(x: Array, kernel: Array, stride: int) -> Array:
   return y.reshape(*x.shape[:-1], -1).astype(x.dtype)
 
 
-pointwise = _fast_on_cpu(_product, _gradients_of(_product))
+pointwise = _fast_on_cpu(_product, _gradients_of(_product), native)
 """1x1 convolution: every `stride`-th pixel of x [n, h, w, c] times the kernel [1, 1, c, d].
 
 On a CPU it is a matrix product, as its gradients are: XLA's convolution takes 2 to 13 times as long
@@ -73,14 +73,57 @@ On a CPU it is a matrix product, as its gradients are: XLA's convolution takes 2
 """
 
 
+_SMALL = {3: 8}  # kernels -> sides of maps below which they are products; else their own size
+
+Window = tuple[int, tuple[tuple[int, int], tuple[int, int]]]
+"""Stride, and (before, after) that rows and columns are padded by."""
+
+
+def _padded(x: Array, kernel: Array, window: Window) -> Array:
+  """XLA's convolution."""
+  stride, pads = window
+  numbers = ("NHWC", "HWIO", "NHWC")
+  return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=numbers)
+
+
+def _unfolded(x: Array, kernel: Array, window: Window) -> Array:
+  """The same as a product of all that the kernel sees, [n h w, k^2 c], and the kernel."""
+  stride, pads = window
+  size, rows, columns = kernel.shape[0], *_outputs(x, kernel, window)
+  seen = _taps(jnp.pad(x, ((0, 0), *pads, (0, 0))), size, stride, rows, columns)
+  seen = jnp.concatenate(seen, axis=3).reshape(len(x) * rows * columns, -1)
+  wide = jnp.promote_types(x.dtype, jnp.float32)
+  y = jnp.dot(seen, kernel.reshape(seen.shape[1], -1), preferred_element_type=wide)
+  return y.reshape(len(x), rows, columns, -1).astype(x.dtype)
+
+
+def _outputs(x: Array, kernel: Array, window: Window) -> list[int]:
+  """Rows and columns of the result."""
+  stride, pads = window
+  sides = zip(x.shape[1:3], pads, strict=True)
+  return [(side + sum(pad) - kernel.shape[0]) // stride + 1 for side, pad in sides]
+
+
+on_small_maps = _fast_on_cpu(_unfolded, _gradients_of(_unfolded), _padded)
+"""Convolution of a small map: one that is smaller than the kernel, or becomes so, and 3x3 below 8.
+
+On a CPU it is a matrix product. XLA's takes up to a hundred times as long where the map is smaller
+than the kernel as on the next larger one (benchmarks/encoders_by_side.py).
+"""
+
+
 def _convolve(x: Array, kernel: Array, strides: Any, padding: Any, **options: Any) -> Array:
   plain = all(s == 1 for key in ("lhs_dilation", "rhs_dilation") for s in options[key])
-  unpadded = padding in ("SAME", "VALID") or not any(sum(map(tuple, padding), ()))
-  if (
-    kernel.shape[:2] == (1, 1) and len(set(strides)) == 1 and plain and unpadded
-    and options["feature_group_count"] == 1 and options["precision"] is None
-  ):  # fmt: skip
-    return pointwise(x, kernel, strides[0])
+  plain &= options["feature_group_count"] == 1 and options["precision"] is None
+  sizes = kernel.shape[:2]
+  if plain and x.ndim == 4 and len(set(sizes)) == len(set(strides)) == 1:
+    named = isinstance(padding, str)
+    pads = lax.padtype_to_pads(x.shape[1:3], sizes, strides, padding) if named else padding
+    window = strides[0], tuple(map(tuple, pads))
+    if sizes == (1, 1) and not any(map(sum, pads)):
+      return pointwise(x, kernel, strides[0])
+    if min(*x.shape[1:3], *_outputs(x, kernel, window)) < _SMALL.get(sizes[0], sizes[0]):
+      return on_small_maps(x, kernel, window)
   return lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
@@ -182,7 +225,9 @@ def _kernel_gradient(x: Array, kernel: Array, gradient: Array, stride: int) -> A
   return total.reshape(kernel.shape).astype(kernel.dtype)
 
 
-depthwise = _fast_on_cpu(_shifted, lambda *args: (_input_gradient(*args), _kernel_gradient(*args)))
+depthwise = _fast_on_cpu(
+  _shifted, lambda *args: (_input_gradient(*args), _kernel_gradient(*args)), native
+)
 """Depthwise convolution with "SAME" padding of x [n, h, w, c] by a kernel [k, k, 1, c].
 
 XLA's CPU convolution is slow with a group a channel: an EfficientNet took 8 times as long. On a CPU

@@ -6,9 +6,9 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jaxdml.models.base import Encoder, Preprocessing, Published, State, caffe, register, torch_leaf
 from jaxdml.models.convolutions import conv
@@ -25,19 +25,48 @@ INCEPTION = {
 """Table 1 of the paper: 1x1, (3x3 reduce, 3x3), (5x5 reduce, 5x5), pool projection."""
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def local_response_norm(x: Array, size: int = 5, alpha: float = 1e-4, beta: float = 0.75) -> Array:
   """Divides each channel by the energy of its neighbours, x / (1 + alpha/size * sum x^2)^beta.
 
-  The sum runs over `size` channels centred on each one; x is [..., c], the result float32. These
-  are Caffe's definition and constants, with which the published GoogLeNet weights were trained.
+  The sum runs over `size` channels centred on each one; x is [..., c], the result has its dtype,
+  computed in float32. These are Caffe's definition and constants, with which the published
+  GoogLeNet weights were trained. Nothing but x is kept for the gradient. Reverse mode only.
 
   >>> local_response_norm(jnp.ones((1, 3)), size=3, alpha=3.0, beta=1.0).tolist()
   [[0.3333333432674408, 0.25, 0.3333333432674408]]
   """
-  x = x.astype(jnp.float32)
-  window = (1,) * (x.ndim - 1) + (size,)
-  energy = lax.reduce_window(jnp.square(x), 0.0, lax.add, window, (1,) * x.ndim, "SAME")
-  return x * (1.0 + alpha / size * energy) ** -beta
+  wide = x.astype(jnp.float32)
+  return (wide * _energy(wide, size, alpha) ** -beta).astype(x.dtype)
+
+
+def _energy(x: Array, size: int, alpha: float) -> Array:
+  return 1.0 + alpha / size * _over_channels(jnp.square(x), size, (size - 1) // 2)
+
+
+def _over_channels(x: Array, size: int, before: int) -> Array:
+  """Sums of each channel, the `before` ones before it and the others of `size` behind it."""
+  padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(before, size - 1 - before)])
+  # Slices are summed where they are used; XLA's own windows are written to memory.
+  return sum(padded[..., shift : shift + x.shape[-1]] for shift in range(size))
+
+
+def _response_norm_bwd(size: int, alpha: float, beta: float, x: Array, bar: Array) -> tuple[Array]:
+  # Behind the barrier, or XLA for a GPU would keep the forward pass's energy, in float32, instead
+  # of x. For a TPU it moves less without.
+  barrier = jax.lax.optimization_barrier
+  wide = jax.lax.platform_dependent(x, cuda=barrier, default=lambda x: x).astype(jnp.float32)
+  of_output = bar.astype(jnp.float32)
+  energy = _energy(wide, size, alpha)
+  shrunk = of_output * energy**-beta
+  # The channels whose window holds this one: the window turned around.
+  others = _over_channels(shrunk * wide / energy, size, size - 1 - (size - 1) // 2)
+  return ((shrunk - 2.0 * alpha * beta / size * wide * others).astype(x.dtype),)
+
+
+local_response_norm.defvjp(
+  lambda x, size, alpha, beta: (local_response_norm(x, size, alpha, beta), x), _response_norm_bwd
+)
 
 
 class ConvUnit(nn.Module):
@@ -155,7 +184,7 @@ class GoogLeNet(InceptionNet):
   def _response_norm(self, x: Array) -> Array:
     if self.batch_norm:
       return x
-    return local_response_norm(x, self.lrn_size, self.lrn_alpha).astype(self.dtype)
+    return local_response_norm(x, self.lrn_size, self.lrn_alpha)
 
 
 # Caffe's layers before the blocks; the blocks' have the names that ours have.

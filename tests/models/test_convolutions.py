@@ -41,15 +41,35 @@ def test_equals_flax(options):
     jax.tree.map(close, expected, ours)
 
 
-def test_only_1x1_is_a_product():
-  def program(size):
+@pytest.mark.parametrize("side", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+  ("size", "options"),
+  [
+    (3, {}),
+    (3, {"strides": 2, "padding": ((1, 1), (1, 1))}),
+    (5, {"padding": "SAME", "use_bias": False}),
+    (7, {"strides": 2, "padding": ((3, 3), (3, 3))}),
+    (2, {"padding": ((0, 1), (1, 0))}),
+  ],
+)
+def test_small_maps_equal_flax(side, size, options):
+  with jax.enable_x64(True):
+    x = jax.random.normal(jax.random.key(1), (2, side, side + 1, 3), jnp.float64)
+    options = {"dtype": jnp.float64, "param_dtype": jnp.float64, **options}
+    expected, ours = both(((4, (size, size)), options), x)
+    close = lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-12)
+    jax.tree.map(close, expected, ours)
+
+
+def test_small_maps_and_1x1_are_products():
+  def program(size, side=4):
     conv = convolutions.Conv(4, (size, size), use_bias=False)
-    x = jnp.ones((1, 4, 4, 3))
+    x = jnp.ones((1, side, side, 3))
     variables = conv.init(jax.random.key(0), x)
     return jax.jit(jax.grad(lambda v: conv.apply(v, x).sum())).lower(variables).as_text()
 
-  assert "convolution" not in program(1)
-  assert "convolution" in program(3)
+  assert "convolution" not in program(1, side=16) + program(3, side=7) + program(5)
+  assert "convolution" in program(3, side=8) and "convolution" in program(5, side=5)
 
 
 def test_half_precision_accumulates_in_float32():

@@ -67,19 +67,24 @@ class BadImages:
     first = not self.reasons and reasons
     self.reasons.update(reasons)
     total = len(self._dataset)
-    if len(self.reasons) > self._share * total:
-      shown = list(self.reasons.values())[:_SHOWN]
-      more = len(self.reasons) - len(shown)
-      shown += [f"and {more} more"] if more else []
-      what = f"{len(self.reasons)} of {total} images cannot be decoded, more than"
-      rule = (
-        f"data.max_bad_images={self._share:g} of them; mend or remove them, or raise that share"
-      )
-      raise ImageDecodeError("\n".join([f"{what} {rule}:", *shown]))
+    self.check(len(self.reasons))
     if first:
       most = f"data.max_bad_images={self._share:g} of {total}"
       which = printable(f"{next(iter(reasons.values()))}; {instead}")
       tqdm.write(f"cannot decode {which}. Further ones are counted, up to {most}", file=sys.stderr)
+
+  def check(self, count: int) -> None:
+    """Raises ImageDecodeError if so many are more than the share: this host's, or all hosts'."""
+    total = len(self._dataset)
+    if count > self._share * total:
+      shown = list(self.reasons.values())[:_SHOWN]
+      more = count - len(shown)
+      shown += [f"and {more} more"] if more else []
+      what = f"{count} of {total} images cannot be decoded, more than"
+      rule = (
+        f"data.max_bad_images={self._share:g} of them; mend or remove them, or raise that share"
+      )
+      raise ImageDecodeError("\n".join([f"{what} {rule}:", *shown]))
 
 
 class Loaded(NamedTuple):

@@ -133,8 +133,12 @@ def eval_batches(
   batch_size: int,
   num_workers: int = 0,
   bad_images: BadImages | None = None,
+  *,
+  part: tuple[int, int] = (0, 1),
 ) -> Batches:
   """Iterates once over all records in order, in batches of one size.
+
+  Of several hosts the i-th of n gets the batches of `part` (i, n): together all, each once.
 
   Returns:
     Dicts of `image` uint8 [n, h, w, c]; `index` int32 [n], the record in `dataset`, for its
@@ -151,4 +155,6 @@ def eval_batches(
   step_fn = functools.partial(_eval_step, images, len(dataset), batch_size)
   bad = BadImages(dataset) if bad_images is None else bad_images
   receive = functools.partial(_receive, bad, "it is left out")
-  return workers.run(0, -(-len(dataset) // batch_size), step_fn, num_workers, receive)
+  total, (host, hosts) = -(-len(dataset) // batch_size), part
+  start, stop = (total * place // hosts for place in (host, host + 1))
+  return workers.run(start, stop, step_fn, num_workers, receive)

@@ -70,10 +70,10 @@ class _Run:
     setup.trace(self.setup)
     workdir_lib.check(config, workdir)
     workdir_lib.check_data(workdir, self.setup.splits, config.data.label)
-    self.test = Evaluator(config, self.setup.measured, program.embed)
+    self.test = Evaluator(config, self.setup.measured, program.embed, shared=True)
     self.selection = self.test
     if self.setup.selecting is not self.setup.measured:
-      self.selection = Evaluator(config, self.setup.selecting, program.embed)
+      self.selection = Evaluator(config, self.setup.selecting, program.embed, shared=True)
     self.bad_images = data.BadImages(self.setup.train, config.data.max_bad_images)
     # The workdir is this process's alone before anything in it is tidied up.
     with contextlib.ExitStack() as stack:
@@ -203,7 +203,9 @@ class _Run:
             raise
           return self._interrupted(interrupt, device_state, pending, writer)
         starving.arrived()
-        device_state, metrics = self.step_fn(device_state, arrays)
+        # All is on the devices: a copy from the host here would stall them at every step.
+        with jax.transfer_guard("disallow"):
+          device_state, metrics = self.step_fn(device_state, arrays)
         starving.started(metrics["finite"])
         pending.append((step, metrics["finite"]))
         # One step behind, so that looking does not stall the device.

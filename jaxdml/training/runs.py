@@ -2,9 +2,10 @@
 
 import dataclasses
 import functools
+import itertools
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -40,9 +41,18 @@ class Evaluator:
     config: the run's.
     dataset: the images; `eval_label` (or `label`) says what counts as a match.
     embed_fn: ({"params", "batch_stats"}, images) -> embeddings, per device.
+    shared: all hosts evaluate alike, and each reads and embeds its part of the images; else this
+      host does all of them.
   """
 
-  def __init__(self, config: ConfigDict, dataset: data.Dataset, embed_fn: Callable[..., Array]):
+  def __init__(
+    self,
+    config: ConfigDict,
+    dataset: data.Dataset,
+    embed_fn: Callable[..., Array],
+    *,
+    shared: bool = False,
+  ):
     devices, keys = jax.local_device_count(), config.data
     self._batch_size = -(-config.eval.batch_size // devices) * devices
     self._config, self._dataset = config, dataset
@@ -51,7 +61,9 @@ class Evaluator:
     self._labels = dataset.column(keys.eval_label or keys.label)
     self._embed = parallel.compile_embed(embed_fn)
     self._bad_images = data.BadImages(dataset, keys.max_bad_images)
-    self._total = -(-len(dataset) // self._batch_size)
+    self._part = (jax.process_index(), jax.process_count()) if shared else (0, 1)
+    batches = -(-len(dataset) // self._batch_size)
+    self._total = -(-batches // self._part[1])  # of this host, or one less
     self.preprocess = data.preprocess.from_config(keys, train=False, cache=keys.cache)
 
   @property
@@ -61,7 +73,27 @@ class Evaluator:
 
   def _batches(self) -> data.Batches:
     size, workers = self._batch_size, self._config.data.num_workers
-    return data.eval_batches(self._dataset, self.preprocess, size, workers, self._bad_images)
+    return data.eval_batches(
+      self._dataset, self.preprocess, size, workers, self._bad_images, part=self._part
+    )
+
+  def _embedded(self, embed: Callable[[Iterable[Any]], evaluation.Embedded]) -> evaluation.Embedded:
+    """Embeds this host's part of the batches, and gathers those of all hosts."""
+    with self._batches() as batches:
+      if self._part[1] == 1:
+        return embed(batches)
+      iterator = iter(batches)
+      first = next(iterator, None)
+      if first is None:
+        embedded = evaluation.Embedded(
+          np.empty((0, 0), np.float32), {"index": np.empty(0, np.int32)}
+        )
+      else:
+        embedded = embed(itertools.chain([first], iterator))
+    rows = {name: parallel.gather_hosts(column) for name, column in embedded.columns.items()}
+    embedded = evaluation.Embedded(parallel.gather_hosts(embedded.embeddings), rows)
+    self._bad_images.check(len(self._dataset) - len(embedded.embeddings))
+    return embedded
 
   def score(self, embedded: evaluation.Embedded, *, pixels: bool = False) -> dict[str, float]:
     """Metrics of what `embed` or `pixels` returned; pixels are ranked by cosine similarity."""
@@ -95,16 +127,20 @@ class Evaluator:
 
   def embed_with(self, apply: Callable[[np.ndarray], Any]) -> evaluation.Embedded:
     """Likewise, with any function of uint8 images [b, h, w, c] that gives [b, d]."""
-    with self._batches() as batches:
-      return evaluation.embed_batches(
+    return self._embedded(
+      lambda batches: evaluation.embed_batches(
         apply, batches, total=self._total, description=f"embed {self.name}"
       )
+    )
 
   def pixels(self) -> evaluation.Embedded:
     """The flattened, centred pixels that the network receives: the embedding of no model."""
-    with self._batches() as batches:
+
+    def embed(batches: Iterable[Any]) -> evaluation.Embedded:
       normalized = ({**b, "image": self.preprocess.normalize(b["image"])} for b in batches)
       return evaluation.raw_pixels(normalized, center=True, total=self._total)
+
+    return self._embedded(embed)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ REFUSED = {
   "data.color_jitter": (0.2, "config.data.color_jitter: grey images have no colour, so 0; got 0.2"),
   "encoder.name": ("vgg", "config.encoder.name: expected one of bn_inception, convnet"),
   "embedding.norm": ("group", "config.embedding.norm: expected one of batch, layer, none"),
-  "encoder.dtype": ("float16", "config.encoder.dtype: expected one of float32, bfloat16"),
+  "encoder.dtype": ("float16", "config.encoder.dtype: expected one of auto, float32, bfloat16"),
   "encoder.chunk_size": (3, "expected 0 (all at once) or a divisor of the 4 images of each device"),
   "optimizer.learning_rate": (-1.0, "config.optimizer.learning_rate: expected a positive number"),
   "mining.negative": (

@@ -1,5 +1,7 @@
 """Two hosts (processes on loopback, gloo) train the model that one host with two devices trains."""
 
+import collections
+import json
 import os
 import pathlib
 import socket
@@ -15,6 +17,7 @@ from tests.xla import cheap_flags
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 HOST = """
+import json
 import sys
 import jax
 port, count, index, data_dir, workdir = sys.argv[1:]
@@ -24,10 +27,17 @@ if int(count) > 1:
 assert jax.device_count() == 2
 from jaxdml.training import loop
 from tests.training.test_loop import digits_config
+from jaxdml.data import loading
+load, read = loading.Images.__call__, []
+def counted(self, index, *rest, **options):
+  if self._labels is None:  # An evaluation's: training lets images of a class stand in.
+    read.extend(index.tolist())
+  return load(self, index, *rest, **options)
+loading.Images.__call__ = counted
 rows = loop.train_and_evaluate(digits_config(data_dir, **{overrides}), workdir)
-print(rows["trained model"]["map@r"])
+print(json.dumps([rows["trained model"]["map@r"], read]))
 """
-OVERRIDES = {"hdml.enabled": True, "hdml.slots": 4, "eval.raw_pixels": False}
+OVERRIDES = {"hdml.enabled": True, "hdml.slots": 4, "eval.batch_size": 50}
 
 
 def _host(port, count, index, data_dir, workdir):
@@ -68,6 +78,11 @@ def test_two_hosts_equal_one(data_dir, tmp_path):
   assert int(two.step) == 8
   for a, b in zip(jax.tree.leaves(two), jax.tree.leaves(one), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-4)
+  # Each image is read, and embedded, by one of the two; some evaluations have an odd batch.
+  (_, first), (_, second), (score, alone) = (json.loads(out.splitlines()[-1]) for out, _ in outputs)
+  assert collections.Counter(first + second) == collections.Counter(alone)
+  assert min(len(first), len(second)) > 0.3 * len(alone)
+  assert json.loads(outputs[1][0].splitlines()[-1])[0] == pytest.approx(score, abs=0.02)
   # Only the first host writes, and each step once.
   lines = (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()
   assert len(lines) == len((tmp_path / "one" / "metrics.jsonl").read_text().splitlines())

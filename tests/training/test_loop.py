@@ -153,8 +153,9 @@ def test_tuning_never_looks_at_the_test_split(data_dir, tmp_path, monkeypatch, c
   seen = []
   real = loop.Evaluator
   monkeypatch.setattr(
-    loop, "Evaluator", lambda config, dataset, fn: seen.append(dataset) or real(config, dataset, fn)
-  )
+    loop, "Evaluator", lambda config, dataset, *rest, **options: seen.append(dataset)
+    or real(config, dataset, *rest, **options),
+  )  # fmt: skip
   changes = {"data.label": "label", "eval.validation_fraction": 0.4, "eval.test": False}
   changes |= {"data.images_per_class": 8, "eval.raw_pixels": False, "eval.untrained": False}
   rows = loop.train_and_evaluate(digits_config(data_dir, **changes), tmp_path / "run")
@@ -407,3 +408,10 @@ def test_data_that_is_not_there(data_dir, tmp_path, key, value, message):
     loop.train_and_evaluate(digits_config(data_dir, **{key: value}), tmp_path / "run")
   assert message in str(caught.value)
   assert not (tmp_path / "run").exists()
+
+
+def test_a_step_copies_nothing_from_the_host(data_dir, tmp_path, monkeypatch):
+  """What is not on the devices yet is refused, not copied at every step."""
+  monkeypatch.setattr(parallel, "prefetch", lambda batches: map(parallel.split, batches))
+  with pytest.raises(Exception, match=r"[Dd]isallowed host-to-device transfer"):
+    loop.train_and_evaluate(digits_config(data_dir), tmp_path / "run")

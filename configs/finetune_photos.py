@@ -13,8 +13,8 @@ Cost: 2 minutes on 2 CPU cores for 40 classes of 64 pixels in 6 epochs. Publishe
 photos are yours. Measured on those (3 seeds, docs/results.md): R@1 .884, MAP@R .498; the pretrained
 encoder .835, .348, raw pixels .743, .377.
 
-128 pixels are for CPUs; the weights know details of 224: on a GPU take data.image_size=224,
-encoder.dtype=bfloat16 and a larger data.batch_size. On a Linux CPU set
+128 pixels are for CPUs; the weights know details of 224: on a GPU take data.image_size=224 and a
+larger data.batch_size. On a Linux CPU set
 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 first: up to half as fast again (docs/encoders.md). For
 another encoder convert its weights (jaxdml convert) and set encoder.name and encoder.init=DIR.
 """
@@ -39,6 +39,7 @@ def get_config(names: str = "photos") -> ConfigDict:
   config.data.num_workers = 4
 
   config.encoder.name = "efficientnet_lite0"
+  config.encoder.dtype = "auto"  # bfloat16, on a CPU float32
   config.encoder.init = "imagenet"
   config.encoder.frozen_bn = True
   config.embedding.dim = 128

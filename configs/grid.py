@@ -155,6 +155,7 @@ def _photos(data: str, recipe: str, protocol: str, variant: str) -> ConfigDict:
   config.data.image_size = 227
   config.data.channels = 3
   config.data.num_workers = 8
+  config.encoder.dtype = "auto"  # bfloat16, on a CPU float32
   config.optimizer.generator_learning_rate = 1e-2
   config.optimizer.head_learning_rate = 1e-3
   config.optimizer.schedule = "step"

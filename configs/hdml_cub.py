@@ -33,6 +33,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.data.num_workers = 8
 
   config.encoder.name = "googlenet"
+  config.encoder.dtype = "auto"  # bfloat16, on a CPU float32
   config.embedding.dim = 256
 
   config.loss.name = "npair"

@@ -34,6 +34,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.data.num_workers = 8
 
   config.encoder.name = "googlenet"
+  config.encoder.dtype = "auto"  # bfloat16, on a CPU float32
   config.embedding.dim = 512
 
   config.loss.name = "npair"

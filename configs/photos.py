@@ -36,6 +36,7 @@ def get_config(names: str = "photos") -> ConfigDict:
   config.data.num_workers = 4
 
   config.encoder.name = "resnet18"
+  config.encoder.dtype = "auto"  # bfloat16, on a CPU float32
   config.embedding.dim = 128
 
   config.loss.name = "multi_similarity"

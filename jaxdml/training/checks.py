@@ -57,7 +57,8 @@ def _problems(config: ConfigDict, device_count: int | None) -> Iterator[str]:
   recalls = [f"recall@{k}" for k in config.eval.ks]
   for key, valid in {
     "embedding.norm": EMBEDDING_NORMS,
-    "encoder.dtype": ("float32", "bfloat16"),
+    "loss.precision": ("", "highest", "high", "default"),
+    "encoder.dtype": ("auto", "float32", "bfloat16"),
     "loss.name": list(losses.LOSSES),
     "loss.layout": list(refs.LAYOUTS),
     "loss.learnable_beta": ("none", "scalar", "per_class"),

@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
   config.encoder = ConfigDict()
   config.encoder.name = "convnet"  # one of models.ENCODERS, or package.module:factory
   config.encoder.init = ""  # DIR of jaxdml convert, a WORKDIR, or imagenet; "": random
-  config.encoder.dtype = "float32"  # or bfloat16: compute only, parameters stay float32
+  config.encoder.dtype = "float32"  # bfloat16: of activations alone; auto: where it runs on no CPU
   config.encoder.frozen_bn = False
   config.encoder.chunk_size = 0  # images a device encodes at a time, the loss stays global; 0: all
   config.encoder.frozen_stages = 0  # the first ones never change; frozen_bn keeps statistics
@@ -57,6 +57,7 @@ def get_config() -> ConfigDict:
   config.loss.init_options = ConfigDict()  # of a loss with parameters, e.g. centers_per_class
   config.loss.distance = ""  # "": the loss's default
   config.loss.distance_options = ConfigDict()  # of hyperbolic: curvature, clip_radius
+  config.loss.precision = ""  # of its products: highest, high, default; "": by the chip
   config.loss.reducer = ""  # "": the loss's default
   config.loss.layout = "all_pairs"  # all_pairs, npair, triplet
   config.loss.block_size = 0  # anchors at a time; 0: as suits the machine

@@ -31,6 +31,11 @@ RUNS = {
     ],
     "| `resnet18` | train |",
   ),
+  "encoders_by_side": (
+    ["--only", "resnet18", "--sides", "33", "40", "--images=1", "--calls=1"],
+    "| `resnet18` |",
+  ),
+  "accelerator": (["--tiny"], "multi_similarity"),
   "evaluation": (["--tiny", "--repeats=1", "--no-kmeans"], "| of the product |"),
   "evaluation_kmeans": (["--tiny", "--iterations=2"], "without structure"),
   "export": (["--encoder", "convnet"], "| `convnet` | 32 |"),
@@ -107,4 +112,4 @@ def test_seeds(tmp_path):
 
 def test_each_script_is_tried():
   scripts = {path.stem for path in BENCHMARKS.glob("*.py") if not path.stem.startswith("_")}
-  assert scripts == {name.split()[0] for name in RUNS} | {"letters_folder", "seeds"}
+  assert scripts == {name.split()[0] for name in RUNS} | {"letters_folder", "seeds", "compiled"}

@@ -84,7 +84,7 @@ class _Module:
       return 0.0
     if i.op == "while":
       body = _CALLED.search(i.rest[i.rest.index("body=") :])
-      return _trips(i) * self.traffic(body[1]) if body else 0.0
+      return self._trips(i) * self.traffic(body[1]) if body else 0.0
     if i.op == "conditional":
       return max((self.traffic(name) for name in _branches(i.rest)), default=0.0)
     if i.op == "call":
@@ -152,6 +152,19 @@ class _Module:
         found[kind] = (count + times, total + times * result)
     return found
 
+  def _trips(self, loop: _Instruction) -> int:
+    """The times that a loop runs; 1 where the program does not say."""
+    if known := _TRIPS.search(loop.rest):
+      return int(known[1])
+    # A TPU's compiler leaves only the condition, that a counter from 0 is less than a constant.
+    condition = re.search(r"condition=%([\w.\-]+)", loop.rest)
+    body = self.computations.get(condition[1] if condition else "", [])
+    limits = {i.name: i.rest.partition(")")[0] for i in body if i.op == "constant"}
+    for i in body:
+      if i.root and i.op == "compare" and "direction=LT" in i.rest and i.operands[1] in limits:
+        return int(limits[i.operands[1]])
+    return 1
+
   def _runs(self) -> dict[str, int]:
     """The times that each computation runs in a call of the module."""
     runs: collections.Counter[str] = collections.Counter()
@@ -159,17 +172,12 @@ class _Module:
     def visit(name: str, times: int) -> None:
       runs[name] += times
       for i in self.computations.get(name, []):
-        inner = times * (_trips(i) if i.op == "while" else 1)
+        inner = times * (self._trips(i) if i.op == "while" else 1)
         for called in {*_CALLED.findall(i.rest), *_branches(i.rest)} & self.computations.keys():
           visit(called, inner)
 
     visit(self.entry, 1)
     return runs
-
-
-def _trips(i: _Instruction) -> int:
-  known = _TRIPS.search(i.rest)
-  return int(known[1]) if known else 1
 
 
 def _branches(rest: str) -> list[str]:

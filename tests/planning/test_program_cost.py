@@ -141,3 +141,31 @@ def test_memory_on_the_chip_is_not_its_main_one():
   block = 4 * 8 * 128
   # Of b a piece, once; a copied, once; the fusion reads a and writes its result.
   assert program_cost.traffic_of(TPU)[0] == pytest.approx(block + block + 2 * block, rel=0.01)
+
+
+LOOP = """
+HloModule jit_f
+
+%body (p: (s32[], f32[64])) -> (s32[], f32[64]) {
+  %p = (s32[]{:T(128)}, f32[64]{0:T(128)}) parameter(0)
+  %x = f32[64]{0:T(128)} get-tuple-element(%p), index=1
+  %sine = f32[64]{0:T(128)} sine(%x)
+  ROOT %tuple = (s32[]{:T(128)}, f32[64]{0:T(128)}) tuple(%n, %sine)
+}
+
+%condition (q: (s32[], f32[64])) -> pred[] {
+  %constant.1 = s32[]{:T(128)} constant(12)
+  %q = (s32[]{:T(128)}, f32[64]{0:T(128)}) parameter(0)
+  %n.1 = s32[]{:T(128)} get-tuple-element(%q), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%n.1, %constant.1), direction=LT
+}
+
+ENTRY %main (a: (s32[], f32[64])) -> (s32[], f32[64]) {
+  %a = (s32[]{:T(128)}, f32[64]{0:T(128)}) parameter(0)
+  ROOT %while = (s32[]{:T(128)}, f32[64]{0:T(128)}) while(%a), condition=%condition, body=%body
+}
+"""
+
+
+def test_a_loop_that_says_its_count_in_its_condition_alone():
+  assert program_cost.traffic_of(LOOP)[0] == 12 * 2 * 4 * 64

@@ -6,7 +6,7 @@ and nothing computed twice.
 
 import operator
 from collections.abc import Callable
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import jax
 import jax.extend
@@ -84,11 +84,6 @@ class Blocks(NamedTuple):
   # (rows, size) -> pytree of [blocks, size, ...]; closes over no traced array.
   cut: Callable[[PyTree, int], PyTree]
   sizes: Sizes
-
-  @classmethod
-  def of(cls, cut: PyTree) -> Self:
-    """Rows that are cut already, alike on every platform."""
-    return cls(cut, lambda rows, size: rows, Sizes(1, 1))
 
 
 def map_values(fn: Callable[[PyTree], PyTree], cut: PyTree, shared: PyTree) -> PyTree:

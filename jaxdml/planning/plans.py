@@ -121,7 +121,7 @@ def plan(
       config.data.batch_size = images_per_chip * chips
   resolved = setup.resolve(config, chips, platform=target.chip.platform)
   made = _Made(resolved, target, classes, say)
-  state = made.state()
+  state = made.state
   images = resolved.data.batch_size // chips
   step, too_large = made.tried(images)
   if step is not None and not step.fits:
@@ -140,7 +140,7 @@ def plan(
     embed=made.embed(),
     largest=largest,
     largest_because=because,
-    warnings=tuple(_warnings(resolved, target.chip, images, step)),
+    warnings=tuple(_warnings(resolved, target.chip, images, step, classes)),
   )
 
 
@@ -165,6 +165,7 @@ class _Made:
         axis_name=parallel.AXIS,
       )
 
+  @functools.cached_property
   def state(self) -> program_lib.TrainState:
     """Shapes of the state."""
     chips = len(self.target.devices)
@@ -174,7 +175,7 @@ class _Made:
   def _tried(self, images: int) -> tuple[Step | None, str]:
     """The step of so many images a chip, or why it does not fit at all."""
     batch = setup.abstract_batch(self.config, images)
-    program, state = self.program(images), self.state()
+    program, state = self.program(images), self.state
     self.say(f"compiling the step of {images} images a chip for {self.target.name}")
     with setup.building():
       traced = parallel.trace_step_for(program.step, state, batch, self.mesh)
@@ -185,7 +186,7 @@ class _Made:
 
   def embed(self) -> Step | None:
     """The embedding function, in evaluation's batches; None if they do not fit."""
-    chips, state = len(self.target.devices), self.state()
+    chips, state = len(self.target.devices), self.state
     images = -(-self.config.eval.batch_size // chips)
     program = self.program(self.config.data.batch_size // chips)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
@@ -236,13 +237,11 @@ class _Made:
     """The most images a chip that fit, to a twentieth, and what ends it."""
     chips, config = len(self.target.devices), self.config
     unit = math.lcm(8, config.data.images_per_class, config.encoder.chunk_size or 1)
-    most = math.inf
-    if config.data.sampler in ("pk", "npair"):  # Each class is in a batch once.
-      most = self.classes * config.data.images_per_class // chips // unit * unit
+    most = _most_images(config, self.classes) / chips
     good = images if step is not None and step.fits else 0
     bad = math.inf if good else images
     for _ in range(_MOST_COMPILED):
-      if good >= most:
+      if good + unit > most:
         return good, f"{self.classes} classes make no larger batch"
       if bad <= good + unit or bad <= 1.05 * good:
         break
@@ -284,6 +283,13 @@ def _num_classes(config: ConfigDict) -> int:
     return rule.classes
 
 
+def _most_images(config: Config, classes: int) -> float:
+  """The largest batch that a sampler makes of so many classes."""
+  # Each class is in a batch once.
+  once = config.data.sampler in ("pk", "npair")
+  return classes * config.data.images_per_class if once else math.inf
+
+
 def _capacity(chip: Chip) -> float:
   return chip.memory * chip.usable
 
@@ -296,9 +302,18 @@ def _gb(size: float) -> str:
   return f"{size / 1e9:.3g} GB"
 
 
-def _warnings(config: Config, chip: Chip, images: int, step: Step | None) -> list[str]:
+def _warnings(
+  config: Config, chip: Chip, images: int, step: Step | None, classes: int
+) -> list[str]:
   """Choices that cost money without need."""
   found, tpu = [], chip.platform == "tpu"
+  most = _most_images(config, classes)
+  if config.data.batch_size > most:
+    found.append(
+      f"{classes} classes make batches of at most {most:.0f} images by data.sampler="
+      f"{config.data.sampler}; this plan has {config.data.batch_size}: fewer chips, or more "
+      "data.images_per_class"
+    )
   if config.encoder.dtype == "float32":
     found.append(
       "encoder.dtype=float32 moves twice the bytes of bfloat16: --config.encoder.dtype=bfloat16"

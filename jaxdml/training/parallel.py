@@ -29,7 +29,6 @@ def compile_step(step: Callable[[Any, Any], Any], way: str = "pmap") -> Callable
   """
   if way == "pmap":
     return jax.pmap(step, axis_name=AXIS, donate_argnums=0)
-
   return jax.jit(_mapped(step, _local_mesh()), donate_argnums=0)
 
 

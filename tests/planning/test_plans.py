@@ -102,6 +102,15 @@ def test_no_more_images_than_the_classes_have(monkeypatch):
   assert largest == 64 * config.data.images_per_class // 4 and "64 classes" in because
 
 
+def test_a_sampler_without_such_a_limit(monkeypatch):
+  config = plans.setup.resolve(tiny_config(**{"data.sampler": "uniform"}))
+  made = plans._Made(config, here(), 2, lambda text: None)
+  fits = lambda images: (plans.dataclasses.replace(tiny().step, fits=images <= 40), "")
+  monkeypatch.setattr(made, "tried", fits)
+  largest, because = made.largest(8, fits(8)[0])
+  assert largest == 40 and because == "48 do not fit"
+
+
 def test_classes_of_a_data_set_that_is_not_here(tmp_path):
   keys = {"data.data_dir": str(tmp_path)}
   assert plans._num_classes(tiny_config(**keys, **{"data.dataset": "cars196"})) == 98
@@ -119,8 +128,8 @@ def test_a_config_that_cannot_run():
 def test_warnings():
   config = tiny_config(**{"data.batch_size": 24, "embedding.dim": 96})
   tpu = CHIP._replace(platform="tpu")
-  found = " ".join(plans._warnings(plans.setup.resolve(config), tpu, 6, None))
-  for part in ("bfloat16", "multiple of 8", "embedding.dim=96"):
+  found = " ".join(plans._warnings(plans.setup.resolve(config), tpu, 6, None, 2))
+  for part in ("bfloat16", "multiple of 8", "embedding.dim=96", "2 classes make batches of"):
     assert part in found
 
 

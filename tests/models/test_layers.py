@@ -57,6 +57,22 @@ def test_batchnorm_variance_survives_a_large_mean():
   np.testing.assert_allclose(y, (noise - noise.mean()) / noise.std(), atol=2e-3)
 
 
+@pytest.mark.parametrize("size", [5, 11, 4])
+def test_the_gradient_of_local_response_norm_is_that_of_its_formula(size):
+  """An even window is not its own mirror image."""
+
+  def plain(x):
+    window = (1,) * (x.ndim - 1) + (size,)
+    energy = jax.lax.reduce_window(x**2, 0.0, jax.lax.add, window, (1,) * x.ndim, "SAME")
+    return x / (1 + 0.5 / size * energy) ** 0.75
+
+  x, g = (jnp.asarray(a, jnp.float32) for a in np.random.default_rng(0).normal(size=(2, 2, 3, 12)))
+  ours, theirs = (jax.vjp(fn, x) for fn in (lambda x: local_response_norm(x, size, 0.5), plain))
+  np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(ours[1](g)[0], theirs[1](g)[0], rtol=1e-4, atol=1e-5)
+  assert local_response_norm(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
 def test_local_response_norm_is_caffes():
   x = np.random.default_rng(0).normal(scale=50, size=(2, 3, 9)).astype(np.float32)
   expected = np.empty_like(x)

@@ -142,6 +142,8 @@ class Published:
   tidied: Callable[[State], State] | None = None
   # The file in an installed Python package; else it raises ImportError with the pip command.
   bundled: Callable[[], Path] | None = None
+  # The usual file's repository on the Hugging Face hub, "ORG/NAME": timm's where timm has one.
+  hub: str = ""
 
 
 def torch_leaf(leaf: str) -> str:

@@ -13,7 +13,7 @@ from jaxdml import distances, hdml, losses, models, refs
 from jaxdml.data import cache, preprocess, sampling
 from jaxdml.losses import reducers
 from jaxdml.models.autoencoder import EMBEDDING_NORMS
-from jaxdml.training import metric_loss, parallel
+from jaxdml.training import metric_loss, optimizers, parallel
 from jaxdml.training.config import ConfigError, duration, flatten
 
 _POSITIVE = (
@@ -74,6 +74,13 @@ def _problems(config: ConfigDict, device_count: int | None) -> Iterator[str]:
       "set this to True, or select by retrieval: map@r, r_precision, recall@K"
     )
   yield from _hdml_problems(config)
+  yield from optimizers.check(config.optimizer.name, config.optimizer.options)
+  opt = config.optimizer
+  if opt.name == "adamw" and opt.weight_decay and opt.weight_decay_in_loss:
+    yield (
+      "optimizer.weight_decay_in_loss: adamw decays the weights, not the loss; set this to False, "
+      "or take optimizer.name=adam"
+    )
   if config.eval.plain and not config.hdml.enabled and config.mining.positive == "all_positives":
     yield "eval.plain: the config has neither EPS nor HDML, so it is the plain form already"
   # Options are what is the loss's or the encoder's own, not what training gives them.

@@ -98,7 +98,9 @@ def get_config() -> ConfigDict:
   config.hdml.running_bn = placeholder(str)  # real, both: features that move the running ones
 
   config.optimizer = ConfigDict()
-  config.optimizer.learning_rate = 1e-3  # encoder and embedding; Adam
+  config.optimizer.name = "adam"  # of encoder and embedding: adam, adamw, lamb, lion, muon, sgd
+  config.optimizer.options = ConfigDict()  # its own: b1, b2, momentum, nesterov, ...
+  config.optimizer.learning_rate = 1e-3  # encoder and embedding
   config.optimizer.generator_learning_rate = 1e-2
   config.optimizer.head_learning_rate = 1e-3
   config.optimizer.loss_learning_rate = 1e-3  # the loss's own parameters (beta, proxies)

@@ -4,19 +4,37 @@ Fine-tuning is a matter of shares: how much of the learning rate each stage of t
 and from which step on.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from jaxdml.training.config import Config, ConfigError, duration
 from jaxdml.types import Array, PyTree
 
 FactorFn = Callable[[Sequence[str]], float]
 """Path of a parameter in the encoder's tree -> its share of the learning rate."""
+
+_SHARE, _POSITIVE, _COUNT, _SWITCH = (
+  "a number in [0, 1)", "a positive number", "a whole number of at least 1", "True or False",
+)  # fmt: skip
+_ADAM = {"b1": _SHARE, "b2": _SHARE, "eps": _POSITIVE}
+_MUON = {"beta": _SHARE, "adam_b1": _SHARE, "adam_b2": _SHARE, "eps": _POSITIVE}
+
+OPTIMIZERS = {
+  "adam": {**_ADAM, "nesterov": _SWITCH},
+  "adamw": {**_ADAM, "nesterov": _SWITCH},
+  "lamb": _ADAM,
+  "lion": {"b1": _SHARE, "b2": _SHARE},
+  "muon": {**_MUON, "ns_steps": _COUNT, "nesterov": _SWITCH, "consistent_rms": _POSITIVE},
+  "sgd": {"momentum": _SHARE, "nesterov": _SWITCH},
+}
+"""What `optimizer.name` takes -> what each of its `optimizer.options` is; the rest is optax's."""
 
 GROUPS = {
   **dict.fromkeys(("encoder", "embedding"), "metric"),
@@ -61,21 +79,68 @@ def l2_penalty(params: PyTree, weight: float) -> Array:
   return 0.5 * weight * sum(squares)
 
 
-def create(
-  config: Config, total_steps: int, steps_per_epoch: int, factor_fn: FactorFn | None = None
-) -> optax.GradientTransformation:
-  """Adam for each group of `GROUPS`, with that group's learning rate.
+def check(name: str, options: Mapping[str, Any]) -> Iterator[str]:
+  """Yields "key: message" of an optimizer that is unknown or does not take its options."""
+  if name not in OPTIMIZERS:
+    yield f"optimizer.name: expected one of {', '.join(OPTIMIZERS)}; got {name!r}"
+    return
+  known = OPTIMIZERS[name]
+  for key, value in options.items():
+    if key not in known:
+      yield f"optimizer.options: {name} takes {', '.join(known)}; got {key!r}"
+    elif not _is(known[key], value):
+      yield f"optimizer.options.{key}: expected {known[key]}; got {value!r}"
 
-  `factor_fn` is the share of the rate that each parameter of the encoder gets.
+
+def _is(kind: str, value: Any) -> bool:
+  if isinstance(value, bool) or kind == _SWITCH:
+    return isinstance(value, bool) and kind == _SWITCH
+  if not isinstance(value, int if kind == _COUNT else int | float):
+    return False
+  return 0 <= value < 1 if kind == _SHARE else 0 < value < math.inf
+
+
+def _direction(name: str, options: dict[str, Any]) -> optax.GradientTransformation:
+  """Turns a gradient into what the learning rate and the sign are still to be put on."""
+  if name == "sgd":
+    momentum = options.pop("momentum", 0.0)
+    return optax.trace(momentum, **options) if momentum else optax.identity()
+  if name == "lion":
+    return optax.scale_by_lion(**options)
+  if name == "muon":
+    # Matrices are orthogonalised; biases, kernels of convolutions and tokens have Adam. optax
+    # gives it whole, with rate and sign.
+    return optax.chain(optax.contrib.muon(1.0, **options), optax.scale(-1.0))
+  return optax.scale_by_adam(**{"eps": 1e-6, **options} if name == "lamb" else options)
+
+
+def _metric_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
+  """`optimizer.name` for encoder and embedding, with decoupled decay of the weights if asked.
+
+  With the defaults it is optax.adam or optax.adamw, state and all.
   """
   opt = config.optimizer
-  schedule = learning_rate(config, total_steps, steps_per_epoch)
+  parts = [_direction(opt.name, dict(opt.options))]
   if opt.weight_decay and not opt.weight_decay_in_loss:
     # Inside optax.partition the other groups' leaves are MaskedNode, which tree.map skips.
     mask = lambda params: {key: _decays(value) for key, value in params.items()}
-    metric = optax.adamw(schedule, weight_decay=opt.weight_decay, mask=mask)
-  else:
-    metric = optax.adam(schedule)
+    parts.append(optax.add_decayed_weights(opt.weight_decay, mask))
+  if opt.name == "lamb":
+    parts.append(optax.scale_by_trust_ratio())
+  return optax.chain(*parts, optax.scale_by_learning_rate(schedule))
+
+
+def create(
+  config: Config, total_steps: int, steps_per_epoch: int, factor_fn: FactorFn | None = None
+) -> optax.GradientTransformation:
+  """The optimizer of each group of `GROUPS`, with that group's learning rate.
+
+  Encoder and embedding have `optimizer.name`, the other groups Adam. `factor_fn` is the share of
+  the rate that each parameter of the encoder gets.
+  """
+  opt = config.optimizer
+  schedule = learning_rate(config, total_steps, steps_per_epoch)
+  metric = _metric_optimizer(config, schedule)
   if opt.clip_norm:
     metric = optax.chain(optax.clip_by_global_norm(opt.clip_norm), metric)
   scale = scale_encoder(config, factor_fn, steps_per_epoch)

@@ -34,8 +34,10 @@ def look(config: "ConfigDict", batches: int) -> "Figure":
 
   config = config.copy_and_resolve_references()
   # The batches are the same without workers, which take long to start for a few, and without the
-  # weights, which need not be there to see pictures.
-  config.data.num_workers, config.encoder.init = 0, ""
+  # weights, which need not be there to see pictures, unless these are of their size.
+  config.data.num_workers = 0
+  if config.data.image_size:
+    config.encoder.init = ""
   config = setup.resolve(config, jax.device_count())
   train = setup.load_splits(config).train
   draw = setup.sampler(config, train)

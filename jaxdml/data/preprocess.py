@@ -15,6 +15,8 @@ from jaxdml.data.decode import probe, reduction_for
 from jaxdml.data.normalize import Normalize
 
 _HDML_SIZE, _HDML_CROP = 256, 227
+# What "standard" does where neither the config nor weights say otherwise.
+CROP_PCT, INTERPOLATION = 7 / 8, "bilinear"
 # The limits of the shift are for 32 pixels.
 _AFFINES = {
   "glyphs": augment.Affine(shift=2.0, rotate=8.0, scale=0.12, shear=0.12),
@@ -49,13 +51,16 @@ def _warp(channels: int, side: int, decoder: Decoder, encoded: bytes) -> np.ndar
   return augment.resize(image, side, side)
 
 
-def _shorter(channels: int, side: int, decoder: Decoder, encoded: bytes) -> np.ndarray:
+def _shorter(
+  channels: int, side: int, interpolation: str, decoder: Decoder, encoded: bytes
+) -> np.ndarray:
   """Decodes and resizes to a shorter side of `side`."""
   header = probe(encoded)
   ratio = side / min(header.height, header.width)
   height, width = (max(round(x * ratio), side) for x in (header.height, header.width))
-  image = decoder(encoded, channels, min_size=(height, width), header=header)
-  return augment.resize(image, height, width)
+  room = augment.INTERPOLATIONS[interpolation]
+  image = decoder(encoded, channels, min_size=(room * height, room * width), header=header)
+  return augment.resize(image, height, width, interpolation)
 
 
 def _center_crop(size: int, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -72,6 +77,7 @@ def _random_resized_crop(
   size: int,
   channels: int,
   jitter: float,
+  interpolation: str,
   decoder: Decoder,
   encoded: bytes,
   rng: np.random.Generator,
@@ -84,10 +90,11 @@ def _random_resized_crop(
   """
   header = probe(encoded)
   box = augment.random_box(header.height, header.width, rng)
-  needed = header.height * size / box.height, header.width * size / box.width
+  side = augment.INTERPOLATIONS[interpolation] * size
+  needed = header.height * side / box.height, header.width * side / box.width
   image = decoder(encoded, channels, min_size=needed, header=header)
   crop = box.reduced(reduction_for(header, needed), image.shape[:2]).cut(image)
-  return _flip_and_jitter(augment.resize(crop, size, size), jitter, rng)
+  return _flip_and_jitter(augment.resize(crop, size, size, interpolation), jitter, rng)
 
 
 def _flip_and_jitter(image: np.ndarray, jitter: float, rng: np.random.Generator) -> np.ndarray:
@@ -104,6 +111,8 @@ def create(
   *,
   normalize: str = "",
   color_jitter: float = 0.0,
+  crop_pct: float = 0.0,
+  interpolation: str = "",
   cache: str = "",
 ) -> Preprocess:
   """Makes the preprocessing `name`: a function (bytes, generator) -> uint8 [h, w, c].
@@ -117,6 +126,9 @@ def create(
     channels: 1 (grey) or 3 (colour); "hdml" needs 3.
     normalize: one of `data.normalize.NAMES` instead of the preprocessing's own.
     color_jitter: strength in [0, 1] of `augment.color_jitter` in training; "hdml" and "standard".
+    crop_pct: share of the resized picture's shorter side that the centre crop of "standard" keeps;
+      0 is 7/8.
+    interpolation: of "standard", one of `augment.INTERPOLATIONS`; "" is bilinear.
     cache: a directory where decoded pictures are kept for the next time (`cache.Decoder`); the
       result is the same bit by bit. "" keeps nothing.
 
@@ -137,6 +149,15 @@ def create(
   if color_jitter and name in _AFFINES:
     got = f"got {color_jitter} with {name}"
     raise ValueError(f"data.color_jitter: for data.preprocess=hdml or standard; {got}")
+  if not 0 <= crop_pct <= 1:
+    raise ValueError(f"data.crop_pct: expected a share in (0, 1], or 0 for 7/8; got {crop_pct}")
+  if interpolation and interpolation not in augment.INTERPOLATIONS:
+    names = ", ".join(augment.INTERPOLATIONS)
+    raise ValueError(f"data.interpolation: expected one of {names}; got {interpolation!r}")
+  if name != "standard" and (crop_pct or interpolation):
+    key, got = ("crop_pct", crop_pct) if crop_pct else ("interpolation", interpolation)
+    raise ValueError(f"data.{key}: for data.preprocess=standard; got {got} with {name}")
+  crop_pct, interpolation = crop_pct or CROP_PCT, interpolation or INTERPOLATION
   decoder, part = Decoder(cache), functools.partial
   center = part(_center_crop, image_size)
   if name in _AFFINES:
@@ -149,9 +170,11 @@ def create(
     transform = part(_random_crop, image_size, color_jitter) if train else center
   elif train:
     load = None
-    transform = part(_random_resized_crop, image_size, channels, color_jitter, decoder)
+    transform = part(
+      _random_resized_crop, image_size, channels, color_jitter, interpolation, decoder
+    )
   else:
-    load = part(_shorter, channels, round(image_size * 8 / 7), decoder)
+    load = part(_shorter, channels, round(image_size / crop_pct), interpolation, decoder)
     transform = center
   normalizer = normalize_lib.create(normalize or NORMALIZE[name], channels)
   return Preprocess(name, (image_size, image_size, channels), load, transform, normalizer)
@@ -162,5 +185,6 @@ def from_config(data: Any, *, train: bool, cache: str = "") -> Preprocess:
 
   `data.cache` is left to the caller: a model that is used elsewhere keeps no pictures there.
   """
-  options = {"normalize": data.normalize, "color_jitter": data.color_jitter, "cache": cache}
-  return create(data.preprocess, data.image_size, train, data.channels, **options)
+  keys = ("normalize", "color_jitter", "crop_pct", "interpolation")
+  options = {key: data[key] for key in keys}
+  return create(data.preprocess, data.image_size, train, data.channels, cache=cache, **options)

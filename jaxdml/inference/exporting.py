@@ -232,12 +232,13 @@ def _before(model: TrainedModel) -> list[str]:
     "decode, turn upright by the EXIF orientation, lay transparent pixels on white, "
     f"convert to {mode}"
   ]
-  _, side, _ = model.preprocessing.load.args  # of the resize
+  _, side, *_ = model.preprocessing.load.args  # of the resize
+  kind = model.config.data.interpolation or "bilinear"
   if model.config.data.preprocess == "standard":
     steps.append(f"resize the shorter side to {side} pixels, keeping the aspect")
   else:
     steps.append(f"resize to {side} x {side} pixels, whatever the aspect")
-  steps[-1] += "; bilinear, antialiased where it shrinks: close to Pillow's BILINEAR"
+  steps[-1] += f"; {kind}, antialiased where it shrinks: close to Pillow's {kind.upper()}"
   if model.config.data.preprocess in ("hdml", "standard"):
     steps.append(f"cut out the middle {height} x {width} pixels")
   return steps

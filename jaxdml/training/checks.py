@@ -17,7 +17,7 @@ from jaxdml.training import metric_loss, optimizers, parallel
 from jaxdml.training.config import ConfigError, duration, flatten
 
 _POSITIVE = (
-  "data.batch_size", "data.image_size", "data.images_per_class", "embedding.dim",
+  "data.batch_size", "data.images_per_class", "embedding.dim",
   "embedding.kernel_scale", "eval.batch_size", "hdml.generator_hidden", "hdml.initial_average",
   "optimizer.decay_factor", "optimizer.encoder_factor", "optimizer.layer_decay",
   "optimizer.learning_rate", "train.keep",
@@ -145,8 +145,10 @@ def _data_problems(config: ConfigDict) -> Iterator[str]:
   data, evaluation = config.data, config.eval
   folds, fraction = evaluation.folds, evaluation.validation_fraction
   yield from _one_of("data.sampler", data.sampler, sampling.NAMES)
+  if data.image_size == 0 and not config.encoder.init:
+    yield "data.image_size: 0 is that of the weights of encoder.init, and there are none; got 0"
   try:
-    preprocess.from_config(data, train=True)
+    preprocess.from_config(ConfigDict({**data, "image_size": data.image_size or 1}), train=True)
     cache.Decoder(data.cache).check()
   except ValueError as error:
     yield str(error)

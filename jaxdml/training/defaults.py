@@ -28,7 +28,11 @@ def get_config() -> ConfigDict:
   # encoder.init want it, else the preprocessing's own
   config.data.normalize = ""
   config.data.color_jitter = 0.0  # strength in [0, 1], in training: preprocess hdml or standard
-  config.data.image_size = 32
+  config.data.image_size = 32  # 0: that of the weights of encoder.init
+  # preprocess=standard: the resized picture's share that evaluation crops, bilinear or bicubic; 0
+  # and "": as the weights of encoder.init want it, else 7/8 and bilinear
+  config.data.crop_pct = 0.0
+  config.data.interpolation = ""
   config.data.channels = 1
   config.data.cache = ""  # a directory where decoded pictures are kept, for later epochs and runs
   config.data.num_workers = 0  # processes preparing batches; 0: a thread

@@ -4,6 +4,7 @@ import contextlib
 import json
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -78,38 +79,51 @@ def normalize_text(card: pretrained.Card) -> str:
   return ours.text()
 
 
-def _source(config: ConfigDict) -> tuple[str, int, str]:
-  """(the `data.normalize` that the weights want, their image size, where they come from)."""
+def _source(config: ConfigDict) -> tuple[dict[str, Any], str]:
+  """(the keys of config.data as the weights want them, where the weights come from)."""
   if run := _run(config):
     theirs, best = _of_run(config, run)
-    wanted = theirs.data.normalize or preprocess.NORMALIZE[theirs.data.preprocess]
+    pixels = theirs.data
+    normalize = pixels.normalize or preprocess.NORMALIZE[pixels.preprocess]
+    crop = pixels.crop_pct or preprocess.CROP_PCT, pixels.interpolation or preprocess.INTERPOLATION
     text = f"the run in {run}, step {best.step} (fingerprint {best.fingerprint})"
-    return wanted, theirs.data.image_size, text
+    return _wanted(config, normalize, pixels.image_size, *crop), text
   card = _card(config)
   if config.data.channels != 3:
     raise ConfigError(
       f"config.data.channels: the weights of encoder.init take 3; got {config.data.channels}"
     )
   text = f"{card.source} ({config.encoder.init}, sha256 {card.sha256[:12]})"
-  return normalize_text(card), card.preprocessing.image_size, text
+  pixels = card.preprocessing
+  crop = pixels.crop_pct, pixels.interpolation
+  return _wanted(config, normalize_text(card), pixels.image_size, *crop), text
 
 
-def wanted_normalize(config: ConfigDict) -> str:
-  """The `data.normalize` that the weights of `encoder.init` want; refuses those that do not fit.
+def _wanted(
+  config: ConfigDict, normalize: str, image_size: int, crop_pct: float, interpolation: str
+) -> dict[str, Any]:
+  wanted = {"normalize": normalize, "image_size": image_size}
+  crops = config.data.preprocess == "standard"  # The others have a geometry of their own.
+  return wanted | ({"crop_pct": crop_pct, "interpolation": interpolation} if crops else {})
+
+
+def fill_in(config: ConfigDict) -> None:
+  """Sets what config.data leaves open (0 or "") as the weights of `encoder.init` want it.
 
   Raises ConfigError: the weights are not there, are another encoder's, or take other channels.
   """
-  return _source(config)[0]
+  for key, value in _source(config)[0].items():
+    config.data[key] = config.data[key] or value
 
 
 def describe(config: Config) -> str:
-  """One line on a resolved config's weights and pixels; errors as `wanted_normalize`."""
-  wanted, size, source = _source(config)
-  got = config.data.normalize
-  pixels = f"pixels: {got}" if got == wanted else f"pixels: {got}, though they want {wanted}"
+  """One line on a resolved config's weights and pixels; errors as of `fill_in`."""
+  wanted, source = _source(config)
+  size, data = wanted.pop("image_size"), config.data
+  pixels = [f"{data[k]}" + f", though they want {v}" * (data[k] != v) for k, v in wanted.items()]
   return (
-    f"{config.encoder.name} starts from {source}; {pixels}; trained at {size} px, here "
-    f"{config.data.image_size}"
+    f"{config.encoder.name} starts from {source}; pixels: {'; '.join(pixels)}; trained at {size} "
+    f"px, here {data.image_size}"
   )
 
 

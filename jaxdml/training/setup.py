@@ -21,9 +21,9 @@ def resolve(
 ) -> Config:
   """Returns the resolved config of what a user wrote.
 
-  What it leaves open is filled in: HDML's choices by `hdml.variant`, `data.normalize` by the
-  weights of `encoder.init`, `encoder.dtype` by the platform. Resolving a resolved config changes
-  nothing.
+  What it leaves open is filled in: HDML's choices by `hdml.variant`, normalisation, size, crop and
+  interpolation of the pixels by the weights of `encoder.init`, `encoder.dtype` by the platform.
+  Resolving a resolved config changes nothing.
 
   Args:
     config: with every key of jaxdml/training/defaults.py.
@@ -38,8 +38,7 @@ def resolve(
     on_cpu = (platform or jax.default_backend()) == "cpu"
     config.encoder.dtype = "float32" if on_cpu else "bfloat16"
   if config.encoder.init:
-    wanted = encoder_init.wanted_normalize(config)
-    config.data.normalize = config.data.normalize or wanted
+    encoder_init.fill_in(config)
   return Config(config)
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from jaxdml.data.preprocess import CROP_PCT, INTERPOLATION
 from jaxdml.training import networks
 from jaxdml.training.checkpoints import open_best
 from jaxdml.training.config import Config, ConfigError
@@ -65,6 +66,10 @@ def fingerprint(config: Config, variables: PyTree) -> str:
     "embedding": ("dim", "norm", "unit_norm"),
   }
   chosen = {f"{part}.{k}": config.to_dict()[part][k] for part, names in keys.items() for k in names}
+  # Named where it is not what all did before there was a choice: fingerprints of then still hold.
+  for key, usual in (("crop_pct", CROP_PCT), ("interpolation", INTERPOLATION)):
+    if config.data[key] not in ("", 0.0, usual):
+      chosen[f"data.{key}"] = config.data[key]
   digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode())
   leaves = {jax.tree_util.keystr(path): x for path, x in jax.tree.leaves_with_path(variables)}
   for name, leaf in sorted(leaves.items()):

@@ -14,7 +14,7 @@ import jax
 
 from jaxdml import _files
 from jaxdml._text import printable
-from jaxdml.data import Dataset
+from jaxdml.data import Dataset, preprocess
 from jaxdml.training import config as config_lib
 from jaxdml.training import defaults
 from jaxdml.training.checkpoints import CheckpointError
@@ -28,6 +28,10 @@ TRAINED = "trained model"
 
 _DATA, _RESULTS_DIGEST = "data.json", "results.sha256"
 _LONGEST = 200  # Bytes of the longest path inside a workdir, Orbax's.
+# What runs older than a key did, where it is not the key's default.
+_BEFORE = {
+  "data.crop_pct": preprocess.CROP_PCT, "data.interpolation": preprocess.INTERPOLATION,
+}  # fmt: skip
 # What may differ between the run that made a workdir and the one that resumes it: nothing here
 # reaches the parameters.
 OPERATIONAL = (
@@ -86,8 +90,10 @@ def check(config: Config, workdir: pathlib.Path) -> None:
       _files.write_json(path, _files.seal(ours))
     return
   mine = flatten(ours)
-  # A key younger than the run: then it was as it is by default now.
-  theirs = flatten(_as_json(defaults.get_config())) | flatten(_config_there(path))
+  # A key younger than the run: then it was as it is by default now, which weights may fill in.
+  default = flatten(_as_json(defaults.get_config()))
+  filled_in = {key: value for key, value in _BEFORE.items() if mine[key] != default[key]}
+  theirs = default | filled_in | flatten(_config_there(path))
   differing = [
     f"  {key}: there {theirs.get(key, '(absent)')!r}, here {mine.get(key, '(absent)')!r}"
     for key in sorted(mine.keys() | theirs.keys())

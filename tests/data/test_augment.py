@@ -39,6 +39,18 @@ def test_resize_is_near_pillows_antialiased_filter(height, width):
     np.testing.assert_array_equal(grey[..., 0], result[..., 0])
 
 
+def test_bicubic_is_pillows_own_unless_it_shrinks_much():
+  photo = load_sample_images().images[0][:420, 100:520]
+  for height, width in ((300, 180), (500, 500), (80, 80), (55, 60)):
+    exact = np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BICUBIC))
+    result = augment.resize(photo, height, width, "bicubic")
+    assert result.shape == (height, width, 3)
+    assert (psnr(result, exact) > 38) if width == 60 else (result == exact).all()
+    assert (result != augment.resize(photo, height, width)).any()
+    grey = augment.resize(photo[:, :, :1], height, width, "bicubic")
+    np.testing.assert_array_equal(grey[..., 0], result[..., 0])
+
+
 def test_resize_to_the_same_size_and_of_a_constant_change_nothing():
   photo = _photo()
   np.testing.assert_array_equal(augment.resize(photo, 96, 96), photo)

@@ -106,6 +106,52 @@ def test_standard_evaluation_is_the_centre_of_the_shorter_side():
   assert 0 < np.abs(fn(_large_jpeg(), _rng()).astype(float) - expected).mean() < 0.7
 
 
+def test_standard_crops_the_share_that_is_asked_for_in_its_interpolation():
+  make = functools.partial(preprocess.create, "standard", 96, False, 3)
+  fn = make(crop_pct=0.8, interpolation="bicubic")
+  whole = decode.decode(_large_jpeg(), 3)
+  expected = augment.resize(whole, 120, round(1280 * 120 / 854), "bicubic")
+  # Decoded at half its sides, to at least three times the result's.
+  error = np.abs(fn(_large_jpeg(), _rng()).astype(float) - expected[12:108, 42:138]).mean()
+  assert 0 < error < 0.8
+  usual = make()
+  assert usual.load.args == make(crop_pct=7 / 8, interpolation="bilinear").load.args
+  photo = _png(PHOTO)
+  assert (usual(photo, _rng()) != make(interpolation="bicubic")(photo, _rng())).any()
+  assert make(crop_pct=1.0).load(photo).shape[0] == 96
+  train = [
+    preprocess.create("standard", 96, True, 3, crop_pct=0.5, interpolation=kind)(photo, _rng())
+    for kind in ("", "bilinear", "bicubic")
+  ]
+  assert (train[0] == train[1]).all() and (train[0] != train[2]).any()
+
+
+@pytest.mark.parametrize(
+  "name, options, match",
+  [
+    ("standard", {"crop_pct": 1.2}, r"data\.crop_pct: expected a share in \(0, 1\], or 0 .* 1.2"),
+    (
+      "standard",
+      {"interpolation": "cubic"},
+      r"data\.interpolation: .* bilinear, bicubic; got 'cub",
+    ),
+    (
+      "hdml",
+      {"crop_pct": 0.9},
+      r"data\.crop_pct: for data\.preprocess=standard; got 0.9 with hdml",
+    ),
+    (
+      "glyphs",
+      {"interpolation": "bicubic"},
+      r"data\.interpolation: for .* got bicubic with glyphs",
+    ),
+  ],
+)
+def test_crops_and_interpolations_that_mean_nothing(name, options, match):
+  with pytest.raises(ValueError, match=match):
+    preprocess.create(name, 32, False, 3, **options)
+
+
 def test_standard_training_decodes_what_its_box_needs(monkeypatch):
   fn = preprocess.create("standard", 112, True, 3)
   whole = decode.decode(_large_jpeg(), 3)

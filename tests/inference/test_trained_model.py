@@ -101,11 +101,15 @@ def test_fingerprint_is_the_same_everywhere_and_of_what_matters():
   # Of another process on another machine: embeddings already stored are those of this model.
   assert one == "c9b1509fa7edbbf7"
   same = {"data.data_dir": "/elsewhere", "optimizer.learning_rate": 1.0, "data.dataset": "digits"}
+  # The usual crop and interpolation, too, whether a config names them or is older than the keys.
+  same |= {"data.crop_pct": 7 / 8, "data.interpolation": "bilinear"}
   assert of(variables, **same) == one
   for different in (
     {"data.image_size": 64},
     {"encoder.options": {"grid": 1}},
     {"embedding.dim": 9},
+    {"data.crop_pct": 1.0},
+    {"data.interpolation": "bicubic"},
   ):
     assert of(variables, **different) != one
   assert of({"params": {"encoder": {"kernel": np.nextafter(kernel, 2)}}, "batch_stats": {}}) != one

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from jaxdml import commands, models, pretrained, training
-from jaxdml.data import normalize
+from jaxdml.data import normalize, preprocess
 from jaxdml.models import base
 from jaxdml.models.resnet import BasicBlock, ResNet
-from jaxdml.training import encoder_init, loop, setup
+from jaxdml.training import encoder_init, loop, setup, workdir
 from jaxdml.training.config import ConfigError
 from tests.inference.test_trained_model import write_run
 from tests.pretrained.published import published
@@ -30,6 +30,10 @@ def _tiny_encoder():
     fits = models.ENCODERS["resnet18"].published
     fits = dataclasses.replace(
       fits, file="nobody's tiny.pth", preprocessing=base.caffe((104.0, 117.0, 128.0))
+    )
+    fits = dataclasses.replace(
+      fits,
+      preprocessing=dataclasses.replace(fits.preprocessing, crop_pct=0.9, interpolation="bicubic"),
     )
     patch.setitem(models.ENCODERS, "tiny", base.Entry(TINY, fits))
     yield
@@ -65,8 +69,39 @@ def test_the_cards_normalisation_fills_in_for_none(converted):
   found = normalize.create(resolved.data.normalize, 3)(pixels)
   np.testing.assert_array_equal(found, [[30 - 104, 20 - 117, 10 - 128]])
   line = encoder_init.describe(resolved)
-  assert "tiny starts from t.npz" in line and "pixels: bgr mean 104 117 128 std 1 1 1;" in line
-  assert "trained at 224 px, here 32" in line
+  assert "tiny starts from t.npz" in line
+  assert "pixels: bgr mean 104 117 128 std 1 1 1; 0.9; bicubic; trained at 224 px, here 32" in line
+
+
+def test_size_crop_and_interpolation_are_the_weights_unless_the_config_sets_them(converted):
+  geometry = lambda data: (data.image_size, data.crop_pct, data.interpolation)
+  resolved = training.resolve(config_of(converted, **{"data.image_size": 0}))
+  assert geometry(resolved.data) == (224, 0.9, "bicubic")
+  assert training.resolve(resolved) == resolved
+  keys = {"data.crop_pct": 1.0, "data.interpolation": "bilinear"}
+  resolved = training.resolve(config_of(converted, **keys))
+  assert geometry(resolved.data) == (32, 1.0, "bilinear")
+  assert "; 1.0, though they want 0.9; bilinear, though" in encoder_init.describe(resolved)
+  # A preprocessing with a geometry of its own keeps it.
+  warped = training.resolve(config_of(converted, **{"data.preprocess": "hdml"}))
+  assert geometry(warped.data) == (32, 0.0, "")
+  with pytest.raises(ConfigError, match=r"config\.data\.image_size: 0 is that of the weights of"):
+    training.resolve(config_of("", **{"data.image_size": 0}))
+
+
+def test_a_run_from_before_these_keys_resumes_as_it_was(converted, tmp_path):
+  before = config_of(converted, **{"data.crop_pct": 7 / 8, "data.interpolation": "bilinear"})
+  workdir.check(training.resolve(before), tmp_path)
+  path = tmp_path / "config.json"
+  there = json.loads(path.read_text())
+  del there["data"]["crop_pct"], there["data"]["interpolation"], there["seal"]
+  path.write_text(json.dumps(there))
+  workdir.check(training.resolve(before), tmp_path)
+  read = workdir.read_config(tmp_path).data
+  old, new = (preprocess.from_config(d, train=False) for d in (read, before.data))
+  assert old.load.args == new.load.args
+  with pytest.raises(ConfigError, match=r"data\.interpolation: there 'bilinear', here 'bicubic'"):
+    workdir.check(training.resolve(config_of(converted)), tmp_path)
 
 
 def test_a_normalisation_of_ones_own_is_kept_and_said(converted):

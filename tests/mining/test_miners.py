@@ -293,6 +293,17 @@ def test_the_smallest_of_many_columns_is_the_first_of_them(columns):
   np.testing.assert_array_equal(compiled(_miner.first_max)(values, mask), wanted)
 
 
+@pytest.mark.parametrize("columns", [1, 63, 256])
+def test_an_accelerators_search_finds_what_a_cpus_does(columns):
+  rng = np.random.default_rng(columns)
+  values = np.float32(rng.integers(-3, 3, (300, columns)))
+  values[rng.random(values.shape) < 0.8] = np.inf
+  values[0] = np.inf
+  found = compiled(_miner._first_by_pairs)(values)
+  np.testing.assert_array_equal(found, compiled(_miner._first_by_stretches)(values))
+  assert found[0] == columns and found.dtype == jnp.int32
+
+
 def test_the_loss_reads_its_own_distances_not_the_miners():
   x, y = np.random.default_rng(0).normal(size=(6, 3)), np.arange(6) // 3
 

@@ -1,7 +1,7 @@
 """Geometry and colour on uint8 images: what is random draws from the generator it is given."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -146,15 +146,48 @@ def color_jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -
   [0, 1], and 0 changes nothing; four numbers are drawn.
   """
   draws = rng.uniform(-strength, strength, 4).tolist()
-  brightness, contrast, saturation = (1 + x for x in draws[:3])
-  turn = 2 * np.pi * draws[3] / 4
-  cos, sin = np.cos(turn), np.sin(turn)
-  colours = np.diag([1.0, saturation, saturation])
-  colours = np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]]) @ colours
-  matrix = brightness * contrast * (_RGB @ colours @ _YIQ)
-  luma = float(_LUMA @ cv2.mean(image)[:3])
-  offset = np.full((3, 1), (1 - contrast) * brightness * luma)
-  return cv2.transform(image, np.hstack([matrix, offset]))
+  return recolor(image, *(1 + x for x in draws[:3]), turn=draws[3] / 4)
+
+
+def recolor(
+  image: np.ndarray,
+  brightness: float,
+  contrast: float = 1.0,
+  saturation: float = 1.0,
+  turn: float = 0.0,
+) -> np.ndarray:
+  """Multiplies brightness, contrast and saturation, and turns the hue by a share of the circle.
+
+  Of uint8 [h, w, c], as `color_jitter` has them; grey pictures have the first two alone.
+  """
+  if image.shape[2] == 1:
+    matrix, luma = np.array([[brightness * contrast]]), float(cv2.mean(image)[0])
+  else:
+    cos, sin = np.cos(2 * np.pi * turn), np.sin(2 * np.pi * turn)
+    colours = np.diag([1.0, saturation, saturation])
+    colours = np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]]) @ colours
+    matrix = brightness * contrast * (_RGB @ colours @ _YIQ)
+    luma = float(_LUMA @ cv2.mean(image)[:3])
+  offset = np.full((len(matrix), 1), (1 - contrast) * brightness * luma)
+  return cv2.transform(image, np.hstack([matrix, offset])).reshape(image.shape)
+
+
+def warp(image: np.ndarray, matrix: Any) -> np.ndarray:
+  """Moves the pixels of [h, w, c] by an affine [2, 3] of (x, y).
+
+  What comes in from outside repeats the nearest pixel of the edge: white around a picture that was
+  transparent, since it was laid on white, black around a letter on black, and no colour of its own
+  in the corners of a photo.
+  """
+  h, w, c = image.shape
+  edge = {"flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_REPLICATE}
+  return cv2.warpAffine(image, np.array(matrix, float), (w, h), **edge).reshape(h, w, c)
+
+
+def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
+  """Turns [h, w, c] clockwise about its centre; its corners are `warp`'s."""
+  h, w, _ = image.shape
+  return warp(image, cv2.getRotationMatrix2D(((w - 1) / 2, (h - 1) / 2), -degrees, 1.0))
 
 
 @dataclasses.dataclass(frozen=True)

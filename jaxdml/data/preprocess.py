@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxdml.data import augment
 from jaxdml.data import normalize as normalize_lib
+from jaxdml.data.augmentation import Augmentation
 from jaxdml.data.cache import Decoder
 from jaxdml.data.decode import ImageDecodeError as ImageDecodeError
 from jaxdml.data.decode import probe, reduction_for
@@ -24,6 +25,7 @@ _AFFINES = {
 }
 # The normalisation that each preprocessing has of its own.
 NORMALIZE = {"digits": "half", "glyphs": "half", "hdml": "caffe", "standard": "imagenet"}
+_KEYS = tuple(field.name for field in dataclasses.fields(Augmentation))
 NAMES = tuple(NORMALIZE)  # What `create` knows.
 
 
@@ -68,39 +70,40 @@ def _center_crop(size: int, image: np.ndarray, rng: np.random.Generator) -> np.n
 
 
 def _random_crop(
-  size: int, jitter: float, image: np.ndarray, rng: np.random.Generator
+  size: int, change: Augmentation, image: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-  return _flip_and_jitter(augment.random_crop(image, size, size, rng), jitter, rng)
+  return change(augment.random_crop(image, size, size, rng), rng)
+
+
+def _then(
+  first: Callable[..., np.ndarray], change: Augmentation, image: Any, rng: np.random.Generator
+) -> np.ndarray:
+  return change(first(image, rng), rng)
 
 
 def _random_resized_crop(
   size: int,
   channels: int,
-  jitter: float,
+  change: Augmentation,
   interpolation: str,
   decoder: Decoder,
   encoded: bytes,
   rng: np.random.Generator,
 ) -> np.ndarray:
-  """Random resized crop and flip of encoded bytes, colour jitter.
+  """Random resized crop of encoded bytes, changed.
 
   The box is drawn first, from the size in the header, so that a large JPEG is decoded no larger
   than its box needs. In the reduced picture the box lies on whole pixels: less than half a pixel of
   the result from where it was drawn.
   """
   header = probe(encoded)
-  box = augment.random_box(header.height, header.width, rng)
+  limits = {"area": change.crop_scale, "ratio": change.crop_ratio}
+  box = augment.random_box(header.height, header.width, rng, **limits)
   side = augment.INTERPOLATIONS[interpolation] * size
   needed = header.height * side / box.height, header.width * side / box.width
   image = decoder(encoded, channels, min_size=needed, header=header)
   crop = box.reduced(reduction_for(header, needed), image.shape[:2]).cut(image)
-  return _flip_and_jitter(augment.resize(crop, size, size, interpolation), jitter, rng)
-
-
-def _flip_and_jitter(image: np.ndarray, jitter: float, rng: np.random.Generator) -> np.ndarray:
-  if rng.random() < 0.5:
-    image = augment.mirror(image)
-  return augment.color_jitter(image, jitter, rng) if jitter else image
+  return change(augment.resize(crop, size, size, interpolation), rng)
 
 
 def create(
@@ -110,10 +113,10 @@ def create(
   channels: int,
   *,
   normalize: str = "",
-  color_jitter: float = 0.0,
   crop_pct: float = 0.0,
   interpolation: str = "",
   cache: str = "",
+  **augmentation: Any,
 ) -> Preprocess:
   """Makes the preprocessing `name`: a function (bytes, generator) -> uint8 [h, w, c].
 
@@ -125,12 +128,12 @@ def create(
     train: augment at random.
     channels: 1 (grey) or 3 (colour); "hdml" needs 3.
     normalize: one of `data.normalize.NAMES` instead of the preprocessing's own.
-    color_jitter: strength in [0, 1] of `augment.color_jitter` in training; "hdml" and "standard".
     crop_pct: share of the resized picture's shorter side that the centre crop of "standard" keeps;
       0 is 7/8.
     interpolation: of "standard", one of `augment.INTERPOLATIONS`; "" is bilinear.
     cache: a directory where decoded pictures are kept for the next time (`cache.Decoder`); the
       result is the same bit by bit. "" keeps nothing.
+    **augmentation: fields of `Augmentation`, of training; "glyphs" and "digits" never flip.
 
   ValueError, which names the config key, for an unknown name or values that do not go together.
   """
@@ -142,13 +145,8 @@ def create(
     raise ValueError(f"data.channels: expected 1 (grey) or 3 (colour); got {channels}")
   if name == "hdml" and channels != 3:
     raise ValueError(f"data.preprocess: hdml needs data.channels=3; got {channels}")
-  if not 0 <= color_jitter <= 1:
-    raise ValueError(f"data.color_jitter: expected a strength in [0, 1]; got {color_jitter}")
-  if color_jitter and channels != 3:
-    raise ValueError(f"data.color_jitter: grey images have no colour, so 0; got {color_jitter}")
-  if color_jitter and name in _AFFINES:
-    got = f"got {color_jitter} with {name}"
-    raise ValueError(f"data.color_jitter: for data.preprocess=hdml or standard; {got}")
+  change = Augmentation(**augmentation)
+  change.check(channels, name not in _AFFINES)
   if not 0 <= crop_pct <= 1:
     raise ValueError(f"data.crop_pct: expected a share in (0, 1], or 0 for 7/8; got {crop_pct}")
   if interpolation and interpolation not in augment.INTERPOLATIONS:
@@ -160,31 +158,31 @@ def create(
   crop_pct, interpolation = crop_pct or CROP_PCT, interpolation or INTERPOLATION
   decoder, part = Decoder(cache), functools.partial
   center = part(_center_crop, image_size)
+  transform = part(_then, center, change) if train else center
   if name in _AFFINES:
     affine = _AFFINES[name]
     affine = dataclasses.replace(affine, shift=affine.shift * image_size / 32)
     load = part(_warp, channels, image_size, decoder)
-    transform = affine if train else center
+    if train:
+      transform = part(_then, affine, dataclasses.replace(change, flip=False))
   elif name == "hdml":
     load = part(_warp, channels, round(image_size * _HDML_SIZE / _HDML_CROP), decoder)
-    transform = part(_random_crop, image_size, color_jitter) if train else center
-  elif train:
+    if train and change.crop == "random":
+      transform = part(_random_crop, image_size, change)
+  elif train and change.crop == "random":
     load = None
-    transform = part(
-      _random_resized_crop, image_size, channels, color_jitter, interpolation, decoder
-    )
+    transform = part(_random_resized_crop, image_size, channels, change, interpolation, decoder)
   else:
     load = part(_shorter, channels, round(image_size / crop_pct), interpolation, decoder)
-    transform = center
   normalizer = normalize_lib.create(normalize or NORMALIZE[name], channels)
   return Preprocess(name, (image_size, image_size, channels), load, transform, normalizer)
 
 
-def from_config(data: Any, *, train: bool, cache: str = "") -> Preprocess:
-  """Makes the preprocessing of `config.data`, as `create` does.
+def from_config(data: Any, *, train: bool, cache: str = "", image_size: int = 0) -> Preprocess:
+  """Makes the preprocessing of `config.data`, as `create` does; `image_size` replaces its own.
 
   `data.cache` is left to the caller: a model that is used elsewhere keeps no pictures there.
   """
-  keys = ("normalize", "color_jitter", "crop_pct", "interpolation")
-  options = {key: data[key] for key in keys}
-  return create(data.preprocess, data.image_size, train, data.channels, cache=cache, **options)
+  keys = ("normalize", "crop_pct", "interpolation", *_KEYS)
+  options = {key: data[key] for key in keys} | {"cache": cache}
+  return create(data.preprocess, image_size or data.image_size, train, data.channels, **options)

@@ -44,7 +44,8 @@ class TrainedModel:
   @functools.cached_property
   def preprocessing(self) -> preprocess_lib.Preprocess:
     """Preprocessing of images in evaluation, with nothing random."""
-    return preprocess_lib.from_config(self.config.data, train=False)
+    config = self.config
+    return preprocess_lib.from_config(config.data, train=False, image_size=config.eval.image_size)
 
   @functools.cached_property
   def distance_fn(self) -> DistanceFn | None:

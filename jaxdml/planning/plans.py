@@ -190,7 +190,7 @@ class _Made:
     images = -(-self.config.eval.batch_size // chips)
     program = self.program(self.config.data.batch_size // chips)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    image = setup.abstract_batch(self.config, images)["image"]
+    image = setup.abstract_batch(self.config, images, train=False)["image"]
     self.say(f"compiling the embedding of {images} images a chip for {self.target.name}")
     traced = parallel.trace_embed_for(program.embed, variables, image, self.mesh)
     try:

@@ -23,7 +23,7 @@ _POSITIVE = (
   "optimizer.learning_rate", "train.keep",
 )  # fmt: skip
 _NOT_NEGATIVE = (
-  "data.num_workers", "encoder.frozen_stages", "hdml.block_size",
+  "data.num_workers", "encoder.frozen_stages", "eval.image_size", "hdml.block_size",
   "hdml.reconstruction_weight", "hdml.slots", "hdml.soft_weight", "loss.block_size", "memory.size",
   "optimizer.clip_norm", "optimizer.generator_learning_rate",
   "optimizer.head_learning_rate", "optimizer.loss_learning_rate", "optimizer.weight_decay", "seed",

@@ -27,12 +27,23 @@ def get_config() -> ConfigDict:
   # caffe, half, imagenet, unit, or as "bgr mean 104 117 128 std 1 1 1"; "": as the weights of
   # encoder.init want it, else the preprocessing's own
   config.data.normalize = ""
-  config.data.color_jitter = 0.0  # strength in [0, 1], in training: preprocess hdml or standard
   config.data.image_size = 32  # 0: that of the weights of encoder.init
   # preprocess=standard: the resized picture's share that evaluation crops, bilinear or bicubic; 0
   # and "": as the weights of encoder.init want it, else 7/8 and bilinear
   config.data.crop_pct = 0.0
   config.data.interpolation = ""
+  # Of training images, in this order; docs/data.md.
+  config.data.crop = "random"  # center: as in evaluation; preprocess hdml or standard
+  config.data.crop_scale = (0.2, 1.0)  # preprocess=standard: share of the picture's area
+  config.data.crop_ratio = (3 / 4, 4 / 3)  # preprocess=standard: width / height
+  config.data.flip = True  # False where left and right differ; preprocess hdml or standard
+  config.data.rotate = 0.0  # degrees, either way; the picture's edge goes on in the corners
+  config.data.color_jitter = 0.0  # strength in [0, 1]; preprocess hdml or standard
+  config.data.rand_augment = 0  # operations of RandAugment a picture; 0: none
+  config.data.rand_magnitude = 9.0  # their strength, 0 to 10
+  config.data.trivial_augment = False  # TrivialAugment: one operation of any strength
+  config.data.blur = 0.0  # probability of a Gaussian blur
+  config.data.erase = 0.0  # probability of random erasing
   config.data.channels = 1
   config.data.cache = ""  # a directory where decoded pictures are kept, for later epochs and runs
   config.data.num_workers = 0  # processes preparing batches; 0: a thread
@@ -132,6 +143,8 @@ def get_config() -> ConfigDict:
   config.eval = ConfigDict()
   config.eval.ks = (1, 2, 4, 8)
   config.eval.batch_size = 256
+  # Side of images that are embedded, in evaluation and by the trained model; 0: data.image_size
+  config.eval.image_size = 0
   config.eval.validation_fraction = 0.0  # share of the training classes held out for selection
   config.eval.folds = 0  # class-disjoint cross-validation: parts of the training classes; 0: none
   config.eval.fold = 0  # the part, 0..folds-1, that validates; the others train

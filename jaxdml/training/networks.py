@@ -26,7 +26,7 @@ class Embedder:
   encoder: Any  # images to features
   embedding: models.Embedding  # features to embeddings
   normalize: Normalize  # 8-bit pixels to what the encoder takes
-  image_shape: tuple[int, int, int]  # [h, w, c] of an image
+  image_shape: tuple[int, int, int]  # [h, w, c] of an image in evaluation
 
   def init(self, keys: dict[str, Array]) -> dict[str, PyTree]:
     """Returns the variables before training of "encoder" and "embedding", each by its key."""
@@ -66,7 +66,8 @@ def build(config: Config, axis_name: str | None = None) -> Embedder:
   options = {name: head[name] for name in ("norm", "unit_norm", "kernel_scale")}
   options["momentum"] = head.bn_momentum
   embedding = models.Embedding(head.dim, axis_name=axis_name, **options)
-  pixels = preprocess.from_config(config.data, train=False)
+  size = config.eval.image_size
+  pixels = preprocess.from_config(config.data, train=False, image_size=size)
   return Embedder(encoder, embedding, pixels.normalize, pixels.shape)
 
 

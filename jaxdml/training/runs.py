@@ -64,7 +64,9 @@ class Evaluator:
     self._part = (jax.process_index(), jax.process_count()) if shared else (0, 1)
     batches = -(-len(dataset) // self._batch_size)
     self._total = -(-batches // self._part[1])  # of this host, or one less
-    self.preprocess = data.preprocess.from_config(keys, train=False, cache=keys.cache)
+    self.preprocess = data.preprocess.from_config(
+      keys, train=False, cache=keys.cache, image_size=config.eval.image_size
+    )
 
   @property
   def name(self) -> str:

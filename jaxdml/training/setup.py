@@ -196,9 +196,11 @@ def trace(setup: Setup) -> None:
     parallel.trace_step(setup.program.step, setup.abstract_state(), batch)
 
 
-def abstract_batch(config: Config, size: int) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shapes and dtypes of what a step takes of `size` images."""
-  side = config.data.image_size
+def abstract_batch(
+  config: Config, size: int, *, train: bool = True
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes and dtypes of what a step, or with train=False evaluation, takes of `size` images."""
+  side = (not train and config.eval.image_size) or config.data.image_size
   integers = jax.ShapeDtypeStruct((size,), np.int32)
   image = jax.ShapeDtypeStruct((size, side, side, config.data.channels), np.uint8)
   return {"image": image, "label": integers, "index": integers}

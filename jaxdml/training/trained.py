@@ -70,6 +70,7 @@ def fingerprint(config: Config, variables: PyTree) -> str:
   for key, usual in (("crop_pct", CROP_PCT), ("interpolation", INTERPOLATION)):
     if config.data[key] not in ("", 0.0, usual):
       chosen[f"data.{key}"] = config.data[key]
+  chosen["data.image_size"] = config.eval.image_size or config.data.image_size
   digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode())
   leaves = {jax.tree_util.keystr(path): x for path, x in jax.tree.leaves_with_path(variables)}
   for name, leaf in sorted(leaves.items()):

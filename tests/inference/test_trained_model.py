@@ -68,6 +68,22 @@ def test_embeds_as_the_run_does_without_its_data_set(workdir, moved, monkeypatch
   assert trained.fingerprint == inference.load(workdir).fingerprint
 
 
+def test_images_of_another_size_in_evaluation(workdir, moved):
+  """`eval.image_size` is the trained model's and the run's evaluation's, not training's."""
+  edit(moved, "eval", image_size=24)
+  run, model = training.restore(workdir), inference.load(moved)
+  encoded = run.setup.measured.read(np.arange(3))
+  images = np.stack([model.preprocess(e) for e in encoded])
+  assert images.shape == (3, 24, 24, 1) == (3, *model.image_shape)
+  assert model.embed_batch(images).shape == (3, 8)
+  assert model.fingerprint != inference.load(workdir).fingerprint
+  evaluator = training.runs.Evaluator(model.config, run.setup.measured, model.embed)
+  np.testing.assert_array_equal(evaluator.preprocess(encoded[0], None), images[0])
+  embedded = setup.abstract_batch(model.config, 2, train=False)["image"].shape
+  assert embedded == (2, 24, 24, 1)
+  assert setup.abstract_batch(model.config, 2)["image"].shape == (2, 16, 16, 1)
+
+
 def test_pictures_are_kept_only_where_their_directory_is(workdir, tmp_path):
   path, pictures = tmp_path / "run", tmp_path / "encoding"
   shutil.copytree(workdir, path)

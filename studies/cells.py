@@ -26,7 +26,9 @@ __all__ = [
 ]
 
 TUNING_SEED = 1000  # no result uses it
-FLOORS = ("raw pixels", "untrained encoder", "pretrained encoder")
+FLOORS = (
+  "raw pixels", "untrained encoder", "pretrained encoder", "frozen pretrained encoder",
+)  # fmt: skip
 
 
 class Cell(NamedTuple):

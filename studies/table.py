@@ -45,7 +45,8 @@ class Row(NamedTuple):
     suite: the grid it belongs to, e.g. "glyphs".
     task: what was trained and asked for, e.g. "letters" or "script -> code point".
     loss: npair, triplet, margin, multi_similarity; "" for a floor, which belongs to no loss.
-    arm: plain, EPS, HDML, EPS+HDML, or a floor: raw pixels, untrained or pretrained encoder.
+    arm: plain, EPS, HDML, EPS+HDML, or a floor: raw pixels, untrained encoder, frozen
+      pretrained encoder (in older tables "pretrained encoder": through the run's random head).
     seed: of the run, 0 or more.
     split: of the data, e.g. "test".
     metric: e.g. "recall@1", "map@r", "nmi".
@@ -190,7 +191,9 @@ def _dump_jsonl(rows: list[Row]) -> str:
 
 BASELINE = "plain"
 _ARMS = ("plain", "EPS", "HDML", "EPS+HDML")
-_FLOORS = ("chance", "raw pixels", "untrained encoder", "pretrained encoder")
+_FLOORS = (
+  "chance", "raw pixels", "untrained encoder", "pretrained encoder", "frozen pretrained encoder",
+)  # fmt: skip
 _LOSSES = {
   "npair": "N-pair",
   "triplet": "triplet",

@@ -166,7 +166,7 @@ def _as_neighbours(name: str, value: Any, queries: np.ndarray, n: int) -> np.nda
 def gallery_of_run(
   run: Any, *, queries: int | None = None, k: int | None = None, seed: int = 0
 ) -> Figure:
-  """The gallery of a restored run: raw pixels, untrained and trained model.
+  """The gallery of a restored run: raw pixels, the encoder as it started and the trained model.
 
   Args:
     run: of `training.restore`.
@@ -178,13 +178,12 @@ def gallery_of_run(
   Raises:
     ValueError: more queries, or neighbours, than the data set has.
   """
-  before = "pretrained model" if run.setup.config.encoder.init else "untrained model"
   queries, k = fit_queries(run.labels, queries, k)
   chosen = draw_queries(run.labels, queries, k, seed)
-  embedded = {"raw pixels": run.raw_pixels(), before: run.embed(run.untrained),
-              "trained model": run.embed()}  # fmt: skip
+  before, x_before, distance_before = run.before()
+  embedded = {"raw pixels": run.raw_pixels(), before: x_before, "trained model": run.embed()}
   places = np.arange(len(run.labels))
-  ranked = {name: None if name == "raw pixels" else run.evaluator.distance_fn for name in embedded}
+  ranked = {"raw pixels": None, before: distance_before, "trained model": run.evaluator.distance_fn}
   rows = {
     # The query itself is no neighbour of its own.
     name: evaluation.nearest_neighbours(

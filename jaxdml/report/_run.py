@@ -20,7 +20,10 @@ from jaxdml.training.config import flatten
 from jaxdml.training.runs import Restored
 
 _EVALUATED = re.compile(r"eval/(?P<split>.+?)/(?P<metric>(?:collapse/(?:within/)?|macro/)?[^/]+)")
-_FLOORS = ("raw pixels", "pretrained encoder", "untrained encoder", "plain form")
+# "pretrained encoder": of runs that measured it through their random head.
+_FLOORS = (
+  "raw pixels", workdir_lib.FROZEN, "pretrained encoder", "untrained encoder", "plain form",
+)  # fmt: skip
 # In the order of the page; metrics of other names follow under their own.
 _DIALS = {
   "hdml/lambda": "λ: 1 pulls nothing, 0 all the way",
@@ -62,6 +65,8 @@ def of_run(
       f"This run has not finished: it is to take {run.setup.total_steps:,} steps. Shown is its "
       f"best checkpoint so far, of step {run.progress.best_step:,}, measured for this page."
     )
+  shortfalls = workdir_lib.shortfalls(results, config.eval.select_by)
+  notices += [f"{text[0].upper()}{text[1:]}." for text in shortfalls]
   matched = config.data.eval_label or config.data.label
   named = {name: _named(dataset, name, rows) for name in dataset.labels}
   stored = dataset.column(data.GALLERY)[rows] if data.GALLERY in dataset.labels else None

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,11 +14,11 @@ from jaxdml import models, pretrained
 from jaxdml.data import preprocess
 from jaxdml.data.normalize import NAMES, Normalize
 from jaxdml.data.normalize import create as create_normalize
-from jaxdml.training import trained
+from jaxdml.training import networks, trained
 from jaxdml.training.checkpoints import CheckpointError
 from jaxdml.training.config import Config, ConfigError
-from jaxdml.training.program import TrainState
 from jaxdml.training.workdir import read_config
+from jaxdml.types import PyTree
 
 IMAGENET = "imagenet"
 
@@ -127,18 +127,32 @@ def describe(config: Config) -> str:
   )
 
 
-def put(config: Config, state: TrainState) -> TrainState:
-  """The state before training with the encoder of `encoder.init`.
+def frozen(config: Config) -> tuple[networks.Embedder, dict[str, PyTree]]:
+  """The networks of a config before training and their {"params", "batch_stats"}, without data."""
+  embedder = networks.build(config)
+  keys = dict(
+    zip(("encoder", "embedding"), jax.random.split(jax.random.key(config.seed)), strict=True)
+  )
+  made = jax.tree.map(np.asarray, jax.jit(embedder.init)(keys))
+  variables = {
+    kind: {name: v[kind] for name, v in made.items() if kind in v}
+    for kind in ("params", "batch_stats")
+  }
+  return embedder, put(config, variables) if config.encoder.init else variables
+
+
+def put(config: Config, variables: Mapping[str, PyTree]) -> dict[str, PyTree]:
+  """{"params", "batch_stats"} before training, each a dict by network, with the encoder's weights.
 
   What published weights lack (GeM's exponent) stays as it is.
 
   Raises ConfigError: the weights cannot be read or do not fit the encoder.
   """
   if run := _run(config):
-    variables = _of_run(config, run)[1].variables
-    params, batch_stats = (variables[k].get("encoder", {}) for k in ("params", "batch_stats"))
+    theirs = _of_run(config, run)[1].variables
+    params, batch_stats = (theirs[k].get("encoder", {}) for k in ("params", "batch_stats"))
     shapes = lambda tree: jax.tree.map(np.shape, tree)
-    if shapes(params) != shapes(state.params["encoder"]):
+    if shapes(params) != shapes(variables["params"]["encoder"]):
       raise ConfigError(
         f"config.encoder.init: the encoder of the run in {run} has other shapes; is "
         "data.image_size the same?"
@@ -152,9 +166,8 @@ def put(config: Config, state: TrainState) -> TrainState:
         params, batch_stats, _ = pretrained.load_imagenet(name, encoder)
       else:
         params, batch_stats, _ = pretrained.load(init, encoder)
-  replaced = state._replace(
-    params={**state.params, "encoder": {**state.params["encoder"], **params}}
-  )
-  if batch_stats:
-    replaced = replaced._replace(batch_stats={**state.batch_stats, "encoder": batch_stats})
-  return replaced
+  given = {"params": variables["params"]["encoder"] | params, "batch_stats": batch_stats}
+  return {
+    kind: {**tree, "encoder": given[kind]} if given[kind] else tree
+    for kind, tree in variables.items()
+  }

@@ -127,16 +127,19 @@ class _Run:
   def floors(self, state: TrainState) -> dict[str, dict[str, float]] | None:
     """Measures the floors of training on the test split; None if SIGTERM ended it early.
 
-    Raw pixels, the encoder as it starts, and the model that the plain form trains.
+    Raw pixels, the encoder as it starts (with weights of `encoder.init` by its own pooling, for the
+    head is random), and the model that the plain form trains.
     """
     floors = {}
     if self.config.eval.raw_pixels or self.config.eval.untrained:
       _say(f"measuring what training must beat on {self.test.name}")
     if self.config.eval.raw_pixels:
-      floors["raw pixels"] = self.test.score(self.test.pixels(), pixels=True)
-    if self.config.eval.untrained:
-      name = "pretrained encoder" if self.config.encoder.init else "untrained encoder"
-      floors[name] = self.test.score(self.test.embed(state))
+      floors["raw pixels"] = self.test.score(self.test.pixels(), cosine=True)
+    if self.config.eval.untrained and self.config.encoder.init:
+      features = self.test.embed(state, self.setup.program.features)
+      floors[workdir_lib.FROZEN] = self.test.score(features, cosine=True)
+    elif self.config.eval.untrained:
+      floors["untrained encoder"] = self.test.score(self.test.embed(state))
     if self.config.eval.plain:
       workdir = self.workdir / "plain"
       _say(f"training the plain form, without EPS and HDML, in {workdir}")
@@ -293,6 +296,8 @@ class _Run:
       f"{f', {bad} images that cannot be decoded left out' if bad else ''}. Trained model: step "
       f"{self.progress.best_step} of {self.total}, {how}.\n{evaluation.format_table(rows)}"
     )
+    for shortfall in workdir_lib.shortfalls(rows, self.config.eval.select_by):
+      _say(f"warning: {shortfall}")
     if self.finished is not None:
       self.finished(runs.Restored(self.setup, state, self.progress, self.test), embedded)
     return rows
@@ -312,8 +317,8 @@ def train_and_evaluate(
       test split; `jaxdml train` writes its report so.
 
   Returns:
-    {"raw pixels", "untrained encoder" ("pretrained encoder" with `encoder.init`), "plain form",
-    "trained model"}, those that `config.eval` asks for -> metrics on the test split; None if
+    {"raw pixels", "untrained encoder" ("frozen pretrained encoder" with `encoder.init`), "plain
+    form", "trained model"}, those that `config.eval` asks for -> metrics on the test split; None if
     SIGTERM ended the run early (saved; the same call resumes).
 
   Raises:

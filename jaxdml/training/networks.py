@@ -50,9 +50,16 @@ class Embedder:
 
     `variables` are {"params", "batch_stats"}, each a dict by network.
     """
-    pick = lambda name: {kind: tree[name] for kind, tree in variables.items() if name in tree}
-    y = self.encoder.apply(pick("encoder"), self.normalize(images), train=False)
-    return self.embedding.apply(pick("embedding"), y, train=False)
+    y = self.features(variables, images)
+    return self.embedding.apply(_of("embedding", variables), y, train=False)
+
+  def features(self, variables: PyTree, images: Array) -> Array:
+    """Returns the features [b, f] that the encoder pools itself; arguments as of `embed`."""
+    return self.encoder.apply(_of("encoder", variables), self.normalize(images), train=False)
+
+
+def _of(name: str, variables: PyTree) -> PyTree:
+  return {kind: tree[name] for kind, tree in variables.items() if name in tree}
 
 
 def build(config: Config, axis_name: str | None = None) -> Embedder:

@@ -48,6 +48,7 @@ class Program(NamedTuple):
   init: Callable[[Array], TrainState]  # of a key
   step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]  # (state, metrics)
   embed: Callable[[PyTree, Array], Array]  # ({"params", "batch_stats"}, images) -> embeddings
+  features: Callable[[PyTree, Array], Array]  # likewise -> the encoder's own features
   parts: Parts  # what the step is made of, for those who look into it
 
 
@@ -224,4 +225,6 @@ def build(
     }
     return TrainState(state.step + 1, params, stats, opt_state, hdml_state, memory), metrics
 
-  return Program(init, step, embedder.embed, Parts(forward, networks, metric, hdml_config))
+  return Program(
+    init, step, embedder.embed, embedder.features, Parts(forward, networks, metric, hdml_config)
+  )

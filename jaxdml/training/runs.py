@@ -20,7 +20,7 @@ from jaxdml.training.config import ConfigError, replace
 from jaxdml.training.metric_loss import ranking_of
 from jaxdml.training.program import TrainState
 from jaxdml.training.setup import Setup, prepare
-from jaxdml.types import Array
+from jaxdml.types import Array, DistanceFn, PyTree
 
 
 def _logged(name: str) -> bool:
@@ -97,8 +97,11 @@ class Evaluator:
     self._bad_images.check(len(self._dataset) - len(embedded.embeddings))
     return embedded
 
-  def score(self, embedded: evaluation.Embedded, *, pixels: bool = False) -> dict[str, float]:
-    """Metrics of what `embed` or `pixels` returned; pixels are ranked by cosine similarity."""
+  def score(self, embedded: evaluation.Embedded, *, cosine: bool = False) -> dict[str, float]:
+    """Metrics of what `embed` or `pixels` returned, ranked as the config says, or by cosine.
+
+    Pixels and an encoder's own features know nothing of a loss's distance: `cosine` is for them.
+    """
     rows, x = embedded.columns["index"], embedded.embeddings
     labels, ks, seed = self._labels[rows], self._config.eval.ks, self._config.seed
     queries, gallery = np.ones(len(rows), bool), {}
@@ -107,7 +110,7 @@ class Evaluator:
       gallery = {"gallery": x[~queries], "gallery_labels": labels[~queries]}
     metrics = evaluation.retrieval_metrics(
       x[queries], labels[queries], ks=ks, macro=True, **gallery,
-      distance_fn=None if pixels else self.distance_fn,
+      distance_fn=None if cosine else self.distance_fn,
     )  # fmt: skip
     metrics = {name: value for name, value in metrics.items() if _logged(name)}
     if self._config.eval.clustering:
@@ -118,13 +121,25 @@ class Evaluator:
       metrics |= {f"collapse/{name}": value for name, value in collapse.items()}
     return {**metrics, "num_undecodable": len(self._dataset) - len(rows)}
 
-  def embed(self, state: TrainState) -> evaluation.Embedded:
-    """Embeds every image that can be decoded with a model on the host, in the data set's order."""
+  def embed(
+    self, state: TrainState, embed_fn: Callable[..., Array] | None = None
+  ) -> evaluation.Embedded:
+    """Embeds every image that can be decoded with a model on the host, in the data set's order.
+
+    `embed_fn` takes the place of the evaluator's own.
+    """
     pick = lambda tree: {name: tree[name] for name in ("encoder", "embedding") if name in tree}
     variables = {"params": pick(state.params), "batch_stats": pick(state.batch_stats)}
+    return self.embed_variables(variables, embed_fn)
+
+  def embed_variables(
+    self, variables: PyTree, embed_fn: Callable[..., Array] | None = None
+  ) -> evaluation.Embedded:
+    """Likewise, with {"params", "batch_stats"} on the host."""
+    compiled = parallel.compile_embed(embed_fn) if embed_fn else self._embed
     variables = parallel.replicate(variables)
     return self.embed_with(
-      lambda images: self._embed(variables, parallel.split(images)).reshape(len(images), -1)
+      lambda images: compiled(variables, parallel.split(images)).reshape(len(images), -1)
     )
 
   def embed_with(self, apply: Callable[[np.ndarray], Any]) -> evaluation.Embedded:
@@ -158,6 +173,16 @@ class Restored:
   def untrained(self) -> TrainState:
     """The state that training started from; ConfigError if weights of `encoder.init` are gone."""
     return self.setup.initial_state()
+
+  def before(self) -> tuple[str, np.ndarray, DistanceFn | None]:
+    """(row of the encoder that training started from, the test split by it, its distance).
+
+    Weights of `encoder.init` are shown by their own pooling, a random encoder as the run embeds.
+    """
+    if not self.setup.config.encoder.init:
+      return "untrained encoder", self.embed(self.untrained), self.evaluator.distance_fn
+    features = self.evaluator.embed(self.untrained, self.setup.program.features)
+    return workdir_lib.FROZEN, self._whole(features), None
 
   @property
   def labels(self) -> np.ndarray:

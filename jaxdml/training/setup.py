@@ -69,7 +69,10 @@ class Setup:
     """The state before training, on the host: random, the encoder as `encoder.init` says."""
     key = jax.random.key(self.config.seed)
     state = jax.tree.map(np.asarray, jax.jit(self.program.init)(key))
-    return encoder_init.put(self.config, state) if self.config.encoder.init else state
+    if not self.config.encoder.init:
+      return state
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    return state._replace(**encoder_init.put(self.config, variables))
 
   def abstract_state(self) -> program_lib.TrainState:
     """Shapes and dtypes of the state."""

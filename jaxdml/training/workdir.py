@@ -26,6 +26,10 @@ FORMAT = 4
 TRAINED = "trained model"
 """Its row in the results, after those of what it has to beat."""
 
+FROZEN = "frozen pretrained encoder"
+"""The row of the encoder that `encoder.init` names, by its own pooling and cosine similarity."""
+
+_FLOORS = ("raw pixels", "untrained encoder", FROZEN)  # What any training has to beat.
 _DATA, _RESULTS_DIGEST = "data.json", "results.sha256"
 _LONGEST = 200  # Bytes of the longest path inside a workdir, Orbax's.
 # What runs older than a key did, where it is not the key's default.
@@ -193,6 +197,22 @@ def read_results(workdir: pathlib.Path) -> dict[str, dict[str, float]] | None:
   numbers = {n: {k: math.nan if v is None else v for k, v in r.items()} for n, r in rows.items()}
   trained = numbers.pop(TRAINED)
   return {**numbers, TRAINED: trained}
+
+
+def shortfalls(rows: Mapping[str, Mapping[str, float]], metric: str) -> list[str]:
+  """Sentences on the floors that the trained model ends below; `metric` is "last" for MAP@R.
+
+  >>> shortfalls({"raw pixels": {"map@r": 0.4}, TRAINED: {"map@r": 0.3}}, "last")
+  ['the trained model ends below raw pixels: map@r 0.300 against 0.400']
+  """
+  metric = "map@r" if metric == "last" else metric
+  score = {name: rows.get(name, {}).get(metric, math.nan) for name in (TRAINED, *_FLOORS)}
+  return [
+    f"the {TRAINED} ends below {'the ' * name.endswith('encoder')}{name}: {metric} "
+    f"{score[TRAINED]:.3f} against {score[name]:.3f}"
+    for name in _FLOORS
+    if score[TRAINED] < score[name]
+  ]
 
 
 def check_data(workdir: pathlib.Path, splits: Mapping[str, Dataset], label: str) -> None:

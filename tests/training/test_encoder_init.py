@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdml import commands, models, pretrained, training
+from jaxdml import commands, evaluation, models, pretrained, training
 from jaxdml.data import normalize, preprocess
 from jaxdml.models import base
 from jaxdml.models.resnet import BasicBlock, ResNet
@@ -153,13 +153,23 @@ def test_a_run_starts_from_the_weights_resumes_and_is_restored(
   }
   config = config_of(converted, **keys)
   rows = loop.train_and_evaluate(config, tmp_path / "run")
-  assert list(rows) == ["pretrained encoder", "trained model"]
-  first = capsys.readouterr().err.splitlines()[0]
+  assert list(rows) == ["frozen pretrained encoder", "trained model"]
+  said = capsys.readouterr().err.splitlines()
+  first = said[0]
+  # Random weights, a random head and one step: where it ends lower, that is the last line.
+  below = workdir.shortfalls(rows, "map@r")
+  assert [line for line in said if line.startswith("warning: ")] == [f"warning: {x}" for x in below]
   assert "tiny starts from t.npz" in first and "bgr mean" in first
   saved = json.loads((tmp_path / "run" / "config.json").read_text())
   assert saved["data"]["normalize"] == "bgr mean 104 117 128 std 1 1 1"
 
   state = training.restore(tmp_path / "run").untrained
+  restored = training.restore(tmp_path / "run")
+  name, features, distance = restored.before()
+  assert (name, distance) == ("frozen pretrained encoder", None)
+  found = evaluation.retrieval_metrics(features, restored.labels)
+  assert found["map@r"] == pytest.approx(rows[name]["map@r"], abs=1e-6)
+  assert features.shape[1] == models.create("tiny").feature_dim
   params, stats, _ = pretrained.load(converted, models.create("tiny"))
   found = dict(state.params["encoder"])
   assert found.pop("pool") == {"p": 3.0}

@@ -64,6 +64,20 @@ def test_a_workdir_of_another_version_is_one_message(tmp_path, number):
       read()
 
 
+def test_floors_that_a_trained_model_ends_below():
+  rows = {"raw pixels": {"map@r": 0.3, "nmi": 0.1}, workdir.FROZEN: {"map@r": 0.5, "nmi": 0.4}}
+  rows |= {"plain form": {"map@r": 0.9, "nmi": 0.9}, "trained model": {"map@r": 0.4, "nmi": 0.4}}
+  (line,) = workdir.shortfalls(rows, "last")
+  assert line.startswith("the trained model ends below the frozen pretrained encoder: map@r 0.400 ")
+  assert workdir.shortfalls(rows, "nmi") == [] == workdir.shortfalls(rows, "f1")
+  rows["trained model"]["map@r"] = 0.2
+  assert [line.split(":")[0][29:] for line in workdir.shortfalls(rows, "map@r")] == [
+    "raw pixels", "the frozen pretrained encoder",
+  ]  # fmt: skip
+  rows["trained model"]["map@r"] = math.nan
+  assert workdir.shortfalls(rows, "map@r") == []
+
+
 def test_a_config_that_is_not_what_was_written(tmp_path):
   workdir.check(tiny_config(), tmp_path)
   path = tmp_path / "config.json"

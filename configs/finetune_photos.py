@@ -10,8 +10,8 @@ classes has worse ones. The embedding learns alone for an epoch, then the encode
 tenth of its learning rate. results.json has Recall@1 of the features as they come ("frozen
 pretrained encoder") and of the trained model. A loss and methods may follow the name, as in
 NAME,triplet,eps. Cost: 2 minutes on 2 CPU cores for 40 classes of 64 pixels in 6 epochs. Published:
-nothing, the photos are yours. Measured on those (3 seeds, docs/results.md): R@1 .884, MAP@R .498; the pretrained
-encoder through its random head .835, .348, raw pixels .743, .377.
+nothing, the photos are yours. Measured on those (3 seeds, docs/results.md): R@1 .884, MAP@R .498;
+the pretrained encoder through its random head .835, .348, raw pixels .743, .377.
 
 128 pixels are for CPUs; the weights know details of 224: on a GPU take data.image_size=224 and a
 larger data.batch_size. On a Linux CPU set

@@ -32,7 +32,10 @@ def _run(args: argparse.Namespace) -> None:
     _options.check_file("out", args.out)
     args.out.parent.mkdir(parents=True, exist_ok=True)
   if (args.workdir is None) == (args.encoder is None):
-    raise UsageError("expected --workdir, a run to measure, or --encoder, one without any training")
+    raise UsageError(
+      "one of --workdir, a run, and --encoder, weights without a run, is required; see jaxdml "
+      "evaluate --help"
+    )
   if args.encoder and not args.dataset:
     raise UsageError("--encoder needs --dataset: glyphs, tfds:NAME, image_folder/NAME, ...")
   if args.workdir and (args.init or args.image_size):

@@ -75,10 +75,15 @@ def _crop(pixels):
 
 
 def test_what_is_no_run_and_no_encoder(tmp_path, capsys):
-  refused("evaluate", [], capsys, "expected --workdir, .* or --encoder")
+  refused("evaluate", [], capsys, "one of --workdir, .* and --encoder, .* is required")
   refused("evaluate", ["--encoder=convnet"], capsys, "--encoder needs --dataset")
   run = f"--workdir={tmp_path}"
-  refused("evaluate", [run, "--encoder=convnet"], capsys, "expected --workdir, .* or --encoder")
+  refused(
+    "evaluate",
+    [run, "--encoder=convnet"],
+    capsys,
+    "one of --workdir, .* and --encoder, .* is required",
+  )
   refused("evaluate", [run, "--init=imagenet"], capsys, "--init and --image_size are for --encoder")
   given = ["--encoder=convnet", "--dataset=glyphs", "--init=imagenet"]
   refused("evaluate", given, capsys, r"config\.encoder\.init: no published weights fit convnet")

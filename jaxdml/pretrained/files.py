@@ -1,10 +1,8 @@
 """Other libraries' weight files, read without running anything in them, and the card of one."""
 
 import dataclasses
+import functools
 import json
-import pickle
-import re
-import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 
 from jaxdml.errors import JaxdmlError
 from jaxdml.models.base import Preprocessing, State
+from jaxdml.pretrained import state_dicts
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "teacher")
 """Keys under which training scripts put the state dict of the file that they save."""
@@ -23,7 +22,7 @@ PREFIXES = ("module.", "_orig_mod.", "backbone.")
 """Prefixes of every name, of data-parallel, compiled and DINO's wrappers."""
 
 
-_MOST_UNPACKED = 100
+_MOST_WRAPPED = 5
 
 
 class ConvertError(JaxdmlError, ValueError):
@@ -97,50 +96,40 @@ def _damaged(path: Path, error: Exception) -> ConvertError:
 
 def _read_torch(path: Path) -> State:
   try:
-    import torch
-  except ImportError as error:
-    raise _missing("torch", path, error) from error
-  with path.open("rb") as file:
-    start = file.read(2)
-  if start[:1] == b"\x80" and start[1:] > b"\x02":
-    raise ConvertError(
-      f"{path} is a pickle that PyTorch did not write; reading it could run any code, so it is "
-      "refused"
-    )
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # of TorchScript, which is an error below
-      content = torch.load(path, map_location="cpu", weights_only=True)
-  except pickle.UnpicklingError as error:
-    if match := re.search(r"GLOBAL ([\w.]+)", str(error)):
+    return state_dicts.read(path, functools.partial(_unwrap, path))
+  except state_dicts.NeedsCodeError as error:
+    name = str(error)
+    if not name:
       raise ConvertError(
-        f"{path} is a pickle that needs code to be read ({match[1]}), which could do anything, so "
-        "it is refused; where you trust it, make one of arrays alone: "
-        "torch.save(model.state_dict(), FILE)"
+        f"{path} is a pickle that PyTorch did not write; reading it could run any code, so it is "
+        "refused"
       ) from error
-    raise _damaged(path, ValueError("no file of PyTorch")) from error
+    raise ConvertError(
+      f"{path} is a pickle that needs code to be read ({name}), which could do anything, so it is "
+      "refused; where you trust it, make one of arrays alone: torch.save(model.state_dict(), FILE)"
+    ) from error
+  except state_dicts.TorchScriptError as error:
+    raise ConvertError(f"{path} is a program in TorchScript; expected a state dict") from error
+  except (ConvertError, OSError):
+    raise
   except Exception as error:
-    if "TorchScript" in str(error):
-      raise ConvertError(f"{path} is a program in TorchScript; expected a state dict") from error
-    # PyTorch has no error of its own for a file that it cannot read.
+    # A damaged archive or pickle shows as any of a dozen exceptions.
     raise _damaged(path, error) from error
-  arrays = {}
-  for name, value in _unwrap(path, content, torch.Tensor).items():
-    value = value.detach()
-    arrays[name] = (value.float() if value.is_floating_point() else value).numpy()
-  return arrays
 
 
-def _unwrap(path: Path, content: Any, tensor: type) -> Mapping[str, Any]:
-  while isinstance(content, Mapping):
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, tensor)}
+def _unwrap(path: Path, content: Any) -> Mapping[str, state_dicts.Tensor]:
+  for _ in range(_MOST_WRAPPED):
+    if not isinstance(content, dict):
+      break
+    tensors = {str(k): v for k, v in content.items() if isinstance(v, state_dicts.Tensor)}
     if tensors:
       return tensors
-    inner = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
+    inner = [content[key] for key in WRAPPERS if isinstance(content.get(key), dict)]
     if not inner:
       break
     content = inner[0]
-  found = f"keys {list(content)[:5]}" if isinstance(content, Mapping) else type(content).__name__
+  kind = type(content).__name__
+  found = f"keys {list(content)[:5]}"[:200] if isinstance(content, dict) else kind
   raise ConvertError(
     f"{path}: expected a state dict, arrays by name, perhaps within one of {', '.join(WRAPPERS)}; "
     f"found {found}"
@@ -178,10 +167,10 @@ def _read_npz(path: Path) -> State:
   try:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
       unpacked = sum(member.file_size for member in archive.zip.infolist())
-      if unpacked > _MOST_UNPACKED * path.stat().st_size:
+      if unpacked > state_dicts.MOST_UNPACKED * path.stat().st_size:
         raise ConvertError(
-          f"{path} unpacks to {unpacked:,} bytes, over {_MOST_UNPACKED} times its own size, which "
-          "weights never do; where you trust it, write its arrays anew by numpy.savez"
+          f"{path} unpacks to {unpacked:,} bytes, over {state_dicts.MOST_UNPACKED} times its own "
+          "size, which weights never do; where you trust it, write its arrays anew by numpy.savez"
         )
       return {name: archive[name] for name in archive.files}
   except (ConvertError, OSError):

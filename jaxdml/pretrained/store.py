@@ -187,7 +187,7 @@ def imagenet_card(arch: str) -> Card:
 def load_imagenet(arch: str, encoder: Encoder) -> tuple[Any, Any, Card]:
   """Returns what `load` does, of the ImageNet weights that a Python package carries.
 
-  The first call converts them, for which it needs PyTorch, and keeps them in `cache_dir`.
+  The first call converts them and keeps them in `cache_dir`.
 
   Raises:
     WeightsError: no package carries those of `arch`, or it is not installed; the message says

@@ -1,17 +1,19 @@
 """The converter: every family from a file as it is published, and files that are none."""
 
-import os
 import pathlib
 import pickle
 import zipfile
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxdml import commands, models, pretrained
+from jaxdml import _files, commands, models, pretrained
 from jaxdml.pretrained import files
+from tests.pretrained import torch_files
 from tests.pretrained.published import published, without_libraries
+from tests.pretrained.test_state_dicts import Evil
 
 
 def run(arch, source, out, *options):
@@ -29,28 +31,18 @@ def refused(capsys, arch, source, out, *options):
   return captured.err
 
 
-def save_torch(path, content, **options):
-  torch = pytest.importorskip("torch", reason="needs pip install '.[convert]'")
-  tensors = lambda tree: {
-    k: tensors(v) if isinstance(v, dict) else torch.tensor(v) if isinstance(v, np.ndarray) else v
-    for k, v in tree.items()
-  }
-  torch.save(tensors(content), path, **options)
-  return path
-
-
 def test_resnet_from_a_training_script_s_file(tmp_path, capsys):
   arrays = published("resnet18")
   wrapped = {f"module.{name}": array for name, array in arrays.items()}
   wrapped["module.bn1.num_batches_tracked"] = np.array(3)
-  source = save_torch(tmp_path / "r.pth", {"epoch": 3, "state_dict": wrapped})
+  source = torch_files.save(tmp_path / "r.pth", {"epoch": 3, "state_dict": wrapped})
   assert run("resnet18", source, tmp_path / "new" / "w") == 0
   text = capsys.readouterr().out
   assert "11,176,512 parameters, and a classifier of 7 classes" in text
   assert f"--config.encoder.init={tmp_path / 'new' / 'w'}" in text
   params, stats, card = pretrained.load(tmp_path / "new" / "w", models.create("resnet18"))
   assert (card.arch, card.source, card.classes) == ("resnet18", "r.pth", 7)
-  assert card.sha256 == files.sha256(source) and len(card.sha256) == 64
+  assert card.sha256 == _files.sha256(source) and len(card.sha256) == 64
   assert card.preprocessing == models.published_encoders()["resnet18"].preprocessing
   kernel = arrays["layer2.0.conv1.weight"]
   np.testing.assert_array_equal(params["layer2_0"]["conv1"]["kernel"], kernel.transpose(2, 3, 1, 0))
@@ -80,9 +72,9 @@ def test_resnet_from_timm_with_its_preprocessing_and_no_classifier(tmp_path):
 
 
 def test_bfloat16_safetensors(tmp_path):
-  torch = pytest.importorskip("torch", reason="needs pip install '.[convert]'")
-  safetensors = pytest.importorskip("safetensors.torch", reason="needs pip install '.[convert]'")
-  safetensors.save_file({"a": torch.tensor([1.5, -2.0]).bfloat16()}, tmp_path / "b.safetensors")
+  safetensors = pytest.importorskip("safetensors.numpy", reason="needs pip install '.[convert]'")
+  array = np.array([1.5, -2.0], ml_dtypes.bfloat16)
+  safetensors.save_file({"a": array}, tmp_path / "b.safetensors")
   np.testing.assert_array_equal(files.read(tmp_path / "b.safetensors")["a"], [1.5, -2.0])
 
 
@@ -111,7 +103,9 @@ def test_googlenet_from_caffe_caffe2_and_onnx(tmp_path, suffixes):
 def test_googlenet_bn_without_torchvision_s_auxiliary_classifiers(tmp_path):
   arrays = published("googlenet_bn")
   extra = {"aux1.fc1.weight": np.zeros((3, 4)), "aux2.conv.bn.bias": np.zeros(3)}
-  assert run("googlenet_bn", save_torch(tmp_path / "g.pth", arrays | extra), tmp_path / "w") == 0
+  assert (
+    run("googlenet_bn", torch_files.save(tmp_path / "g.pth", arrays | extra), tmp_path / "w") == 0
+  )
   params, _, _ = pretrained.load(tmp_path / "w", models.create("googlenet_bn"))
   kernel = arrays["inception5b.branch3.1.conv.weight"]
   assert kernel.shape == (128, 48, 3, 3)
@@ -122,8 +116,7 @@ def test_googlenet_bn_without_torchvision_s_auxiliary_classifiers(tmp_path):
 def test_bn_inception_with_the_published_file_s_batchnorm_shapes(tmp_path):
   arrays = published("bn_inception")
   theirs = {n: a[None] if "_bn." in n else a for n, a in arrays.items()}
-  old = {"_use_new_zipfile_serialization": False}  # the published file is from 2018
-  source = save_torch(tmp_path / "b.pth", theirs, **old)
+  source = torch_files.save(tmp_path / "b.pth", theirs, old=True)  # as in 2018
   assert run("bn_inception", source, tmp_path / "w") == 0
   params, stats, card = pretrained.load(tmp_path / "w", models.create("bn_inception"))
   np.testing.assert_allclose(np.multiply(card.preprocessing.mean, 255), (104, 117, 128))
@@ -171,16 +164,6 @@ def test_an_empty_state_lists_ten_names(tmp_path, capsys):
   assert "missing (100)" in message and "and 90 more" in message and message.count("\n") == 3
 
 
-class Evil:
-  """Makes a file while it is unpickled."""
-
-  def __init__(self, path):
-    self.path = path
-
-  def __reduce__(self):
-    return os.mkdir, (str(self.path),)
-
-
 @pytest.mark.parametrize("kind", ["zip", "2018", "pickle", "npz"])
 def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path, capsys, kind):
   witness = tmp_path / "ran"
@@ -189,12 +172,11 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path, capsys, kind):
     source = tmp_path / "e.npz"
     np.savez(source, evil=np.array(content, dtype=object))
   elif kind == "pickle":
-    pytest.importorskip("torch", reason="needs pip install '.[convert]'")
     source = tmp_path / "e.pth"
     source.write_bytes(pickle.dumps(content, protocol=4))
   else:
-    options = {} if kind == "zip" else {"_use_new_zipfile_serialization": False}
-    source = save_torch(tmp_path / "e.pth", content, **options)
+    content["evil"] = torch_files.Raw(pickle.dumps(Evil(witness), 2)[2:-1])
+    source = torch_files.save(tmp_path / "e.pth", content, old=kind == "2018")
   message = refused(capsys, "resnet18", source, tmp_path / "w")
   assert "refused" in message and "code" in message
   assert not witness.exists()
@@ -209,7 +191,7 @@ def whole_file(tmp_path, suffix):
     library = pytest.importorskip("safetensors.numpy", reason="needs pip install '.[convert]'")
     library.save_file({"a": array}, path)
   else:
-    save_torch(path, {"a": array}, _use_new_zipfile_serialization=suffix == ".pth")
+    torch_files.save(path, {"a": array}, old=suffix == ".pt")
   np.testing.assert_array_equal(files.read(path)["a"], array)
   return path.read_bytes()
 
@@ -248,20 +230,20 @@ def test_an_npz_that_unpacks_to_far_more_is_not_unpacked(tmp_path, capsys):
   assert "over 100 times its own size" in message
 
 
-@pytest.mark.parametrize("library", ["torch", "safetensors"])
-def test_a_missing_library_says_what_to_install(tmp_path, capsys, monkeypatch, library):
-  source = tmp_path / ("a.pth" if library == "torch" else "a.safetensors")
+def test_a_missing_library_says_what_to_install(tmp_path, capsys, monkeypatch):
+  source = tmp_path / "a.safetensors"
   source.write_bytes(b"content")
-  without_libraries(monkeypatch, library)
+  without_libraries(monkeypatch, "safetensors")
   message = refused(capsys, "resnet18", source, tmp_path / "w")
-  assert f"pip install {library}, or pip install '.[convert]'" in message
+  assert "pip install safetensors, or pip install '.[convert]'" in message
 
 
 def test_what_is_no_state_dict_is_refused(tmp_path, capsys):
-  torch = pytest.importorskip("torch", reason="needs pip install '.[convert]'")
-  source = save_torch(tmp_path / "a.pth", {"epoch": 3, "arguments": {"lr": 1.0}})
+  content = {"epoch": 3, "arguments": {"lr": 1}}
+  source = torch_files.save(tmp_path / "a.pth", content)
   assert "keys ['epoch', 'arguments']" in refused(capsys, "resnet18", source, tmp_path / "w")
-  torch.save(torch.nn.Linear(2, 2), source)
+  module = torch_files.Raw(torch_files.named("torch.nn.modules.linear", "Linear") + b")\x81")
+  torch_files.save(source, module)
   message = refused(capsys, "resnet18", source, tmp_path / "w")
   assert "torch.nn.modules.linear.Linear" in message and "state_dict()" in message
 

@@ -75,6 +75,8 @@ SIZES = {
   "resnet50": (2048, resnet50_parameters(), 16),
   # 4,652,008 with a classifier of 1000 classes.
   "efficientnet_lite0": (1280, 4_652_008 - 1281 * 1000, 16),
+  "efficientnet_lite1": (1280, 5_416_680 - 1281 * 1000, 21),
+  "efficientnet_lite2": (1280, 6_092_072 - 1281 * 1000, 21),
   # timm's counts, with a classifier of 1000 classes.
   "vit_s16": (384, 22_050_664 - 385 * 1000, 12),
   "vit_b16": (768, 86_567_656 - 769 * 1000, 12),

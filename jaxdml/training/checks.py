@@ -4,6 +4,7 @@ Each `_..._problems` yields what is wrong as "key: message"; `check` raises the 
 """
 
 import math
+import re
 from collections.abc import Collection, Iterator
 
 import jax
@@ -17,13 +18,14 @@ from jaxdml.training import metric_loss, optimizers, parallel
 from jaxdml.training.config import ConfigError, duration, flatten
 
 _POSITIVE = (
-  "data.batch_size", "data.images_per_class", "embedding.dim",
-  "embedding.kernel_scale", "eval.batch_size", "hdml.generator_hidden", "hdml.initial_average",
+  "data.batch_size", "data.images_per_class", "embedding.dim", "embedding.kernel_scale",
+  "encoder.lora.alpha", "eval.batch_size", "hdml.generator_hidden", "hdml.initial_average",
   "optimizer.decay_factor", "optimizer.encoder_factor", "optimizer.layer_decay",
   "optimizer.learning_rate", "train.keep",
 )  # fmt: skip
 _NOT_NEGATIVE = (
-  "data.num_workers", "encoder.frozen_stages", "eval.image_size", "hdml.block_size",
+  "data.num_workers", "encoder.frozen_stages", "encoder.lora.rank", "eval.image_size",
+  "hdml.block_size",
   "hdml.reconstruction_weight", "hdml.slots", "hdml.soft_weight", "loss.block_size", "memory.size",
   "optimizer.clip_norm", "optimizer.generator_learning_rate",
   "optimizer.head_learning_rate", "optimizer.loss_learning_rate", "optimizer.weight_decay", "seed",
@@ -75,6 +77,10 @@ def _problems(config: ConfigDict, device_count: int | None) -> Iterator[str]:
     )
   yield from _hdml_problems(config)
   yield from optimizers.check(config.optimizer.name, config.optimizer.options)
+  try:
+    re.compile(config.encoder.lora.targets)
+  except re.error as error:
+    yield f"encoder.lora.targets: {config.encoder.lora.targets!r} is no regular expression: {error}"
   opt = config.optimizer
   if opt.name == "adamw" and opt.weight_decay and opt.weight_decay_in_loss:
     yield (

@@ -57,6 +57,10 @@ def get_config() -> ConfigDict:
   config.encoder.chunk_size = 0  # images a device encodes at a time, the loss stays global; 0: all
   config.encoder.frozen_stages = 0  # the first ones never change; frozen_bn keeps statistics
   config.encoder.options = ConfigDict()  # the encoder's own attributes
+  config.encoder.lora = ConfigDict()  # adapters learn in place of the encoder: arXiv 2106.09685
+  config.encoder.lora.rank = 0  # of A B, which is added to a kernel; 0: no adapters
+  config.encoder.lora.alpha = 16.0  # A B weighs alpha / rank
+  config.encoder.lora.targets = r"block\d+/(qkv|proj)/kernel"  # expression that whole paths match
 
   config.embedding = ConfigDict()
   config.embedding.dim = 128

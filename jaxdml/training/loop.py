@@ -156,9 +156,12 @@ class _Run:
     start = int(state.step)
     train, label = self.setup.train, self.config.data.label
     devices = jax.devices()
+    size, learning = map(
+      models.count_parameters, (state.params, self.setup.program.learns(state.params))
+    )
     _say(
       f"{len(train)} training images of {len(train.classes(label))} classes by {label}, "
-      f"{models.count_parameters(state.params)} parameters, "
+      f"{size} parameters{f' ({learning} of them learn)' if learning < size else ''}, "
       f"{len(devices)} x {devices[0].device_kind}"
     )
     with MetricsWriter(self.workdir, start if resumed else None, self.progress.lines) as writer:

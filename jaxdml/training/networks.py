@@ -4,7 +4,7 @@ What is left when training is over is an `Embedder`: from uint8 images to embedd
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from jaxdml.data import preprocess
 from jaxdml.data.normalize import Normalize
 from jaxdml.hdml._layers import Dense, Layers, Norm
 from jaxdml.models import Embedding, Generator
+from jaxdml.training import lora as lora_lib
 from jaxdml.training.config import Config
 from jaxdml.types import Array, PyTree
 
@@ -27,14 +28,27 @@ class Embedder:
   embedding: models.Embedding  # features to embeddings
   normalize: Normalize  # 8-bit pixels to what the encoder takes
   image_shape: tuple[int, int, int]  # [h, w, c] of an image in evaluation
+  lora: lora_lib.Lora | None = None  # adapters of the encoder, which then learns by them alone
+
+  @property
+  def frozen(self) -> tuple[str, ...]:
+    """The networks that never learn."""
+    return ("encoder",) if self.lora else ()
 
   def init(self, keys: dict[str, Array]) -> dict[str, PyTree]:
-    """Returns the variables before training of "encoder" and "embedding", each by its key."""
+    """Returns the variables before training of "encoder" and "embedding", each by its key.
+
+    With adapters also theirs, as "lora".
+    """
     inputs = {"encoder": (1, *self.image_shape), "embedding": (1, self.encoder.feature_dim)}
-    return {
+    variables = {
       name: getattr(self, name).init(keys[name], jnp.zeros(shape), train=False)
       for name, shape in inputs.items()
     }
+    if self.lora:
+      key = jax.random.fold_in(keys["encoder"], 1)
+      variables["lora"] = {"params": self.lora.init(key, variables["encoder"]["params"])}
+    return variables
 
   def abstract(self) -> dict[str, PyTree]:
     """Returns {"params", "batch_stats"}, each a dict by network, as shapes and dtypes."""
@@ -70,12 +84,32 @@ def build(config: Config, axis_name: str | None = None) -> Embedder:
   keys, head = config.encoder, config.embedding
   common = {"axis_name": axis_name, "frozen_bn": keys.frozen_bn, "dtype": jnp.dtype(keys.dtype)}
   encoder = models.create(keys.name, **common, **keys.options)
+  lora = None
+  if keys.lora.rank:
+    moves = lambda path: encoder.stages.index(encoder.stage_of(path)) >= keys.frozen_stages
+    lora = lora_lib.Lora(keys.lora.rank, keys.lora.targets, moves)
   options = {name: head[name] for name in ("norm", "unit_norm", "kernel_scale")}
   options["momentum"] = head.bn_momentum
   embedding = models.Embedding(head.dim, axis_name=axis_name, **options)
   size = config.eval.image_size
   pixels = preprocess.from_config(config.data, train=False, image_size=size)
-  return Embedder(encoder, embedding, pixels.normalize, pixels.shape)
+  return Embedder(encoder, embedding, pixels.normalize, pixels.shape, lora)
+
+
+def merged(config: Config, params: dict[str, PyTree]) -> dict[str, PyTree]:
+  """Parameters by network with the adapters, if there are any, in the encoder's own."""
+  if "lora" not in params:
+    return params
+  keys, rest = config.encoder.lora, {n: tree for n, tree in params.items() if n != "lora"}
+  encoder = lora_lib.merge(params["encoder"], params["lora"], keys.alpha / keys.rank)
+  return {**rest, "encoder": encoder}
+
+
+def deployed(config: Config, state: Mapping[str, Any]) -> PyTree:
+  """The variables that embed, {"params", "batch_stats"}, of a training state's parts by name."""
+  params, stats = merged(config, state["params"]), state["batch_stats"]
+  pick = lambda tree: {name: tree[name] for name in ("encoder", "embedding") if name in tree}
+  return {"params": pick(params), "batch_stats": pick(stats)}
 
 
 def encode_in_chunks(

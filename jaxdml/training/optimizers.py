@@ -37,7 +37,7 @@ OPTIMIZERS = {
 """What `optimizer.name` takes -> what each of its `optimizer.options` is; the rest is optax's."""
 
 GROUPS = {
-  **dict.fromkeys(("encoder", "embedding"), "metric"),
+  **dict.fromkeys(("encoder", "lora", "embedding"), "metric"),
   **{name: name for name in ("generator", "head", "loss")},
 }
 
@@ -182,18 +182,24 @@ def encoder_factors(config: Config, encoder: nn.Module) -> FactorFn | None:
   return lambda path: factors[encoder.stage_of(path)]
 
 
-def stop_frozen(params: PyTree, factor_fn: FactorFn | None) -> PyTree:
-  """Stops the gradient of encoder parameters that get none of the learning rate."""
-  if factor_fn is None:
+def without_frozen(params: PyTree, factor_fn: FactorFn | None) -> PyTree:
+  """Parameters by group, with None for those of the encoder that get none of the learning rate."""
+  if factor_fn is None or "encoder" not in params:
     return params
-  stop = lambda path, x: x if factor_fn(_names(path)) else jax.lax.stop_gradient(x)
-  return jax.tree_util.tree_map_with_path(stop, params)
+  live = lambda path, x: x if factor_fn(_names(path)) else None
+  return {**params, "encoder": jax.tree_util.tree_map_with_path(live, params["encoder"])}
+
+
+def with_frozen(moving: PyTree, params: PyTree) -> PyTree:
+  """The whole tree again: `moving` of `without_frozen`, and `params` where that left None."""
+  put = lambda x, frozen: frozen if x is None else x
+  return jax.tree.map(put, moving, params, is_leaf=lambda x: x is None)
 
 
 def scale_encoder(
   config: Config, factor_fn: FactorFn | None, steps_per_epoch: int
 ) -> optax.GradientTransformation | None:
-  """Scales updates["encoder"] by its factors, to 0 before `optimizer.freeze_encoder`.
+  """Scales the updates of the encoder, or of its adapters, to 0 before `optimizer.freeze_encoder`.
 
   None if there is nothing to scale.
   """
@@ -208,10 +214,13 @@ def scale_encoder(
   def update(updates: Any, state: optax.ScaleByScheduleState, params: PyTree = None) -> Any:
     del params
     moving = (state.count >= start).astype(jnp.float32)
-    scale = lambda path, u: (u * (of(_names(path)) * moving)).astype(u.dtype)
-    encoder = jax.tree_util.tree_map_with_path(scale, updates["encoder"])
-    count = optax.safe_increment(state.count)
-    return {**updates, "encoder": encoder}, optax.ScaleByScheduleState(count)
+    # An adapter's "a" and "b" stand where the kernel does.
+    for name, end in (("encoder", None), ("lora", -1)):
+      if name in updates:
+        scale = lambda path, u, end=end: (u * (of(_names(path)[:end]) * moving)).astype(u.dtype)
+        scaled = jax.tree_util.tree_map_with_path(scale, updates[name])
+        updates = {**updates, name: scaled}
+    return updates, optax.ScaleByScheduleState(optax.safe_increment(state.count))
 
   return optax.GradientTransformation(init, update)
 

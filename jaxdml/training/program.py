@@ -20,7 +20,7 @@ class TrainState(NamedTuple):
   """Everything a step needs from the one before."""
 
   step: Array  # int32, steps done
-  # {"encoder", "embedding"} and, as the config asks, "generator", "head", "loss".
+  # {"encoder", "embedding"} and, as the config asks, "lora", "generator", "head", "loss".
   params: dict[str, PyTree]
   batch_stats: dict[str, PyTree]  # running BatchNorm statistics of encoder, embedding, generator
   opt_state: PyTree  # optax's
@@ -49,6 +49,7 @@ class Program(NamedTuple):
   step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]  # (state, metrics)
   embed: Callable[[PyTree, Array], Array]  # ({"params", "batch_stats"}, images) -> embeddings
   features: Callable[[PyTree, Array], Array]  # likewise -> the encoder's own features
+  learns: Callable[[PyTree], PyTree]  # of `TrainState.params`, those that ever change
   parts: Parts  # what the step is made of, for those who look into it
 
 
@@ -107,10 +108,16 @@ def build(
       step=jnp.int32(0),
       params=params,
       batch_stats=batch_stats,
-      opt_state=optimizer.init(params),
+      opt_state=optimizer.init(trained(params)),
       hdml=hdml.init_state(config.hdml.initial_average) if use_hdml else (),
       memory=metric.init_memory(),
     )
+
+  def trained(params):
+    return {name: tree for name, tree in params.items() if name not in embedder.frozen}
+
+  def learns(params):
+    return optimizers.without_frozen(trained(params), factor_fn)
 
   def variables_of(state, params, name):
     variables = {"params": params[name]}
@@ -157,6 +164,8 @@ def build(
     )
 
   def forward(params, state: TrainState, batch: Batch):
+    params = networks_lib.merged(config, params)
+
     def encode(images):
       variables = variables_of(state, params, "encoder")
       return encoder.apply(variables, normalize(images), train=True, mutable=["batch_stats"])
@@ -171,12 +180,13 @@ def build(
     stats = {name: u["batch_stats"] for name, u in updates.items() if "batch_stats" in u}
     return y, z, {**state.batch_stats, **stats}
 
-  def objective(params, state: TrainState, batch: Batch, key: Array):
-    params = {**params, "encoder": optimizers.stop_frozen(params["encoder"], factor_fn)}
+  def objective(moving, state: TrainState, batch: Batch, key: Array):
+    params = {**state.params, **optimizers.with_frozen(moving, trained(state.params))}
     y, z, stats = forward(params, state, batch)
     regularizer = 0.0
     if config.optimizer.weight_decay and config.optimizer.weight_decay_in_loss:
-      decayed = {name: params[name] for name in ("encoder", "embedding")}
+      metric_part = lambda name: optimizers.GROUPS[name] == "metric"
+      decayed = {name: tree for name, tree in trained(params).items() if metric_part(name)}
       regularizer = optimizers.l2_penalty(decayed, config.optimizer.weight_decay)
     if not use_hdml:
       total, memory = metric(params, z, batch, state.memory, state.step, key)
@@ -210,12 +220,16 @@ def build(
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     grad_fn = jax.value_and_grad(objective, has_aux=True)
-    (total, (hdml_state, memory, stats, metrics)), grads = grad_fn(state.params, state, batch, key)
+    (total, (hdml_state, memory, stats, metrics)), grads = grad_fn(
+      learns(state.params), state, batch, key
+    )
     if axis_name is not None:
       grads = jax.lax.psum(grads, axis_name)
     grad_norm = optax.tree.norm(grads)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    old = trained(state.params)
+    grads = optimizers.with_frozen(grads, jax.tree.map(jnp.zeros_like, old))
+    updates, opt_state = optimizer.update(grads, state.opt_state, old)
+    params = {**state.params, **optax.apply_updates(old, updates)}
     metrics = {
       "loss": total,
       **metrics,
@@ -225,6 +239,5 @@ def build(
     }
     return TrainState(state.step + 1, params, stats, opt_state, hdml_state, memory), metrics
 
-  return Program(
-    init, step, embedder.embed, embedder.features, Parts(forward, networks, metric, hdml_config)
-  )
+  parts = Parts(forward, networks, metric, hdml_config)
+  return Program(init, step, embedder.embed, embedder.features, learns, parts)

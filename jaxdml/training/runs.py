@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxdml import data, evaluation
-from jaxdml.training import parallel
+from jaxdml.training import networks, parallel
 from jaxdml.training import workdir as workdir_lib
 from jaxdml.training.checkpoints import Progress, open_best
 from jaxdml.training.config import ConfigError, replace
@@ -128,8 +128,7 @@ class Evaluator:
 
     `embed_fn` takes the place of the evaluator's own.
     """
-    pick = lambda tree: {name: tree[name] for name in ("encoder", "embedding") if name in tree}
-    variables = {"params": pick(state.params), "batch_stats": pick(state.batch_stats)}
+    variables = networks.deployed(self._config, state._asdict())
     return self.embed_variables(variables, embed_fn)
 
   def embed_variables(

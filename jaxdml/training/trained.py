@@ -50,8 +50,8 @@ def read(workdir: str | os.PathLike[str], data_dir: str | None = None) -> Traine
   except (TypeError, ValueError) as error:
     raise ConfigError(f"{workdir / 'config.json'} is no config of this version: {error}") from error
   with open_best(workdir) as manager:
-    step, variables = manager.restore_part("best", abstract)
-  return Trained(config, step, variables, embedder)
+    step, parts = manager.restore_part("best", abstract)
+  return Trained(config, step, networks.deployed(config, parts), embedder)
 
 
 def fingerprint(config: Config, variables: PyTree) -> str:

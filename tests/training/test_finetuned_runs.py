@@ -1,0 +1,74 @@
+"""Whole runs of what docs/encoders.md calls fine-tuning: killed, resumed, read, started from."""
+
+import signal
+
+import numpy as np
+import pytest
+
+from jaxdml import inference, training
+from jaxdml.training import loop, networks, parallel, runs, trained
+from jaxdml.training.config import replace
+from tests.training.test_loop import LIGHT, assert_bitwise, digits_config, final_state
+
+KEYS = {
+  "encoder.lora.rank": 2,
+  "encoder.lora.targets": r"conv\d/kernel",
+  "optimizer.name": "lion",
+  "optimizer.freeze_encoder": "2 steps",
+  "eval.select_by": "map@r",
+  **LIGHT,
+}
+
+
+@pytest.fixture(scope="module")
+def finished(data_dir, tmp_path_factory):
+  """An uninterrupted run: (config, workdir, rows)."""
+  config = digits_config(data_dir, **KEYS)
+  workdir = tmp_path_factory.mktemp("finetuned") / "run"
+  return config, workdir, loop.train_and_evaluate(config, workdir)
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_in_the_same_bits(finished, tmp_path, monkeypatch):
+  config, workdir, rows = finished
+  real = parallel.compile_step
+
+  def compile_and_stop(step, way):
+    compiled, calls = real(step, way), []
+
+    def run(state, batch):
+      calls.append(1)
+      if len(calls) == 3:
+        signal.raise_signal(signal.SIGTERM)
+      return compiled(state, batch)
+
+    return run
+
+  with monkeypatch.context() as patched:
+    patched.setattr(parallel, "compile_step", compile_and_stop)
+    assert loop.train_and_evaluate(config, tmp_path / "run") is None
+  assert loop.train_and_evaluate(config, tmp_path / "run") == rows
+  mine, theirs = final_state(tmp_path / "run", config), final_state(workdir, config)
+  assert int(mine[0].step) == 8
+  assert_bitwise(mine[0], theirs[0])
+  assert mine[1] == theirs[1]
+
+
+@pytest.mark.slow
+def test_readers_know_of_no_adapters(finished):
+  """What is loaded for embedding, search and export is what evaluation measured."""
+  config, workdir, rows = finished
+  run, read = runs.restore(workdir), trained.read(workdir)
+  assert_bitwise(read.variables, networks.deployed(run.setup.config, run.state._asdict()))
+  assert set(read.variables["params"]) == {"encoder", "embedding"}
+  assert run.evaluator.score(run.evaluator.embed(run.state)) == rows["trained model"]
+  images = run.images(range(8))
+  embedded = inference.load(workdir).embed_batch(images)
+  np.testing.assert_allclose(embedded, run.embed()[:8], rtol=1e-4, atol=1e-5)
+  # Another run starts from the encoder with the adapters in it.
+  init = {"encoder.init": str(workdir), "encoder.lora.rank": 0}
+  again = training.setup.prepare(training.resolve(replace(training.resolve(config), init)))
+  assert_bitwise(again.initial_state().params["encoder"], read.variables["params"]["encoder"])
+  kernel = lambda params: params["encoder"]["conv0"]["kernel"]
+  assert run.progress.best_step
+  assert not np.array_equal(kernel(read.variables["params"]), kernel(run.untrained.params))

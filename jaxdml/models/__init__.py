@@ -20,6 +20,7 @@ from jaxdml.models.base import (
 from jaxdml.models.bn_inception import BNInception
 from jaxdml.models.convnet import ConvNet
 from jaxdml.models.efficientnet import EfficientNetLite
+from jaxdml.models.functions import from_functions
 from jaxdml.models.googlenet import GoogLeNet, GoogLeNetBN
 from jaxdml.models.layers import BatchNorm, Pooling, count_parameters
 from jaxdml.models.resnet import ResNet, ResNet18, ResNet50
@@ -29,7 +30,7 @@ __all__ = [
   "ENCODERS", "BNInception", "BatchNorm", "ConvNet", "DinoV2S14", "EfficientNetLite", "Embedding",
   "Encoder", "Generator", "GoogLeNet", "GoogLeNetBN", "Pooling", "Preprocessing", "Published",
   "ResNet", "ResNet18", "ResNet50", "SoftmaxHead", "ViT", "ViTB16", "ViTS16", "count_parameters",
-  "create", "published_encoders", "register",
+  "create", "from_functions", "published_encoders", "register",
 ]  # fmt: skip
 __dir__ = lambda: __all__
 

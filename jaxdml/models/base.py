@@ -219,7 +219,8 @@ def create(name: str, **options: Any) -> Encoder:
   encoder = make(**options)
   if not isinstance(encoder, Encoder):
     raise TypeError(
-      f"name: {name} returned {type(encoder).__name__}; expected a jaxdml.models.Encoder"
+      f"name: {name} returned {type(encoder).__name__}; expected a jaxdml.models.Encoder, as "
+      "models.from_functions(init, apply, feature_dim) makes of other networks"
     )
   return encoder
 

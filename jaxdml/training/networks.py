@@ -16,7 +16,7 @@ from jaxdml.data.normalize import Normalize
 from jaxdml.hdml._layers import Dense, Layers, Norm
 from jaxdml.models import Embedding, Generator
 from jaxdml.training import lora as lora_lib
-from jaxdml.training.config import Config
+from jaxdml.training.config import Config, ConfigError
 from jaxdml.types import Array, PyTree
 
 
@@ -38,16 +38,22 @@ class Embedder:
   def init(self, keys: dict[str, Array]) -> dict[str, PyTree]:
     """Returns the variables before training of "encoder" and "embedding", each by its key.
 
-    With adapters also theirs, as "lora".
+    With adapters also theirs, as "lora". Raises ConfigError: features of another shape than the
+    encoder says.
     """
-    inputs = {"encoder": (1, *self.image_shape), "embedding": (1, self.encoder.feature_dim)}
-    variables = {
-      name: getattr(self, name).init(keys[name], jnp.zeros(shape), train=False)
-      for name, shape in inputs.items()
-    }
+    images, size = jnp.zeros((1, *self.image_shape)), self.encoder.feature_dim
+    features, encoder = self.encoder.init_with_output(keys["encoder"], images, train=False)
+    got = getattr(features, "shape", type(features).__name__)
+    if got != (1, size):
+      raise ConfigError(
+        f"config.encoder.name: expected features [n, feature_dim], {(1, size)} of one image; the "
+        f"encoder gives {got}"
+      )
+    embedding = self.embedding.init(keys["embedding"], jnp.zeros((1, size)), train=False)
+    variables = {"encoder": encoder, "embedding": embedding}
     if self.lora:
       key = jax.random.fold_in(keys["encoder"], 1)
-      variables["lora"] = {"params": self.lora.init(key, variables["encoder"]["params"])}
+      variables["lora"] = {"params": self.lora.init(key, encoder["params"])}
     return variables
 
   def abstract(self) -> dict[str, PyTree]:

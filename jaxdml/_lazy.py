@@ -1,4 +1,4 @@
-"""Package faces whose names are imported when they are first asked for."""
+"""Names that are imported when they are first asked for: of package faces, and of strings."""
 
 import importlib
 from collections.abc import Callable
@@ -27,3 +27,16 @@ def face(
     return getattr(found, own) if own else found
 
   return get, lambda: public
+
+
+def imported(name: str) -> Any:
+  """Returns what "package.module:attribute" names; ValueError where that cannot be imported.
+
+  >>> imported("math:pi")
+  3.141592653589793
+  """
+  module, _, attribute = name.partition(":")
+  try:
+    return getattr(importlib.import_module(module), attribute)
+  except (ImportError, AttributeError, ValueError) as error:
+    raise ValueError(f"cannot import {name!r}: {error}") from error

@@ -14,7 +14,7 @@ from jaxdml import distances, hdml, losses, models, refs
 from jaxdml.data import cache, preprocess, sampling
 from jaxdml.losses import reducers
 from jaxdml.models.autoencoder import EMBEDDING_NORMS
-from jaxdml.training import metric_loss, optimizers, parallel
+from jaxdml.training import metric_loss, optimizers, parallel, writers
 from jaxdml.training.config import ConfigError, duration, flatten
 
 _POSITIVE = (
@@ -70,6 +70,10 @@ def _problems(config: ConfigDict, device_count: int | None) -> Iterator[str]:
     "train.parallel": parallel.WAYS,
   }.items():
     yield from _one_of(key, _value(config, key), valid)
+  try:
+    writers.check(config.train.writers)
+  except ValueError as error:
+    yield f"train.writers: {error}"
   if config.eval.select_by in ("nmi", "ami", "f1") and not config.eval.clustering:
     yield (
       f"eval.clustering: eval.select_by={config.eval.select_by} takes clustering; "

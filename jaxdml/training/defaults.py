@@ -142,6 +142,8 @@ def get_config() -> ConfigDict:
   config.train.checkpoint_every = "250 steps"
   config.train.keep = 2  # checkpoints kept besides the best
   config.train.parallel = "pmap"  # or shard_map: what a step is compiled by; equal to rounding
+  # of tensorboard, wandb, trackio, or package.module:factory; metrics.jsonl is written in any case
+  config.train.writers = ("tensorboard",)
   config.train.report = True  # report.html at the end: docs/report.md
 
   config.eval = ConfigDict()

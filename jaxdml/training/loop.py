@@ -26,6 +26,7 @@ from jaxdml.training.metrics_log import MetricsWriter
 from jaxdml.training.monitors import Interrupt, Starving
 from jaxdml.training.program import TrainState
 from jaxdml.training.runs import Evaluator
+from jaxdml.training.writers import Writers
 
 
 class NonFiniteError(JaxdmlError, RuntimeError):
@@ -164,7 +165,11 @@ class _Run:
       f"{size} parameters{f' ({learning} of them learn)' if learning < size else ''}, "
       f"{len(devices)} x {devices[0].device_kind}"
     )
-    with MetricsWriter(self.workdir, start if resumed else None, self.progress.lines) as writer:
+    gone_on = start if resumed else None
+    writers = lambda: Writers(
+      self.config.train.writers, self.workdir, self.config.to_dict(), gone_on, _say
+    )
+    with MetricsWriter(self.workdir, gone_on, self.progress.lines, writers) as writer:
       if writer.lost:
         _say(writer.lost)
       if self.progress.best is None:  # A new run, or one whose best checkpoint is lost.

@@ -1,4 +1,4 @@
-"""The metrics of a run, as metrics.jsonl and TensorBoard event files; and their reader."""
+"""The metrics of a run: metrics.jsonl, writers of others beside it, and the file's reader."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import json
 import os
 import pathlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from jaxdml import _files
+from jaxdml.training.writers import Writers
 
 NAME = "metrics.jsonl"
 """The file in the workdir."""
@@ -18,7 +19,7 @@ _NOT_METRICS = (ValueError, KeyError, TypeError, AttributeError)
 
 
 class MetricsWriter:
-  """Appends one JSON line a step to workdir/metrics.jsonl, and the same scalars to events files.
+  """Appends one JSON line a step to workdir/metrics.jsonl, and hands its scalars to `writers`.
 
   On resuming, lines beyond `start_step` are dropped: those steps are about to be run again. A new
   run (None) keeps nothing. Of several hosts only the first writes.
@@ -27,12 +28,16 @@ class MetricsWriter:
   the file as it was is kept beside. Then `lines` are those in the file now.
   """
 
-  def __init__(self, workdir: pathlib.Path, start_step: int | None, lines: int = 0):
-    # Here, so that reading metrics waits for neither.
-    import jax
-    from tensorboardX import SummaryWriter
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    start_step: int | None,
+    lines: int = 0,
+    writers: Callable[[], Writers] | None = None,
+  ):
+    import jax  # Here, so that reading metrics does not wait for it.
 
-    self._file = self._events = self.lost = None
+    self._file = self._writers = self.lost = None
     self._start, self.lines = start_step, lines
     if jax.process_index():
       return
@@ -51,8 +56,7 @@ class MetricsWriter:
     # What a run logs again at its start, when its best checkpoint is lost, is there already.
     self._known = {tuple(metrics) for step, metrics in map(_parse, kept) if step == start_step}
     self._file = path.open("a", encoding="utf-8")
-    purged = (-1 if start_step is None else start_step) + 1
-    self._events = SummaryWriter(str(workdir), purge_step=purged if content else None)
+    self._writers = writers() if writers else None
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
     """Writes the scalars of one step."""
@@ -63,14 +67,15 @@ class MetricsWriter:
     self._file.write(f'{line[:-1]},"crc":{zlib.crc32(line.encode())}}}\n')
     self._file.flush()
     self.lines += 1
-    for name, value in scalars.items():
-      self._events.add_scalar(name, value, step)
+    if self._writers is not None:
+      self._writers.write(step, scalars)
 
   def close(self) -> None:
-    """Flushes and closes both."""
+    """Flushes and closes the file, then the writers."""
     if self._file is not None:
       self._file.close()
-      self._events.close()
+    if self._writers is not None:
+      self._writers.close()
 
   def __enter__(self) -> MetricsWriter:
     return self

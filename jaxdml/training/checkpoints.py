@@ -63,6 +63,7 @@ class Progress:
   # Metrics of what training must beat, by its name in the results.
   floors: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
   lines: int = 0  # of metrics.jsonl, so that lost ones are noticed
+  waited: int = 0  # evaluations since that of the best checkpoint
 
 
 class Checkpoints:
@@ -116,6 +117,7 @@ class Checkpoints:
     """
     if step in self._managers[which].all_steps():
       return
+    state = _parts(state)
     facts = {"arrays": digests(state), **dataclasses.asdict(progress)}
     sealed = ocp.args.JsonSave(_files.seal(_files.finite(facts)))
     args = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=sealed)
@@ -163,7 +165,7 @@ class Checkpoints:
     Raises CheckpointError: if it cannot be read, is damaged or has another structure.
     """
     with self._reading(which, step) as (step, _):
-      state_args = ocp.args.StandardRestore(_on_one_device(abstract._asdict()))
+      state_args = ocp.args.StandardRestore(_on_one_device(_parts(abstract)))
       args = ocp.args.Composite(state=state_args, progress=ocp.args.JsonRestore())
       restored = self._managers[which].restore(step, args=args)
       progress, saved = _checked_facts(restored["progress"])
@@ -320,6 +322,14 @@ def _unused(path: pathlib.Path) -> pathlib.Path:
 
 def _reason(error: Exception) -> str:
   return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
+
+
+def _parts(state: PyTree) -> PyTree:
+  """A NamedTuple as a dict, without empty fields that have a default: of old there were none."""
+  if not isinstance(state, tuple):
+    return state
+  optional = state._field_defaults
+  return {k: v for k, v in state._asdict().items() if k not in optional or jax.tree.leaves(v)}
 
 
 def _on_one_device(abstract: PyTree) -> PyTree:

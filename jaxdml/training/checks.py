@@ -29,8 +29,9 @@ _NOT_NEGATIVE = (
   "hdml.reconstruction_weight", "hdml.slots", "hdml.soft_weight", "loss.block_size", "memory.size",
   "optimizer.clip_norm", "optimizer.generator_learning_rate",
   "optimizer.head_learning_rate", "optimizer.loss_learning_rate", "optimizer.weight_decay", "seed",
+  "train.patience",
 )  # fmt: skip
-_BELOW = {"embedding.bn_momentum": 1, "memory.size": 2**31, "seed": 2**32}
+_BELOW = {"embedding.bn_momentum": 1, "train.ema_decay": 1, "memory.size": 2**31, "seed": 2**32}
 _SHARES = ("data.max_bad_images", "eval.validation_fraction")
 _METRICS = ("map@r", "r_precision", "nmi", "ami", "f1")
 _GROUP = {"all_pairs": 1, "npair": 2, "triplet": 3}
@@ -85,6 +86,8 @@ def _problems(config: ConfigDict, device_count: int | None) -> Iterator[str]:
     re.compile(config.encoder.lora.targets)
   except re.error as error:
     yield f"encoder.lora.targets: {config.encoder.lora.targets!r} is no regular expression: {error}"
+  if config.train.patience and config.eval.select_by == "last":
+    yield "train.patience: eval.select_by=last always gets better; select by a metric, or set 0"
   opt = config.optimizer
   if opt.name == "adamw" and opt.weight_decay and opt.weight_decay_in_loss:
     yield (

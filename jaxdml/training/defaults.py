@@ -140,6 +140,8 @@ def get_config() -> ConfigDict:
   config.train.log_every = "20 steps"
   config.train.evaluate_every = "250 steps"
   config.train.checkpoint_every = "250 steps"
+  config.train.patience = 0  # evaluations without a better eval.select_by that end a run; 0: none
+  config.train.ema_decay = 0.0  # of averages that are evaluated and kept, 0.999 say; 0: none
   config.train.keep = 2  # checkpoints kept besides the best
   config.train.parallel = "pmap"  # or shard_map: what a step is compiled by; equal to rounding
   # of tensorboard, wandb, trackio, or package.module:factory; metrics.jsonl is written in any case

@@ -95,7 +95,7 @@ class _Run:
     _say(f"resuming from step {int(state.step)} of {self.total} in {self.workdir}")
     if progress.best is not None and self.checkpoints.latest_step("best") is None:
       _say(f"the best checkpoint, of step {progress.best_step}, is gone: the best from here on")
-      progress = dataclasses.replace(progress, best=None, best_step=None)
+      progress = dataclasses.replace(progress, best=None, best_step=None, waited=0)
     self.progress = progress
     return state, True
 
@@ -122,8 +122,18 @@ class _Run:
         "can be decoded has another one of its class; mend the images, or select by another split"
       )
     if self.progress.best is None or score > self.progress.best:
-      self.progress = dataclasses.replace(self.progress, best=score, best_step=step)
+      self.progress = dataclasses.replace(self.progress, best=score, best_step=step, waited=0)
       self.save("best", state, writer)
+    else:
+      self.progress = dataclasses.replace(self.progress, waited=self.progress.waited + 1)
+    if self.stopped:
+      last = f"{metric} {self.progress.best:.3f} of step {self.progress.best_step}"
+      _say(f"step {step} of {self.total} is the last (train.patience): {last} stayed the best")
+
+  @property
+  def stopped(self) -> bool:
+    """Tells whether `train.patience` is at its end."""
+    return 0 < self.config.train.patience <= self.progress.waited
 
   def floors(self, state: TrainState) -> dict[str, dict[str, float]] | None:
     """Measures the floors of training on the test split; None if SIGTERM ended it early.
@@ -157,9 +167,8 @@ class _Run:
     start = int(state.step)
     train, label = self.setup.train, self.config.data.label
     devices = jax.devices()
-    size, learning = map(
-      models.count_parameters, (state.params, self.setup.program.learns(state.params))
-    )
+    learns = self.setup.program.learns(state.params)
+    size, learning = models.count_parameters(state.params), models.count_parameters(learns)
     _say(
       f"{len(train)} training images of {len(train.classes(label))} classes by {label}, "
       f"{size} parameters{f' ({learning} of them learn)' if learning < size else ''}, "
@@ -179,7 +188,7 @@ class _Run:
         self.progress = dataclasses.replace(self.progress, floors=floors)
         self.evaluate(state, writer)
         self.save("last", state, writer)
-      finished = start >= self.total or self._steps_from(state, writer)
+      finished = start >= self.total or self.stopped or self._steps_from(state, writer)
       if self.bad_images.reasons:
         _say(
           f"{len(self.bad_images)} of {len(train)} training images cannot be decoded; others of "
@@ -249,6 +258,8 @@ class _Run:
           self.save("last", state, writer)
           since += time.perf_counter() - paused
           starving.pause()
+          if self.stopped:
+            return True
         if interrupt.requested and step < self.total:
           return self._interrupted(interrupt, device_state, pending, writer)
     return True

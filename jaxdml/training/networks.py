@@ -30,11 +30,6 @@ class Embedder:
   image_shape: tuple[int, int, int]  # [h, w, c] of an image in evaluation
   lora: lora_lib.Lora | None = None  # adapters of the encoder, which then learns by them alone
 
-  @property
-  def frozen(self) -> tuple[str, ...]:
-    """The networks that never learn."""
-    return ("encoder",) if self.lora else ()
-
   def init(self, keys: dict[str, Array]) -> dict[str, PyTree]:
     """Returns the variables before training of "encoder" and "embedding", each by its key.
 
@@ -102,6 +97,23 @@ def build(config: Config, axis_name: str | None = None) -> Embedder:
   return Embedder(encoder, embedding, pixels.normalize, pixels.shape, lora)
 
 
+def frozen(config: Config) -> tuple[str, ...]:
+  """The networks that never learn."""
+  return ("encoder",) if config.encoder.lora.rank else ()
+
+
+def averaged(config: Config, params: dict[str, PyTree], batch_stats: dict[str, PyTree]) -> PyTree:
+  """The part of parameters and statistics that `train.ema_decay` averages; () without it."""
+  if not config.train.ema_decay:
+    return ()
+  names = {"encoder", "lora", "embedding"}
+  still = set(frozen(config))
+  return {
+    "params": {name: tree for name, tree in params.items() if name in names - still},
+    "batch_stats": {name: tree for name, tree in batch_stats.items() if name in names},
+  }
+
+
 def merged(config: Config, params: dict[str, PyTree]) -> dict[str, PyTree]:
   """Parameters by network with the adapters, if there are any, in the encoder's own."""
   if "lora" not in params:
@@ -112,10 +124,24 @@ def merged(config: Config, params: dict[str, PyTree]) -> dict[str, PyTree]:
 
 
 def deployed(config: Config, state: Mapping[str, Any]) -> PyTree:
-  """The variables that embed, {"params", "batch_stats"}, of a training state's parts by name."""
-  params, stats = merged(config, state["params"]), state["batch_stats"]
+  """The variables that embed, {"params", "batch_stats"}, of a training state's parts by name.
+
+  Averages where there are any, with the adapters in the encoder's kernels.
+  """
+  average = state.get("ema") or {}
+  whole = {k: {**state.get(k, {}), **average.get(k, {})} for k in ("params", "batch_stats")}
+  params, stats = merged(config, whole["params"]), whole["batch_stats"]
   pick = lambda tree: {name: tree[name] for name in ("encoder", "embedding") if name in tree}
   return {"params": pick(params), "batch_stats": pick(stats)}
+
+
+def needed(config: Config, abstract: PyTree) -> PyTree:
+  """The parts of a training state that `deployed` needs, of those of `Embedder.abstract`."""
+  average = averaged(config, **abstract)
+  if not average:
+    return abstract
+  kept = {name: tree for name, tree in abstract["params"].items() if name in frozen(config)}
+  return {"ema": average, **({"params": kept} if kept else {})}
 
 
 def encode_in_chunks(

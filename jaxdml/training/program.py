@@ -1,5 +1,6 @@
 """The training step and the embedding function: plain per-device functions, no pmap in sight."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ class TrainState(NamedTuple):
   opt_state: PyTree  # optax's
   hdml: Any  # HDML's window means, or ()
   memory: Any  # the cross-batch queue, the same on every device, or ()
+  ema: Any = ()  # averages of parameters and statistics as `networks.averaged` has them
 
 
 class Parts(NamedTuple):
@@ -51,6 +53,18 @@ class Program(NamedTuple):
   features: Callable[[PyTree, Array], Array]  # likewise -> the encoder's own features
   learns: Callable[[PyTree], PyTree]  # of `TrainState.params`, those that ever change
   parts: Parts  # what the step is made of, for those who look into it
+
+
+def moving_average(average: PyTree, new: PyTree, step: Array, decay: float) -> PyTree:
+  """The debiased average of `step` earlier values, moved towards `new`.
+
+  e_t = e_{t-1} + (1 - decay) / (1 - decay^t) (new - e_{t-1}) for t = step + 1, which is Adam's
+  (arXiv 1412.6980): the exponential average from 0 over the sum of its weights. e_1 = new.
+  """
+  share = (1 - decay) / -jnp.expm1((step + 1) * math.log(decay))
+  # What does not change stays as it is to the last bit, as does the first value.
+  move = lambda e, x: jnp.where(step == 0, x, e + (share * (x - e)).astype(e.dtype))
+  return jax.tree.map(move, average, new)
 
 
 def build(
@@ -90,6 +104,7 @@ def build(
   hdml_warmup = duration(config.hdml.warmup, steps_per_epoch, "hdml.warmup")
   factor_fn = optimizers.encoder_factors(config, encoder)
   optimizer = optimizers.create(config, total_steps, steps_per_epoch, factor_fn)
+  still, ema_decay = networks_lib.frozen(config), config.train.ema_decay
   schedule = optimizers.learning_rate(config, total_steps, steps_per_epoch)
 
   def init(key: Array) -> TrainState:
@@ -111,10 +126,11 @@ def build(
       opt_state=optimizer.init(trained(params)),
       hdml=hdml.init_state(config.hdml.initial_average) if use_hdml else (),
       memory=metric.init_memory(),
+      ema=networks_lib.averaged(config, params, batch_stats),
     )
 
   def trained(params):
-    return {name: tree for name, tree in params.items() if name not in embedder.frozen}
+    return {name: tree for name, tree in params.items() if name not in still}
 
   def learns(params):
     return optimizers.without_frozen(trained(params), factor_fn)
@@ -230,6 +246,9 @@ def build(
     grads = optimizers.with_frozen(grads, jax.tree.map(jnp.zeros_like, old))
     updates, opt_state = optimizer.update(grads, state.opt_state, old)
     params = {**state.params, **optax.apply_updates(old, updates)}
+    ema = state.ema
+    if ema_decay:
+      ema = moving_average(ema, networks_lib.averaged(config, params, stats), state.step, ema_decay)
     metrics = {
       "loss": total,
       **metrics,
@@ -237,7 +256,8 @@ def build(
       "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
       "finite": jnp.isfinite(total + grad_norm + optax.tree.norm(params)),
     }
-    return TrainState(state.step + 1, params, stats, opt_state, hdml_state, memory), metrics
+    state = TrainState(state.step + 1, params, stats, opt_state, hdml_state, memory, ema)
+    return state, metrics
 
   parts = Parts(forward, networks, metric, hdml_config)
   return Program(init, step, embedder.embed, embedder.features, learns, parts)

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxdml import data
-from jaxdml.training import checks, encoder_init, parallel
+from jaxdml.training import checks, encoder_init, networks, parallel
 from jaxdml.training import config as config_lib
 from jaxdml.training import program as program_lib
 from jaxdml.training.config import Config
@@ -72,7 +72,8 @@ class Setup:
     if not self.config.encoder.init:
       return state
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    return state._replace(**encoder_init.put(self.config, variables))
+    variables = encoder_init.put(self.config, variables)
+    return state._replace(**variables, ema=networks.averaged(self.config, **variables))
 
   def abstract_state(self) -> program_lib.TrainState:
     """Shapes and dtypes of the state."""

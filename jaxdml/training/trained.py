@@ -50,7 +50,7 @@ def read(workdir: str | os.PathLike[str], data_dir: str | None = None) -> Traine
   except (TypeError, ValueError) as error:
     raise ConfigError(f"{workdir / 'config.json'} is no config of this version: {error}") from error
   with open_best(workdir) as manager:
-    step, parts = manager.restore_part("best", abstract)
+    step, parts = manager.restore_part("best", networks.needed(config, abstract))
   return Trained(config, step, networks.deployed(config, parts), embedder)
 
 

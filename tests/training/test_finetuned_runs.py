@@ -14,6 +14,9 @@ KEYS = {
   "encoder.lora.rank": 2,
   "encoder.lora.targets": r"conv\d/kernel",
   "optimizer.name": "lion",
+  "train.ema_decay": 0.7,
+  "train.evaluate_every": "2 steps",
+  "train.patience": 9,
   "optimizer.freeze_encoder": "2 steps",
   "eval.select_by": "map@r",
   **LIGHT,
@@ -61,6 +64,9 @@ def test_readers_know_of_no_adapters(finished):
   run, read = runs.restore(workdir), trained.read(workdir)
   assert_bitwise(read.variables, networks.deployed(run.setup.config, run.state._asdict()))
   assert set(read.variables["params"]) == {"encoder", "embedding"}
+  # The averages are read, not what trained.
+  head = lambda params: params["embedding"]["fc"]["kernel"]
+  assert not np.array_equal(head(read.variables["params"]), head(run.state.params))
   assert run.evaluator.score(run.evaluator.embed(run.state)) == rows["trained model"]
   images = run.images(range(8))
   embedded = inference.load(workdir).embed_batch(images)
@@ -72,3 +78,41 @@ def test_readers_know_of_no_adapters(finished):
   kernel = lambda params: params["encoder"]["conv0"]["kernel"]
   assert run.progress.best_step
   assert not np.array_equal(kernel(read.variables["params"]), kernel(run.untrained.params))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True])
+def test_patience_ends_a_run_which_then_counts_as_finished(
+  data_dir, tmp_path, monkeypatch, capsys, killed
+):
+  """Scores 1, 5, 5, 4, 3, ...: with a patience of 2 the evaluation of step 3 is the last."""
+  scores = dict(enumerate([1.0, 5.0, 5.0, 4.0, 9.0]))
+  real, trained_steps = runs.Evaluator.score, []
+
+  def embed(self, state, *rest):
+    trained_steps.append(int(state.step))
+    return real_embed(self, state, *rest)
+
+  def score(self, embedded, **options):
+    return {**real(self, embedded, **options), "map@r": scores[trained_steps[-1]]}
+
+  real_embed = runs.Evaluator.embed
+  monkeypatch.setattr(runs.Evaluator, "embed", embed)
+  monkeypatch.setattr(runs.Evaluator, "score", score)
+  keys = {"train.patience": 2, "train.evaluate_every": "1 steps", "eval.select_by": "map@r"}
+  config = digits_config(data_dir, **keys, **LIGHT)
+  if killed:  # Before the one that ends it is counted: the count is the checkpoint's.
+    with monkeypatch.context() as patched:
+      patched.setattr(loop._Run, "stopped", property(lambda run: run.progress.waited > 0))
+      patched.setattr(loop._Run, "results", lambda run: None)
+      assert loop.train_and_evaluate(config, tmp_path / "run") is None
+    assert trained_steps[-1] == 2
+  rows = loop.train_and_evaluate(config, tmp_path / "run")
+  assert trained_steps[-2:] == [3, 1]  # the last evaluation, and the best model for the results
+  assert rows["trained model"]["map@r"] == 5.0
+  assert (tmp_path / "run" / "results.json").is_file()
+  said = "step 3 of 8 is the last (train.patience): map@r 5.000 of step 1 stayed the best"
+  assert said in capsys.readouterr().err
+  # Given again, it trains no more.
+  assert loop.train_and_evaluate(config, tmp_path / "run") == rows
+  assert trained_steps[-2:] == [1, 1]

@@ -159,7 +159,7 @@ def _data_problems(config: ConfigDict) -> Iterator[str]:
   folds, fraction = evaluation.folds, evaluation.validation_fraction
   yield from _one_of("data.sampler", data.sampler, sampling.NAMES)
   if data.image_size == 0 and not config.encoder.init:
-    yield "data.image_size: 0 is that of the weights of encoder.init, and there are none; got 0"
+    yield "data.image_size: expected at least 1, as no weights (encoder.init) give one; got 0"
   try:
     preprocess.from_config(ConfigDict({**data, "image_size": data.image_size or 1}), train=True)
     cache.Decoder(data.cache).check()

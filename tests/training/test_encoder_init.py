@@ -85,7 +85,7 @@ def test_size_crop_and_interpolation_are_the_weights_unless_the_config_sets_them
   # A preprocessing with a geometry of its own keeps it.
   warped = training.resolve(config_of(converted, **{"data.preprocess": "hdml"}))
   assert geometry(warped.data) == (32, 0.0, "")
-  with pytest.raises(ConfigError, match=r"config\.data\.image_size: 0 is that of the weights of"):
+  with pytest.raises(ConfigError, match=r"data\.image_size: expected at least 1, as no weights"):
     training.resolve(config_of("", **{"data.image_size": 0}))
 
 

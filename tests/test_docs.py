@@ -104,3 +104,24 @@ def test_the_code_of_the_conventions_runs():
     exec(compile(block, "docs/conventions.md", "exec"), names)
     assert np.all(np.isfinite(names["value"]))
     assert any(np.any(leaf) for leaf in jax.tree.leaves(names["gradient"]))
+
+
+@pytest.mark.parametrize(
+  "library", ["Flax nnx", "Equinox", "Plain optax, and a loss with parameters"]
+)
+def test_the_loops_of_others_learn(library):
+  """Each section of docs/loops.md runs after the page's first block, and its loss falls."""
+  if library == "Equinox":
+    pytest.importorskip("equinox", reason="comes with the extra [test]")
+  text = (pathlib.Path(__file__).resolve().parent.parent / "docs" / "loops.md").read_text()
+  sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE))
+  blocks = [re.findall(r"```python\n(.*?)```", part, re.DOTALL)[0]
+            for part in (text, sections[library])]  # fmt: skip
+  names = {}
+  for block in blocks:
+    exec(compile(block, "docs/loops.md", "exec"), names)
+  (values,) = [names[name] for name in names if name.endswith("_losses")]
+  (score,) = [names[name] for name in names if name.endswith("_found")]
+  raw = names["found"](lambda x: x)
+  assert len(values) == 100 and np.mean(values[-10:]) < 0.8 * np.mean(values[:10])
+  assert raw + 0.05 < score <= 1

@@ -42,10 +42,10 @@ def test_it_trains_and_loads(data_dir, tmp_path, monkeypatch):
   assert isinstance(models.create(name, width=8), models.Encoder)
 
 
-_SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("linen", "plain")]
+_SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("equinox", "linen", "plain")]
 
 
-@pytest.mark.parametrize("library", ["nnx", "equinox", *_SLOW])
+@pytest.mark.parametrize("library", ["nnx", *_SLOW])
 def test_networks_of_other_libraries_train_and_load(library, data_dir, tmp_path, monkeypatch):
   if library == "equinox":
     pytest.importorskip("equinox", reason="comes with the extra [test]")

@@ -126,6 +126,8 @@ def get_config() -> ConfigDict:
   config.optimizer.encoder_factor = 1.0  # the encoder's share of learning_rate
   config.optimizer.layer_decay = 1.0  # factor on it for each stage further from the output
   config.optimizer.freeze_encoder = "0 steps"  # only embedding and losses learn before
+  # ("1 epochs: 4", "3 epochs: all"): first the embedding, then the encoder's last 4 stages too, ...
+  config.optimizer.unfreeze = ()
   config.optimizer.weight_decay = 0.0
   # True: an L2 term of J_m; False: decoupled (AdamW); by hdml.variant: False, with "code" True
   config.optimizer.weight_decay_in_loss = placeholder(bool)

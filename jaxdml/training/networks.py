@@ -16,6 +16,7 @@ from jaxdml.data.normalize import Normalize
 from jaxdml.hdml._layers import Dense, Layers, Norm
 from jaxdml.models import Embedding, Generator
 from jaxdml.training import lora as lora_lib
+from jaxdml.training import optimizers
 from jaxdml.training.config import Config, ConfigError
 from jaxdml.types import Array, PyTree
 
@@ -87,7 +88,8 @@ def build(config: Config, axis_name: str | None = None) -> Embedder:
   encoder = models.create(keys.name, **common, **keys.options)
   lora = None
   if keys.lora.rank:
-    moves = lambda path: encoder.stages.index(encoder.stage_of(path)) >= keys.frozen_stages
+    starts = optimizers.unfreezing(config, encoder, 1)
+    moves = lambda path: starts[encoder.stage_of(path)] is not None
     lora = lora_lib.Lora(keys.lora.rank, keys.lora.targets, moves)
   options = {name: head[name] for name in ("norm", "unit_norm", "kernel_scale")}
   options["momentum"] = head.bn_momentum

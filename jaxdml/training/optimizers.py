@@ -6,7 +6,7 @@ and from which step on.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,7 +17,17 @@ import optax.contrib
 from jaxdml.training.config import Config, ConfigError, duration
 from jaxdml.types import Array, PyTree
 
-FactorFn = Callable[[Sequence[str]], float]
+_FREEZE, _UNFREEZE = "optimizer.freeze_encoder", "optimizer.unfreeze"
+
+
+class Share(NamedTuple):
+  """A share of the learning rate, and the step from which on it is given."""
+
+  factor: float
+  start: int
+
+
+ShareFn = Callable[[Sequence[str]], Share]
 """Path of a parameter in the encoder's tree -> its share of the learning rate."""
 
 _SHARE, _POSITIVE, _COUNT, _SWITCH = (
@@ -131,11 +141,11 @@ def _metric_optimizer(config: Config, schedule: optax.Schedule) -> optax.Gradien
 
 
 def create(
-  config: Config, total_steps: int, steps_per_epoch: int, factor_fn: FactorFn | None = None
+  config: Config, total_steps: int, steps_per_epoch: int, share_fn: ShareFn | None = None
 ) -> optax.GradientTransformation:
   """The optimizer of each group of `GROUPS`, with that group's learning rate.
 
-  Encoder and embedding have `optimizer.name`, the other groups Adam. `factor_fn` is the share of
+  Encoder and embedding have `optimizer.name`, the other groups Adam. `share_fn` is the share of
   the rate that each parameter of the encoder gets.
   """
   opt = config.optimizer
@@ -143,9 +153,8 @@ def create(
   metric = _metric_optimizer(config, schedule)
   if opt.clip_norm:
     metric = optax.chain(optax.clip_by_global_norm(opt.clip_norm), metric)
-  scale = scale_encoder(config, factor_fn, steps_per_epoch)
-  if scale is not None:
-    metric = optax.chain(metric, scale)
+  if share_fn is not None:
+    metric = optax.chain(metric, scale_encoder(share_fn))
   rates = {"generator": opt.generator_learning_rate, "head": opt.head_learning_rate}
   rates["loss"] = opt.loss_learning_rate
   transforms = {"metric": metric, **{group: optax.adam(rate) for group, rate in rates.items()}}
@@ -155,38 +164,75 @@ def create(
   return optax.partition(transforms, label)
 
 
-def encoder_factors(config: Config, encoder: nn.Module) -> FactorFn | None:
+def unfreezing(config: Config, encoder: nn.Module, steps_per_epoch: int) -> dict[str, int | None]:
+  """The step from which each stage of the encoder learns; None for never.
+
+  Raises ConfigError: more stages than there are, or what is no duration.
+  """
+  stages, opt = encoder.stages, config.optimizer
+
+  def count(text: str, key: str) -> int:
+    number = len(stages) if text == "all" else int(text) if text.isdecimal() else -1
+    if not 0 <= number <= len(stages):
+      raise ConfigError(
+        f"config.{key}: {config.encoder.name} has {len(stages)} stages ({', '.join(stages)}); "
+        f"expected 0..{len(stages)}, got {text}"
+      )
+    return number
+
+  steps = dict.fromkeys(stages, duration(opt.freeze_encoder, steps_per_epoch, _FREEZE))
+  if opt.unfreeze:
+    steps = dict.fromkeys(stages)
+    if steps_of_all := duration(opt.freeze_encoder, steps_per_epoch, _FREEZE):
+      raise ConfigError(
+        f"config.{_FREEZE}: {_UNFREEZE} says when each stage begins; expected 0 steps, got "
+        f"{steps_of_all} steps"
+      )
+    for entry in opt.unfreeze:
+      when, colon, last = (part.strip() for part in str(entry).partition(":"))
+      if not colon:
+        raise ConfigError(
+          f'config.{_UNFREEZE}: expected "1 epochs: 4" or "3 epochs: all", the last stages that '
+          f"learn from then on; got {entry!r}"
+        )
+      step = duration(when, steps_per_epoch, _UNFREEZE)
+      for stage in stages[len(stages) - count(last, _UNFREEZE) :]:
+        before = steps[stage]
+        steps[stage] = step if before is None else min(step, before)
+  frozen = count(str(config.encoder.frozen_stages), "encoder.frozen_stages")
+  return steps | dict.fromkeys(stages[:frozen])
+
+
+def encoder_shares(config: Config, encoder: nn.Module, steps_per_epoch: int) -> ShareFn | None:
   """Each encoder parameter's share of the learning rate; None if all have the whole of it.
 
-  With L stages, stage l = 0..L-1 from the input has
+  With L stages, stage l = 0..L-1 from the input has, from its step of `unfreezing` on,
 
-      0                                             l < encoder.frozen_stages
-      optimizer.encoder_factor * decay^(L - 1 - l)  else,  decay = optimizer.layer_decay
+      optimizer.encoder_factor * decay^(L - 1 - l),  decay = optimizer.layer_decay
 
-  (layer-wise decay as in arXiv 1801.06146 and 2106.08254).
+  (layer-wise decay as in arXiv 1801.06146 and 2106.08254, gradual unfreezing as in 1801.06146),
+  and before that 0, or for ever.
 
-  Raises ConfigError: more frozen stages than there are.
+  Raises ConfigError: as `unfreezing`.
   """
-  frozen, opt, stages = config.encoder.frozen_stages, config.optimizer, encoder.stages
-  if frozen > len(stages):
-    raise ConfigError(
-      f"config.encoder.frozen_stages: {config.encoder.name} has {len(stages)} stages "
-      f"({', '.join(stages)}); expected 0..{len(stages)}, got {frozen}"
-    )
-  if not frozen and opt.encoder_factor == opt.layer_decay == 1.0:
+  opt, last = config.optimizer, len(encoder.stages) - 1
+  starts = unfreezing(config, encoder, steps_per_epoch)
+  if opt.encoder_factor == opt.layer_decay == 1.0 and not any(s != 0 for s in starts.values()):
     return None
-  factors = {
-    stage: 0.0 if i < frozen else opt.encoder_factor * opt.layer_decay ** (len(stages) - 1 - i)
-    for i, stage in enumerate(stages)
+  shares = {
+    stage: Share(0.0, 0)
+    if start is None
+    else Share(opt.encoder_factor * opt.layer_decay ** (last - i), start)
+    for i, (stage, start) in enumerate(starts.items())
   }
-  return lambda path: factors[encoder.stage_of(path)]
+  return lambda path: shares[encoder.stage_of(path)]
 
 
-def without_frozen(params: PyTree, factor_fn: FactorFn | None) -> PyTree:
+def without_frozen(params: PyTree, share_fn: ShareFn | None) -> PyTree:
   """Parameters by group, with None for those of the encoder that get none of the learning rate."""
-  if factor_fn is None or "encoder" not in params:
+  if share_fn is None or "encoder" not in params:
     return params
-  live = lambda path, x: x if factor_fn(_names(path)) else None
+  live = lambda path, x: x if share_fn(_names(path)).factor else None
   return {**params, "encoder": jax.tree_util.tree_map_with_path(live, params["encoder"])}
 
 
@@ -196,30 +242,26 @@ def with_frozen(moving: PyTree, params: PyTree) -> PyTree:
   return jax.tree.map(put, moving, params, is_leaf=lambda x: x is None)
 
 
-def scale_encoder(
-  config: Config, factor_fn: FactorFn | None, steps_per_epoch: int
-) -> optax.GradientTransformation | None:
-  """Scales the updates of the encoder, or of its adapters, to 0 before `optimizer.freeze_encoder`.
-
-  None if there is nothing to scale.
-  """
-  start = duration(config.optimizer.freeze_encoder, steps_per_epoch, "optimizer.freeze_encoder")
-  if factor_fn is None and not start:
-    return None
-  of = (lambda path: 1.0) if factor_fn is None else factor_fn
+def scale_encoder(share_fn: ShareFn) -> optax.GradientTransformation:
+  """Scales the updates of the encoder, or of its adapters, to their shares."""
 
   def init(_: PyTree) -> optax.ScaleByScheduleState:
     return optax.ScaleByScheduleState(count=jnp.zeros([], jnp.int32))
 
   def update(updates: Any, state: optax.ScaleByScheduleState, params: PyTree = None) -> Any:
     del params
-    moving = (state.count >= start).astype(jnp.float32)
+
+    def scaled(path, u, end):
+      share = share_fn(_names(path)[:end])
+      moving = (state.count >= share.start).astype(jnp.float32)
+      return (u * (share.factor * moving)).astype(u.dtype)
+
     # An adapter's "a" and "b" stand where the kernel does.
     for name, end in (("encoder", None), ("lora", -1)):
       if name in updates:
-        scale = lambda path, u, end=end: (u * (of(_names(path)[:end]) * moving)).astype(u.dtype)
-        scaled = jax.tree_util.tree_map_with_path(scale, updates[name])
-        updates = {**updates, name: scaled}
+        of_name = lambda path, u, end=end: scaled(path, u, end)
+        new = jax.tree_util.tree_map_with_path(of_name, updates[name])
+        updates = {**updates, name: new}
     return updates, optax.ScaleByScheduleState(optax.safe_increment(state.count))
 
   return optax.GradientTransformation(init, update)

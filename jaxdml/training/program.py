@@ -102,8 +102,8 @@ def build(
     **dials | {"window": duration(config.hdml.window, steps_per_epoch, "hdml.window")}
   )
   hdml_warmup = duration(config.hdml.warmup, steps_per_epoch, "hdml.warmup")
-  factor_fn = optimizers.encoder_factors(config, encoder)
-  optimizer = optimizers.create(config, total_steps, steps_per_epoch, factor_fn)
+  share_fn = optimizers.encoder_shares(config, encoder, steps_per_epoch)
+  optimizer = optimizers.create(config, total_steps, steps_per_epoch, share_fn)
   still, ema_decay = networks_lib.frozen(config), config.train.ema_decay
   schedule = optimizers.learning_rate(config, total_steps, steps_per_epoch)
 
@@ -133,7 +133,7 @@ def build(
     return {name: tree for name, tree in params.items() if name not in still}
 
   def learns(params):
-    return optimizers.without_frozen(trained(params), factor_fn)
+    return optimizers.without_frozen(trained(params), share_fn)
 
   def variables_of(state, params, name):
     variables = {"params": params[name]}

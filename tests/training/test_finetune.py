@@ -47,6 +47,27 @@ def test_the_encoder_waits():
   assert min(moved(3, **options)[0].values()) > 0
 
 
+def test_stages_begin_to_learn_one_after_the_other():
+  """The embedding; from step 1 on the last stage as well, from 3 on all; exactly still before."""
+  options = {"optimizer.unfreeze": ("1 steps: 1", "1.5 epochs: all")}
+  still = [
+    [name for name, change in moved(count, **options)[0].items() if change == 0.0]
+    for count in (1, 2, 3, 4)
+  ]
+  first, last = ["bn0", "conv0"], ["bn1", "conv1"]
+  assert still == [sorted(first + last), first, first, []]
+
+
+def test_stages_that_never_learn_have_no_gradient_and_no_adapters():
+  options = {"optimizer.unfreeze": ("1 steps: 1",)}
+  program, state, _ = compiled(tiny_config(**options), total_steps=9)
+  assert set(program.learns(state.params)["encoder"]["conv0"].values()) == {None}
+  stages, _ = moved(3, **options)
+  assert [name for name, change in stages.items() if change == 0.0] == ["bn0", "conv0"]
+  adapted = tiny_config(**options, **{"encoder.lora.rank": 1, "encoder.lora.targets": ".*kernel"})
+  assert set(compiled(adapted, total_steps=9).state.params["lora"]) == {"conv1"}
+
+
 def test_heads_by_config():
   for options in ({"embedding.norm": "layer"}, {"embedding.unit_norm": True}):
     config = tiny_config(**options)
@@ -67,8 +88,18 @@ def test_heads_by_config():
     ("optimizer.encoder_factor", 0.0, "config.optimizer.encoder_factor: expected a positive"),
     ("optimizer.layer_decay", 1.5, "config.optimizer.layer_decay: expected"),
     ("optimizer.freeze_encoder", "soon", "config.optimizer.freeze_encoder: expected"),
+    ("optimizer.unfreeze", ("1 epochs: 3",), "optimizer.unfreeze: convnet has 2 stages (.*got 3"),
+    ("optimizer.unfreeze", ("1 epochs: most",), "optimizer.unfreeze: convnet has 2 stages (.*most"),
+    ("optimizer.unfreeze", ("1 epochs",), 'optimizer.unfreeze: expected "1 epochs: 4" or "3 ep'),
+    ("optimizer.unfreeze", ("soon: all",), 'optimizer.unfreeze: expected "N steps" or "N epochs"'),
   ],
 )
 def test_refuses(key, value, message):
   with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
     moved(**{key: value})
+
+
+def test_one_key_says_when_a_stage_begins():
+  keys = {"optimizer.unfreeze": ("1 epochs: all",), "optimizer.freeze_encoder": "1 steps"}
+  with pytest.raises(ConfigError, match=r"freeze_encoder: .* says when each stage begins"):
+    moved(**keys)

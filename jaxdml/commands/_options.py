@@ -73,8 +73,9 @@ _OPTIONS: dict[str, dict[str, Any]] = {
   "manifest": {"type": _path, "metavar": "FILE",
                "help": "CSV or JSONL: path, label [, coarse, fine, split]"},
   "model_config": {"type": _path, "metavar": "FILE",
-                   "help": "timm's config.json, which says how pixels are prepared (the one beside "
-                   "--source, if it is timm's; else as the arch's authors did)"},
+                   "help": "timm's config.json or transformers' preprocessor_config.json, which "
+                   "says how pixels are prepared (the one beside --source; else as the arch's "
+                   "authors did)"},
   "embeddings": {"type": _path, "action": "append", "metavar": "DIR",
                  "help": "the --out of jaxdml embed"},
   "seed": {"type": number(int, 0), "default": 0, "metavar": "N",

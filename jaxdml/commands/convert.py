@@ -1,6 +1,7 @@
 """`jaxdml convert`: published weights to a checkpoint that `encoder.init` takes."""
 
 import argparse
+import dataclasses
 import textwrap
 
 from jaxdml.commands import _options
@@ -25,9 +26,10 @@ def _add_options(parser: Parser) -> None:
   ]
   parser.epilog = "\n".join(lines)
   one = _options.one_of(list(models.published_encoders()))
-  parser.add_argument("--arch", required=True, type=one, help="the encoder")
-  _options.add(parser, "source", required=True, metavar="FILE",
-               help="the published file: .pth, .pt, .bin, .safetensors or .npz")  # fmt: skip
+  parser.add_argument("--arch", type=one, help="the encoder (the one that the names are of)")
+  _options.add(parser, "source", required=True, metavar="FILE", type=str,
+               help="the published file: .pth, .pt, .bin, .safetensors or .npz; a folder with one; "
+               "or hf:ORG/NAME[@REVISION]")  # fmt: skip
   _options.add(parser, "out", required=True, metavar="DIR",
                help="made; config.encoder.init takes it")  # fmt: skip
   _options.add(parser, "overwrite", help="replace weights that are in DIR")
@@ -38,9 +40,13 @@ def _run(args: argparse.Namespace) -> None:
   import jax
 
   from jaxdml import pretrained
+  from jaxdml.pretrained import hub
 
   pretrained.check_free(args.out, args.overwrite)
-  weights, card = pretrained.convert(args.arch, args.source, model_config=args.model_config)
+  found = hub.locate(args.source, args.arch or "")
+  arch = args.arch or hub.arch_of(args.source, found)
+  weights, card = pretrained.convert(arch, found.path, model_config=args.model_config)
+  card = dataclasses.replace(card, source=found.name)
   pretrained.save(args.out, weights, card, overwrite=args.overwrite)
   arrays = jax.tree.leaves({k: weights[k] for k in ("params", "batch_stats")})
   size = sum(array.size for array in jax.tree.leaves(weights["params"]))

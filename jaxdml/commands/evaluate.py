@@ -157,6 +157,7 @@ def evaluate_frozen(
   )  # fmt: skip
   config.encoder.update(name=encoder, init=init)
   config = training.resolve(config)
+  weights = encoder_init.describe(config) if init else f"{encoder}, random weights"
   with setup.building():
     embedder, variables = encoder_init.frozen(config)
   evaluator = Evaluator(config, images, embedder.features)
@@ -168,7 +169,7 @@ def evaluate_frozen(
   used = ("preprocess", "image_size", "crop_pct", "interpolation", "normalize")
   return {
     "encoder": encoder, "init": init,
-    "weights": encoder_init.describe(config) if init else f"{encoder}, random weights",
+    "weights": weights,
     "dataset": images.name, "split": split, "label": config.data.label,
     "data": {key: config.data[key] for key in used}, "metrics": _numbers(metrics),
   }  # fmt: skip

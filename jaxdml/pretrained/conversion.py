@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from jaxdml import _files
 from jaxdml._version import __version__
 from jaxdml.models.base import Encoder, Published, State, create, published_encoders
-from jaxdml.pretrained import files
+from jaxdml.pretrained import files, pixels
 from jaxdml.pretrained.files import Card, ConvertError
 
 Weights = dict[str, Any]
@@ -28,33 +27,37 @@ def convert(arch: str, source: Path, *, model_config: Path | None = None) -> tup
 
   Args:
     arch: one of `models.published_encoders()`.
-    source: the file.
-    model_config: timm's config.json of the model, which says how its pixels were prepared; by
-      default the one beside the file, if there is one.
+    source: the file, as `files.read` takes it.
+    model_config: one of `pixels.FILES`, which says how the model's pixels were prepared; by default
+      the one beside the file, if there is one.
 
   Raises:
     ConvertError: the file cannot be read, or is not that of `arch`.
   """
   published = published_encoders()[arch]
   usual = published.preprocessing
-  preprocessing = files.timm_preprocessing(model_config or source.parent / "config.json", usual)
-  if model_config and preprocessing is None:
-    raise ConvertError(f"{model_config}: expected timm's config.json, with pretrained_cfg")
+  found = pixels.read(model_config, usual) if model_config else pixels.beside(source, usual)
+  if model_config and found is None:
+    raise ConvertError(
+      f"{model_config}: expected timm's config.json with pretrained_cfg, or transformers' "
+      "preprocessor_config.json"
+    )
   state = files.read(source)
   try:
     weights = rename(create(arch), published, state)
   except ConvertError as error:
     if other := looks_like(state, besides=arch):
       raise ConvertError(
-        f"{source} is not of {arch}: this looks like {other}; use --arch {other}"
+        f"{source} is not of {arch}: this looks like {other}; use --arch {other}, or "
+        f"encoder.name={other}"
       ) from error
     raise ConvertError(
       f"{source} is not what {arch} is made from ({published.file}): {error}"
     ) from error
   classifier = weights["classifier"]
   classes = len(classifier["bias"]) if classifier else 0
-  digest = _files.sha256(source)
-  return weights, Card(arch, source.name, digest, __version__, classes, preprocessing or usual)
+  digest = files.digest(source)
+  return weights, Card(arch, source.name, digest, __version__, classes, found or usual)
 
 
 def looks_like(state: State, besides: str = "") -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from typing import Any, Self
 import ml_dtypes
 import numpy as np
 
+from jaxdml import _files
 from jaxdml.errors import JaxdmlError
 from jaxdml.models.base import Preprocessing, State
 from jaxdml.pretrained import state_dicts
@@ -20,6 +22,9 @@ WRAPPERS = ("state_dict", "model", "model_state_dict", "teacher")
 
 PREFIXES = ("module.", "_orig_mod.", "backbone.")
 """Prefixes of every name, of data-parallel, compiled and DINO's wrappers."""
+
+INDEX = ".index.json"
+"""End of the name of a file that says which files hold which arrays."""
 
 
 _MOST_WRAPPED = 5
@@ -56,12 +61,47 @@ class Card:
 def read(path: Path) -> State:
   """Returns a file's arrays by name: PyTorch's .pth, .pt or .bin, a .safetensors or an .npz.
 
-  Wrappers such as {"state_dict": ...} are taken off, and prefixes such as "module.".
+  Of an index, such as model.safetensors.index.json, those of all files that it names. Wrappers such
+  as {"state_dict": ...} are taken off, and prefixes such as "module.".
 
   Raises:
     ConvertError: not such a file, cut short, or in need of code to be read; or the library that
       reads it is not installed.
   """
+  state: dict[str, np.ndarray] = {}
+  for part in shards(path):
+    state.update(_read_part(part))
+  for prefix in PREFIXES:
+    if state and all(name.startswith(prefix) for name in state):
+      state = {name.removeprefix(prefix): array for name, array in state.items()}
+  return state
+
+
+def shards(path: Path) -> list[Path]:
+  """Returns the files of arrays that `path` stands for: those that an index names, else itself.
+
+  Raises ConvertError: the index cannot be read, or names files of another folder.
+  """
+  if not path.name.endswith(INDEX):
+    return [path]
+  try:
+    names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+    if not names or any(name != Path(name).name for name in names):
+      raise ValueError("expected names of files beside it")
+    return [path.with_name(name) for name in names]
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    raise ConvertError(
+      f"{path}: expected an index of weights with a weight_map ({error}); copy or download it again"
+    ) from error
+
+
+def digest(path: Path) -> str:
+  """Returns the SHA-256 of a file of weights; of an index, that of its files' digests in order."""
+  digests = [_files.sha256(part) for part in shards(path)]
+  return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _read_part(path: Path) -> State:
   reader = _READERS.get(path.suffix.lower())
   if reader is None:
     raise ConvertError(f"{path}: expected a file that ends in {', '.join(_READERS)}")
@@ -70,13 +110,9 @@ def read(path: Path) -> State:
   if not path.stat().st_size:
     raise ConvertError(f"{path} is empty; copy or download it again")
   try:
-    state = reader(path)
+    return reader(path)
   except OSError as error:
     raise ConvertError(f"cannot read {path}: {error.strerror or error}") from error
-  for prefix in PREFIXES:
-    if state and all(name.startswith(prefix) for name in state):
-      state = {name.removeprefix(prefix): array for name, array in state.items()}
-  return state
 
 
 def _missing(library: str, path: Path, error: ImportError) -> ConvertError:
@@ -189,20 +225,3 @@ _READERS: dict[str, Callable[[Path], State]] = {
   **dict.fromkeys((".pth", ".pt", ".bin"), _read_torch),
   ".safetensors": _read_safetensors, ".npz": _read_npz,
 }  # fmt: skip
-
-
-def timm_preprocessing(path: Path, usual: Preprocessing) -> Preprocessing | None:
-  """Returns the preprocessing in timm's config.json, as it lies beside model.safetensors.
-
-  None if it is no such file; what it leaves out is as in `usual`.
-  """
-  try:
-    config = json.loads(path.read_text(encoding="utf-8"))
-    pixels = config["pretrained_cfg"]
-    mean, std = (tuple(float(x) for x in pixels[key]) for key in ("mean", "std"))
-    size = int(pixels.get("input_size", (3, usual.image_size))[-1])
-    crop_pct = float(pixels.get("crop_pct", usual.crop_pct))
-    interpolation = str(pixels.get("interpolation", usual.interpolation))
-    return Preprocessing(mean, std, "rgb", size, crop_pct, interpolation)
-  except (OSError, ValueError, KeyError, TypeError, AttributeError):
-    return None

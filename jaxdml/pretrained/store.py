@@ -3,9 +3,11 @@
 And ImageNet's weights that come as a Python package: converted once, then kept in a cache.
 """
 
+import dataclasses
 import functools
 import hashlib
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -67,6 +69,11 @@ def save(directory: Path, weights: Any, card: Card, *, overwrite: bool = False) 
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def is_converted(directory: Path) -> bool:
+  """Tells whether `save` wrote this directory."""
+  return (directory / _CARD).is_file()
 
 
 def read_card(directory: Path) -> Card:
@@ -181,7 +188,7 @@ def cache_dir() -> Path:
 
 def imagenet_card(arch: str) -> Card:
   """Returns the card of the ImageNet weights of `arch`; errors as of `load_imagenet`."""
-  return _weights(arch)[1]
+  return imagenet(arch)[1]
 
 
 def load_imagenet(arch: str, encoder: Encoder) -> tuple[Any, Any, Card]:
@@ -193,12 +200,13 @@ def load_imagenet(arch: str, encoder: Encoder) -> tuple[Any, Any, Card]:
     WeightsError: no package carries those of `arch`, or it is not installed; the message says
       which file to get and how to convert it.
   """
-  weights, card = _weights(arch)
+  weights, card = imagenet(arch)
   return *fit(weights, card, encoder), card
 
 
 @functools.lru_cache(maxsize=1)
-def _weights(arch: str) -> tuple[Any, Card]:
+def imagenet(arch: str) -> tuple[Any, Card]:
+  """Returns (weights, card) of the ImageNet weights of `arch`; errors as of `load_imagenet`."""
   published = published_encoders().get(arch)
   if published is None:
     raise WeightsError(
@@ -212,14 +220,21 @@ def _weights(arch: str) -> tuple[Any, Card]:
     )
   try:
     source = published.bundled()
-    kept = cache_dir() / f"{arch}-{__version__}-{_files.sha256(source)[:12]}"
-    return _read(kept) or _convert(arch, source, kept)
+    return converted(arch, source, key(arch, _files.sha256(source)))
   except (OSError, ImportError, ConvertError) as error:
     raise WeightsError(f"{arch}: {error}") from error
 
 
-def _read(directory: Path) -> tuple[Any, Card] | None:
-  """Weights that an earlier call kept; None if it did not, or if they are damaged."""
+def key(arch: str, about: str) -> Path:
+  """Returns the directory in the cache of what is told from others by a text, such as a digest."""
+  digest = about
+  if not re.fullmatch("[0-9a-f]{64}", about):
+    digest = hashlib.sha256(about.encode()).hexdigest()
+  return cache_dir() / f"{arch}-{__version__}-{digest[:12]}"
+
+
+def kept(directory: Path) -> tuple[Any, Card] | None:
+  """Returns the weights that `converted` kept; None if it did not, or if they are damaged."""
   try:
     card = read_card(directory)
     return restore(directory), card
@@ -227,14 +242,21 @@ def _read(directory: Path) -> tuple[Any, Card] | None:
     return None
 
 
-def _convert(arch: str, source: Path, directory: Path) -> tuple[Any, Card]:
+def converted(arch: str, source: Path, directory: Path, name: str = "") -> tuple[Any, Card]:
+  """Returns a file's weights and card, from `directory` if they are there, else kept there.
+
+  `name` is the source's in the card, by default the file's. ConvertError: it is not of `arch`.
+  """
+  if there := kept(directory):
+    return there
   weights, card = conversion.convert(arch, source)
+  card = dataclasses.replace(card, source=name or card.source)
   # Of several hosts Orbax would have one write, and the others wait for it.
   if jax.process_count() == 1:
     try:
       save(directory, weights, card, overwrite=True)
     except ConvertError as error:
       # Another process may have been faster.
-      if _read(directory) is None:
+      if kept(directory) is None:
         warnings.warn(f"weights will be converted at each start: {error}", stacklevel=2)
   return weights, card

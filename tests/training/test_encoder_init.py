@@ -123,7 +123,7 @@ def test_named_normalisations_are_recognised():
   ("keys", "match"),
   [
     ({"encoder.name": "resnet50"}, "holds weights of tiny, and .* is resnet50"),
-    ({"encoder.init": "/nowhere"}, "config.encoder.init: /nowhere: .* no such directory"),
+    ({"encoder.init": "/nowhere"}, "encoder.init: /nowhere: no such file or .*; expected hf:ORG"),
     ({"encoder.init": "imagenet"}, "carries weights of tiny: get nobody's tiny.pth"),
     ({"encoder.init": "imagenet", "encoder.name": "convnet"}, "no published weights fit convnet"),
     ({"data.channels": 1}, "config.data.channels: .* take 3; got 1"),

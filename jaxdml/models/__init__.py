@@ -24,7 +24,8 @@ from jaxdml.models.functions import from_functions
 from jaxdml.models.googlenet import GoogLeNet, GoogLeNetBN
 from jaxdml.models.layers import BatchNorm, Pooling, count_parameters
 from jaxdml.models.resnet import ResNet, ResNet18, ResNet50
-from jaxdml.models.vit import DinoV2S14, ViT, ViTB16, ViTS16
+from jaxdml.models.vit import ViT
+from jaxdml.models.vit_published import DinoV2S14, ViTB16, ViTS16
 
 __all__ = [
   "ENCODERS", "BNInception", "BatchNorm", "ConvNet", "DinoV2S14", "EfficientNetLite", "Embedding",

@@ -140,6 +140,8 @@ class Published:
   ignore: str = r".*\.num_batches_tracked"  # whole names in the file that the encoder does without
   # The file's arrays -> the same with one spelling and one shape for each.
   tidied: Callable[[State], State] | None = None
+  # A cheap look at tidied arrays, False where they cannot be of this encoder; None: no such look.
+  fits: Callable[[State], bool] | None = None
   # The file in an installed Python package; else it raises ImportError with the pip command.
   bundled: Callable[[], Path] | None = None
   # The usual file's repository on the Hugging Face hub, "ORG/NAME": timm's where timm has one.
@@ -166,6 +168,9 @@ class Entry(NamedTuple):
 
 
 Make = TypeVar("Make", bound=Callable[..., Encoder])
+
+_CHOICES = {"pooling", "interpolation"}
+"""Fields that a registered encoder sets to what its authors took, and a user to something else."""
 
 ENCODERS: dict[str, Entry] = {}
 """Name -> encoder, of every family in this package; `register` fills it."""
@@ -208,6 +213,7 @@ def create(name: str, **options: Any) -> Encoder:
   """
   make = _factory(name) if ":" in name else _registered(name)
   module, fixed = (make.func, set(make.keywords)) if isinstance(make, partial) else (make, set())
+  fixed -= _CHOICES
   if isinstance(module, type) and issubclass(module, Encoder):
     fields = {field.name for field in dataclasses.fields(module)}
     valid = sorted(fields - {"parent", "name"} - fixed)

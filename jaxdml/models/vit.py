@@ -1,6 +1,5 @@
-"""Vision transformers (arXiv 2010.11929) as DeiT, DINO and DINOv2 have them, no classifier."""
+"""Vision transformers (arXiv 2010.11929), one class for all families of `vit_published`."""
 
-import re
 from collections.abc import Sequence
 from functools import partial
 
@@ -8,51 +7,28 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxdml.models.base import Encoder, Preprocessing, Published, register, torch_leaf
-from jaxdml.models.layers import Dtype, Pooling, check_pooling, remat
+from jaxdml.models.base import Encoder
+from jaxdml.models.layers import Pooling, check_pooling, remat
+from jaxdml.models.vit_layers import (
+  ACTIVATIONS,
+  INIT,
+  INTERPOLATIONS,
+  QKV_BIASES,
+  AttentionPooling,
+  Block,
+  FlatHead,
+  Norm,
+  Rotation,
+  resize_positions,
+  rotary_positions,
+)
 from jaxdml.types import Array
 
-POOLINGS = ("token", "avg", "max", "avg+max", "none")
-"""Class token, or what `layers.Pooling` makes of the patches. "gem" is not among them: it is for
-features that are not negative, and these come from a layer normalisation."""
-
-_INIT = nn.initializers.truncated_normal(0.02)
-# The variance in two passes, in float32 whatever the encoder computes in.
-_Norm = partial(nn.LayerNorm, epsilon=1e-6, dtype=jnp.float32, use_fast_variance=False)
-
-
-class Block(nn.Module):
-  """Pre-norm self-attention and MLP of width `hidden`, each added to its input [n, tokens, width].
-
-  Normalisation and softmax are float32; the fields are those of `ViT`.
-  """
-
-  heads: int
-  hidden: int
-  layer_scale: float | None = None
-  dtype: Dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: Array, train: bool) -> Array:
-    """Returns x after the block, in its own shape; `train` changes nothing."""
-    del train
-    dense = partial(nn.Dense, dtype=self.dtype, kernel_init=_INIT)
-    n, tokens, width = x.shape
-    y = _Norm(name="norm1")(x).astype(self.dtype)
-    y = dense(3 * width, name="qkv")(y).reshape(n, tokens, 3, self.heads, width // self.heads)
-    y = jax.nn.dot_product_attention(y[:, :, 0], y[:, :, 1], y[:, :, 2])
-    y = dense(width, name="proj")(y.reshape(n, tokens, width))
-    x = x + self._scaled("ls1", y)
-    y = _Norm(name="norm2")(x).astype(self.dtype)
-    y = nn.gelu(dense(self.hidden, name="fc1")(y), approximate=False)
-    return x + self._scaled("ls2", dense(width, name="fc2")(y))
-
-  def _scaled(self, name: str, y: Array) -> Array:
-    """LayerScale (arXiv 2103.17239)."""
-    if self.layer_scale is None:
-      return y
-    init = nn.initializers.constant(self.layer_scale)
-    return y * self.param(name, init, (y.shape[-1],), jnp.float32).astype(self.dtype)
+_PATCHES = ("avg", "max", "avg+max", "gem")
+POOLINGS = ("token", *_PATCHES, "token+avg", "map", "flat", "none")
+"""The class token; `layers.Pooling` of the patches; token and average one after the other;
+SigLIP's attention pooling; UNICOM's head over all patches of a fixed size; the map of patches.
+"gem" sees patches clamped from below, as DINO's copy detection does (arXiv 2104.14294)."""
 
 
 class ViT(Encoder):
@@ -60,38 +36,54 @@ class ViT(Encoder):
 
   Images [n, h, w, c] float32 -> features [n, feature_dim] float32, with sides that are multiples of
   `patch`. The position embedding, trained for `grid` x `grid` patches, is interpolated to any other
-  number of them: bicubic (a = -0.5) with antialiasing, as timm does. DINO's and DINOv2's own code
-  takes a = -0.75 without antialiasing and scales by (side + 0.1) / grid, so at other sizes than
-  the trained one its features differ a little from these. There is no dropout of any kind.
-  Normalisation and softmax are float32 whatever `dtype`.
+  number of them. There is no dropout of any kind. Normalisation and softmax are float32 whatever
+  `dtype`.
   """
 
-  width: int = 384  # of the tokens, and size of the features
+  width: int = 384  # of the tokens
   depth: int = 12  # blocks
   heads: int = 6  # of each attention
   patch: int = 16  # side of a patch in pixels
-  grid: int = 14  # patches along each side for which the position embedding was trained
+  # Patches along each side for which the position embedding was trained; 0: it has none.
+  grid: int = 14
   layer_scale: float | None = None  # where LayerScale's factors start (DINOv2: 1e-5); None for none
   # Extra tokens without a position (arXiv 2309.16588; "DINOv2 with registers": 4).
   registers: int = 0
-  # One of `POOLINGS`; "none" returns the patches, [n, h/patch, w/patch, feature_dim].
+  # One of `POOLINGS`; "none" returns the patches, [n, h/patch, w/patch, width].
   pooling: str = "token"
   remat: bool = False  # gradient checkpointing of every block
+  hidden: int | None = None  # width of the MLPs; None: four times `width`
+  activation: str = "gelu"  # one of `vit_layers.ACTIVATIONS`
+  epsilon: float = 1e-6  # of layer normalisations
+  class_token: bool = True
+  # A normalisation before the blocks, and patches without bias: CLIP's.
+  pre_norm: bool = False
+  qkv_bias: str = "qkv"  # one of `vit_layers.QKV_BIASES`
+  qk_norm: bool = False  # layer normalisation of each head's queries and keys (arXiv 2302.05442)
+  rope: float | None = None  # base of `vit_layers.rotary_positions` (DINOv3: 100); None for none
+  interpolation: str = "antialias"  # one of `vit_layers.INTERPOLATIONS`, of position embeddings
+  # The last normalisation comes after the pooling of patches (timm's fc_norm), not before.
+  norm_after: bool = False
+  flat_dim: int = 0  # features of the pooling "flat"
+  # The blocks under `jax.lax.scan`, compiled once: the same parameters by the same names, stacked
+  # within a step, which holds a second copy of them. From one seed they start at other values.
+  scan: bool = False
 
   @property
   def feature_dim(self) -> int:
-    """Size of the features: 384 for ViT-S, 768 for ViT-B."""
-    return self.width
+    """Size of the features: `width`, twice that for "token+avg", `flat_dim` for "flat"."""
+    return {"token+avg": 2 * self.width, "flat": self.flat_dim}.get(self.pooling, self.width)
 
   @property
   def sides(self) -> tuple[int, int]:
     """Smallest side of an image in pixels, and the number that sides are multiples of."""
-    return self.patch, self.patch
+    return self.patch * (self.grid if self.pooling == "flat" else 1), self.patch
 
   @property
   def stages(self) -> tuple[str, ...]:
     """Groups of parameters from input to output."""
-    return ("patch_embed", *(f"block{block}" for block in range(self.depth)), "norm")
+    pool = ("pool",) if self.pooling in ("gem", "map", "flat") else ()
+    return ("patch_embed", *(f"block{block}" for block in range(self.depth)), "norm", *pool)
 
   def stage_of(self, path: Sequence[str]) -> str:
     """Returns the stage of the parameter at `path` in the encoder's tree."""
@@ -99,99 +91,110 @@ class ViT(Encoder):
 
   @nn.compact
   def __call__(self, images: Array, train: bool) -> Array:
-    """Returns features [n, feature_dim] float32 of images [n, h, w, c]; `train` changes nothing."""
-    check_pooling(self.pooling, POOLINGS)
-    self.check_images(images)
+    """Returns features [n, feature_dim] float32 of images [n, h, w, c]."""
+    self._check(images)
     n, rows, columns = images.shape[0], *(side // self.patch for side in images.shape[1:3])
-    x = self._patches(images.astype(self.dtype))
-    x = self._with_tokens(x, rows, columns)
-    block = remat(Block, self.remat)
-    for index in range(self.depth):
-      layer = block(self.heads, 4 * self.width, self.layer_scale, self.dtype, name=f"block{index}")
-      x = layer(x, train)
-    x = _Norm(name="norm")(x)
+    x = self._with_tokens(self._patches(images.astype(self.dtype)), rows, columns)
+    if self.pre_norm:
+      x = Norm(epsilon=self.epsilon, name="norm_pre")(x).astype(self.dtype)
+    prefix = self.registers + self.class_token
+    size = self.width // self.heads
+    rotation = rotary_positions(rows, columns, size, self.rope, prefix) if self.rope else None
+    x = self._blocks(x, train, rotation)
+    norm = Norm(epsilon=self.epsilon, name="norm")
+    if not self.norm_after:
+      x = norm(x)
+    features = self._pooled(x[:, 0], x[:, prefix:].reshape(n, rows, columns, self.width), train)
+    return norm(features) if self.norm_after else features
+
+  def _pooled(self, token: Array, patches: Array, train: bool) -> Array:
     if self.pooling == "token":
-      return x[:, 0]
-    x = x[:, 1 + self.registers :].reshape(n, rows, columns, self.width)
-    return Pooling(self.pooling, name="pool")(x)
+      return token.astype(jnp.float32)
+    if self.pooling == "token+avg":
+      return jnp.concatenate([token, patches.mean((1, 2))], axis=-1)
+    tokens = patches.reshape(len(patches), -1, self.width)
+    if self.pooling == "map":
+      fields = (self.heads, self._hidden, self.dtype, self.activation, self.epsilon)
+      return AttentionPooling(*fields, name="pool")(tokens)
+    if self.pooling == "flat":
+      make_norm = partial(self.make_norm, 2e-5)
+      return FlatHead(self.flat_dim, make_norm, self.dtype, name="pool")(tokens, train)
+    return Pooling(self.pooling, name="pool")(patches)
+
+  @property
+  def _hidden(self) -> int:
+    return self.hidden or 4 * self.width
+
+  def _check(self, images: Array) -> None:
+    """Raises ValueError for fields that do not go together, and images as `check_images` does."""
+    check_pooling(self.pooling, POOLINGS)
+    for name, valid in (
+      ("activation", tuple(ACTIVATIONS)), ("qkv_bias", QKV_BIASES),
+      ("interpolation", INTERPOLATIONS),
+    ):  # fmt: skip
+      if (found := getattr(self, name)) not in valid:
+        raise ValueError(f"{name}: expected one of {', '.join(valid)}; got {found!r}")
+    if "token" in self.pooling and not self.class_token:
+      raise ValueError(f"pooling: got {self.pooling!r}, but this ViT has no class token; take avg")
+    if self.norm_after and self.pooling not in _PATCHES:
+      kinds = ", ".join(_PATCHES)
+      raise ValueError(f"norm_after: expected a pooling among {kinds}; got {self.pooling!r}")
+    if self.width % self.heads:
+      raise ValueError(f"heads: expected a divisor of width {self.width}, got {self.heads}")
+    self.check_images(images)
+    side = self.patch * self.grid
+    if self.pooling == "flat" and (images.shape[1:3] != (side, side) or not self.flat_dim):
+      raise ValueError(
+        f"images: pooling 'flat' has weights for {side}x{side} pixels and needs flat_dim, got "
+        f"{images.shape[1]}x{images.shape[2]} and flat_dim {self.flat_dim}; take pooling 'avg'"
+      )
 
   def _patches(self, images: Array) -> Array:
     """[n, rows * columns, width]"""
     conv = nn.Conv(self.width, (self.patch, self.patch), self.patch, padding="VALID",
-                   dtype=self.dtype, kernel_init=_INIT, name="patch_embed")  # fmt: skip
+                   use_bias=not self.pre_norm, dtype=self.dtype, kernel_init=INIT,
+                   name="patch_embed")  # fmt: skip
     return conv(images).reshape(images.shape[0], -1, self.width)
 
   def _with_tokens(self, x: Array, rows: int, columns: int) -> Array:
     """Positions added to the patches x, class token and registers put before them."""
-    token = self.param("class_token", _INIT, (1, 1, self.width), jnp.float32)
-    shape = (1, 1 + self.grid**2, self.width)
-    positions = self.param("position_embedding", _INIT, shape, jnp.float32)
-    first = [token + positions[:, :1]]
+    first = []
+    if self.class_token:
+      first.append(self.param("class_token", INIT, (1, 1, self.width), jnp.float32))
+    if self.grid:
+      shape = (1, self.class_token + self.grid**2, self.width)
+      positions = self.param("position_embedding", INIT, shape, jnp.float32)
+      if self.class_token:
+        first[0], positions = first[0] + positions[:, :1], positions[:, 1:]
+      positions = resize_positions(positions, self.grid, rows, columns, self.interpolation)
+      x = x + positions.astype(self.dtype)
     if self.registers:
       shape = (1, self.registers, self.width)
-      first.append(self.param("register_tokens", _INIT, shape, jnp.float32))
-    x = x + resize_positions(positions[:, 1:], self.grid, rows, columns).astype(self.dtype)
+      first.append(self.param("register_tokens", INIT, shape, jnp.float32))
+    if not first:
+      return x
     tokens = jnp.concatenate(first, axis=1).astype(self.dtype)
-    tokens = jnp.broadcast_to(tokens, (x.shape[0], *tokens.shape[1:]))
-    return jnp.concatenate([tokens, x], axis=1)
+    return jnp.concatenate([jnp.broadcast_to(tokens, (len(x), *tokens.shape[1:])), x], axis=1)
 
-
-def resize_positions(positions: Array, grid: int, rows: int, columns: int) -> Array:
-  """Returns positions [1, grid^2, c] of a square grid, interpolated to [1, rows * columns, c]."""
-  if (rows, columns) == (grid, grid):
-    return positions
-  c = positions.shape[-1]
-  square = positions.reshape(1, grid, grid, c)
-  return jax.image.resize(square, (1, rows, columns, c), "cubic").reshape(1, rows * columns, c)
-
-
-_PARTS = {
-  "patch_embed": "patch_embed.proj", "qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1",
-  "fc2": "mlp.fc2",
-}  # fmt: skip
-_LEAVES = {
-  "class_token": "cls_token", "position_embedding": "pos_embed",
-  "register_tokens": "register_tokens", "ls1": "ls1.gamma", "ls2": "ls2.gamma",
-}  # fmt: skip
-
-
-def _name_of(path: tuple[str, ...]) -> str:
-  """("params", "block3", "fc1", "kernel") -> "blocks.3.mlp.fc1.weight"."""
-  modules = [re.sub(r"^block(\d+)$", r"blocks.\1", _PARTS.get(m, m)) for m in path[1:-1]]
-  return ".".join((*modules, _LEAVES.get(path[-1]) or torch_leaf(path[-1])))
-
-
-def _published(file: str) -> Published:
-  """Weights of timm, DeiT, DINO or DINOv2: one and the same names up to the head."""
-  return Published(
-    file=file,
-    name_of=_name_of,
-    classifier=("head.weight", "head.bias"),
-    preprocessing=Preprocessing(interpolation="bicubic"),
-    ignore="mask_token",  # DINOv2's, for training alone
-  )
-
-
-def _deit(size: str, dino: str) -> Published:
-  return _published(
-    f"DeiT's deit_{size}_patch16_224-*.pth, DINO's {dino}_pretrain.pth, or timm's "
-    f"deit_{size}_patch16_224, model.safetensors (timm's vit_{size}_patch16_224.augreg_* took "
-    "data.normalize=half)"
-  )
-
-
-ViTS16 = register("vit_s16", partial(ViT, width=384, heads=6), _deit("small", "dino_deitsmall16"))
-"""ViT-S/16: DeiT's, and DINO's small one; 21,665,664 parameters."""
-
-ViTB16 = register("vit_b16", partial(ViT, width=768, heads=12), _deit("base", "dino_vitbase16"))
-"""ViT-B/16: DeiT's, and DINO's base one; 85,798,656 parameters."""
-
-DinoV2S14 = register(
-  "dinov2_s14",
-  partial(ViT, width=384, heads=6, patch=14, grid=37, layer_scale=1e-5),
-  _published(
-    "DINOv2's dinov2_vits14_pretrain.pth (without registers), or timm's "
-    "vit_small_patch14_dinov2.lvd142m, model.safetensors"
-  ),
-)
-"""DINOv2's ViT-S/14, trained at 518 pixels: 22,056,192 parameters (arXiv 2304.07193)."""
+  def _blocks(self, x: Array, train: bool, rotation: Rotation | None) -> Array:
+    make = partial(
+      remat(Block, self.remat), self.heads, self._hidden, self.layer_scale, self.dtype,
+      self.activation, self.epsilon, self.qkv_bias, self.qk_norm,
+    )  # fmt: skip
+    names = [f"block{index}" for index in range(self.depth)]
+    if not self.scan or not names:
+      for name in names:
+        x = make(name=name)(x, train, rotation)
+      return x
+    # A module outside this one's scope: its parameters are given to it, one block at a time.
+    block = make(parent=None)
+    if self.is_initializing():
+      keys = jax.random.split(self.make_rng("params"), self.depth)
+      stacked = jax.vmap(lambda key: block.init(key, x[:1], train, rotation)["params"])(keys)
+      for index, name in enumerate(names):
+        self.put_variable("params", name, jax.tree.map(lambda leaf, i=index: leaf[i], stacked))
+    else:
+      parameters = [self.variables["params"][name] for name in names]
+      stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parameters)
+    apply = lambda x, params: (block.apply({"params": params}, x, train, rotation), None)
+    return jax.lax.scan(apply, x, stacked)[0]

@@ -62,10 +62,16 @@ def convert(arch: str, source: Path, *, model_config: Path | None = None) -> tup
 
 def looks_like(state: State, besides: str = "") -> str:
   """Returns the encoder whose file this is, or ""."""
-  for arch, published in published_encoders().items():
-    if arch != besides:
+  # Names first: tracing an encoder for its shapes takes a second, and there are dozens.
+  tidied = {None: state}
+  encoders = sorted(published_encoders().items(), key=lambda item: item[1].fits is None)
+  for arch, published in encoders:
+    if published.tidied not in tidied:
+      tidied[published.tidied] = published.tidied(state)
+    arrays = tidied[published.tidied]
+    if arch != besides and (published.fits is None or published.fits(arrays)):
       try:
-        rename(create(arch), published, state)
+        rename(create(arch), published, arrays)
       except ConvertError:
         continue
       return arch

@@ -129,8 +129,8 @@ def restore(directory: Path) -> Any:
 def fit(weights: Any, card: Card, encoder: Encoder) -> tuple[Any, Any]:
   """Returns (params, batch_stats) of `weights`, once they are seen to fit `encoder`.
 
-  What the encoder has in its stage "pool" (GeM's exponent) is no part of published weights, so it
-  is left out.
+  A stage "pool" (GeM's exponent, SigLIP's attention) belongs to one pooling: without it in the
+  weights it starts anew, and weights of another pooling's are left out.
 
   Raises:
     WeightsError: names or shapes differ.
@@ -143,12 +143,13 @@ def fit(weights: Any, card: Card, encoder: Encoder) -> tuple[Any, Any]:
     if path in theirs and theirs[path].shape != leaf.shape
   ]
   missing = ["/".join(p) for p in ours if p not in theirs and encoder.stage_of(p[1:]) != "pool"]
-  left = ["/".join(p) for p in theirs if p not in ours]
+  left = ["/".join(p) for p in theirs if p not in ours and p[1] != "pool"]
   try:
     conversion.refuse({"missing": missing, "left over": left, "wrong shape": wrong})
   except ConvertError as error:
     raise WeightsError(f"weights of {card.arch} do not fit the encoder: {error}") from error
-  return weights["params"], weights["batch_stats"]
+  kept = traverse_util.unflatten_dict({path: theirs[path] for path in ours if path in theirs})
+  return kept.get("params", {}), kept.get("batch_stats", {})
 
 
 def load(directory: str | os.PathLike[str], encoder: Encoder) -> tuple[Any, Any, Card]:

@@ -62,7 +62,7 @@ def check(encoder, weights, module, height, width, with_patches=True):
 )
 def test_two_blocks_with_shrunk_positions(arch, peer, height, width):
   module = timm_vit(peer, depth=2)
-  encoder = models.create(arch, depth=2)
+  encoder = models.create(arch).clone(depth=2)
   weights = rename_for(encoder, torch_models.state_of(module))
   check(encoder, weights, module, height, width)
 
@@ -71,7 +71,7 @@ def test_two_blocks_with_shrunk_positions(arch, peer, height, width):
 def test_grown_positions(height, width):
   """Three by three positions: as they are, and for more patches than there were."""
   module = timm_vit("vit_small_patch16_224", depth=1, img_size=48)
-  encoder = models.create("vit_s16", depth=1, grid=3)
+  encoder = models.create("vit_s16").clone(depth=1, grid=3)
   weights = rename_for(encoder, torch_models.state_of(module))
   check(encoder, weights, module, height, width)
 
@@ -84,7 +84,8 @@ def test_dinov2(size):
   state["mask_token"] = np.ones((1, 384), np.float32)
   weights = torch_models.renamed("dinov2_s14", state)
   assert weights["classifier"] == {}
-  check(models.create("dinov2_s14"), weights, module, size, size, with_patches=False)
+  encoder = models.create("dinov2_s14", interpolation="antialias")
+  check(encoder, weights, module, size, size, with_patches=False)
 
 
 def test_dinov2_with_registers():
@@ -95,7 +96,7 @@ def test_dinov2_with_registers():
   position = np.full((1, 1, 384), 0.25, np.float32)
   state["cls_token"] = state["cls_token"] - position
   state["pos_embed"] = np.concatenate([position, state["pos_embed"]], axis=1)
-  encoder = models.create("dinov2_s14", depth=2, registers=4)
+  encoder = models.create("dinov2_s14_reg").clone(depth=2)
   check(encoder, rename_for(encoder, state), module, 42, 42)
 
 

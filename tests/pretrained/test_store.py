@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxdml import commands, models, pretrained
+from jaxdml.pretrained import conversion, store
 from tests.pretrained.published import published
 
 # Orbax leaves half-done reads of damaged files behind; when they end, at times in a later test,
@@ -97,3 +98,23 @@ def test_imagenet_weights_that_no_package_carries():
     assert f"convert --arch {arch} --source FILE --out weights/{arch}" in str(raised.value)
   with pytest.raises(pretrained.WeightsError, match="no published weights fit convnet"):
     pretrained.imagenet_card("convnet")
+
+
+def test_what_belongs_to_another_pooling_is_left_out_or_starts_anew():
+  tiny = models.ViT(width=8, depth=1, heads=2, patch=8, grid=2, class_token=False, pooling="map")
+  zeros = lambda encoder: jax.tree.map(
+    lambda leaf: np.zeros(leaf.shape, leaf.dtype), dict(conversion.abstract(encoder))
+  )
+  card = pretrained.Card("siglip_b16", "b", "c", "d", 0, pretrained.Preprocessing())
+  weights = {"batch_stats": {}, **zeros(tiny)}
+  assert "pool" in store.fit(weights, card, tiny)[0]
+  params, _ = store.fit(weights, card, tiny.clone(pooling="gem"))
+  assert "pool" not in params and params.keys() == weights["params"].keys() - {"pool"}
+  assert store.fit({"params": params, "batch_stats": {}}, card, tiny)[0].keys() == params.keys()
+
+
+def test_a_file_s_encoder_is_found_by_names_before_anything_is_traced():
+  arrays = published("dinov3_s16plus")
+  before = conversion.leaves.cache_info().misses
+  assert conversion.looks_like(arrays) == "dinov3_s16plus"
+  assert conversion.leaves.cache_info().misses - before <= 2

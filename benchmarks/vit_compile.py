@@ -1,0 +1,68 @@
+"""Compile time of a ViT's training step, its blocks one after the other and under a scan.
+
+  python benchmarks/vit_compile.py                      # ViT-L/14, 4 images of 224 pixels
+  python benchmarks/vit_compile.py --depths 6 12 24 48  # its growth with the depth
+
+The step is the margin loss of a batch, its gradient and Adam. Shapes alone are compiled, so that no
+model takes memory; docs/encoders.md has the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import _machine
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxdml import losses, models
+
+
+def compiled(encoder: models.ViT, batch: int, size: int) -> tuple[float, float, float]:
+  """Seconds to trace and lower, seconds and CPU seconds to compile."""
+  optimizer = optax.adam(1e-4)
+
+  def step(params, moments, images, labels):
+    def loss(params):
+      return losses.margin_loss(encoder.apply({"params": params}, images, train=True), labels)
+
+    value, gradient = jax.value_and_grad(loss)(params)
+    updates, moments = optimizer.update(gradient, moments)
+    return optax.apply_updates(params, updates), moments, value
+
+  images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
+  labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
+  init = lambda key, images: encoder.init(key, images, train=False)["params"]
+  params = jax.eval_shape(init, jax.random.key(0), images)
+  moments = jax.eval_shape(optimizer.init, params)
+  start = time.perf_counter()
+  lowered = jax.jit(step, donate_argnums=(0, 1)).lower(params, moments, images, labels)
+  traced, used = time.perf_counter(), time.process_time()
+  lowered.compile()
+  return traced - start, time.perf_counter() - traced, time.process_time() - used
+
+
+def main() -> None:
+  """Prints the table."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--encoder", default="dinov2_l14", help="(%(default)s)")
+  parser.add_argument("--depths", type=int, nargs="+", default=[24], help="blocks (%(default)s)")
+  parser.add_argument("--batch", type=int, default=4, help="images (%(default)s)")
+  parser.add_argument("--size", type=int, default=224, help="of a side (%(default)s)")
+  args = parser.parse_args()
+  jax.config.update("jax_enable_compilation_cache", False)
+  print("| blocks | scan | traced, s | compiled, s | CPU seconds |\n|---|---|---|---|---|")
+  for depth in args.depths:
+    for scan in (False, True):
+      encoder = models.create(args.encoder).clone(depth=depth, scan=scan)
+      figures = compiled(encoder, args.batch, args.size)
+      print(f"| {depth} | {scan} |", " | ".join(f"{x:.1f}" for x in figures), "|", flush=True)
+  print(f"\n{args.encoder}, {args.batch} images of {args.size} pixels; {_machine.describe()}.")
+
+
+if __name__ == "__main__":
+  main()

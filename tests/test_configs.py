@@ -10,14 +10,16 @@ import sys
 import jax
 import pytest
 
-from configs import grid
-from jaxdml import training
+from configs import grid, vit
+from jaxdml import models, training
 from jaxdml.training import config as config_lib
 from jaxdml.training import defaults, recipes, variants
 from jaxdml.training import program as program_lib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "grid")
+PAGES = sorted(
+  path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("grid", "vit")
+)
 # Pages of which the grid has the same, by these names.
 OF_GRID = {
   "hdml_cars": "cars,hdml,npair,published",
@@ -39,6 +41,10 @@ GRID = [
   *("npair,hdml,cars,paper", "npair,hdml,cars,code", "triplet,hdml,cub,paper", "triplet,hdml,cub"),
   *("triplet,eps,hdml,cars", "triplet,hdml,cars,fair", "margin,hdml,sop,code", "margin,eps,inshop"),
   *("multisimilarity,sop", "npair,hdml,inshop,fair,paper", "npair,hdml,cub,fair,code"),
+]
+VIT = [
+  *("cub,dinov2_s14,lora,multisimilarity,eps", "cub,vit_b16,head,strong", "sop,triplet,hdml"),
+  *("cars,resnet50,proxy_anchor,head", "inshop,hdml,lora"),
 ]
 PHOTOS = ["", "garden", "garden,triplet,eps", "garden,triplet,hdml", "garden,proxy_anchor"]
 EASY = ["photos:", "photos:garden", "finetune_photos:", "finetune_photos:garden"]
@@ -65,6 +71,8 @@ def cases():
       yield f"{page}:{arg}", lambda page=page, arg=arg: load(page).get_config(*filter(None, [arg]))
   for arg in GRID:
     yield f"grid:{arg}", lambda arg=arg: grid.get_config(arg)
+  for arg in VIT:
+    yield f"vit:{arg}", lambda arg=arg: vit.get_config(arg)
 
 
 CASES = dict(cases())
@@ -116,15 +124,75 @@ def test_a_header_says_how_to_run_it_and_what_came_of_it(page):
   assert commands == [page]
   assert "Published" in words and "Measured" in words
   assert re.search(r"Cost: (about |under |2 minutes|not measured here)", words)
-  source = pathlib.Path(load(page).__file__).read_text()
+  source = pathlib.Path((vit if page.startswith("vit_") else load(page)).__file__).read_text()
   for key in ("data.batch_size", "embedding.dim", "loss.name", "optimizer.learning_rate",
               "train.duration"):  # fmt: skip
     assert f"config.{key} = " in source, key
 
 
-def test_the_command_of_the_grid_is_one_of_its_configs():
-  (arg,) = re.findall(r"^python -m jaxdml.main --config=configs/grid.py:(\S+) ", grid.__doc__, re.M)
-  resolved(grid.get_config(arg))
+@pytest.mark.parametrize("module", [grid, vit])
+def test_the_command_of_the_grids_is_one_of_their_configs(module):
+  name = module.__name__.replace(".", "/")
+  command = rf"^python -m jaxdml.main --config={name}.py:(\S+) "
+  (arg,) = re.findall(command, module.__doc__, re.M)
+  resolved(module.get_config(arg))
+
+
+def test_the_recipes_of_vits():
+  for data in vit.DATA:
+    page = load(f"vit_{data}")
+    assert values(page.get_config("lora,eps")) == values(vit.get_config(f"eps,{data},lora"))
+    (shown,) = re.findall(rf"configs/vit_{data}\.py:(\S+),? or", page.__doc__)
+    assert page.get_config(shown.rstrip(",")).encoder.lora.rank == 8
+    assert "not run here" in page.__doc__ and "arXiv 2203.10833" in page.__doc__
+  config = vit.get_config("cub")
+  opt = config.optimizer
+  assert (config.encoder.name, config.encoder.init) == ("dinov2_s14", "hf:")
+  assert 1e-5 <= opt.learning_rate * opt.encoder_factor <= 3e-5 and config.data.rand_augment == 0
+  assert (config.encoder.lora.rank, config.encoder.frozen_stages) == (0, 0)
+  config = vit.get_config("cub,lora,hdml,strong")
+  assert (config.encoder.lora.rank, config.optimizer.encoder_factor) == (8, 1.0)
+  assert (config.hdml.alpha, config.hdml.beta) == ("auto", "auto")
+  assert (config.data.rand_augment, config.data.erase) == (2, 0.25)
+  config = vit.get_config("inshop,efficientnet_lite0,head,triplet")
+  assert (config.encoder.init, config.loss.name) == ("imagenet", "triplet")
+  stages = models.create("efficientnet_lite0").stages
+  assert config.encoder.frozen_stages == len(stages)
+  for name in ("vit_b16", "dinov2_s14", "resnet50"):
+    side = vit.get_config(f"sop,{name}").data.image_size
+    assert 200 < side <= 224 and side % models.create(name).sides[1] == 0
+
+
+def test_photos_name_their_encoder():
+  """The choice stands in the config, and no network is asked for it."""
+  get_config = load("finetune_photos").get_config
+  start = lambda config: (config.encoder.name, config.encoder.init, config.data.image_size)
+  assert start(get_config("garden")) == ("efficientnet_lite0", "imagenet", 128)
+  config = get_config("garden,dinov2_s14,eps")
+  assert start(config) == ("dinov2_s14", "hf:", 126) and config.optimizer.encoder_factor == 0.02
+  config = get_config("garden,dinov2_s14,lora")
+  assert (config.encoder.lora.rank, config.optimizer.encoder_factor) == (8, 1.0)
+  assert get_config("garden,triplet").optimizer.encoder_factor == 0.1
+
+
+@pytest.mark.parametrize(
+  ("arg", "message"),
+  [
+    ("", r"configs/vit.py: expected one data set of cub, cars, sop, inshop; got none in ''"),
+    ("cub,sop", "expected one data set of .*; got cub and sop"),
+    (
+      "cub,dinov2_s41",
+      r"names: expected an encoder .*lora.*eps.*; got 'dinov2_s41'; did you mean 'dinov2_",
+    ),
+    ("cub,lora,head", "expected one of lora, head; got head and lora"),
+    ("cub,vit_s16,vit_b16", "expected one of .*; got vit_b16 and vit_s16"),
+    ("cub,convnet", "names: convnet has no published weights to start from"),
+    ("cub,triplet,margin", "expected one of .*; got margin and triplet"),
+  ],
+)
+def test_wrong_names_for_vits(arg, message):
+  with pytest.raises(training.ConfigError, match=message):
+    vit.get_config(arg)
 
 
 def test_the_argument_decides():

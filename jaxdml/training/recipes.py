@@ -1,14 +1,15 @@
-"""Losses, EPS and HDML by name: `apply(config, "triplet,eps,hdml")`.
+"""Losses, EPS and HDML by name: `apply(config, "triplet,eps,hdml")`; encoders by `fine_tune`.
 
 Naming a loss starts afresh, so that an arm of an experiment is its names and nothing else: neither
 EPS nor HDML unless they are named too. Without a loss the names refine the config's own.
 """
 
 import difflib
+from collections.abc import Collection
 
 from ml_collections import ConfigDict
 
-from jaxdml import losses
+from jaxdml import losses, models
 from jaxdml.training.config import ConfigError
 
 LOSSES = {
@@ -37,6 +38,7 @@ RECIPES = _RECIPES | {
 }
 """What `apply` takes, each with a sentence."""
 
+_WAYS = ("lora", "head")  # in which `fine_tune` has an encoder learn
 _POSITIVES = {"eps": "nearest_positive", "random": "random_positive"}
 _NEGATIVES = {
   "triplet": "semihard_negative",
@@ -110,6 +112,53 @@ def apply(config: ConfigDict, names: str) -> ConfigDict:
   return config
 
 
+def fine_tune(config: ConfigDict, names: str) -> str:
+  """Sets the encoder and how it learns, in place, and returns the names that are left for `apply`.
+
+  An encoder starts from the weights of a Python package where one carries them, else from its usual
+  repository on the hub; images are made as large as config.data.image_size, or just smaller where
+  its sides are multiples of more. `lora` trains adapters in its place (`encoder.lora`) at the
+  embedding's rate, `head` trains the embedding alone.
+
+  Args:
+    config: with every key of jaxdml/training/defaults.py, its image size and rates already set.
+    names: of `models.ENCODERS`, "lora", "head" and `RECIPES`, separated by commas; at most one
+      encoder, and one of lora and head.
+
+  Raises:
+    ConfigError: for an unknown name, an encoder without published weights, or two of a kind.
+
+  >>> from jaxdml.training import defaults
+  >>> config = defaults.get_config()
+  >>> fine_tune(config, "vit_s16,lora,triplet"), config.encoder.name, config.encoder.lora.rank
+  ('triplet', 'vit_s16', 8)
+  """
+  given = [name.strip() for name in names.split(",") if name.strip()]
+  known = [*models.ENCODERS, *_WAYS, *RECIPES]
+  for name in given:
+    if name not in known:
+      near = difflib.get_close_matches(name, known, 1)
+      hint = f"; did you mean {near[0]!r}?" if near else ""
+      others = ", ".join([*_WAYS, *RECIPES])
+      raise ConfigError(
+        f"names: expected an encoder of docs/encoders.md, {others}; got {name!r}{hint}"
+      )
+  encoder, way = _at_most_one(given, models.ENCODERS), _at_most_one(given, _WAYS)
+  if encoder:
+    published = models.ENCODERS[encoder].published
+    if published is None:
+      raise ConfigError(f"names: {encoder} has no published weights to start from")
+    config.encoder.name = encoder
+    config.encoder.init = "imagenet" if published.bundled else "hf:"
+    config.data.image_size -= config.data.image_size % models.create(encoder).sides[1]
+  if way == "lora":
+    config.encoder.lora.rank = 8
+    config.optimizer.encoder_factor = 1.0
+  elif way == "head":
+    config.encoder.frozen_stages = len(models.create(config.encoder.name).stages)
+  return ",".join(name for name in given if name not in (encoder, way))
+
+
 def plain(config: ConfigDict) -> ConfigDict:
   """A copy without EPS and HDML, every positive counts: what the two are compared with."""
   config = ConfigDict(config).copy_and_resolve_references()
@@ -120,7 +169,7 @@ def plain(config: ConfigDict) -> ConfigDict:
   return config
 
 
-def _at_most_one(given: list[str], kind: dict[str, str]) -> str | None:
+def _at_most_one(given: list[str], kind: Collection[str]) -> str | None:
   found = sorted(set(given) & set(kind))
   if len(found) > 1:
     raise ConfigError(f"recipe: expected one of {', '.join(kind)}; got {' and '.join(found)}")

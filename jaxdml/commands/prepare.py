@@ -7,11 +7,12 @@ in array_record, with encoded images as they were.
 
 import argparse
 import pathlib
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
 from jaxdml.commands import _options
-from jaxdml.commands._cli import Command, Parser
+from jaxdml.commands._cli import Command, Parser, note
 
 if TYPE_CHECKING:
   from jaxdml.prepare.source import Source
@@ -119,7 +120,7 @@ def _run(args: argparse.Namespace) -> None:
     if source:
       _check_current(source, directory, max_side)
     print("already prepared; --overwrite makes it anew", file=sys.stderr)
-    print(directory)
+    _end(args, directory)
     return
   source = source or prepare.CARDS[args.name].source(
     args.source, allow_partial=args.allow_partial, max_file_bytes=args.max_file_bytes
@@ -128,7 +129,21 @@ def _run(args: argparse.Namespace) -> None:
                             max_side=max_side, overwrite=args.overwrite)  # fmt: skip
   if own:
     _check_current(source, directory, max_side)  # Another process may have made it meanwhile.
+  _end(args, directory)
+
+
+def _end(args: argparse.Namespace, directory: pathlib.Path) -> None:
+  """Prints where the data set is, and, for people, what to do with photos of their own."""
   print(directory)
+  if args.name != "image_folder":
+    return
+  where = f" --config.data.data_dir={shlex.quote(args.data_dir)}" if args.data_dir else ""
+  note(
+    f"next, see what the network will: jaxdml show --config=configs/photos.py:{args.config}{where} "
+    "--out=batch.png",
+    f"then train from ImageNet's weights: jaxdml train --config=configs/finetune_photos.py:"
+    f"{args.config}{where} --workdir=runs/{args.config}",
+  )
 
 
 def _check_current(source: "Source", directory: pathlib.Path, max_side: int | None) -> None:

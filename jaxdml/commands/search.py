@@ -25,6 +25,10 @@ def _add_options(parser: Parser) -> None:
   _options.add(parser, "query", required=True, help="images, or folders of them")
   _options.add(parser, "k", default=10, help="images to find for each query (10)")
   parser.add_argument(
+    "--without_query", action="store_true",
+    help="leave out images that are the query itself: the same file, or the same bytes",
+  )  # fmt: skip
+  parser.add_argument(
     "--backend", default="exact", type=_options.one_of(_BACKENDS),
     help="exact; or faiss, usearch: approximate, faster in large collections, but they lose "
     "neighbours, of exact copies most of all (exact)",
@@ -150,8 +154,11 @@ def _retrieve(args: argparse.Namespace, queries: list[Any], store: Any, trained:
     tell(f"--k={args.k}: there are {len(store)} images to search, so {k} are shown")
   distance_fn = store.distance_fn
   index = search.Index(store.embeddings, backend=args.backend, distance_fn=distance_fn)
-  found = index.search(inference.embed(trained, [query.image for query in queries]), k)
-  results = search.collect(store, queries, found)
+  vectors = inference.embed(trained, [query.image for query in queries])
+  if args.without_query:
+    results = search_others(index, vectors, store, queries, k)
+  else:
+    results = search.collect(store, queries, index.search(vectors, k))
   source = store.source
   # Names without their folders: pages are passed on.
   if source["kind"] == "folder":
@@ -174,6 +181,19 @@ def _retrieve(args: argparse.Namespace, queries: list[Any], store: Any, trained:
     tell(f"{gone} of the images found are not in {name} any more")
   if args.out is not None:
     print(f"wrote {search.write_page(args.out, results, title='Nearest images', note=note)}")
+
+
+def search_others(index: Any, vectors: Any, store: Any, queries: list[Any], k: int) -> list[Any]:
+  """Results of up to k hits each, none of them the query itself."""
+  from jaxdml import search
+
+  extra = 1  # The query once; a collection may hold copies of it.
+  while True:
+    found = search.collect(store, queries, index.search(vectors, k + extra))
+    results = [search.without_query(result, k) for result in found]
+    if k + extra >= len(store) or all(len(result.hits) == k for result in results):
+      return results
+    extra *= 4
 
 
 def check(index: Any, store: Any, k: int, seed: int = 0) -> str:

@@ -1,6 +1,6 @@
 """The files of a store: Parquet shards with path, label and embedding, and two of JSON.
 
-`embeddings.json` is written first and names the model and the images; a shard appears whole or not
+`_embeddings.json` is written first and names the model and the images; a shard appears whole or not
 at all; `finished.json` says that all are there, with the digest of each, and which images could
 not be read. Both have a seal, so that nothing is read that was not written. Whatever cannot be used
 is a SearchError.
@@ -20,7 +20,8 @@ from jaxdml import _files
 from jaxdml._version import __version__
 from jaxdml.errors import JaxdmlError
 
-SETTINGS, FINISHED = "embeddings.json", "finished.json"
+# Readers of Parquet data sets (pandas, Arrow, Spark) pass over names with a leading underscore.
+SETTINGS, FINISHED = "_embeddings.json", "_finished.json"
 SHARD_SIZE = 8192
 """Images a shard, by default."""
 
@@ -43,6 +44,8 @@ def settings(folder: pathlib.Path) -> dict[str, Any]:
     said = f"holds no embeddings: there is no {SETTINGS} in it"
     if not folder.is_dir():
       said = "is a file" if folder.exists() else "does not exist"
+    elif (folder / SETTINGS[1:]).is_file():
+      said += f"; {SETTINGS[1:]} is of another version of jaxdml: embed into another folder"
     raise SearchError(f"{folder} {said}; expected the --out of jaxdml embed")
   try:
     found = _files.read_sealed(path)

@@ -53,6 +53,17 @@ def collect(store: Store, queries: Sequence[Query], found: Neighbours) -> list[R
   return results
 
 
+def without_query(result: Result, k: int) -> Result:
+  """Returns the result with its first k hits that are not the query itself, ranked anew.
+
+  >>> hits = Hit(1, 1.0, "cat", "q.png", itself=True), Hit(2, 0.9, "cat", "cat/1.png")
+  >>> [(hit.rank, hit.path) for hit in without_query(Result(Query("q.png", b""), hits), 1).hits]
+  [(1, 'cat/1.png')]
+  """
+  others = [hit for hit in result.hits if not hit.itself][:k]
+  return result._replace(hits=tuple(hit._replace(rank=i + 1) for i, hit in enumerate(others)))
+
+
 def _image(store: Store, row: int) -> bytes | None:
   """Returns the image of a row; None where it is gone, which the page shows."""
   try:

@@ -34,7 +34,12 @@ def test_image_folder(tmp_path, capsys):
   assert len(data.load("image_folder/mine", "train+test", data_dir=tmp_path / "tfds")) == 12
   capsys.readouterr()
   assert official.run("image_folder", tmp_path, "--name=mine", "--test_share=0.25", "--seed=1") == 0
-  assert "already prepared; --overwrite" in capsys.readouterr().err
+  told = capsys.readouterr().err
+  assert "already prepared; --overwrite" in told
+  # The next commands, as they can be copied.
+  where = f"mine --config.data.data_dir={tmp_path / 'tfds'}"
+  for config in ("show --config=configs/photos.py", "train --config=configs/finetune_photos.py"):
+    assert f"jaxdml {config}:{where} --" in told
   official.unpack(tmp_path / "source", {"class 0/new.jpg": official.jpeg(99)})
   # Other photos are no success: what trains next would train on the old ones.
   assert official.run("image_folder", tmp_path, "--name=mine", "--test_share=0.25", "--seed=1") == 2

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from absl import logging
+from pyarrow import parquet
 
 from jaxdml import _files, commands, data, distances, evaluation, inference, search, training
 from jaxdml.training.config import ConfigError
@@ -62,6 +63,8 @@ def test_embed_and_retrieve(workdir, photos, store, tmp_path, capsys):
   opened = search.Store.open(store)
   assert opened.model["fingerprint"] == trained.fingerprint
   assert opened.labels == ("<b>dog&", "cat", "cat", None)
+  # Whoever reads a folder of Parquet passes over what begins with an underscore.
+  assert parquet.read_table(store, columns=["label"])["label"].to_pylist() == [*opened.labels]
   images = np.stack([trained.preprocess((photos / path).read_bytes()) for path in opened.paths])
   np.testing.assert_allclose(opened.embeddings, trained.embed_batch(images), rtol=1e-4, atol=1e-5)
   query, out = photos / "cat" / "2.png", tmp_path / "found.html"
@@ -75,6 +78,24 @@ def test_embed_and_retrieve(workdir, photos, store, tmp_path, capsys):
     given = [*arguments[:-1], f"--backend={backend}", "--check", f"--out={tmp_path / 'x.png'}"]
     assert commands.main(["search", *given]) == 0
     assert f"{backend} finds 1.0000 of the 3 nearest, for 4 images" in capsys.readouterr().out
+
+
+def test_the_query_and_its_copies_are_left_out(workdir, photos, tmp_path, capsys):
+  """Of three copies of the query and three others, the nearest others are found."""
+  folder = tmp_path / "photos"
+  shutil.copytree(photos, folder)
+  for name in ("copy.png", "again.png"):
+    shutil.copy(photos / "cat" / "2.png", folder / name)
+  given = [f"--workdir={workdir}", f"--images={folder}", f"--query={photos / 'cat' / '2.png'}"]
+  ranked = {}
+  for option in ([], ["--without_query"]):
+    assert commands.main(["search", *given, "--k=6" if not option else "--k=2", *option]) == 0
+    printed = capsys.readouterr().out
+    ranked[bool(option)] = re.findall(r"^ +(\d+) +\S+ +\S+ +(\S+)$", printed, re.MULTILINE)
+    assert ("(the query itself)" in printed) != bool(option)
+  others = [path for _, path in ranked[False]]
+  assert len(others) == 3
+  assert ranked[True] == [("1", others[0]), ("2", others[1])]
 
 
 def test_a_model_of_the_ball_is_searched_by_its_distance(data_dir, photos, tmp_path, capsys):
@@ -157,7 +178,7 @@ def test_a_run_that_moved(data_dir, photos, tmp_path, capsys):
   ("change", "pattern"),
   [
     (["--embeddings=nowhere"], "nowhere does not exist; expected the --out of"),
-    (["--embeddings={photos}"], "holds no embeddings: there is no embeddings.json"),
+    (["--embeddings={photos}"], "holds no embeddings: there is no _embeddings.json"),
     (["--query=no.png"], "--query=no.png: no such file; expected an image, or a folder"),
     (["--query={tmp}/bad.png"], "bad.png is no image that can be read: not an image in one of"),
     (["--query={tmp}/cut.png"], "cut.png is no image that can be read: .* cut short"),

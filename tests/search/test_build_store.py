@@ -64,7 +64,7 @@ def test_killed_it_goes_on(photos, tmp_path):
     build(photos, tmp_path / "out", FakeModel(fails_after=2))
   # Six images were embedded: one shard of four is whole.
   names = lambda: sorted(p.name for p in (tmp_path / "out").iterdir())
-  assert names() == ["embeddings.json", "shard-00000-of-00003.parquet"]
+  assert names() == ["_embeddings.json", "shard-00000-of-00003.parquet"]
   first = (tmp_path / "out" / names()[1]).read_bytes()
   with pytest.raises(search.SearchError, match="not finished: 1 of 3 shards"):
     search.Store.open(tmp_path / "out")
@@ -143,7 +143,7 @@ def test_unreadable_images_are_named(photos, tmp_path, capsys):
   assert store.paths == tuple(left)
   np.testing.assert_allclose(store.embeddings, reference(photos, left), rtol=1e-6)
   assert [file for file, _ in store.skipped] == named
-  finished = json.loads((tmp_path / "out" / "finished.json").read_text())
+  finished = json.loads((tmp_path / "out" / "_finished.json").read_text())
   assert finished["embedded"] == 8 and [file for file, _ in finished["skipped"]] == named
 
 

@@ -70,7 +70,7 @@ def test_missing_shard_and_unfinished(folder):
 
 
 def test_not_marked_as_finished(folder):
-  (folder / "finished.json").unlink()
+  (folder / "_finished.json").unlink()
   with pytest.raises(search.SearchError, match="not finished: 3 of 3 shards"):
     search.Store.open(folder)
 
@@ -93,23 +93,23 @@ def test_a_shard_of_another_dimension(folder, tmp_path):
 @pytest.mark.parametrize(
   ("content", "message"),
   [
-    ("{", "embeddings.json is damaged"),
-    ("[]", "embeddings.json is damaged"),
+    ("{", "_embeddings.json is damaged"),
+    ("[]", "_embeddings.json is damaged"),
     ('{"format": 1, "model": {}}', "damaged .it has no seal: another version of jaxdml wrote it"),
-    (json.dumps(_files.seal({"format": 1})), "embeddings.json is of another version"),
-    (b"\xff", "embeddings.json is damaged"),
+    (json.dumps(_files.seal({"format": 1})), "_embeddings.json is of another version"),
+    (b"\xff", "_embeddings.json is damaged"),
     (None, "damaged .its content is not what was written"),
   ],
 )
 def test_damaged_settings(folder, content, message):
-  path = folder / "embeddings.json"
+  path = folder / "_embeddings.json"
   content = content or path.read_text().replace('"step": 9', '"step": 8')
   path.write_bytes(content if isinstance(content, bytes) else content.encode())
   with pytest.raises(search.SearchError, match=message):
     search.Store.open(folder)
 
 
-@pytest.mark.parametrize("name", ["embeddings.json", "finished.json", "shard"])
+@pytest.mark.parametrize("name", ["_embeddings.json", "_finished.json", "shard"])
 def test_a_flipped_bit_never_passes(folder, name):
   """In what names the images, the model and the shards, and in the shards' own footers."""
   path, before = (shard(folder, 1) if name == "shard" else folder / name), search.Store.open(folder)
@@ -137,7 +137,7 @@ def test_a_damaged_shard_is_not_blessed_when_the_store_is_finished_again(folder)
   path.unlink()
   search.write_store(folder, ROWS, PATHS, LABELS, model=MODEL, root="photos", shard_size=3)
   assert search.Store.open(folder).paths == tuple(PATHS)
-  (folder / "finished.json").write_text("{}")
+  (folder / "_finished.json").write_text("{}")
   with pytest.raises(search.SearchError, match=r"finished\.json is damaged .*remove it and give"):
     search.Store.open(folder)
 

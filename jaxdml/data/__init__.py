@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from jaxdml import _lazy
 
 if TYPE_CHECKING:
-  from jaxdml.data import augment, normalize, picture_files, preprocess, sampling
+  from jaxdml.data import augment, augmentation, normalize, picture_files, preprocess, sampling
   from jaxdml.data.catalog import DatasetNotPreparedError
   from jaxdml.data.datasets import GALLERY, Dataset, cross_validation, load, names
   from jaxdml.data.datasets import validation_split as validation_split
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = [
   "GALLERY", "MAX_BAD_IMAGES", "BadImages", "Batches", "DamagedDatasetError", "Dataset",
-  "DatasetNotPreparedError", "ImageDecodeError", "WorkerError", "augment", "cross_validation",
-  "eval_batches", "load", "names", "normalize", "picture_files", "preprocess", "sampling",
-  "train_batches", "validation_split", "with_groups",
+  "DatasetNotPreparedError", "ImageDecodeError", "WorkerError", "augment", "augmentation",
+  "cross_validation", "eval_batches", "load", "names", "normalize", "picture_files", "preprocess",
+  "sampling", "train_batches", "validation_split", "with_groups",
 ]  # fmt: skip
 
 # An error's name needs neither TFDS nor Grain, which imports JAX.

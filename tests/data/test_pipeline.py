@@ -1,3 +1,4 @@
+import functools
 import gc
 import hashlib
 import multiprocessing
@@ -80,10 +81,12 @@ def test_the_stream_of_photos_some_damaged_and_kept_is_the_same_for_any_workers(
   sampler = data.sampling.create("pk", train.column("label"), 16, 4, seed=3)
   bad = data.BadImages(train, 0.5)
   options = {"label": "label", "bad_images": bad}
-  alone = _hashes((train, sampler, data.preprocess.create("standard", 64, True, 3)), **options)
+  changes = {"rotate": 20.0, "color_jitter": 0.2, "rand_augment": 2, "blur": 0.5, "erase": 0.5}
+  make = functools.partial(data.preprocess.create, "standard", 64, True, 3, **changes)
+  alone = _hashes((train, sampler, make()), **options)
   assert len(set(alone)) == 6
   bad.reasons.clear()
-  kept = train, sampler, data.preprocess.create("standard", 64, True, 3, cache=str(tmp_path))
+  kept = train, sampler, make(cache=str(tmp_path))
   assert _hashes(kept, num_workers=2, **options) == alone
   assert sorted(bad.reasons) == [3, 8, 9]
   assert any(path.is_file() for path in tmp_path.rglob("*"))

@@ -104,7 +104,7 @@ def histogram(pairs: Similarities) -> figure:
 
 def scatter(projection: Projection) -> figure:
   """The map. The page's script colours its points, switches its layout and shows its images."""
-  wheel = bk.WheelZoomTool()
+  wheel = bk.WheelZoomTool(modifiers={"ctrl": True})  # Without it the page scrolls.
   tools = [bk.PanTool(), wheel, bk.BoxZoomTool(), bk.HoverTool(tooltips=None), bk.SaveTool(),
            bk.ResetTool()]  # fmt: skip
   # The page's script sets the ranges: those that follow the data would undo a zoom.

@@ -27,6 +27,8 @@ class Line(NamedTuple):
   row: int
   found: list[int]
   note: str
+  # So many of the first could be right: what is wrong beyond them is no mistake.
+  possible: int
 
 
 class Gallery(NamedTuple):
@@ -58,7 +60,8 @@ def galleries(
   def lines(places: np.ndarray) -> list[Line]:
     said = lambda p: f"{hits[p].sum()} of {min(k, relevant[p])} right, AP {scores[p]:.2f}"
     return [
-      Line(int(queries[p]), [int(row) for row in found[p] if row >= 0], said(p)) for p in places
+      Line(int(queries[p]), [int(row) for row in found[p] if row >= 0], said(p), int(relevant[p]))
+      for p in places
     ]
 
   notes = {
@@ -71,7 +74,12 @@ def galleries(
   shown = [Gallery(f"{kind.title()} queries", notes[kind], lines(chosen[kind])) for kind in chosen]
   hubs = _analysis.find_hubs(indices, similarities, len(candidates), count, k)
   hub_lines = [
-    Line(int(candidates[row]), queries[places].tolist(), f"among the {k} nearest of {times} images")
+    Line(
+      int(candidates[row]),
+      queries[places].tolist(),
+      f"among the {k} nearest of {times} images",
+      len(places),
+    )
     for row, times, places in zip(hubs.rows, hubs.occurrences, hubs.lists, strict=True)
     if times
   ]
@@ -96,8 +104,9 @@ def html(
     lines = []
     for line in gallery.lines:
       cells = [_cell(uris[line.row], f"query: {describe(line.row)}", "query")]
-      for row in line.found:
-        kind = "right" if labels[row] == labels[line.row] else "wrong"
+      for place, row in enumerate(line.found):
+        kind = "wrong" if place < line.possible else "beyond"
+        kind = "right" if labels[row] == labels[line.row] else kind
         cells.append(_cell(uris[row], f"{kind}: {describe(row)}", kind))
       caption = text(f"{call(line.row)}: {line.note}")
       lines.append(f'<div class="count" title="{caption}">{caption}</div>{"".join(cells)}')
@@ -111,7 +120,7 @@ def html(
 
 
 def _cell(uri: str, description: str, kind: str) -> str:
-  mark = {"right": "✓", "wrong": "✗", "query": ""}[kind]
+  mark = {"right": "✓", "wrong": "✗"}.get(kind)
   badge = f'<i aria-hidden="true">{mark}</i>' if mark else ""
   said = text(description)
   return f'<div class="cell {kind}"><img src="{uri}" alt="{said}" title="{said}">{badge}</div>'

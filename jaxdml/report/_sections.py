@@ -15,7 +15,8 @@ from jaxdml.report._analysis import Projection, Similarities
 
 GALLERY_NOTE = (
   "<p>The image asked about comes first. A solid frame with ✓ has its class; a dashed frame with "
-  "✗, dimmed, has another. Point at an image for its label and where it comes from.</p>"
+  "✗, dimmed, has another. One without a frame has another, too, but comes after as many as there "
+  "are to find. Point at an image for its label and where it comes from.</p>"
 )
 _CARDS = 4
 _GROUPS = {"metrics": "Curves", "loss": "Loss", "dials": "HDML's dials",
@@ -54,16 +55,16 @@ def data_uri(content: bytes, kind: str) -> str:
 
 
 def number(value: float | None) -> str:
-  """A metric for people: three decimals, or four digits where those would hide it.
+  """A number for people: three decimals up to 1, else four digits.
 
-  >>> [number(x) for x in (0.65432, 1234567.0, 0.000123, 42, None)]
-  ['0.654', '1.235e+06', '0.000123', '42', '-']
+  >>> [number(x) for x in (0.65432, 1.0, 89.8663, 522.81, 0.001, 1234567.0, 42, None)]
+  ['0.654', '1.000', '89.87', '522.8', '0.001', '1.235e+06', '42', '-']
   """
   if value is None:
     return "-"
   if isinstance(value, int) or (abs(value) >= 100 and value == int(value) and abs(value) < 1e6):
     return f"{int(value)}"
-  return f"{value:.3f}" if value == 0 or 1e-2 <= abs(value) < 100 else f"{value:.4g}"
+  return f"{value:.3f}" if value == 0 or 1e-2 <= abs(value) <= 1 else f"{value:.4g}"
 
 
 def table(
@@ -165,6 +166,11 @@ def metrics(rows: Mapping[str, Mapping[str, float]]) -> str:
     said.append(f"{int(counts['num_undecodable']):,} images that cannot be decoded left out")
   caption = "; ".join(said) or "Higher is better"
   by_class = sorted(key for key in present if key.startswith("macro/"))
+  plain = lambda key: key.removeprefix("macro/")
+  if all(
+    number(row.get(k)) == number(row.get(plain(k))) for row in rows.values() for k in by_class
+  ):
+    by_class = []  # Classes of one size: the same numbers again.
   html = _of(f"{caption}. ★ marks the best.", rows, keys)
   if by_class:
     html += _of("Each class counts alike, however many images it has", rows, by_class)
@@ -204,8 +210,8 @@ def map_controls(projection: Projection, n: int, classes: int) -> str:
     for i, (key, name) in enumerate([*layouts, ("pca", "PCA")])
   )
   return f"""<p>{text(some)}, of {classes:,} classes. Point at one to see it and its class;
-drag to move, turn the wheel to zoom. t-SNE keeps neighbours together, and its distances across the
-map mean little; PCA's two axes hold {shares.sum():.0%} of the variance.</p>
+drag to move, turn the wheel with Ctrl to zoom. t-SNE keeps neighbours together, and its distances
+across the map mean little; PCA's two axes hold {shares.sum():.0%} of the variance.</p>
 <div class="controls"><span role="group" aria-label="Layout">{buttons}</span>
 <label>Colour by <select id="colour-by"></select></label>
 <label>Show class <select id="highlight"><option value="">all</option></select></label>

@@ -19,9 +19,15 @@ _SUFFIXES = (".html", ".htm", ".png")
 _SIDE = 240  # pixels; sharp on phones, and about 10 kB a photo
 
 _STYLE = """
-:root { color-scheme: light; --ink: #333; --faint: #666; --line: #ddd; --own: #1f5fa8; }
+:root { color-scheme: light dark; --ground: #fff; --panel: #f4f4f4; --ink: #333; --faint: #666;
+  --line: #ddd; --own: #1f5fa8; }
+@media (prefers-color-scheme: dark) {
+  :root { --ground: #14161a; --panel: #1d2026; --ink: #e9ebef; --faint: #a4a9b4; --line: #363b45;
+    --own: #7db3f5; }
+}
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 72rem; padding: 1rem; background: #fff; color: var(--ink);
+body { margin: 0 auto; max-width: 72rem; padding: 1rem;
+  background: var(--ground); color: var(--ink);
   font: 16px/1.4 "DejaVu Sans", system-ui, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.3rem; margin: 0 0 .3rem; }
 h2 { font-size: 1rem; margin: 0; }
@@ -33,7 +39,7 @@ ol { list-style: none; margin: 0; padding: 0; display: grid; gap: .7rem;
   grid-template-columns: repeat(auto-fill, minmax(8.2rem, 1fr)); }
 li { font-size: .8rem; border: 1px solid var(--line); border-radius: 4px; padding: .4rem; }
 li.own { border-color: var(--own); box-shadow: inset 0 0 0 1px var(--own); }
-.frame { aspect-ratio: 1; background: #f4f4f4; display: flex; align-items: center;
+.frame { aspect-ratio: 1; background: var(--panel); display: flex; align-items: center;
   justify-content: center; overflow: hidden; }
 .frame img { width: 100%; height: 100%; object-fit: contain; }
 .frame img.small { image-rendering: pixelated; }

@@ -62,7 +62,7 @@ def test_hover_shows_the_image_and_its_hostile_label_as_text(driver):
   assert [alpha == 1 for alpha in alphas] == [code == codes[index] for code in codes]
 
 
-def test_wheel_and_buttons_zoom(driver):
+def test_wheel_with_ctrl_and_buttons_zoom(driver):
   before = axes(driver)
   driver.find_element("css selector", "[data-zoom='0.6']").click()
   near = axes(driver)
@@ -72,8 +72,16 @@ def test_wheel_and_buttons_zoom(driver):
     "const r = document.getElementById('map-plot').getBoundingClientRect();"
     "return [r.left + r.width / 2, r.top + r.height / 2]"
   )
-  wheel = {"type": "mouseWheel", "x": box[0], "y": box[1], "deltaX": 0, "deltaY": -240}
+  wheel = {"type": "mouseWheel", "x": box[0], "y": box[1], "deltaX": 0, "deltaY": 120}
+  top = driver.execute_script("return window.scrollY")
   driver.execute_cdp_cmd("Input.dispatchMouseEvent", wheel)
+  deadline = time.time() + 10
+  while driver.execute_script("return window.scrollY") == top and time.time() < deadline:
+    time.sleep(0.05)
+  assert driver.execute_script("return window.scrollY") > top  # Alone it scrolls the page.
+  assert axes(driver) == near
+  with_ctrl = wheel | {"y": box[1] - 120, "deltaY": -240, "modifiers": 2}
+  driver.execute_cdp_cmd("Input.dispatchMouseEvent", with_ctrl)
   deadline = time.time() + 10
   while axes(driver) == near and time.time() < deadline:
     time.sleep(0.05)

@@ -209,3 +209,25 @@ def test_history_sorts_what_a_run_logs(tmp_path):
   path.write_text("[1]}\n")
   with pytest.raises(ValueError, match=r"metrics.jsonl, line 1: expected metrics"):
     read_metrics(tmp_path)
+
+
+def test_what_comes_after_all_that_there_is_to_find_is_no_mistake():
+  """Three of class 0 to find: the places after the third are neutral, one before it is wrong."""
+  labels = np.array([0, 0, 0, 0, 1, 1, 2, 2])
+  indices = np.array([[1, 4, 2, 3, 5, 6]])
+  similarities = np.linspace(0.9, 0.4, 6)[None]
+  rows = np.arange(8)
+  shown = _galleries.galleries(
+    indices, similarities, labels, rows[:1], rows, count=1, seed=0
+  )  # fmt: skip
+  page = _galleries.html(shown[:1], labels, dict.fromkeys(range(8), "data:,"), str, str)
+  kinds = re.findall(r'class="cell (\w+)"', page)
+  assert kinds == ["query", "right", "wrong", "right", "right", "beyond", "beyond"]
+  assert page.count("✗") == 1 and page.count("✓") == 3
+
+
+def test_a_table_by_class_that_says_the_same_again_is_left_out():
+  rows = {"trained model": {"recall@1": 0.5, "macro/recall@1": 0.5}}
+  assert _sections.metrics(rows).count("<table") == 1
+  rows["trained model"]["macro/recall@1"] = 0.4
+  assert _sections.metrics(rows).count("<table") == 2

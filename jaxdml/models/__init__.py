@@ -19,6 +19,7 @@ from jaxdml.models.base import (
 )
 from jaxdml.models.bn_inception import BNInception
 from jaxdml.models.convnet import ConvNet
+from jaxdml.models.convnext import ConvNeXt
 from jaxdml.models.efficientnet import EfficientNetLite
 from jaxdml.models.functions import from_functions
 from jaxdml.models.googlenet import GoogLeNet, GoogLeNetBN
@@ -28,10 +29,10 @@ from jaxdml.models.vit import ViT
 from jaxdml.models.vit_published import DinoV2S14, ViTB16, ViTS16
 
 __all__ = [
-  "ENCODERS", "BNInception", "BatchNorm", "ConvNet", "DinoV2S14", "EfficientNetLite", "Embedding",
-  "Encoder", "Generator", "GoogLeNet", "GoogLeNetBN", "Pooling", "Preprocessing", "Published",
-  "ResNet", "ResNet18", "ResNet50", "SoftmaxHead", "ViT", "ViTB16", "ViTS16", "count_parameters",
-  "create", "from_functions", "published_encoders", "register",
+  "ENCODERS", "BNInception", "BatchNorm", "ConvNeXt", "ConvNet", "DinoV2S14", "EfficientNetLite",
+  "Embedding", "Encoder", "Generator", "GoogLeNet", "GoogLeNetBN", "Pooling", "Preprocessing",
+  "Published", "ResNet", "ResNet18", "ResNet50", "SoftmaxHead", "ViT", "ViTB16", "ViTS16",
+  "count_parameters", "create", "from_functions", "published_encoders", "register",
 ]  # fmt: skip
 __dir__ = lambda: __all__
 

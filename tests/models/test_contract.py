@@ -87,6 +87,20 @@ SIZES = {
   "efficientnet_lite0": (1280, 4_652_008 - 1281 * 1000, 16),
   "efficientnet_lite1": (1280, 5_416_680 - 1281 * 1000, 21),
   "efficientnet_lite2": (1280, 6_092_072 - 1281 * 1000, 21),
+  # The papers' counts, with a classifier of 1000 classes; V2's by timm.
+  **{
+    name: (dim, with_classes - 1000 * (dim + 1), blocks)
+    for names, dim, with_classes, blocks in (
+      (("convnext_tiny", "dinov3_convnext_tiny"), 768, 28_589_128, 18),
+      (("convnext_small", "dinov3_convnext_small"), 768, 50_223_688, 36),
+      (("convnext_base", "dinov3_convnext_base"), 1024, 88_591_464, 36),
+      (("convnext_large", "dinov3_convnext_large"), 1536, 197_767_336, 36),
+      (("convnextv2_tiny",), 768, 28_635_496, 18),
+      (("convnextv2_base",), 1024, 88_717_800, 36),
+      (("convnextv2_large",), 1536, 197_956_840, 36),
+    )
+    for name in names
+  },
   # timm's counts, with a classifier of 1000 classes.
   "vit_s16": (384, 22_050_664 - 385 * 1000, 12),
   "vit_b16": (768, 86_567_656 - 769 * 1000, 12),

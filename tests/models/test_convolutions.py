@@ -82,7 +82,15 @@ def test_half_precision_accumulates_in_float32():
 
 @pytest.mark.parametrize(
   ("height", "width", "size", "stride"),
-  [(8, 6, 3, 1), (9, 7, 3, 2), (8, 10, 5, 2), (2, 1, 5, 2), (1, 3, 5, 1), (4, 5, 3, 3)],
+  [
+    (8, 6, 3, 1),
+    (9, 7, 3, 2),
+    (8, 10, 5, 2),
+    (2, 1, 5, 2),
+    (1, 3, 5, 1),
+    (4, 5, 3, 3),
+    (9, 5, 7, 1),
+  ],
 )
 def test_depthwise_is_xlas(height, width, size, stride):
   """Values and both gradients, of the sum that CPUs run and of the convolution that others do."""

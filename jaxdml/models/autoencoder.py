@@ -22,7 +22,8 @@ GLOROT_INIT = nn.initializers.glorot_uniform()
 class Embedding(nn.Module):
   """Features to embedding: BatchNorm, then a dense layer (arXiv 1903.05503).
 
-  z = BN(y) W + b, [..., feature_dim] -> [..., dim] float32. By default z is NOT normalised: HDML
+  z = BN(y) W + b, [..., feature_dim] -> [..., dim] float32. With `hidden` layers y is first
+  relu(y V + c) of each. By default z is NOT normalised: HDML
   trains on plain Euclidean distances and dot products; evaluation normalises on its own.
 
   HDML sends SYNTHETIC features through the same BatchNorm and weights. The caller decides what
@@ -39,6 +40,7 @@ class Embedding(nn.Module):
     kernel_scale: factor on the initial W. Dot-product losses from scratch want a small one: N-pair
       loss begins at about 25 instead of log(classes) with embeddings of norm sqrt(dim).
     epsilon: BatchNorm's.
+    hidden: widths of layers with a ReLU before it all.
 
   >>> import jax
   >>> model = Embedding(dim=8, kernel_scale=0.1)
@@ -58,12 +60,15 @@ class Embedding(nn.Module):
   kernel_scale: float = 1.0
   momentum: float = 0.9
   epsilon: float = 1e-3
+  hidden: tuple[int, ...] = ()
 
   @nn.compact
   def __call__(self, y: Array, train: bool) -> Array:
     """Returns z [..., dim] float32 of y [..., feature_dim]; ValueError for an unknown `norm`."""
     if self.norm not in EMBEDDING_NORMS:
       raise ValueError(f"norm: expected one of {', '.join(EMBEDDING_NORMS)}; got {self.norm!r}")
+    for index, width in enumerate(self.hidden):
+      y = nn.relu(nn.Dense(width, dtype=self.dtype, name=f"hidden{index}")(y))
     if self.norm == "batch":
       y = BatchNorm(
         self.axis_name, self.frozen_bn, self.frozen_bn_affine, self.momentum, self.epsilon,

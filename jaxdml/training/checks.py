@@ -86,6 +86,15 @@ def _problems(config: ConfigDict, device_count: int | None) -> Iterator[str]:
     re.compile(config.encoder.lora.targets)
   except re.error as error:
     yield f"encoder.lora.targets: {config.encoder.lora.targets!r} is no regular expression: {error}"
+  if config.encoder.cache_features and config.encoder.lora.rank:
+    yield "encoder.cache_features: an encoder with kept features has no adapters; lora.rank=0"
+  if config.encoder.cache_features and jax.process_count() > 1:
+    yield f"encoder.cache_features: expected one host, got {jax.process_count()}"
+  hidden = config.embedding.hidden
+  if not all(isinstance(width, int) and width >= 1 for width in hidden):
+    yield f"embedding.hidden: expected whole numbers of at least 1, as (512,); got {hidden}"
+  if hidden and config.hdml.enabled and config.hdml.synthetic_bn == "real":
+    yield "hdml.synthetic_bn: real takes features that the BatchNorm sees; embedding.hidden=()"
   if config.train.patience and config.eval.select_by == "last":
     yield "train.patience: eval.select_by=last always gets better; select by a metric, or set 0"
   opt = config.optimizer

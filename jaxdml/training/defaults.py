@@ -59,6 +59,8 @@ def get_config() -> ConfigDict:
   config.encoder.chunk_size = 0  # images a device encodes at a time, the loss stays global; 0: all
   config.encoder.frozen_stages = 0  # the first ones never change; frozen_bn keeps statistics
   config.encoder.options = ConfigDict()  # the encoder's own attributes
+  # a folder: the encoder never changes, its features are made once and kept there; "": images
+  config.encoder.cache_features = ""
   config.encoder.lora = ConfigDict()  # adapters learn in place of the encoder: arXiv 2106.09685
   config.encoder.lora.rank = 0  # of A B, which is added to a kernel; 0: no adapters
   config.encoder.lora.alpha = 16.0  # A B weighs alpha / rank
@@ -66,6 +68,7 @@ def get_config() -> ConfigDict:
 
   config.embedding = ConfigDict()
   config.embedding.dim = 128
+  config.embedding.hidden = ()  # widths of layers with a ReLU before it: an MLP
   config.embedding.norm = "batch"  # of the features: batch, layer, none
   config.embedding.unit_norm = False  # embeddings of length 1, for whatever distance
   config.embedding.kernel_scale = 1.0  # factor on the initial weights

@@ -18,14 +18,14 @@ from tqdm import tqdm
 from jaxdml import data, evaluation, models
 from jaxdml._text import printable
 from jaxdml.errors import JaxdmlError
-from jaxdml.training import checkpoints, encoder_init, parallel, recipes, runs, setup
+from jaxdml.training import checkpoints, encoder_init, features, parallel, recipes, runs, setup
 from jaxdml.training import config as config_lib
 from jaxdml.training import workdir as workdir_lib
 from jaxdml.training.checkpoints import Progress
+from jaxdml.training.features import Evaluator
 from jaxdml.training.metrics_log import MetricsWriter
 from jaxdml.training.monitors import Interrupt, Starving
 from jaxdml.training.program import TrainState
-from jaxdml.training.runs import Evaluator
 from jaxdml.training.writers import Writers
 
 
@@ -208,9 +208,7 @@ class _Run:
     bar = tqdm(total=self.total, initial=start, desc="train", unit="step", disable=None)
     since = time.perf_counter()
     keys, span = self.config.data, {"start": start, "stop": self.total}
-    source = setup.train_batches(
-      self.config, self.setup.train, self.sampler, **span, bad_images=self.bad_images
-    )
+    source = features.source(self.setup, state, self.sampler, **span, bad_images=self.bad_images)
     with source as batches, Interrupt() as interrupt, Starving() as starving, bar:
       names = ("image", "label", "index")
       on_devices = parallel.prefetch({name: batch[name] for name in names} for batch in batches)

@@ -91,7 +91,7 @@ def build(config: Config, axis_name: str | None = None) -> Embedder:
     starts = optimizers.unfreezing(config, encoder, 1)
     moves = lambda path: starts[encoder.stage_of(path)] is not None
     lora = lora_lib.Lora(keys.lora.rank, keys.lora.targets, moves)
-  options = {name: head[name] for name in ("norm", "unit_norm", "kernel_scale")}
+  options = {name: head[name] for name in ("hidden", "norm", "unit_norm", "kernel_scale")}
   options["momentum"] = head.bn_momentum
   embedding = models.Embedding(head.dim, axis_name=axis_name, **options)
   size = config.eval.image_size
@@ -101,7 +101,8 @@ def build(config: Config, axis_name: str | None = None) -> Embedder:
 
 def frozen(config: Config) -> tuple[str, ...]:
   """The networks that never learn."""
-  return ("encoder",) if config.encoder.lora.rank else ()
+  keys = config.encoder
+  return ("encoder",) if keys.lora.rank or keys.cache_features else ()
 
 
 def averaged(config: Config, params: dict[str, PyTree], batch_stats: dict[str, PyTree]) -> PyTree:
@@ -185,7 +186,8 @@ def encode_in_chunks(
 def foldable(embedding: Embedding, generator: Generator) -> bool:
   """Tells if `read_layers` describes these modules: affine but for the ReLU, at least float32."""
   precise = all(jnp.finfo(module.dtype).bits >= 32 for module in (embedding, generator))
-  return precise and embedding.norm in ("batch", "none") and not embedding.frozen_bn
+  plain = not embedding.hidden and not embedding.frozen_bn
+  return precise and plain and embedding.norm in ("batch", "none")
 
 
 def read_layers(

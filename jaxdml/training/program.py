@@ -186,9 +186,11 @@ def build(
       variables = variables_of(state, params, "encoder")
       return encoder.apply(variables, normalize(images), train=True, mutable=["batch_stats"])
 
-    y, encoder_updates = networks_lib.encode_in_chunks(
-      encode, batch["image"], config.encoder.chunk_size
-    )
+    if config.encoder.cache_features:
+      y, encoder_updates = batch["image"], {}
+    else:
+      chunk = config.encoder.chunk_size
+      y, encoder_updates = networks_lib.encode_in_chunks(encode, batch["image"], chunk)
     z, embedding_updates = embedding.apply(
       variables_of(state, params, "embedding"), y, train=True, mutable=["batch_stats"]
     )

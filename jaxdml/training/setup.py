@@ -207,6 +207,8 @@ def abstract_batch(
   side = (not train and config.eval.image_size) or config.data.image_size
   integers = jax.ShapeDtypeStruct((size,), np.int32)
   image = jax.ShapeDtypeStruct((size, side, side, config.data.channels), np.uint8)
+  if train and config.encoder.cache_features:
+    image = jax.ShapeDtypeStruct((size, networks.build(config).encoder.feature_dim), np.float32)
   return {"image": image, "label": integers, "index": integers}
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
+from collections.abc import Collection
 from typing import NamedTuple
 
 import jax
@@ -54,17 +55,21 @@ def read(workdir: str | os.PathLike[str], data_dir: str | None = None) -> Traine
   return Trained(config, step, networks.deployed(config, parts), embedder)
 
 
-def fingerprint(config: Config, variables: PyTree) -> str:
+def fingerprint(
+  config: Config, variables: PyTree, networks: Collection[str] = ("encoder", "embedding")
+) -> str:
   """16 hexadecimal digits of a SHA-256 over what decides an embedding, the same on every machine.
 
   That is: each parameter and statistic by name, shape, dtype and value, and the config's keys on
-  the network and its evaluation preprocessing. What only training looks at is left out.
+  the network and its evaluation preprocessing. What only training looks at is left out, and
+  so are keys on other `networks` than those of `variables`.
   """
   keys = {
     "data": ("preprocess", "normalize", "image_size", "channels"),
     "encoder": ("name", "dtype", "options"),
     "embedding": ("dim", "norm", "unit_norm"),
   }
+  keys = {part: names for part, names in keys.items() if part in ("data", *networks)}
   chosen = {f"{part}.{k}": config.to_dict()[part][k] for part, names in keys.items() for k in names}
   # Named where it is not what all did before there was a choice: fingerprints of then still hold.
   for key, usual in (("crop_pct", CROP_PCT), ("interpolation", INTERPOLATION)):

@@ -20,7 +20,7 @@ from jaxdml.inference import exporting
 from jaxdml.training import networks as networks_lib
 from jaxdml.training.trained import fingerprint
 
-SIZES = {"convnet": 32, "dinov2_s14": 56}  # pixels; the others 64
+SIZES = {"convnet": 32, "vit_s16": 64, "dinov2_s14": 56}  # pixels; the others 64
 
 
 def untrained(name: str) -> inference.TrainedModel:
@@ -52,7 +52,9 @@ def untrained(name: str) -> inference.TrainedModel:
 def main() -> None:
   """Prints one row an encoder."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("--encoder", nargs="*", default=list(models.ENCODERS))
+  small = [name for name in models.ENCODERS
+           if name in SIZES or not isinstance(models.create(name), models.ViT)]  # fmt: skip
+  parser.add_argument("--encoder", nargs="*", default=small)
   rows = []
   for name in tqdm(parser.parse_args().encoder, disable=None):
     trained, cells = untrained(name), []

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,12 @@ def convert(arch: str, source: Path, *, model_config: Path | None = None) -> tup
 
 
 def looks_like(state: State, besides: str = "") -> str:
-  """Returns the encoder whose file this is, or ""."""
+  """Returns the first encoder whose file this may be, or ""."""
+  return next(lookalikes(state, besides), "")
+
+
+def lookalikes(state: State, besides: str = "") -> Iterator[str]:
+  """Yields the encoders whose names and shapes a file has; of one shape may be several families."""
   # Names first: tracing an encoder for its shapes takes a second, and there are dozens.
   tidied = {None: state}
   encoders = sorted(published_encoders().items(), key=lambda item: item[1].fits is None)
@@ -74,8 +79,7 @@ def looks_like(state: State, besides: str = "") -> str:
         rename(create(arch), published, arrays)
       except ConvertError:
         continue
-      return arch
-  return ""
+      yield arch
 
 
 def rename(encoder: Encoder, published: Published, state: State) -> Weights:

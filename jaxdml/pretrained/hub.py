@@ -94,6 +94,9 @@ def _load(init: str, arch: str, changed: int) -> tuple[Any, Card]:
       about = f"{files.digest(found.path)} {pixels.beside(found.path, usual)}"
       return store.converted(arch, found.path, store.key(arch, about))
     repo, revision = _parse(init, arch)
+    if (owner := _owner(repo)) not in ("", arch):
+      # Families share shapes, and differ in what they compute.
+      raise WeightsError(f"{PREFIX}{repo} holds weights of {owner}; set encoder.name={owner}")
     folder = _folder(repo)
     commit = _commit(repo, revision)
     if commit and (kept := store.kept(folder / _key(arch, commit))):
@@ -126,17 +129,24 @@ def locate(source: str, arch: str = "") -> Located:
 
 def arch_of(source: str, found: Located) -> str:
   """Returns the encoder that a located file is of; ConvertError if it is none's."""
-  repo = (_SOURCE.fullmatch(source) or [None, None])[1]
-  usual = [name for name, published in published_encoders().items() if repo == published.hub]
-  if len(usual) == 1 and repo:
-    return usual[0]
-  arch = conversion.looks_like(files.read(found.path))
-  if not arch:
+  match = _SOURCE.fullmatch(source)
+  if match and (usual := _owner(match[1] or "")):
+    return usual
+  archs = list(conversion.lookalikes(files.read(found.path)))
+  if not archs:
     raise ConvertError(
       f"{found.name} is of no encoder here; give --arch to hear how its names differ from one of "
       f"{', '.join(published_encoders())}"
     )
-  return arch
+  if len(archs) > 1:  # Of one shape, and perhaps with other activations.
+    raise ConvertError(f"{found.name} may be of {', '.join(archs)}; say which by --arch")
+  return archs[0]
+
+
+def _owner(repo: str) -> str:
+  """The encoder whose usual repository this is, or ""."""
+  archs = (name for name, published in published_encoders().items() if repo == published.hub)
+  return next(archs, "") if repo else ""
 
 
 def choose(names: Iterable[str], where: str) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from jaxdml.training.config import ConfigError
 from tests.pretrained import torch_files
 from tests.pretrained.hub_server import serving
 from tests.pretrained.published import published, without_libraries
+from tests.pretrained.test_state_dicts import Evil
 from tests.training.helpers import tiny_config
 
 safetensors = pytest.importorskip("safetensors.numpy", reason="needs pip install '.[hub]'")
@@ -219,6 +221,29 @@ def test_another_encoders_weights(server):
   server.add("someone/wider", {"model.safetensors": as_safetensors(arrays("wider"))})
   message = wrong("hf:someone/wider")
   assert "is not of tiny: this looks like wider; use --arch wider, or encoder.name=wider" in message
+  # Where shapes would fit, too: the repository is known to be another's.
+  assert f"hf:{REPO} holds weights of tiny; set encoder.name=tiny" in wrong(f"hf:{REPO}", "wider")
+
+
+def test_weights_that_several_encoders_fit_need_a_name(server, monkeypatch, tmp_path, capsys):
+  twin = models.ENCODERS["tiny"]
+  twin = twin._replace(published=dataclasses.replace(twin.published, hub="someone/twin"))
+  monkeypatch.setitem(models.ENCODERS, "twin", twin)
+  np.savez(tmp_path / "t.npz", **arrays())
+  given = ["convert", f"--source={tmp_path / 't.npz'}", f"--out={tmp_path / 'out'}"]
+  assert commands.main(given) == 2
+  assert "t.npz may be of tiny, twin; say which by --arch" in capsys.readouterr().err
+  server.add("someone/twin", timm_files())
+  given[1] = "--source=hf:someone/twin"
+  assert commands.main(given) == 0 and store.read_card(tmp_path / "out").arch == "twin"
+
+
+def test_a_pickle_that_needs_code_is_refused(server, tmp_path):
+  target = tmp_path / "made"
+  evil = pickle.dumps({"a": Evil(target)}, protocol=2)
+  server.add("someone/evil", {"pytorch_model.bin": evil})
+  assert "reading it could run any code, so it is refused" in wrong("hf:someone/evil")
+  assert not target.exists()
 
 
 def test_downloads_that_are_cut_short_or_changed(server, caches):

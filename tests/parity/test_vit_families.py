@@ -294,6 +294,26 @@ def test_the_files_that_transformers_writes(name, tmp_path):
     np.testing.assert_array_equal(found[key], array)
 
 
+@pytest.mark.parametrize(("kind", "arch"), [("CLIP", "clip_b16"), ("Siglip", "siglip_b16")])
+def test_text_towers_of_whole_models_are_passed_over(kind, arch):
+  torch_models.peer("timm")
+  library = torch_models.peer("transformers")
+  sizes = {"hidden_size": WIDTH, "num_hidden_layers": DEPTH, "num_attention_heads": HEADS,
+           "intermediate_size": 4 * WIDTH}  # fmt: skip
+  text = sizes | {"vocab_size": 9, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+  vision = sizes | {"patch_size": 16, "image_size": 48}
+  config = getattr(library, f"{kind}Config")(vision_config=vision, text_config=text)
+  module = torch_models.randomize(getattr(library, f"{kind}Model")(config))
+  state = torch_models.state_of(module)
+  assert any(name.startswith("text_model.encoder.layers.0.") for name in state)
+  encoder = models.ENCODERS[arch].make(grid=3, **SMALL)
+  weights = weights_of(encoder, arch, state)
+  assert bool(weights["classifier"]) == (kind == "CLIP")
+  kernel = weights["params"]["block1"]["fc1"]["kernel"]
+  name = "vision_model.encoder.layers.1.mlp.fc1.weight"
+  np.testing.assert_array_equal(kernel, state[name].T)
+
+
 def openai_s(state):
   """timm's names of an image tower as OpenAI and OpenCLIP have them, and a text tower beside."""
   found = {"visual.proj": state.pop("head.weight").T.copy(), "logit_scale": np.zeros(())}

@@ -116,7 +116,8 @@ def plan(
   config = ConfigDict(config)
   classes = _num_classes(config) if num_classes is None else num_classes
   with config.unlocked():
-    config.encoder.init = ""  # The compiler does not look at values.
+    if config.data.image_size:  # The compiler does not look at values, but at this.
+      config.encoder.init = ""
     if images_per_chip is not None:
       config.data.batch_size = images_per_chip * chips
   resolved = setup.resolve(config, chips, platform=target.chip.platform)

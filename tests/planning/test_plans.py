@@ -125,6 +125,12 @@ def test_a_config_that_cannot_run():
     plans.plan(tiny_config(**{"embedding.dim": -1}), here())
 
 
+def test_weights_are_asked_for_their_size_alone():
+  keys = {"data.image_size": 0, "encoder.init": "/nowhere"}
+  with pytest.raises(ConfigError, match=r"config\.encoder\.init: /nowhere: no such file"):
+    plans.plan(tiny_config(**keys), here())
+
+
 def test_warnings():
   config = tiny_config(**{"data.batch_size": 24, "embedding.dim": 96})
   tpu = CHIP._replace(platform="tpu")

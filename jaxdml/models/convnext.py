@@ -173,6 +173,13 @@ def _tidied(state: State) -> State:
   return tidy
 
 
+def _fits(blocks: int, width: int, v2: bool, state: State) -> bool:
+  """False unless the stem's width, the third stage's last block and V2's normalisation agree."""
+  has = lambda block, part: f"stages.2.blocks.{block}.{part}.weight" in state
+  stem = np.shape(state.get("stem.0.weight", 0.0)) == (width, 3, 4, 4)
+  return stem and has(blocks - 1, "norm") and not has(blocks, "norm") and has(0, "mlp.grn") == v2
+
+
 # Blocks in each stage and channels of the first; widths double.
 _SIZES = {
   "tiny": ((3, 3, 9, 3), 96), "small": ((3, 3, 27, 3), 96), "base": ((3, 3, 27, 3), 128),
@@ -194,6 +201,7 @@ def _register(name: str, size: str, hub: str, theirs: str, crop: float = 0.875, 
     # DINOv3's own files have the last normalisation twice.
     ignore=r"norms\..*",
     tidied=_tidied,
+    fits=functools.partial(_fits, depths[2], width, v2),
     hub=f"timm/{hub}",
   )
   register(name, make, published)

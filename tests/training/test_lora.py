@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdml import training
-from jaxdml.training import lora, networks, parallel
+from jaxdml.training import lora, networks, optimizers, parallel
 from jaxdml.training.config import ConfigError
 from tests.training.helpers import compiled, fake_batch, tiny_config, train, train_on_all
 
@@ -139,13 +139,20 @@ def test_refuses(keys, message):
     networks.build(training.resolve(config)).abstract()
 
 
-def test_the_default_is_attention_alone():
+@pytest.mark.parametrize(
+  "name", ["clip_b16", "dinov2_s14_reg", "dinov3_s16plus", "siglip_b16", "unicom_b16", "vit_s16"]
+)
+def test_of_each_family_attention_has_adapters_and_each_stage_its_share(name):
   config = training.default_config()
-  config.encoder.update(name="vit_s16", lora={"rank": 2})
-  config.data.update(channels=3, image_size=16)
-  with config.unlocked():
-    config.encoder.options = {"depth": 2}
-  shapes = networks.build(training.resolve(config)).abstract()["params"]["lora"]
-  assert {(b, k) for b in shapes for k in shapes[b]} == {
-    (block, kernel) for block in ("block0", "block1") for kernel in ("qkv", "proj")
+  config.encoder.update(name=name, lora={"rank": 2})
+  config.data.update(channels=3, image_size=224)
+  config.optimizer.layer_decay = 0.5
+  embedder = networks.build(training.resolve(config))
+  params = embedder.abstract()["params"]
+  assert {(b, k) for b in params["lora"] for k in params["lora"][b]} == {
+    (f"block{block}", kernel) for block in range(12) for kernel in ("qkv", "proj")
   }
+  share_fn, stages = optimizers.encoder_shares(config, embedder.encoder, 1), embedder.encoder.stages
+  paths = [[key.key for key in path] for path, _ in jax.tree.leaves_with_path(params["encoder"])]
+  shares = {share_fn(path).factor for path in paths}
+  assert shares == {0.5**distance for distance in range(len(stages))}

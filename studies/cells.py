@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from jaxdml import _files
 from jaxdml.training import defaults
 from jaxdml.training.config import flatten
 from studies import table
@@ -72,6 +73,11 @@ class Cell(NamedTuple):
     """It took, over all its starts."""
     path = self.folder / "seconds.json"
     return json.loads(path.read_text()) if path.exists() else 0.0
+
+
+def write_count(cell: Cell, parameters: int) -> None:
+  """Keeps how many parameters learnt."""
+  _files.write_json(cell.folder / "learning.json", parameters)
 
 
 def config_of(cell: Cell) -> ConfigDict:
@@ -163,9 +169,12 @@ def rows_of(cells: Sequence[Cell]) -> list[table.Row]:
     for model, metrics in (cell.results() or {}).items():
       floor = model in FLOORS
       place = (cell.suite, arm.task, "" if floor else arm.loss, model if floor else arm.method)
+      values = {k: v for k, v in metrics.items() if not k.startswith("num_")}
+      learning = cell.folder / "learning.json"
+      if not floor and SUITES[cell.suite].costs and learning.exists():
+        count = json.loads(learning.read_text())
+        values |= {table.MILLIONS: count / 1e6, table.MINUTES: cell.seconds() / 60}
       rows += [
-        table.Row(*place, cell.seed, "test", metric, value)
-        for metric, value in metrics.items()
-        if not metric.startswith("num_")
+        table.Row(*place, cell.seed, "test", metric, value) for metric, value in values.items()
       ]
   return rows

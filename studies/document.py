@@ -190,6 +190,8 @@ def section(place: Place, suite: Suite | None) -> str:
       both = {arm for arm in arms if arm.startswith(f"{first}+")}
       if both:
         parts.append(markdown.effects(suite.rows, suite.metrics, first, both))
+  if any(row.metric == table.MILLIONS for row in suite.rows):
+    parts.append(markdown.costs(suite.rows))
   if suite.info.get("tuning"):
     parts.append(markdown.tuning(suite.info["tuning"]))
   made = markdown.provenance(suite.info)

@@ -9,7 +9,7 @@ from jaxdml.evaluation import describe_metric
 from studies import statistics, table
 from studies.table import Row
 
-__all__ = ["effects", "provenance", "results", "tuning"]
+__all__ = ["costs", "effects", "provenance", "results", "tuning"]
 
 # Beside a suite's own metrics a table has those of these that there are.
 _COLUMNS = ("map@r", "recall@1", "r_precision", "nmi", "f1")
@@ -109,6 +109,23 @@ def effects(
   else:
     note = "One pair each, which has no interval."
   return "\n\n".join([*parts, _wrapped(note)])
+
+
+def costs(rows: Sequence[Row]) -> str:
+  """A table a task of what each arm costs: parameters that learn, minutes of a run."""
+  plan = table.layout(rows, (table.MILLIONS, table.MINUTES))
+  body = []
+  for task in plan.tasks:
+    for loss in plan.losses:
+      for arm in plan.arms:
+        mean = lambda metric, of=(task, loss, arm): statistics.mean_interval(
+          statistics.by_seed(
+            rows, arm=of[2], metric=metric, task=of[0], loss=of[1], split=plan.split
+          ).values()
+        ).mean  # fmt: skip
+        millions, minutes = mean(table.MILLIONS), mean(table.MINUTES)
+        body.append([table.task_label(task), arm, f"{millions:.3f}", f"{minutes:.1f}"])
+  return _table(["task", "arm", "millions of parameters that learn", "minutes a run"], body)
 
 
 def tuning(candidates: Sequence[Mapping[str, Any]]) -> str:

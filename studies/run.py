@@ -41,6 +41,7 @@ def _train(cell: Cell, data_dir: str, cache: str, keep_checkpoints: bool) -> str
   """Runs a cell in this process."""
   import jax
 
+  from jaxdml import models
   from jaxdml.training import loop
 
   jax.config.update("jax_compilation_cache_dir", cache)
@@ -49,7 +50,12 @@ def _train(cell: Cell, data_dir: str, cache: str, keep_checkpoints: bool) -> str
   _files.write_json(cell.folder / "cell.json", cells_lib.as_json(config))
   config.data.data_dir = data_dir
   config.train.report = False  # of hundreds of runs nobody reads the pages
-  rows = loop.train_and_evaluate(config, cell.folder)
+
+  def count(run: Any, _: Any) -> None:
+    learns = run.setup.program.learns(run.state.params)
+    cells_lib.write_count(cell, models.count_parameters(learns))
+
+  rows = loop.train_and_evaluate(config, cell.folder, finished=count)
   # Programs of other shapes than the next cell's would pile up.
   jax.clear_caches()
   if rows is None:

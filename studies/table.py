@@ -190,6 +190,8 @@ def _dump_jsonl(rows: list[Row]) -> str:
 
 
 BASELINE = "plain"
+MILLIONS, MINUTES = "cost/millions", "cost/minutes"
+"""Parameters that learnt, in millions, and the wall time of a run."""
 _ARMS = ("plain", "EPS", "HDML", "EPS+HDML")
 _FLOORS = (
   "chance", "raw pixels", "untrained encoder", "pretrained encoder", "frozen pretrained encoder",

@@ -55,6 +55,33 @@ def imagenet() -> ConfigDict:
   return config
 
 
+def imagenet_tuned() -> ConfigDict:
+  """The same, with validation classes to choose by."""
+  config = imagenet()
+  config.eval.select_by = "map@r"
+  return config
+
+
+def imagenet_tuned_lite2() -> ConfigDict:
+  """The same with a larger encoder."""
+  config = imagenet_tuned()
+  config.encoder.name = "efficientnet_lite2"
+  return config
+
+
+def digits_tuned() -> ConfigDict:
+  """Eight of ten digits, searched with all ten among other writers'; scikit-learn's are real."""
+  config = imagenet_tuned()
+  config.data.dataset = "digits"
+  config.data.preprocess = "digits"
+  config.data.batch_size = 64
+  config.data.images_per_class = 8
+  config.eval.validation_fraction = 0.2
+  for key in ("duration", "evaluate_every", "checkpoint_every"):
+    config.train[key] = "100 steps"
+  return config
+
+
 def base_letters() -> ConfigDict:
   """Trained on the base letter (a, A, á are one), searched by code point."""
   config = glyphs()

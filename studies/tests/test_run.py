@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from studies import cells, pool, run, table
+from studies import cells, markdown, pool, run, table
 from studies.suites import SUITES
 
 
@@ -128,3 +128,18 @@ def test_a_cell_is_a_run_that_leaves_its_numbers(data_dir, tmp_path):
   assert not (cell.folder / "checkpoints").exists()
   metrics = {row.metric for row in cells.rows_of([cell])}
   assert {"map@r", "collapse/modes_kept"} <= metrics and "num_queries" not in metrics
+  assert table.MILLIONS not in metrics  # Costs are for suites that show them.
+
+
+def test_costs_are_of_the_arms_alone_and_stand_in_a_table(tmp_path):
+  place = next(i for i, arm in enumerate(SUITES["finetune"].arms) if arm.method == "LoRA")
+  cell = cells.Cell("finetune", place, 0, {}, False, True, tmp_path)
+  results = {"raw pixels": {"map@r": 0.1}, "trained model": {"map@r": 0.5}}
+  (tmp_path / "results.json").write_text(json.dumps(results))
+  (tmp_path / "seconds.json").write_text("90")
+  cells.write_count(cell, 182_272)
+  rows = cells.rows_of([cell])
+  found = {(row.arm, row.metric): row.value for row in rows}
+  assert found["LoRA", table.MILLIONS] == 0.182272 and found["LoRA", table.MINUTES] == 1.5
+  assert not [arm for arm, metric in found if metric == table.MINUTES and arm == "raw pixels"]
+  assert "| letters, Lite0 | LoRA | 0.182 | 1.5 |" in markdown.costs(rows)

@@ -128,5 +128,6 @@ register(
     classifier=("last_linear.weight", "last_linear.bias"),
     preprocessing=caffe((104.0, 117.0, 128.0)),
     tidied=_tidied,
+    fits=lambda state: "conv1_7x7_s2_bn.weight" in state,
   ),
 )

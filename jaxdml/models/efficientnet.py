@@ -178,6 +178,7 @@ for _size, (_width, _depth, _side, _digest) in enumerate(
       file=f"{_file} of PyPI's {_package}",
       name_of=functools.partial(_name_of, _layout),
       classifier=("_fc.weight", "_fc.bias"),
+      fits=lambda state: "_bn1.weight" in state,
       # (x - 127) / 128 of 8-bit values, read in the source of the TensorFlow original, as is that
       # the crop leaves a border of 16 pixels.
       preprocessing=Preprocessing(

@@ -233,6 +233,7 @@ register(
     preprocessing=caffe((104.0, 117.0, 123.0)),
     ignore=r"loss[12]/.*|OC2_DUMMY_\d+",  # the classifiers of training alone
     tidied=_caffe_tidied,
+    fits=lambda state: "conv1/7x7_s2/weights" in state,
   ),
 )
 
@@ -262,6 +263,7 @@ GoogLeNetBN = register(
     # (transform_input=True).
     preprocessing=Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3),
     ignore=r".*\.num_batches_tracked|aux[12]\..*",
+    fits=lambda state: "conv3.bn.weight" in state,
   ),
 )
 """torchvision's GoogLeNet: BatchNorm, 3x3 kernels in the "5x5" branches, a 2x2 last max pooling."""

@@ -129,6 +129,7 @@ def _published(name: str) -> Published:
     file=f"torchvision's {name}, {name}-*.pth, or timm's {name}, model.safetensors",
     name_of=_name_of,
     classifier=("fc.weight", "fc.bias"),
+    fits=lambda state: "layer1.0.bn1.weight" in state,
     hub=f"timm/{name}.a1_in1k",
   )
 

@@ -3,8 +3,9 @@
 python .ci/pyright.py            needs pip install '.[lint]' in an environment that runs the package
 
 The package ships py.typed: what an editor underlines in our own examples, it underlines for users.
-Each example is checked as a module of its own, as a reader copies it; one that imports nothing goes
-on where the example before it on the page ended.
+Each example is checked as a module of its own, as a reader copies it. One that does not import
+jaxdml goes on where the example before it in its section ended; a section's first goes on after
+the page's first.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))]
 
 
-def blocks(page: str) -> list[tuple[int, str]]:
-  """(line before the block, its code) of each Python example of a page."""
+def blocks(page: str) -> list[tuple[int, str, str]]:
+  """(line before the block, its code, the heading above) of each Python example of a page."""
   text = (ROOT / page).read_text()
   found = re.finditer(r"^```(?:python|py)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
-  return [(text[: m.start()].count("\n") + 1, m.group(1)) for m in found]
+  above = lambda m: ["", *re.findall(r"^## .*$", text[: m.start()], re.MULTILINE)][-1]
+  return [(text[: m.start()].count("\n") + 1, m.group(1), above(m)) for m in found]
 
 
 def main() -> int:
@@ -32,12 +34,17 @@ def main() -> int:
   starts = {}
   with tempfile.TemporaryDirectory() as folder:
     for page in PAGES:
-      before = ""
-      for line, code in blocks(page):
-        before = before if "import " not in code else ""
+      before = first = section = ""
+      for line, code, heading in blocks(page):
+        if re.search(r"^(?:from|import) jaxdml", code, re.MULTILINE):
+          before = ""
+        elif heading != section:
+          before = first
+        section = heading
         name = f"example_{len(starts)}.py"
         starts[name] = page, line - before.count("\n")
         before += code
+        first = first or code
         (pathlib.Path(folder) / name).write_text(before)
     config = {"include": [folder], "extraPaths": [str(ROOT)], "typeCheckingMode": "basic"}
     (pathlib.Path(folder) / "pyrightconfig.json").write_text(json.dumps(config))

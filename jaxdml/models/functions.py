@@ -1,6 +1,6 @@
 """Networks of any library as encoders: a pair of functions, (init, apply)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -77,7 +77,7 @@ def _restored(like: PyTree, named: Any) -> PyTree:
 
 
 def from_functions(
-  init: Callable[[Array, Array], dict[str, PyTree]],
+  init: Callable[[Array, Array], Mapping[str, PyTree]],
   apply: Callable[[dict[str, PyTree], Array, bool], Any],
   feature_dim: int,
   *,

@@ -18,7 +18,7 @@ REFUSED = {
   "data.channels": (4, "config.data.channels: expected 1 (grey) or 3 (colour); got 4"),
   "data.normalize": ("vgg", "config.data.normalize: expected one of caffe, half, imagenet, unit"),
   "data.color_jitter": (0.2, "config.data.color_jitter: grey images have no colour, so 0; got 0.2"),
-  "encoder.name": ("vgg", "config.encoder.name: expected one of bn_inception, convnet"),
+  "encoder.name": ("vgg", "config.encoder.name: expected one of bn_inception, clip_b16"),
   "embedding.norm": ("group", "config.embedding.norm: expected one of batch, layer, none"),
   "encoder.dtype": ("float16", "config.encoder.dtype: expected one of auto, float32, bfloat16"),
   "encoder.chunk_size": (3, "expected 0 (all at once) or a divisor of the 4 images of each device"),

@@ -224,6 +224,10 @@ class _Run:
         # All is on the devices: a copy from the host here would stall them at every step.
         with jax.transfer_guard("disallow"):
           device_state, metrics = self.step_fn(device_state, arrays)
+        if step == start + 1 and step % log_every and step < self.total:
+          # What it took to compile is no part of the rate, nor of the time that is left.
+          bar.unpause()
+          since, logged = time.perf_counter(), step
         starving.started(metrics["finite"])
         pending.append((step, metrics["finite"]))
         # One step behind, so that looking does not stall the device.
@@ -236,7 +240,7 @@ class _Run:
           rate = (step - logged) * keys.batch_size / (now - since)
           waited = starving.share(now - since)
           # Not of the first steps: they take what was made while they were compiled.
-          if logged > start and (text := starving.advice(waited, keys.num_workers, keys.cache)):
+          if logged > start + 1 and (text := starving.advice(waited, keys.num_workers, keys.cache)):
             _say(text)
           since, logged = now, step
           del scalars["finite"]

@@ -325,6 +325,33 @@ def test_a_score_that_is_no_number_is_never_the_best(data_dir, tmp_path):
     assert run.progress.best is None and run.checkpoints.latest_step("best") is None
 
 
+def test_the_rate_of_the_first_steps_is_without_what_they_take_to_compile(
+  data_dir, tmp_path, monkeypatch
+):
+  """The first step takes ten seconds; the others, which are tiny, are less than one."""
+  config = digits_config(
+    data_dir, **{**LIGHT, "train.duration": "4 steps", "train.log_every": "4 steps"}
+  )
+  compile_step, clock, slept = loop.parallel.compile_step, time.perf_counter, []
+
+  def slow(*given):
+    step_fn = compile_step(*given)
+
+    def step(*arrays):
+      out = step_fn(*arrays)
+      slept.append(10.0 if not slept else 0.0)
+      return out
+
+    return step
+
+  monkeypatch.setattr(loop.parallel, "compile_step", slow)
+  monkeypatch.setattr(loop.time, "perf_counter", lambda: clock() + sum(slept))
+  loop.train_and_evaluate(config, tmp_path)
+  lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  (rate,) = [line["images_per_second"] for line in lines if "images_per_second" in line]
+  assert rate * 10 > 4 * config.data.batch_size
+
+
 def test_a_full_disk_is_one_error(tmp_path, monkeypatch):
   manager = checkpoints.Checkpoints(tmp_path, keep=1)
 

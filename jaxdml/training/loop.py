@@ -69,7 +69,11 @@ class _Run:
     self.step_fn = parallel.compile_step(step, config.train.parallel)
     # What cannot run is found before the workdir is this config's, and before any time is spent.
     setup.trace(self.setup)
-    workdir_lib.check(config, workdir)
+    if before := workdir_lib.check(config, workdir, self.setup.steps_per_epoch):
+      _say(
+        f"{workdir} becomes longer: {self.total} steps in place of {before}; from here on "
+        f"optimizer.schedule={config.optimizer.schedule} is that of {self.total} steps"
+      )
     workdir_lib.check_data(workdir, self.setup.splits, config.data.label)
     self.test = Evaluator(config, self.setup.measured, program.embed, shared=True)
     self.selection = self.test

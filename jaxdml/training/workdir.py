@@ -18,7 +18,7 @@ from jaxdml.data import Dataset, preprocess
 from jaxdml.training import config as config_lib
 from jaxdml.training import defaults
 from jaxdml.training.checkpoints import CheckpointError
-from jaxdml.training.config import Config, ConfigError, flatten
+from jaxdml.training.config import Config, ConfigError, duration, flatten
 
 FORMAT = 4
 """Of a workdir, in its config.json: 1 named none, 2 had no digests, 3 not the `first` of HDML."""
@@ -31,6 +31,7 @@ FROZEN = "frozen pretrained encoder"
 
 _FLOORS = ("raw pixels", "untrained encoder", FROZEN)  # What any training has to beat.
 _DATA, _RESULTS_DIGEST = "data.json", "results.sha256"
+_DURATION = "train.duration"
 _LONGEST = 200  # Bytes of the longest path inside a workdir, Orbax's.
 # What runs older than a key did, where it is not the key's default.
 _BEFORE = {
@@ -40,7 +41,7 @@ _BEFORE = {
 # reaches the parameters.
 OPERATIONAL = (
   "data.cache", "data.data_dir", "data.max_bad_images", "data.num_workers",
-  "train.checkpoint_every", "train.keep", "train.log_every", "train.report",
+  "train.checkpoint_every", "train.keep", "train.log_every", "train.report", "train.writers",
 )  # fmt: skip
 
 
@@ -77,8 +78,12 @@ def _as_json(config: Config) -> dict[str, Any]:
   return json.loads(_files.dump_json(config.to_dict()))
 
 
-def check(config: Config, workdir: pathlib.Path) -> None:
+def check(config: Config, workdir: pathlib.Path, steps_per_epoch: int) -> int | None:
   """Writes config.json into a new workdir; in an old one, refuses a config that differs.
+
+  A longer `train.duration` alone is taken: the run goes on, and config.json has the new one.
+
+  Returns the steps that the run was to have before, if it becomes longer; else None.
 
   Raises ConfigError: the workdir holds a run of another config; the differing keys are listed.
   """
@@ -92,7 +97,7 @@ def check(config: Config, workdir: pathlib.Path) -> None:
       )
     if not jax.process_index():
       _files.write_json(path, _files.seal(ours))
-    return
+    return None
   mine = flatten(ours)
   # A key younger than the run: then it was as it is by default now, which weights may fill in.
   default = flatten(_as_json(defaults.get_config()))
@@ -103,12 +108,19 @@ def check(config: Config, workdir: pathlib.Path) -> None:
     for key in sorted(mine.keys() | theirs.keys())
     if key not in OPERATIONAL and mine.get(key) != theirs.get(key)
   ]
-  if differing:
-    raise ConfigError(
-      f"--workdir={workdir} holds a run of another config:\n"
-      + "\n".join(differing)
-      + "\nchoose another --workdir, or give the same config to resume"
-    )
+  if not differing:
+    return None
+  then, now = (duration(of[_DURATION], steps_per_epoch, _DURATION) for of in (theirs, mine))
+  if len(differing) == 1 and then < now:
+    if not jax.process_index():
+      _files.write_json(path, _files.seal(ours))
+    return then
+  raise ConfigError(
+    f"--workdir={workdir} holds a run of another config:\n"
+    + "\n".join(differing)
+    + f"\nchoose another --workdir, or give the same config to resume; a longer {_DURATION} alone "
+    "makes the run longer"
+  )
 
 
 def read_config(workdir: pathlib.Path, data_dir: str | None = None) -> Config:

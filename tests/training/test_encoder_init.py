@@ -91,17 +91,17 @@ def test_size_crop_and_interpolation_are_the_weights_unless_the_config_sets_them
 
 def test_a_run_from_before_these_keys_resumes_as_it_was(converted, tmp_path):
   before = config_of(converted, **{"data.crop_pct": 7 / 8, "data.interpolation": "bilinear"})
-  workdir.check(training.resolve(before), tmp_path)
+  workdir.check(training.resolve(before), tmp_path, 10)
   path = tmp_path / "config.json"
   there = json.loads(path.read_text())
   del there["data"]["crop_pct"], there["data"]["interpolation"], there["seal"]
   path.write_text(json.dumps(there))
-  workdir.check(training.resolve(before), tmp_path)
+  workdir.check(training.resolve(before), tmp_path, 10)
   read = workdir.read_config(tmp_path).data
   old, new = (preprocess.from_config(d, train=False) for d in (read, before.data))
   assert old.load.args == new.load.args
   with pytest.raises(ConfigError, match=r"data\.interpolation: there 'bilinear', here 'bicubic'"):
-    workdir.check(training.resolve(config_of(converted)), tmp_path)
+    workdir.check(training.resolve(config_of(converted)), tmp_path, 10)
 
 
 def test_a_normalisation_of_ones_own_is_kept_and_said(converted):

@@ -117,7 +117,7 @@ def test_windows_are_resolved_to_steps(variant, window):
 
 def test_the_workdir_records_what_was_used(tmp_path):
   resolved = training.resolve(tiny_config(**{"hdml.variant": "code"}))
-  workdir.check(resolved, tmp_path)
+  workdir.check(resolved, tmp_path, 10)
   kept = json.loads((pathlib.Path(tmp_path) / "config.json").read_text())
   assert kept["hdml"]["running_bn"] == "both" and kept["hdml"]["window"] == "2 steps"
 

@@ -97,6 +97,19 @@ def test_rows_files_and_learning(finished, capsys):
 
 
 @pytest.mark.slow
+def test_a_finished_run_made_longer_is_the_longer_run(finished, tmp_path, capsys):
+  """The schedule is constant: half of the steps, then the others, are all of them at once."""
+  config, workdir, rows = finished
+  shorter = config.copy_and_resolve_references()
+  shorter.train.duration = "4 steps"
+  assert loop.train_and_evaluate(shorter, tmp_path / "run") != rows
+  assert loop.train_and_evaluate(config, tmp_path / "run") == rows
+  said = f"{tmp_path / 'run'} becomes longer: 8 steps in place of 4; from here on"
+  assert f"{said} optimizer.schedule=constant is that of 8 steps" in capsys.readouterr().err
+  assert_bitwise(final_state(tmp_path / "run", config), final_state(workdir, config))
+
+
+@pytest.mark.slow
 def test_the_plain_form_is_trained_as_one_more_floor(data_dir, tmp_path, capsys, monkeypatch):
   """Its row is what the same config without EPS and HDML gives; SIGTERM in it ends the run."""
   config = digits_config(data_dir, **LIGHT)

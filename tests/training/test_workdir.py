@@ -17,49 +17,65 @@ from tests.training.test_loop import digits_config
 
 
 def test_workdir_of_another_config(tmp_path):
-  workdir.check(tiny_config(), tmp_path / "run")
-  workdir.check(tiny_config(**{"data.num_workers": 3}), tmp_path / "run")
+  workdir.check(tiny_config(), tmp_path / "run", 10)
+  workdir.check(tiny_config(**{"data.num_workers": 3}), tmp_path / "run", 10)
   with pytest.raises(ConfigError, match="another config") as caught:
-    workdir.check(tiny_config(**{"seed": 5, "loss.name": "margin"}), tmp_path / "run")
+    workdir.check(tiny_config(**{"seed": 5, "loss.name": "margin"}), tmp_path / "run", 10)
   assert "seed: there 0, here 5" in str(caught.value)
   assert "loss.name: there 'npair', here 'margin'" in str(caught.value)
   assert json.loads((tmp_path / "run" / "config.json").read_text())["seed"] == 0
 
 
+def test_a_workdir_becomes_longer_by_the_duration_alone(tmp_path):
+  run = lambda **keys: workdir.check(tiny_config(**keys), tmp_path, 10)
+  assert run(**{"train.duration": "2 epochs"}) is None
+  for wrong in ({"train.duration": "19 steps"}, {"train.duration": "30 steps", "seed": 1}):
+    with pytest.raises(ConfigError, match=r"a longer train\.duration alone makes the run longer"):
+      run(**wrong)
+  assert run(**{"train.duration": "21 steps"}) == 20
+  assert json.loads((tmp_path / "config.json").read_text())["train"]["duration"] == "21 steps"
+  assert run(**{"train.duration": "21 steps"}) is None
+  with pytest.raises(ConfigError, match="another config"):
+    run(**{"train.duration": "2 epochs"})
+
+
 def test_workdir_with_a_broken_config_file(tmp_path):
   (tmp_path / "config.json").write_text('{"seed"')
   with pytest.raises(ConfigError, match=r"config\.json is no JSON"):
-    workdir.check(tiny_config(), tmp_path)
+    workdir.check(tiny_config(), tmp_path, 10)
 
 
 @pytest.mark.parametrize("text", [b"[]", b"\xff", b"null"])
 def test_workdir_whose_config_is_something_else(tmp_path, text):
   (tmp_path / "config.json").write_bytes(text)
   with pytest.raises(ConfigError, match=r"config\.json is no JSON of a config"):
-    workdir.check(tiny_config(), tmp_path)
+    workdir.check(tiny_config(), tmp_path, 10)
 
 
 def test_workdir_from_before_a_key_was_as_its_default(tmp_path):
-  workdir.check(tiny_config(), tmp_path)
+  workdir.check(tiny_config(), tmp_path, 10)
   path = tmp_path / "config.json"
   there = json.loads(path.read_text())
   del there["eval"]["diagnostics"], there["seal"]
   path.write_text(json.dumps(there))
-  workdir.check(tiny_config(), tmp_path)
+  workdir.check(tiny_config(), tmp_path, 10)
   with pytest.raises(ConfigError, match=r"eval\.diagnostics: there True, here False"):
-    workdir.check(tiny_config(**{"eval.diagnostics": False}), tmp_path)
+    workdir.check(tiny_config(**{"eval.diagnostics": False}), tmp_path, 10)
 
 
 @pytest.mark.parametrize("number", [None, 1, 2, 3])
 def test_a_workdir_of_another_version_is_one_message(tmp_path, number):
-  workdir.check(tiny_config(), tmp_path)
+  workdir.check(tiny_config(), tmp_path, 10)
   path = tmp_path / "config.json"
   there = json.loads(path.read_text())
   del there["format"]
   path.write_text(json.dumps(there if number is None else {"format": number, **there}))
   numbers = rf"\(format {number or 1}; this one reads {workdir.FORMAT}\)"
   message = rf"another version of jaxdml {numbers}.* train anew in"
-  for read in (lambda: workdir.check(tiny_config(), tmp_path), lambda: training.restore(tmp_path)):
+  for read in (
+    lambda: workdir.check(tiny_config(), tmp_path, 10),
+    lambda: training.restore(tmp_path),
+  ):
     with pytest.raises(ConfigError, match=message):
       read()
 
@@ -79,12 +95,15 @@ def test_floors_that_a_trained_model_ends_below():
 
 
 def test_a_config_that_is_not_what_was_written(tmp_path):
-  workdir.check(tiny_config(), tmp_path)
+  workdir.check(tiny_config(), tmp_path, 10)
   path = tmp_path / "config.json"
   there = json.loads(path.read_text())
   there["embedding"]["dim"] += 1
   path.write_text(json.dumps(there))
-  for read in (lambda: workdir.check(tiny_config(), tmp_path), lambda: training.restore(tmp_path)):
+  for read in (
+    lambda: workdir.check(tiny_config(), tmp_path, 10),
+    lambda: training.restore(tmp_path),
+  ):
     with pytest.raises(ConfigError, match=r'is not what the run wrote.* take its "seal" out'):
       read()
   del there["seal"]
@@ -95,7 +114,7 @@ def test_a_config_that_is_not_what_was_written(tmp_path):
 def test_workdir_with_checkpoints_of_nobody_knows_which_config(tmp_path):
   (tmp_path / "checkpoints" / "last" / "7").mkdir(parents=True)
   with pytest.raises(ConfigError, match=r"holds checkpoints and no config\.json"):
-    workdir.check(tiny_config(), tmp_path)
+    workdir.check(tiny_config(), tmp_path, 10)
 
 
 def test_other_data_under_the_same_name(data_dir, tmp_path):

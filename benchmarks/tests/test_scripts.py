@@ -66,6 +66,10 @@ RUNS = {
     "GFLOP/s)",
   ),
   "pointwise": (["--images=1"], "| 1, 64, 16 to 96 |"),
+  "vit_compile": (
+    ["--encoder=vit_s16", "--depths=1", "--batch=2", "--size=32"],
+    "| 1 | True |",
+  ),
 }
 
 

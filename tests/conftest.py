@@ -38,13 +38,22 @@ def pytest_addoption(parser):
     help="of each test's parametrised cases run the first and every Nth after it: another version "
     "of Python and JAX is tried on all that there is, at a fraction of the time",
   )
+  parser.addoption(
+    "--tests",
+    type=int,
+    default=1,
+    metavar="N",
+    help="of the tests the first and every Nth after it",
+  )
 
 
 def pytest_collection_modifyitems(config, items):
-  every, seen, kept, left = config.getoption("--every"), collections.Counter(), [], []
+  every, tests = config.getoption("--every"), config.getoption("--tests")
+  seen, places, kept, left = collections.Counter(), {}, [], []
   for item in items:
     test = item.nodeid.partition("[")[0]
-    (left if seen[test] % every else kept).append(item)
+    place = places.setdefault(test, len(places))
+    (left if seen[test] % every or place % tests else kept).append(item)
     seen[test] += 1
   if left:
     config.hook.pytest_deselected(items=left)

@@ -22,14 +22,13 @@ RUNS = {
       "resnet18",
       "--passes",
       "forward",
-      "train",
       "--batch",
       "4",
       "--size",
       "32",
       "--peers",
     ],
-    "| `resnet18` | train |",
+    "| `resnet18` | forward |",
   ),
   "encoders_by_side": (
     ["--only", "resnet18", "--sides", "33", "40", "--images=1", "--calls=1"],
@@ -39,7 +38,7 @@ RUNS = {
   "evaluation": (["--tiny", "--repeats=1", "--no-kmeans"], "| of the product |"),
   "evaluation_kmeans": (["--tiny", "--iterations=2"], "without structure"),
   "export": (["--encoder", "convnet"], "| `convnet` | 32 |"),
-  "kill_campaign": (["--kills=1", "--early=1", "--steps=10"], "the same, bit by bit"),
+  "kill_campaign": (["--kills=1", "--early=0", "--steps=10"], "the same, bit by bit"),
   "gradcache": (["--batch", "8", "--image_size", "16", "--chunks", "0", "4"], "| 4 |"),
   "hdml_overhead": (
     [

@@ -264,16 +264,15 @@ def _finetune() -> Suite:
       "encoder.lora.rank": 8, "encoder.lora.targets": _POINTWISE, "optimizer.encoder_factor": 1.0,
     },
     "averaged": {"train.ema_decay": 0.97},
-    "staged": {"optimizer.unfreeze": ("50 steps: 3", "100 steps: all")},
   }  # fmt: skip
   arms = [
     Arm(task, "multi_similarity", way, _config(base, "multisimilarity"), [r | own for r in tried])
-    for task, base, tried in (
-      ("letters, Lite0", tasks.imagenet_tuned, rates),
-      ("letters, Lite2", tasks.imagenet_tuned_lite2, rates),
-      ("digits, Lite0", tasks.digits_from_imagenet, rates[-1:]),
+    for task, base, tried, stages in (
+      ("letters, Lite0", tasks.imagenet_tuned, rates, ("50 steps: 3", "100 steps: all")),
+      ("letters, Lite2", tasks.imagenet_tuned_lite2, rates, ("50 steps: 3", "100 steps: all")),
+      ("digits, Lite0", tasks.digits_from_imagenet, rates[-1:], ("25 steps: 3", "50 steps: all")),
     )
-    for way, own in ways.items()
+    for way, own in {**ways, "staged": {"optimizer.unfreeze": stages}}.items()
   ]  # fmt: skip
   about = "from ImageNet's weights: frozen, a head on features, LoRA, all, in stages, averaged"
   return Suite("finetune", about, arms, ("map@r", "recall@1"), costs=True)

@@ -19,7 +19,7 @@ def write_run(workdir, run_config):
   """A workdir as training leaves it, with the state before the first step as the best of step 3."""
   run_config = training.resolve(run_config)
   prepared = setup.prepare(run_config)
-  workdir_lib.check(run_config, workdir)
+  workdir_lib.check(run_config, workdir, prepared.steps_per_epoch)
   manager = checkpoints.Checkpoints(workdir, keep=1)
   state = prepared.initial_state()
   manager.save("best", 3, state, checkpoints.Progress(0.5, 3))

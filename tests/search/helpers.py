@@ -54,7 +54,7 @@ def write_images(root, paths):
 def make_workdir(workdir, data_dir, seed=0, **overrides):
   """A workdir as training leaves it, with random parameters: nothing is compiled."""
   config = training.resolve(digits_config(data_dir, **overrides))
-  workdir_lib.check(config, workdir)
+  workdir_lib.check(config, workdir, 29)
   program = program_lib.build(config, num_classes=2, total_steps=8, steps_per_epoch=29)
   rng = np.random.default_rng(seed)
 

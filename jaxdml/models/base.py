@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdml import _lazy
 from jaxdml.models.layers import BatchNorm, Dtype
 from jaxdml.types import Array
 
@@ -242,11 +242,10 @@ def _registered(name: str) -> Callable[..., Encoder]:
 
 def _factory(name: str) -> Callable[..., Encoder]:
   """The object that "package.module:factory" names."""
-  module, _, attribute = name.partition(":")
   try:
-    factory = getattr(importlib.import_module(module), attribute)
-  except (ImportError, AttributeError, ValueError) as error:
-    raise ValueError(f"name: cannot import {name!r}: {error}") from error
+    factory = _lazy.imported(name)
+  except ValueError as error:
+    raise ValueError(f"name: {error}") from error
   if not callable(factory):
     raise ValueError(f"name: expected a function or class; {name} is {factory!r}")
   return factory

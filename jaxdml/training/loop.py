@@ -69,11 +69,7 @@ class _Run:
     self.step_fn = parallel.compile_step(step, config.train.parallel)
     # What cannot run is found before the workdir is this config's, and before any time is spent.
     setup.trace(self.setup)
-    if before := workdir_lib.check(config, workdir, self.setup.steps_per_epoch):
-      _say(
-        f"{workdir} becomes longer: {self.total} steps in place of {before}; from here on "
-        f"optimizer.schedule={config.optimizer.schedule} is that of {self.total} steps"
-      )
+    before = workdir_lib.check(config, workdir, self.setup.steps_per_epoch)
     workdir_lib.check_data(workdir, self.setup.splits, config.data.label)
     self.test = Evaluator(config, self.setup.measured, program.embed, shared=True)
     self.selection = self.test
@@ -83,6 +79,12 @@ class _Run:
     # The workdir is this process's alone before anything in it is tidied up.
     with contextlib.ExitStack() as stack:
       stack.enter_context(workdir_lib.alone(workdir))
+      if before:
+        workdir_lib.write_config(config, workdir)
+        _say(
+          f"{workdir} becomes longer: {self.total} steps in place of {before}; from here on "
+          f"optimizer.schedule={config.optimizer.schedule} is that of {self.total} steps"
+        )
       self.checkpoints = checkpoints.Checkpoints(workdir, config.train.keep)
       stack.callback(self.checkpoints.close)
       self.close = stack.pop_all().close

@@ -81,7 +81,7 @@ def _as_json(config: Config) -> dict[str, Any]:
 def check(config: Config, workdir: pathlib.Path, steps_per_epoch: int) -> int | None:
   """Writes config.json into a new workdir; in an old one, refuses a config that differs.
 
-  A longer `train.duration` alone is taken: the run goes on, and config.json has the new one.
+  A longer `train.duration` alone is taken; `write_config` is to follow, once the workdir is held.
 
   Returns the steps that the run was to have before, if it becomes longer; else None.
 
@@ -95,8 +95,7 @@ def check(config: Config, workdir: pathlib.Path, steps_per_epoch: int) -> int | 
         f"--workdir={workdir} holds checkpoints and no config.json that says whose; put that file "
         "back, or choose another --workdir"
       )
-    if not jax.process_index():
-      _files.write_json(path, _files.seal(ours))
+    write_config(config, workdir)
     return None
   mine = flatten(ours)
   # A key younger than the run: then it was as it is by default now, which weights may fill in.
@@ -112,8 +111,6 @@ def check(config: Config, workdir: pathlib.Path, steps_per_epoch: int) -> int | 
     return None
   then, now = (duration(of[_DURATION], steps_per_epoch, _DURATION) for of in (theirs, mine))
   if len(differing) == 1 and then < now:
-    if not jax.process_index():
-      _files.write_json(path, _files.seal(ours))
     return then
   raise ConfigError(
     f"--workdir={workdir} holds a run of another config:\n"
@@ -121,6 +118,13 @@ def check(config: Config, workdir: pathlib.Path, steps_per_epoch: int) -> int | 
     + f"\nchoose another --workdir, or give the same config to resume; a longer {_DURATION} alone "
     "makes the run longer"
   )
+
+
+def write_config(config: Config, workdir: pathlib.Path) -> None:
+  """Writes config.json, from the first host alone."""
+  if not jax.process_index():
+    ours = {"format": FORMAT, **_as_json(config)}
+    _files.write_json(workdir / "config.json", _files.seal(ours))
 
 
 def read_config(workdir: pathlib.Path, data_dir: str | None = None) -> Config:

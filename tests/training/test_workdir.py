@@ -32,8 +32,11 @@ def test_a_workdir_becomes_longer_by_the_duration_alone(tmp_path):
   for wrong in ({"train.duration": "19 steps"}, {"train.duration": "30 steps", "seed": 1}):
     with pytest.raises(ConfigError, match=r"a longer train\.duration alone makes the run longer"):
       run(**wrong)
+  duration = lambda: json.loads((tmp_path / "config.json").read_text())["train"]["duration"]
   assert run(**{"train.duration": "21 steps"}) == 20
-  assert json.loads((tmp_path / "config.json").read_text())["train"]["duration"] == "21 steps"
+  assert duration() == "2 epochs"  # A run that is training there is not disturbed.
+  workdir.write_config(tiny_config(**{"train.duration": "21 steps"}), tmp_path)
+  assert duration() == "21 steps"
   assert run(**{"train.duration": "21 steps"}) is None
   with pytest.raises(ConfigError, match="another config"):
     run(**{"train.duration": "2 epochs"})

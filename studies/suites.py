@@ -163,7 +163,7 @@ def _sampled() -> Suite:
     # Learning rates to choose from; alpha and beta for the second of them, by hand.
     ("109 classes", tasks.few_sampled, (1e-3, 3e-3), ((5.0, 0.3), (15.0, 0.3))),
     ("even/odd -> digit", tasks.parity_sampled, (2e-3,), ((5.0, 0.3),)),
-    ("ImageNet's weights", tasks.imagenet_sampled, (3e-3,), ()),
+    ("even/odd -> digit, ImageNet's weights", tasks.digits_sampled_from_imagenet, (3e-3,), ()),
   )
   arms = []
   for task, base, rates, dials in grid:
@@ -182,8 +182,8 @@ def _sampled() -> Suite:
       for method, candidates in {**synthetic, "HDML by hand": by_hand}.items()
       if candidates
     ]
-    if base is tasks.parity_sampled:
-      continue  # N-pairs are of as many classes, and here are two.
+    if base is not tasks.few_sampled:
+      continue  # N-pairs are of as many classes, and even and odd are two.
     of_pairs = tasks.pairs_of(base)
     arms.append(Arm(pairs, "npair", "plain", _config(of_pairs, "npair"), plain))
     arms += [

@@ -135,10 +135,13 @@ def parity_sampled() -> ConfigDict:
   return config
 
 
-def imagenet_sampled() -> ConfigDict:
-  """Triplets of the 109 classes, from ImageNet's weights."""
-  config = imagenet()
+def digits_sampled_from_imagenet() -> ConfigDict:
+  """Triplets of even and odd digits, from ImageNet's weights."""
+  config = digits_from_imagenet()
+  config.data.label = "parity"
+  config.data.eval_label = "label"
   config.data.sampler = "triplet"
+  config.data.batch_size = 120
   return config
 
 

@@ -1,14 +1,22 @@
 """Low-rank adapters: the matrices they stand for, their gradient, what learns and what is kept."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdml import training
+from jaxdml import models, training
 from jaxdml.training import lora, networks, optimizers, parallel
 from jaxdml.training.config import ConfigError
-from tests.training.helpers import compiled, fake_batch, tiny_config, train, train_on_all
+from tests.training.helpers import (
+  build_program,
+  compiled,
+  fake_batch,
+  tiny_config,
+  train,
+  train_on_all,
+)
 
 ADAPTED = {
   "encoder.lora.rank": 2,
@@ -47,6 +55,56 @@ def test_merged_is_the_sum_of_both_paths():
   np.testing.assert_allclose(convolve(image, ours["conv"]["kernel"]), both, rtol=1e-5, atol=1e-5)
   on_device = lora.merge(*(jax.tree.map(jnp.float32, tree) for tree in (params, adapters)), 1.5)
   np.testing.assert_allclose(on_device["fc"], ours["fc"], rtol=1e-6, atol=1e-6)
+
+
+NETS = {
+  "vit": (models.ViT(width=16, depth=2, heads=2, patch=4, grid=4), r"block\d/(qkv|proj)/kernel"),
+  "convolutions": (
+    models.EfficientNetLite(layout=((1, 3, 1, 1, 8), (1, 5, 2, 6, 8)), head_width=32),
+    r"(.*/)?(stem_conv|expand_conv|project_conv|head_conv)/kernel",
+  ),
+}
+
+
+@pytest.mark.parametrize("case", NETS)
+def test_merged_is_the_network_with_the_adapters_beside_its_layers(case):
+  """Features with W' against those of layers that compute x W + scale (x A) B themselves."""
+  encoder, targets = NETS[case]
+  images = jnp.float32(np.random.default_rng(2).normal(size=(2, 32, 32, 3)))
+  variables = jax.jit(encoder.init, static_argnames="train")(jax.random.key(0), images, train=False)
+  adapters = lora.Lora(4, targets, lambda path: True).init(jax.random.key(1), variables["params"])
+  moved = lambda a, b: {"a": a, "b": jax.random.normal(jax.random.key(b.size), b.shape)}
+  is_one = lambda node: "a" in node
+  adapters = jax.tree.map(lambda node: moved(**node), adapters, is_leaf=is_one)
+  seen = []
+
+  def beside(call, args, kwargs, context):
+    own = adapters
+    for name in context.module.path:
+      own = own.get(name, {})
+    if context.method_name != "__call__" or "kernel" not in own:
+      return call(*args, **kwargs)
+    seen.append(context.module.path)
+    layer, (a, b) = context.module, own["kernel"].values()
+    rank, options = a.shape[1], {"use_bias": False, "precision": "highest"}
+    if isinstance(layer, nn.Conv):
+      shape = {"kernel_size": layer.kernel_size, "strides": layer.strides}
+      low = nn.Conv(rank, padding=layer.padding, parent=None, **shape, **options)
+      a = a.reshape(*layer.kernel_size, -1, rank)
+    else:
+      low = nn.Dense(rank, parent=None, **options)
+    return call(*args, **kwargs) + 0.5 * low.apply({"params": {"kernel": a}}, *args) @ b
+
+  merged = lora.merge(variables["params"], adapters, 0.5)
+  with jax.default_matmul_precision("highest"):
+    apply = jax.jit(lambda variables: encoder.apply(variables, images, train=False))
+    ours, without = apply(variables | {"params": merged}), apply(variables)
+    with nn.intercept_methods(beside):
+      theirs = jax.jit(lambda variables: encoder.apply(variables, images, train=False))(variables)
+  assert len(seen) == len(jax.tree.leaves(adapters)) / 2 >= 4
+  largest = np.abs(theirs).max()
+  np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6 * largest)
+  assert np.abs(theirs - without).max() > 0.1 * largest
 
 
 def test_the_gradient_of_a_linear_regression():
@@ -115,6 +173,15 @@ def test_devices_and_ways_agree():
   got = parallel.unreplicate(many[1]).params["lora"]
   for a, b in zip(*map(jax.tree.leaves, (one[1].params["lora"], got)), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-3, atol=2e-4)
+  step = parallel.compile_step(build_program(config, axis_name=parallel.AXIS).step, "shard_map")
+  state = parallel.replicate(compiled(config, parallel.AXIS).state)
+  for batch, of_pmap in zip(BATCHES[:2], many[0], strict=True):
+    state, scalars = step(state, parallel.split(batch))
+    loss = parallel.unreplicate(scalars)["loss"]
+    np.testing.assert_allclose(loss, of_pmap["loss"], rtol=1e-6)
+  mapped = parallel.unreplicate(state).params["lora"]
+  for a, b in zip(*map(jax.tree.leaves, (got, mapped)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize(

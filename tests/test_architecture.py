@@ -11,15 +11,11 @@ import pytest
 import jaxdml
 from tests import architecture_map as house
 
+# Of a part of the package each, and slow to import or large.
+OF_A_PART = ("matplotlib", "bokeh", "pyarrow", "sklearn", "tensorboardX")
 HEAVY = (
-  "tensorflow",
-  "tensorflow_datasets",
-  "orbax",
-  "grain",
-  "matplotlib",
-  "cv2",
-  "flax",
-  "optax",
+  *("tensorflow", "tensorflow_datasets", "array_record", "orbax", "grain", "flax", "optax", "chex"),
+  *("ml_collections", "cv2", "PIL", "scipy", "tqdm", *OF_A_PART),
 )
 
 
@@ -47,15 +43,26 @@ def test_the_page_draws_the_map_as_it_is():
   assert text == house.written(text), "python -m tests.architecture_map --write"
 
 
-def test_importing_the_mathematics_imports_nothing_heavy():
-  code = (
-    "import sys; from jaxdml import losses, mining, distances, refs, hdml; "
-    "print(sorted({m.split('.')[0] for m in sys.modules}))"
+def imported_by(statements):
+  """The first names of all modules that are there after these imports, in a process of its own."""
+  code = f"import sys; {statements}; print(*{{m.partition('.')[0] for m in sys.modules}})"
+  return set(
+    subprocess.run(
+      [sys.executable, "-c", code], cwd=house.ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
   )
-  modules = subprocess.run(
-    [sys.executable, "-c", code], cwd=house.ROOT, capture_output=True, text=True, check=True
-  ).stdout
-  assert [heavy for heavy in HEAVY if f"'{heavy}'" in modules] == []
+
+
+@pytest.mark.parametrize("rooms", ["losses, mining", "distances, refs, hdml", "__version__, types"])
+def test_importing_the_mathematics_imports_nothing_heavy(rooms):
+  assert imported_by(f"from jaxdml import {rooms}") & set(HEAVY) == set()
+
+
+def test_what_one_part_needs_waits_for_that_part():
+  training = imported_by("from jaxdml.training import train_and_evaluate")
+  assert {"flax", "orbax"} <= training and training & set(OF_A_PART) == set()
+  search = imported_by("from jaxdml.search import Index; from jaxdml import evaluation")
+  assert "scipy" in search and search & {"flax", "cv2", "tensorflow_datasets", *OF_A_PART} == set()
 
 
 def test_mathematics_needs_jax_and_numpy_alone():

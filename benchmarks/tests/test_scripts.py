@@ -39,6 +39,7 @@ RUNS = {
   "evaluation_kmeans": (["--tiny", "--iterations=2"], "without structure"),
   "export": (["--encoder", "convnet"], "| `convnet` | 32 |"),
   "kill_campaign": (["--kills=1", "--early=0", "--steps=10"], "the same, bit by bit"),
+  "footprint": (["--rounds=1", "--only=losses, mining"], "| losses, mining |"),
   "gradcache": (["--batch", "8", "--image_size", "16", "--chunks", "0", "4"], "| 4 |"),
   "hdml_overhead": (
     [

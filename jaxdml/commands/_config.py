@@ -1,25 +1,41 @@
-"""The config of a run from the command line: --config=FILE[:ARGUMENT] and --config.KEY=VALUE."""
+"""The config of a run from the command line: --config=FILE[:ARGUMENT] and --config.KEY=VALUE.
+
+In place of the FILE stands the name of one of the configs that come with the package.
+"""
 
 import ast
+import contextlib
 import difflib
 import importlib.util
 import os
+import pathlib
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from typing import TYPE_CHECKING, Any
 
-from jaxdml.commands._cli import Parser, UsageError
+from jaxdml.commands._cli import Parser, UsageError, nearest
 from jaxdml.errors import JaxdmlError
 
 if TYPE_CHECKING:
   from ml_collections import ConfigDict
 
+_PACKAGE = pathlib.Path(__file__).resolve().parent.parent
+# The folder configs/ of a clone stands beside the package, that of a wheel inside it (setup.py).
+SHIPPED = next((x for x in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if x.is_dir()), None)
+NAMES = sorted(path.stem for path in SHIPPED.glob("[a-z]*.py")) if SHIPPED else []
+"""The configs that need no file of one's own, by name."""
 
-EXPLAINED = """\
+EXPLAINED = f"""\
+FILE is a file of Python with a function get_config(), or, where there is no such file, the name of
+a config that comes with jaxdml, as in --config=hdml_glyphs or --config=finetune_photos:garden:
+{textwrap.fill(", ".join(NAMES), 98, initial_indent="  ", subsequent_indent="  ")}.
+
 Any key of the config is an option: --config.optimizer.learning_rate=5e-4. A tuple is given as
 --config.eval.ks='(1, 10)' or --config.eval.ks=1 --config.eval.ks=10, and a loss's, miner's or
 encoder's own hyperparameters as --config.loss.options.margin=0.3. jaxdml/training/defaults.py has
-all keys, the files in configs/ what their methods set.
+all keys, the configs above what their methods set.
 """
 # Sections whose keys are those of whatever they are given to.
 _FREE = ("options", "init_options", "distance_options")
@@ -31,7 +47,8 @@ def add_option(parser: Parser) -> None:
   parser.overrides = True
   parser.add_argument(
     "--config", required=True, metavar="FILE[:ARGUMENT]",
-    help="a file in configs/, with a variant after a colon; --config.KEY=VALUE overrides a key",
+    help="a config by its file or name, with a variant after a colon, as in hdml_glyphs or "
+    "configs/grid.py:triplet,cub; --config.KEY=VALUE overrides a key",
   )  # fmt: skip
 
 
@@ -39,8 +56,8 @@ def read(given: str, overrides: Sequence[tuple[str, str]]) -> "ConfigDict":
   """Reads the config of FILE or FILE:ARGUMENT and puts (KEY, VALUE) into it; it is locked then.
 
   Raises:
-    UsageError: no such file, an argument that it does not take, a key that it does not have, or a
-      value of another type.
+    UsageError: no such file or name, an argument that it does not take, a key that it does not
+      have, or a value of another type.
   """
   config = _load(given)
   joined: dict[str, list[str]] = {}
@@ -51,22 +68,67 @@ def read(given: str, overrides: Sequence[tuple[str, str]]) -> "ConfigDict":
   return config
 
 
+class _Configs:
+  """Finds `configs` and `configs.NAME`, of which one config imports another, in some folders."""
+
+  def __init__(self, folders: Sequence[str]):
+    self._folders = folders
+
+  def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+    if name == "configs":
+      spec = ModuleSpec(name, None, is_package=True)
+      spec.submodule_search_locations = list(self._folders)
+      return spec
+    return PathFinder.find_spec(name, self._folders) if name.startswith("configs.") else None
+
+
+@contextlib.contextmanager
+def _imports_of(file: pathlib.Path, shipped: bool) -> Iterator[None]:
+  """Lets a config import others as `configs.NAME`, wherever it lies.
+
+  One of ours means ours. A file of one's own means what Python finds by that name, as anywhere;
+  then what lies beside it; then ours, so that a copy of one of our files works alone.
+  """
+  ours = [str(SHIPPED)] if SHIPPED else []
+  finder: Any = _Configs(ours if shipped else [str(file.parent), *ours])
+  sys.meta_path.insert(0 if shipped else len(sys.meta_path), finder)
+  if not shipped:  # Its own folder is a package to it, whatever the working directory.
+    sys.path.append(str(file.parent.parent))
+  try:
+    yield
+  finally:
+    sys.meta_path.remove(finder)
+
+
+def _find(name: str) -> tuple[pathlib.Path, bool]:
+  """The file of a config, and whether it is one of ours, by its name; a file wins."""
+  if os.path.isfile(name):
+    return pathlib.Path(os.path.abspath(name)), False
+  if SHIPPED and name in NAMES:
+    return SHIPPED / f"{name}.py", True
+  stem = pathlib.PurePath(name).stem
+  if stem in NAMES:
+    raise UsageError(f"--config={name}: no such file; --config={stem} is jaxdml's own of this name")
+  raise UsageError(
+    f"--config={name}: no such file, and none of jaxdml's own by name: {', '.join(NAMES)}"
+    f"{nearest(stem, NAMES)}"
+  )
+
+
 def _load(given: str) -> "ConfigDict":
-  path, colon, argument = given.partition(":")
-  if not os.path.isfile(path):
-    raise UsageError(f"--config={path}: no such file; see configs/")
-  # One config may import another of its folder, whatever the working directory.
-  sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(path))))
+  name, colon, argument = given.partition(":")
+  path, shipped = _find(name)
   spec = importlib.util.spec_from_file_location("config_file", path)
   if spec is None or spec.loader is None:
-    raise UsageError(f"--config={path}: expected a file of Python")
+    raise UsageError(f"--config={name}: expected a file of Python")
   module = importlib.util.module_from_spec(spec)
   sys.modules[spec.name] = module
   try:
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-      raise UsageError(f"{path} has no get_config()")
-    config = module.get_config(*([argument] if colon else []))
+    with _imports_of(path, shipped):
+      spec.loader.exec_module(module)
+      if not hasattr(module, "get_config"):
+        raise UsageError(f"{name} has no get_config()")
+      config = module.get_config(*([argument] if colon else []))
   except JaxdmlError as error:
     raise UsageError(f"--config: {error}") from error
   except TypeError as error:

@@ -18,7 +18,7 @@ from pyarrow import parquet
 
 from jaxdml import _files
 from jaxdml._version import __version__
-from jaxdml.errors import JaxdmlError
+from jaxdml.search.index import SearchError
 
 # Readers of Parquet data sets (pandas, Arrow, Spark) pass over names with a leading underscore.
 SETTINGS, FINISHED = "_embeddings.json", "_finished.json"
@@ -26,10 +26,6 @@ SHARD_SIZE = 8192
 """Images a shard, by default."""
 
 _FORMAT = 2
-
-
-class SearchError(JaxdmlError, RuntimeError):
-  """A store, a folder or an image that cannot be used; the message names it and what to do."""
 
 
 def shard(folder: pathlib.Path, number: int, count: int) -> pathlib.Path:

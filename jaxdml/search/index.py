@@ -11,13 +11,17 @@ from typing import Any
 import numpy as np
 
 from jaxdml import evaluation
+from jaxdml.errors import JaxdmlError
 from jaxdml.evaluation import Neighbours
 from jaxdml.evaluation import _checks as checks
-from jaxdml.search._shards import SearchError
 from jaxdml.types import DistanceFn
 
 # HNSW (arXiv 1603.09320): links a node, candidates looked at while building and while searching.
 _LINKS, _BUILDING, _SEARCHING = 32, 200, 128
+
+
+class SearchError(JaxdmlError, RuntimeError):
+  """A store, a folder or an image that cannot be used; the message names it and what to do."""
 
 
 SearchFn = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]

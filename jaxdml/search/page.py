@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from jaxdml import _files, drawing
 from jaxdml.data import ImageDecodeError, augment, decode
-from jaxdml.search._shards import SearchError
+from jaxdml.search.index import SearchError
 from jaxdml.search.results import Hit, Result
 
 _SUFFIXES = (".html", ".htm", ".png")

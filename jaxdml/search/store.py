@@ -16,7 +16,7 @@ from jaxdml import data, distances
 from jaxdml._labels import as_text
 from jaxdml.inference.embedding import DatasetImages, FolderImages, embed_source
 from jaxdml.search import _shards
-from jaxdml.search._shards import SearchError
+from jaxdml.search.index import SearchError
 from jaxdml.types import DistanceFn
 
 if TYPE_CHECKING:

@@ -1,6 +1,9 @@
 """--config and its overrides: what they take, and one line for what they do not."""
 
+import importlib
 import pathlib
+import shutil
+import sys
 
 import pytest
 
@@ -113,8 +116,6 @@ def test_a_file_with_an_argument_and_imports_of_its_own_folder(tmp_path):
 
 
 def test_files_that_do_not_give_a_config(tmp_path):
-  with pytest.raises(UsageError, match=r"--config=configs/nope\.py: no such file; see configs/"):
-    read(file="configs/nope.py")
   with pytest.raises(UsageError, match=r"get_config\(\) takes 0 positional arguments but 1"):
     read(file=f"{ROOT / 'configs' / 'default.py'}:x")
   with pytest.raises(UsageError, match=r"--config: configs/grid\.py takes names joined by commas"):
@@ -128,3 +129,81 @@ def test_files_that_do_not_give_a_config(tmp_path):
   (tmp_path / "bug.py").write_text("def get_config():\n  return 1 + 'a'\n")
   with pytest.raises(TypeError):  # A fault in the file keeps its traceback.
     read(file=str(tmp_path / "bug.py"))
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+  """A folder like that of a user without a clone: Python finds no `configs` of ours by itself."""
+  monkeypatch.chdir(tmp_path)
+  away = [x for x in sys.path if pathlib.Path(x).resolve() not in (ROOT, tmp_path)]
+  monkeypatch.setattr(sys, "path", away)
+  for name in [name for name in sys.modules if name.partition(".")[0] == "configs"]:
+    monkeypatch.delitem(sys.modules, name)
+  importlib.invalidate_caches()
+  yield tmp_path
+  for name in [name for name in sys.modules if name.partition(".")[0] == "configs"]:
+    del sys.modules[name]
+
+
+OTHER_GRID = (
+  "from ml_collections import ConfigDict\nget_config = lambda arg: ConfigDict({'got': arg})\n"
+)
+
+
+@pytest.mark.parametrize("name", _config.NAMES)
+def test_a_config_by_its_name_is_the_one_in_the_file(name, elsewhere):
+  argument = {"grid": ":glyphs,triplet", "vit": ":cub", "photos": ":garden"}.get(name, "")
+  ours = read(file=f"{name}{argument}")
+  assert ours == read(file=f"{ROOT / 'configs' / name}.py{argument}") and ours.is_locked
+
+
+def test_ours_by_name_imports_ours(elsewhere, monkeypatch):
+  (elsewhere / "configs").mkdir()
+  (elsewhere / "configs" / "grid.py").write_text(OTHER_GRID)
+  (elsewhere / "hdml_glyphs").mkdir()  # A folder is no config.
+  monkeypatch.syspath_prepend(elsewhere)
+  config = read("--config.seed=5", file="hdml_glyphs:triplet,eps")
+  assert config.loss.name == "triplet" and config.hdml.enabled and config.seed == 5
+
+
+def test_a_file_wins_over_a_name(elsewhere):
+  (elsewhere / "hdml_glyphs").write_text("")
+  with pytest.raises(UsageError, match="--config=hdml_glyphs: expected a file of Python"):
+    read(file="hdml_glyphs")
+
+
+def test_a_copied_config_needs_no_other_file_and_takes_the_one_beside_it(elsewhere):
+  own = elsewhere / "mine"
+  own.mkdir()
+  shutil.copy(ROOT / "configs" / "hdml_cars.py", own)
+  assert read(file=f"{own / 'hdml_cars.py'}:triplet").loss.name == "triplet"
+  (own / "grid.py").write_text(OTHER_GRID)
+  for name in ("configs", "configs.grid"):  # As in a process of its own.
+    del sys.modules[name]
+  assert read(file=f"{own / 'hdml_cars.py'}:triplet").to_dict() == {"got": "cars,hdml,triplet"}
+
+
+def test_a_folder_configs_of_ones_own_wins(elsewhere):
+  """Python finds it by the file's own folder, and `configs.vit`, which it lacks, is ours."""
+  own = elsewhere / "configs"
+  own.mkdir()
+  shutil.copy(ROOT / "configs" / "vit_cub.py", own)
+  shutil.copy(ROOT / "configs" / "hdml_cars.py", own)
+  (own / "grid.py").write_text(OTHER_GRID)
+  assert read(file="configs/hdml_cars.py:triplet").to_dict() == {"got": "cars,hdml,triplet"}
+  assert read(file="configs/vit_cub.py:lora").data.dataset == "cub200_2011"
+
+
+@pytest.mark.parametrize(
+  ("name", "message"),
+  [
+    ("hdml_glyph", "no such file, and none of jaxdml's own by name: default, .*vit_sop; did you "
+     "mean hdml_glyphs[?]"),
+    ("configs/nope.py:x", "--config=configs/nope.py: no such file, and none of jaxdml's own by na"),
+    ("configs/hdml_cars.py", "no such file; --config=hdml_cars is jaxdml's own of this name"),
+  ],
+)  # fmt: skip
+def test_neither_a_file_nor_a_name(name, message, elsewhere):
+  with pytest.raises(UsageError, match=message) as raised:
+    read(file=name)
+  assert "\n" not in str(raised.value)

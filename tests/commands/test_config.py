@@ -184,9 +184,15 @@ def test_a_copied_config_needs_no_other_file_and_takes_the_one_beside_it(elsewhe
 
 
 def test_a_folder_configs_of_ones_own_wins(elsewhere):
-  """Python finds it by the file's own folder, and `configs.vit`, which it lacks, is ours."""
+  """Python finds it, with what its `__init__` says; `configs.vit`, which it lacks, is ours."""
   own = elsewhere / "configs"
   own.mkdir()
+  (own / "__init__.py").write_text("SEED = 7\n")
+  (own / "seeded.py").write_text(
+    "from configs import SEED\nfrom ml_collections import ConfigDict\n"
+    "get_config = lambda: ConfigDict({'seed': SEED})\n"
+  )
+  assert read(file="configs/seeded.py").seed == 7
   shutil.copy(ROOT / "configs" / "vit_cub.py", own)
   shutil.copy(ROOT / "configs" / "hdml_cars.py", own)
   (own / "grid.py").write_text(OTHER_GRID)

@@ -391,6 +391,7 @@ DISTANCES: dict[str, DistanceFn | Maker] = {
 """Name -> distance, or its `Maker`, for `create`; distances of one's own may be added."""
 
 NAMES = tuple(DISTANCES)
+"""The distances that `create` knows."""
 
 
 def create(name: str, **options: Any) -> DistanceFn:

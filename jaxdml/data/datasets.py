@@ -17,6 +17,7 @@ from jaxdml.data.catalog import PUBLIC, DatasetNotPreparedError
 
 # Column of a test split that is divided in queries (0) and the gallery they are ranked in (1).
 GALLERY = "gallery"
+"""The column that says which records of a split "test" are its gallery."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -17,7 +17,8 @@ PreprocessFn = Callable[[bytes, np.random.Generator], np.ndarray]
 
 # Decoded images are kept in memory if the whole data set fits in this many bytes, per process.
 CACHE_BYTES = 256 * 2**20
-MAX_BAD_IMAGES = 0.01  # By default, the share of a data set's images that may fail to decode.
+MAX_BAD_IMAGES = 0.01
+"""By default, the share of a data set's images that may fail to decode."""
 _STREAM = 0xA06  # Keeps the augmentation's random numbers apart from those of the sampler.
 _SHOWN = 5
 

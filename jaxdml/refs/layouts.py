@@ -129,6 +129,7 @@ def _check_multiple(embeddings: Array, k: int, name: str, order: str) -> None:
 
 
 LAYOUTS: dict[str, Layout] = {fn.__name__: fn for fn in (all_pairs, npair, triplet)}
+"""Name -> layout, for `create` and configs."""
 
 
 def create(name: str) -> Layout:

@@ -18,6 +18,8 @@ FLAGS = (
   "--disable-dev-shm-usage", "--hide-scrollbars",
 )  # fmt: skip
 
+READY = "return document.documentElement.dataset.ready === 'true'"  # a report says so itself
+
 
 def missing():
   """What a browser test lacks here, or None."""
@@ -32,7 +34,7 @@ def missing():
 
 
 @contextlib.contextmanager
-def opened(page, *, width=1400, height=1000, dark=False, wait=60):
+def opened(page, *, width=1400, height=1000, dark=False, wait=60, ready=READY):
   """A driver that has loaded and drawn the page (a path); its own empty profile goes away after."""
   from selenium import webdriver
   from selenium.webdriver.support.ui import WebDriverWait
@@ -54,7 +56,6 @@ def opened(page, *, width=1400, height=1000, dark=False, wait=60):
       scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
       driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
       driver.get(pathlib.Path(page).resolve().as_uri())
-      ready = "return document.documentElement.dataset.ready === 'true'"
       WebDriverWait(driver, wait).until(lambda d: d.execute_script(ready))
       yield driver
     finally:

@@ -44,6 +44,7 @@ toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
 html_static_path = ["_static"]
+html_favicon = "_static/icon.svg"
 html_css_files = ["site.css"]
 html_js_files = [("site.js", {"priority": 490})]  # before Sphinx's own search
 html_math_renderer = "mathml"

@@ -13,7 +13,8 @@ from jaxdml import distances, losses, mining, training
 from jaxdml.training import program as program_lib
 from tests.losses import names as loss_names
 
-TEXT = (pathlib.Path(__file__).resolve().parent.parent / "docs" / "losses.md").read_text()
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "docs" / "losses.md").read_text()
 
 
 def table(heading):
@@ -96,7 +97,7 @@ def test_its_code_runs(monkeypatch):
 
 
 def test_the_code_of_the_conventions_runs():
-  text = (pathlib.Path(__file__).resolve().parent.parent / "docs" / "conventions.md").read_text()
+  text = (ROOT / "docs" / "conventions.md").read_text()
   blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
   assert len(blocks) == 2
   for block in blocks:
@@ -106,6 +107,37 @@ def test_the_code_of_the_conventions_runs():
     assert any(np.any(leaf) for leaf in jax.tree.leaves(names["gradient"]))
 
 
+def test_the_code_of_the_report_runs(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  text = (ROOT / "docs" / "report.md").read_text()
+  (block,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+  exec(compile(block, "docs/report.md", "exec"), {})
+  assert "beech" in (tmp_path / "report.html").read_text()
+
+
+# The site's build (tests/test_site.py) relies on it.
+SNIPPETS_RUN_BY = {
+  "README.md": "tests/test_readme.py",
+  "conventions.md": "tests/test_docs.py",
+  "encoders.md": "tests/models/test_own_encoder.py",
+  "evaluation.md": "tests/evaluation/test_collapse.py",
+  "export.md": "tests/inference/test_exporting.py",
+  "loops.md": "tests/test_docs.py",
+  "losses.md": "tests/test_docs.py",
+  "report.md": "tests/test_docs.py",
+  "retrieval.md": "tests/search/test_retrieval_page.py",
+  "training.md": "tests/test_readme.py",
+}
+
+
+def test_the_snippets_of_every_page_are_run_by_a_test():
+  pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+  assert {page.name for page in pages if "```python\n" in page.read_text()} == set(SNIPPETS_RUN_BY)
+  for page, file in SNIPPETS_RUN_BY.items():
+    code = (ROOT / file).read_text()
+    assert page in code and "```python" in code, f"{file} does not run the snippets of {page}"
+
+
 @pytest.mark.parametrize(
   "library", ["Flax nnx", "Equinox", "Plain optax, and a loss with parameters"]
 )
@@ -113,7 +145,7 @@ def test_the_loops_of_others_learn(library):
   """Each section of docs/loops.md runs after the page's first block, and its loss falls."""
   if library == "Equinox":
     pytest.importorskip("equinox", reason="comes with the extra [test]")
-  text = (pathlib.Path(__file__).resolve().parent.parent / "docs" / "loops.md").read_text()
+  text = (ROOT / "docs" / "loops.md").read_text()
   sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE))
   blocks = [re.findall(r"```python\n(.*?)```", part, re.DOTALL)[0]
             for part in (text, sections[library])]  # fmt: skip

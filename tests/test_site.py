@@ -1,7 +1,7 @@
 """The documentation's site: it builds without a warning, and works in a browser from files alone.
 
-The snippets of README and docs are run by tests/test_readme.py, tests/test_docs.py and the tests of
-the rooms they are about; here every link, name and formula must have its place.
+The snippets of README and docs are run by other tests (SNIPPETS_RUN_BY in tests/test_docs.py); here
+every link, name and formula must have its place.
 """
 
 import contextlib

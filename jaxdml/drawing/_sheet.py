@@ -72,6 +72,7 @@ class Sheet:
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
     FigureCanvasAgg(figure)
     figure.figimage(canvas, resize=False)
+    figure.add_axes((0, 0, 1, 1)).set_axis_off()  # A notebook shows no figure without axes.
     for x, y, text, room, lines, size, colour in self._texts:
       shown, families = drawable(text)
       fitted = fit(shown, room, lines, measure(families, size))

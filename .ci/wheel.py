@@ -59,8 +59,9 @@ def main(wheel: str, whole: bool) -> None:
     run(folder, jaxdml, "train", *mine, data, *SHORT)
     assert (folder / "by_file" / "report.html").is_file()
 
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    run(folder, str(python), "-c", block)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    run(folder, str(python), "-c", "\n".join(blocks))
+    assert blocks
   print("by name, by a copied file, and as functions: all done")
 
 

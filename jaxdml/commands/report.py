@@ -25,7 +25,10 @@ def _run(args: argparse.Namespace) -> None:
   page = report.of_run(run, workdir=args.workdir, queries=args.queries, k=args.k,
                        max_points=args.max_points, seed=args.seed)  # fmt: skip
   out = report.write(page, out)
-  print(f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB")
+  print(
+    f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB; all classes, and what each is taken for, are "
+    f"in {out.stem}_classes.csv and {out.stem}_confusions.csv beside it"
+  )
 
 
 COMMAND = Command("Writes what a run's model learned as one HTML file", _add_options, _run)

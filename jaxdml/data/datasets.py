@@ -94,6 +94,11 @@ class Dataset:
     """Returns the file that a record was made from (its feature `path`), or None."""
     return records.read_text(self._source, self.rows[index], "path")
 
+  @property
+  def description(self) -> str:
+    """Text that its preparation wrote down; of people's own photos, all that it remarked on."""
+    return str(records.open_info(Path(self.directory)).description or "")
+
   def describe(self, index: int) -> str:
     """Returns where a record comes from, for messages: its file and its place in the data set."""
     path = self.path(index)

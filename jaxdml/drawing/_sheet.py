@@ -30,8 +30,8 @@ class Sheet:
 
   def __init__(self):
     self._pictures: list[tuple[int, int, np.ndarray]] = []
-    # x, y, text, room, lines, size, colour
-    self._texts: list[tuple[float, float, str, float, int, float, str]] = []
+    # x, y, lines, font families, size, colour
+    self._texts: list[tuple[float, float, list[str], list[str], float, str]] = []
 
   def picture(
     self, x: int, y: int, image: np.ndarray, frame: str | None = None, dimmed: bool = False
@@ -53,7 +53,16 @@ class Sheet:
     colour: str = INK,
   ) -> None:  # fmt: skip
     """Puts text whose middle left is at (x, y), broken and cut to `lines` of `room` pixels."""
-    self._texts.append((x, y, text, room, lines, size, colour))
+    shown, families = drawable(text)
+    fitted = fit(shown, room, lines, measure(families, size))
+    self._texts.append((x, y, fitted, families, size, colour))
+
+  def lines(
+    self, x: float, y: float, lines: Sequence[str], *, size: float = TEXT, colour: str = INK
+  ) -> None:
+    """Puts lines as `fit_name` returned them, the middle of all at y."""
+    families = drawable("".join(lines))[1]
+    self._texts.append((x, y, list(lines), families, size, colour))
 
   def paragraph(self, x: float, y: int, text: str, room: float, *, size: float = TEXT) -> int:
     """Puts up to three lines of text under y; returns where the next thing may begin."""
@@ -73,9 +82,7 @@ class Sheet:
     FigureCanvasAgg(figure)
     figure.figimage(canvas, resize=False)
     figure.add_axes((0, 0, 1, 1)).set_axis_off()  # A notebook shows no figure without axes.
-    for x, y, text, room, lines, size, colour in self._texts:
-      shown, families = drawable(text)
-      fitted = fit(shown, room, lines, measure(families, size))
+    for x, y, fitted, families, size, colour in self._texts:
       figure.text(
         x / width, 1 - y / height, "\n".join(fitted), color=colour,
         fontproperties=FontProperties(family=families, size=size), va="center", linespacing=1.1,
@@ -170,10 +177,48 @@ def fit(text: str, room: float, lines: int, measure: Callable[[str], float]) -> 
     words = words[count:]
   rest = " ".join(words)
   if rest and measure(rest) > room:
-    low, high = 0, len(rest)  # The longest start that fits together with the ellipsis.
-    while low < high:
-      middle = (low + high + 1) // 2
-      fits = measure(rest[:middle] + _ELLIPSIS) <= room
-      low, high = (middle, high) if fits else (low, middle - 1)
-    rest = rest[:low] + _ELLIPSIS
+    rest = rest[: _most(len(rest), lambda count: measure(rest[:count] + _ELLIPSIS) <= room)]
+    rest += _ELLIPSIS
   return [*fitted, rest] if rest else fitted
+
+
+def fit_name(name: str, room: float, lines: int, size: float) -> list[str]:
+  """Breaks a name into lines of at most `room` pixels; what is too long loses its middle.
+
+  Both ends of a file's name tell it from others. Lines end after a space or a sign between words if
+  they can.
+  """
+  shown, families = drawable(name)
+  return _fit_name(shown, room, lines, measure(families, size))
+
+
+def _fit_name(name: str, room: float, lines: int, measure: Callable[[str], float]) -> list[str]:
+  """Returns `fit_name` of a drawable name.
+
+  >>> _fit_name("IMG_2024_DejaVuSans_0001.jpg", 10, 2, len)
+  ['IMG_2024_', 'De…001.jpg']
+  >>> _fit_name("small letter o", 8, 2, len), _fit_name("abcdefghij", 6, 2, len)
+  (['small', 'letter o'], ['abcdef', 'ghij'])
+  """
+  fitted: list[str] = []
+  while name and len(fitted) < lines - 1:
+    fits = lambda count, name=name: measure(name[:count].rstrip()) <= room
+    end = max(_most(len(name), fits), 1)
+    if end < len(name):
+      breaks = [i + 1 for i in range(end // 3, end) if name[i] in " _-./"]
+      end = breaks[-1] if breaks else end
+    fitted.append(name[:end].rstrip())
+    name = name[end:]
+  cut = lambda count: name[: (count + 1) // 2] + _ELLIPSIS + name[len(name) - count // 2 :]
+  if name and measure(name) > room:
+    name = cut(_most(len(name), lambda count: measure(cut(count)) <= room))
+  return [*fitted, name] if name else fitted
+
+
+def _most(high: int, fits: Callable[[int], bool]) -> int:
+  """The largest of 0..high that fits, where all smaller ones do; 0 if none does."""
+  low = 0
+  while low < high:
+    middle = (low + high + 1) // 2
+    low, high = (middle, high) if fits(middle) else (low, middle - 1)
+  return low

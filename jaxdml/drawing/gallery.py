@@ -1,5 +1,6 @@
 """Queries with their neighbours: a line a query, groups of pictures side by side."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,8 @@ RIGHT, WRONG = "#1a9641", "#e34234"
 _QUERY = "#333333"
 _SIDE = 44  # pixels; eight neighbours under three models make 1,200
 _EDGE = 6  # pixels around the whole
-_CAPTION = 15  # pixels of a line under a picture
+_CAPTION, _CAPTION_SIZE = 13, 7.0  # pixels of a line under a picture, and points
+_CAPTION_LINES = 2
 
 
 class Cell(NamedTuple):
@@ -24,7 +26,7 @@ class Cell(NamedTuple):
   image: np.ndarray | None  # uint8 [h, w], [h, w, 1] or RGB [h, w, 3]; None where it is gone
   frame: str | None = None  # its colour, "#rrggbb"; None for none
   dimmed: bool = False  # half faded
-  captions: tuple[str, ...] = ()  # lines under it
+  captions: tuple[str, ...] = ()  # names under it, up to two lines each
 
 
 def draw_neighbours(
@@ -33,7 +35,7 @@ def draw_neighbours(
 ) -> Figure:  # fmt: skip
   """Draws lines of groups of pictures; save it with `figure.savefig(path)`.
 
-  Texts are never read as markup, and cut short where there is no room.
+  Texts are never read as markup, and cut short where there is no room, captions in their middle.
 
   Args:
     lines: for each query its groups, the query itself first.
@@ -59,11 +61,23 @@ def draw_neighbours(
         sheet.text(left, place, text, group + gap - _EDGE, size=_sheet.TEXT if n else 10.0)
     y += 2 * _sheet.LINE
   for line in lines:
-    captions = max(len(cell.captions) for group in line for cell in group)
-    for left, group in zip(lefts, line, strict=True):
-      for place, cell in enumerate(group):
-        _draw(sheet, left + place * side, y, side, cell)
-    y += side + captions * _CAPTION + (_EDGE if captions else 0)
+    cells = [(left + place * side, cell) for left, group in zip(lefts, line, strict=True)
+             for place, cell in enumerate(group)]  # fmt: skip
+    fitted = [
+      [_sheet.fit_name(text, side - 8, _CAPTION_LINES, _CAPTION_SIZE) for text in cell.captions]
+      for _, cell in cells
+    ]
+    # Captions of one kind stand side by side, whatever lines each takes.
+    heights = [max(map(len, kind)) for kind in itertools.zip_longest(*fitted, fillvalue=())]
+    for (x, cell), captions in zip(cells, fitted, strict=True):
+      _draw(sheet, x, y, side, cell)
+      top = y + side
+      for n, (caption, height) in enumerate(zip(captions, heights, strict=False)):
+        colour = _sheet.FAINT if n else _sheet.INK
+        middle = top + len(caption) * _CAPTION / 2
+        sheet.lines(x + 5, middle, caption, size=_CAPTION_SIZE, colour=colour)
+        top += height * _CAPTION
+    y += side + sum(heights) * _CAPTION + (2 * _EDGE if heights else 0)
   return sheet.figure(width, sheet.paragraph(_EDGE, y, note, room) + _EDGE)
 
 
@@ -75,10 +89,6 @@ def _draw(sheet: _sheet.Sheet, x: int, y: int, side: int, cell: Cell) -> None:
   if image is None:
     text = "image not there"
     sheet.text(x + 8, y + side / 2, text, side - 16, lines=2, size=6.5, colour=_sheet.FAINT)
-  for n, text in enumerate(cell.captions):
-    colour = _sheet.FAINT if n else _sheet.INK
-    place = y + side + (n + 0.5) * _CAPTION
-    sheet.text(x + 5, place, text, side - 8, size=7.0, colour=colour)
 
 
 def draw_gallery(

@@ -40,9 +40,9 @@ def class_metrics(found: Neighbours, labels: Any, gallery_labels: Any = None) ->
       Recall@1 = rel(1)
       MAP@R    = 1/min(R, k) sum_{i<=min(R, k)} rel(i) P(i)
 
-  That is MAP@R itself (arXiv 2003.08505) where k is at least R. The mean over classes is `macro/` of
-  `retrieval_metrics`. An unknown label (None, NaN, -1) is no class. Memory beyond the arrays is a
-  few bytes a neighbour of one block of queries.
+  That is MAP@R itself (arXiv 2003.08505) where k is at least R. The mean over classes is `macro/`
+  of `retrieval_metrics`. An unknown label (None, NaN, -1) is no class. Memory beyond the arrays is
+  that of a block of queries.
 
   Args:
     found: neighbours of the queries, the nearest first, [q, k].
@@ -83,8 +83,9 @@ def class_metrics(found: Neighbours, labels: Any, gallery_labels: Any = None) ->
 def confusions(found: Neighbours, labels: Any, gallery_labels: Any = None) -> Confusions:
   """Counts for which other class each class of queries is taken by its nearest neighbours.
 
-  A pair (a, b) counts the queries of class a whose nearest neighbour is of class b != a. There are at
-  most as many pairs as queries; equal counts come by the larger share. Unknown labels count nowhere.
+  A pair (a, b) counts the queries of class a whose nearest neighbour is of class b != a. There are
+  at most as many pairs as queries; equal counts come by the larger share. Unknown labels count
+  nowhere.
 
   Args:
     found, labels, gallery_labels: as of `class_metrics`; similarities choose the example.

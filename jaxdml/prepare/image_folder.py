@@ -23,6 +23,7 @@ from jaxdml.prepare.source import (
   summary,
 )
 
+SEEN = "Test classes that are training classes too"  # begins a note, as reports look for
 _VERSION = "1.0.0"
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -167,7 +168,7 @@ def _split_notes(found: Iterable[Photo]) -> Iterator[str]:
     yield "There is no split 'test': nothing to evaluate on."
   if shared := train & test:
     yield (
-      f"Test classes that are training classes too: {len(shared)} of {len(test)} "
+      f"{SEEN}: {len(shared)} of {len(test)} "
       f"({listed(sorted(shared))}), so the test is NOT on unseen classes."
     )
   if lonely := classes.get("query", set()) - classes.get("gallery", set()):

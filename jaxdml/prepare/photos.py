@@ -22,6 +22,7 @@ from jaxdml.prepare.source import PrepareError, listed
 
 _ALMOST_SPLITS = {"dev", "val", "valid", "validation"}
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+ACROSS = "Photos of which training and test have a copy each"  # begins a note, as reports look for
 _TAIL = 4096  # Bytes at the end, which differ where pictures do: few files are read in full.
 
 
@@ -295,4 +296,4 @@ def copy_notes(groups: Sequence[Sequence[Photo]], dropped: bool) -> Iterator[str
     )
   test = [g for g in groups if len({photo.split == "train" for photo in g}) > 1]
   if test:
-    yield f"Photos of which training and test have a copy each: {len(test)} ({pairs(test)})."
+    yield f"{ACROSS}: {len(test)} ({pairs(test)})."

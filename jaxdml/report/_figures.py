@@ -65,7 +65,7 @@ def curve(steps: np.ndarray, values: np.ndarray, floor: float | None = None) -> 
   hover.renderers = [line]
   plot.xaxis.ticker.desired_num_ticks = 4
   plot.yaxis.ticker.desired_num_ticks = 4
-  plot.xaxis.formatter.use_scientific = False
+  plot.xaxis.formatter.use_scientific = plot.yaxis.formatter.use_scientific = False
   if floor is not None:
     plot.add_layout(
       bk.Span(location=floor, dimension="width", line_dash="dashed", line_color=OTHER, line_width=2)
@@ -74,6 +74,21 @@ def curve(steps: np.ndarray, values: np.ndarray, floor: float | None = None) -> 
     reach = [min(values.min(), floor), max(values.max(), floor)]
     room = 0.05 * ((reach[1] - reach[0]) or 1.0)
     plot.y_range.update(start=reach[0] - room, end=reach[1] + room)
+  return plot
+
+
+def shares(values: np.ndarray) -> figure:
+  """A histogram of classes by a metric between 0 and 1, in twentieths."""
+  # 0.3 as ten images have it may lie a bit below the edge of its name.
+  counts, edges = np.histogram(np.minimum(values + 1e-9, 1.0), 20, (0.0, 1.0))
+  plot = _plain(170, [], y_axis_label="classes")
+  source = bk.ColumnDataSource({"left": edges[:-1], "right": edges[1:], "count": counts})
+  bars = plot.quad(left="left", right="right", bottom=0, top="count", source=source,
+                   fill_color=LINE, fill_alpha=0.7, line_color=None)  # fmt: skip
+  tooltips = [("from", "@left{0.00} to @right{0.00}"), ("classes", "@count")]
+  plot.add_tools(bk.HoverTool(tooltips=tooltips, mode="vline", renderers=[bars]))
+  plot.yaxis.ticker.desired_num_ticks = 4
+  plot.y_range.start = 0
   return plot
 
 

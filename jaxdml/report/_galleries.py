@@ -9,6 +9,7 @@ from PIL import Image
 
 from jaxdml.drawing import queries as queries_lib
 from jaxdml.drawing.gallery import as_pictures
+from jaxdml.evaluation import Neighbours
 from jaxdml.report import _analysis
 from jaxdml.report._sections import data_uri, text
 
@@ -19,6 +20,14 @@ _COLUMNS = 32
 _STEPS = ((96, 80), (64, 75), (48, 70), (32, 60), (24, 40))
 _SHEET_STEPS = _STEPS[1:]
 _SHEET_BYTES, _SINGLE_BYTES = 5_000_000, 3_500_000
+
+
+class Ranked(NamedTuple):
+  """Neighbours of queries: places among the candidates, both rows of the labels."""
+
+  queries: np.ndarray  # [q]
+  candidates: np.ndarray  # [m], the same object if the queries are ranked among themselves
+  found: Neighbours  # [q, k]
 
 
 class Line(NamedTuple):
@@ -40,14 +49,11 @@ class Gallery(NamedTuple):
 
 
 def galleries(
-  indices: np.ndarray, similarities: np.ndarray, labels: np.ndarray, queries: np.ndarray,
-  candidates: np.ndarray, *, count: int, seed: int,
-) -> list[Gallery]:  # fmt: skip
-  """Chooses what to show, `count` lines in each gallery.
-
-  `indices` [q, k] are places among the candidates, -1 for none; `queries` [q] and `candidates` [m]
-  are rows of `labels`, equal if the queries are ranked among themselves.
-  """
+  ranked: Ranked, labels: np.ndarray, *, count: int, k: int, seed: int
+) -> list[Gallery]:
+  """Chooses what to show, `count` lines of `k` neighbours in each gallery."""
+  queries, candidates = ranked.queries, ranked.candidates
+  indices, similarities = (np.asarray(x)[:, :k] for x in ranked.found)
   k = indices.shape[1]
   found = np.where(indices >= 0, candidates[indices], -1)
   hits = (indices >= 0) & (labels[found] == labels[queries][:, None])

@@ -12,9 +12,18 @@ from tqdm import tqdm
 
 from jaxdml import evaluation
 from jaxdml.evaluation import _checks as checks
-from jaxdml.report import _analysis, _figures, _galleries, _sections
+from jaxdml.report import _analysis, _classes, _figures, _galleries, _sections
 from jaxdml.report._sections import Curve, Setting, csp_hash, json_script, text
 from jaxdml.types import DistanceFn
+
+# MAP@R of a class looks at as many neighbours as there are to find, and at no more than these.
+_MOST_NEIGHBOURS = 100
+
+
+class Page(str):
+  """A page as `build` makes it: the document, and its tables as CSV by name."""
+
+  tables: Mapping[str, str] = {}
 
 
 def build(
@@ -24,14 +33,15 @@ def build(
   columns: Mapping[str, Sequence[Any]] | None = None, record: Callable[[int], str] | None = None,
   gallery: Any = None, metrics: Mapping[str, Mapping[str, float]] | None = None,
   distance_fn: DistanceFn | None = None, curves: Sequence[Curve] = (),
+  curves_note: str = "", next_steps: Sequence[tuple[str, str]] = (),
   settings: Sequence[Setting] = (), facts: Mapping[str, str] | None = None,
   queries: int = 8, k: int = 8, max_points: int = 2000, seed: int = 0, progress: bool = True,
-) -> str:  # fmt: skip
+) -> Page:  # fmt: skip
   """Makes a page that shows what embeddings hold: one self-contained HTML document.
 
-  Metrics, galleries of nearest neighbours, a map to zoom and hover, similarities of pairs, class
-  collapse, and what else is given. The page asks nothing of the network, and text from data is
-  escaped.
+  Metrics, galleries of nearest neighbours, the classes one by one, a map to zoom and hover,
+  similarities of pairs, class collapse, and what else is given. The page asks nothing of the
+  network, and text from data is escaped.
 
   Args:
     embeddings: [n, d]; scaled to unit norm here.
@@ -49,6 +59,8 @@ def build(
     metrics: model -> metrics, the model of `embeddings` last; by default measured here.
     distance_fn: ranks neighbours, in place of cosine similarity.
     curves: metrics over training.
+    curves_note: what to know about the split that they were measured on.
+    next_steps: sentences, each with a command.
     settings: of the run.
     facts: name -> what the page should say about how it came to be.
     queries: lines of each gallery.
@@ -58,7 +70,7 @@ def build(
     progress: show a progress bar.
 
   Returns:
-    The document; write it with encoding="utf-8".
+    The document, a str; `write` puts its `tables`, all classes and their confusions, beside it.
 
   Raises:
     ValueError: shapes that do not fit together, NaN, a number that is not positive.
@@ -94,8 +106,11 @@ def build(
     if metrics is None:
       metrics = {"embeddings": _measure(ranked, labels, stored, distance_fn)}
     done("metrics")
-    near = _neighbours(ranked, labels, stored, distance_fn, pictures, call, record, queries, k,
-                       seed)  # fmt: skip
+    near = _neighbours(ranked, labels, stored, distance_fn, k)
+    shown = _galleries.galleries(near, labels, count=queries, k=k, seed=seed)
+    by_class = _classes.measure(near, labels)
+    needed = {row for gallery in shown for line in gallery.lines for row in (line.row, *line.found)}
+    uris = _galleries.singles(pictures, np.array(sorted(needed | _classes.shown_rows(by_class))))
     done("galleries")
     projection = _analysis.project(x, max_points=max(2, max_points), seed=seed)
     done("map")
@@ -108,9 +123,14 @@ def build(
   all_columns |= {name: [str(v) for v in values.tolist()] for name, values in others.items()}
   classes = len(np.unique(labels))
   items = {"map-plot": _figures.scatter(projection)}
+  named = lambda row: call(labels[row].item())
+  galleries = _sections.GALLERY_NOTE + _galleries.html(shown, labels, uris, named, record)
+  class_html, plots = _classes.section(by_class, call, uris, record)
+  items |= plots
   parts = [  # of each section its anchor, its heading, its HTML
     ("metrics", "Metrics", _sections.metrics(metrics)),
-    ("neighbours", "Nearest neighbours", near),
+    ("neighbours", "Nearest neighbours", galleries),
+    ("classes", "Classes", class_html),
     ("map", "Map", _sections.map_controls(projection, n, classes)),
   ]
   if pairs is not None:
@@ -118,7 +138,8 @@ def build(
     parts.append(("pairs", "Similarities", _sections.pairs(pairs, n)))
   collapse = _sections.collapse(metrics)
   for group, heading, drawn in _sections.grouped(curves):
-    html, plots = _sections.curves(f"{group}-curves", drawn)
+    note = curves_note if group == "metrics" else ""
+    html, plots = _sections.curves(f"{group}-curves", drawn, note)
     items |= plots
     if group == "diagnostics":
       collapse += html
@@ -126,6 +147,8 @@ def build(
       parts.append((group + "-curves", heading, html))
   if collapse:
     parts.append(("collapse", "Class collapse", collapse))
+  if next_steps:
+    parts.append(("next", "What next", _sections.next_steps(next_steps)))
   facts = {"page made": f"{datetime.datetime.now():%Y-%m-%d %H:%M}", **(facts or {})}
   parts.append(("run", "Settings and versions", _sections.settings(settings, facts)))
   data = [
@@ -134,7 +157,9 @@ def build(
     *(json_script(f"{name}-item", json_item(plot, name)) for name, plot in items.items()),
   ]
   header = _sections.header(title, about, notices, metrics, f"{n:,} images of {classes:,} classes")
-  return _document(title, header, parts, data, sheets)
+  page = Page(_document(title, header, parts, data, sheets))
+  page.tables = _classes.tables(by_class, call)
+  return page
 
 
 def _name(names: Mapping[Any, str] | Sequence[str] | None, label: Any) -> str:
@@ -161,25 +186,19 @@ def _measure(
 
 def _neighbours(
   x: np.ndarray, labels: np.ndarray, stored: np.ndarray | None, distance_fn: DistanceFn | None,
-  pictures: _galleries.Pictures, call: Callable[[Any], str], record: Callable[[int], str],
-  count: int, k: int, seed: int,
-) -> str:  # fmt: skip
+  k: int,
+) -> _galleries.Ranked:  # fmt: skip
+  """The k nearest, or more: as many as the largest class has, up to a limit."""
   rows = np.arange(len(x))
+  asked = candidates = rows
+  if stored is not None:
+    asked, candidates = rows[~stored], rows[stored]
+  most = int(np.unique(labels[candidates], return_counts=True)[1].max())
+  k = max(k, min(most, _MOST_NEIGHBOURS))
   nearest = functools.partial(evaluation.nearest_neighbours, distance_fn=distance_fn)
   if stored is None:
-    asked = candidates = rows
-    found = nearest(x, min(k, len(x) - 1))
-  else:
-    asked, candidates = rows[~stored], rows[stored]
-    found = nearest(x[asked], k, gallery=x[candidates])
-  indices, similarities = np.asarray(found.indices), np.asarray(found.similarities)
-  shown = _galleries.galleries(
-    indices, similarities, labels, asked, candidates, count=count, seed=seed
-  )
-  needed = {row for gallery in shown for line in gallery.lines for row in (line.row, *line.found)}
-  uris = _galleries.singles(pictures, np.array(sorted(needed)))
-  named = lambda row: call(labels[row].item())
-  return _sections.GALLERY_NOTE + _galleries.html(shown, labels, uris, named, record)
+    return _galleries.Ranked(asked, candidates, nearest(x, min(k, len(x) - 1)))
+  return _galleries.Ranked(asked, candidates, nearest(x[asked], k, gallery=x[candidates]))
 
 
 def _map_data(
@@ -246,8 +265,8 @@ def _document(
 {header}
 <nav aria-label="Sections"><ul>{links}</ul></nav>
 <main>
-<noscript><p class="notice">The map and the curves need JavaScript; the rest does not.</p>
-</noscript>
+<noscript><p class="notice">The map, the curves and sorting need JavaScript; the rest does not.
+</p></noscript>
 {bodies}
 </main>
 <div id="card" class="card-hover" role="status"></div>

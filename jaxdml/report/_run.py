@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import math
 import os
 import pathlib
 import re
@@ -12,7 +13,7 @@ import numpy as np
 
 import jaxdml
 from jaxdml import _files, data, evaluation, training
-from jaxdml.report import _page
+from jaxdml.report import _advice, _page
 from jaxdml.report._sections import Curve, Setting
 from jaxdml.training import defaults, machine
 from jaxdml.training import workdir as workdir_lib
@@ -24,16 +25,7 @@ _EVALUATED = re.compile(r"eval/(?P<split>.+?)/(?P<metric>(?:collapse/(?:within/)
 _FLOORS = (
   "raw pixels", workdir_lib.FROZEN, "pretrained encoder", "untrained encoder", "plain form",
 )  # fmt: skip
-# In the order of the page; metrics of other names follow under their own.
-_DIALS = {
-  "hdml/lambda": "λ: 1 pulls nothing, 0 all the way",
-  "hdml/trust_in_real": "exp(-β / J_gen): weight of J_m",
-  "hdml/pull_ratio": "pulled / real negative distance",
-  "hdml/pull_share": "share of negatives to pull",
-  "hdml/positive_distance": "positive distance",
-  "hdml/negative_distance": "negative distance",
-  "hdml/reconstruction_error": "reconstruction error",
-}
+_SAME = 5e-4  # Curves that are no further apart look alike, and their numbers too.
 
 
 def of_run(
@@ -67,6 +59,7 @@ def of_run(
     )
   shortfalls = workdir_lib.shortfalls(results, config.eval.select_by)
   notices += [f"{text[0].upper()}{text[1:]}." for text in shortfalls]
+  notices += _advice.warnings(dataset)
   matched = config.data.eval_label or config.data.label
   named = {name: _named(dataset, name, rows) for name in dataset.labels}
   stored = dataset.column(data.GALLERY)[rows] if data.GALLERY in dataset.labels else None
@@ -85,16 +78,22 @@ def of_run(
     about=_about(config, evaluator.name, matched), notices=notices, columns=others,
     label_name=matched, record=record, gallery=stored, metrics=results,
     distance_fn=evaluator.distance_fn,
-    curves=curves(training.read_metrics(workdir), results, evaluator.name),
+    curves=curves(
+      training.read_metrics(workdir), results, evaluator.name,
+      classes=len(run.setup.train.classes(config.data.label)),
+    ),
+    curves_note=_advice.about_selection(run), next_steps=_advice.next_steps(run, workdir),
     settings=_settings(config), facts=_facts(run, workdir), queries=queries, k=k,
     max_points=max_points, seed=seed,
   )  # fmt: skip
 
 
-def write(page_text: str, out: str | os.PathLike[str]) -> pathlib.Path:
-  """Writes a page whole or not at all; folders are made."""
+def write(page: str, out: str | os.PathLike[str]) -> pathlib.Path:
+  """Writes a page whole or not at all, and its tables beside it; folders are made."""
   out = pathlib.Path(out)
-  _files.write_text(out, page_text)
+  for name, table in (page.tables if isinstance(page, _page.Page) else {}).items():
+    _files.write_text(out.with_name(f"{out.stem}_{name}.csv"), table)
+  _files.write_text(out, page)
   return out
 
 
@@ -145,6 +144,8 @@ def _facts(run: Restored, workdir: pathlib.Path) -> Mapping[str, str]:
   facts["model"] = f"step {progress.best_step:,} of {run.setup.total_steps:,}, {how}"
   classes = len(run.setup.train.classes(config.data.label))
   facts["trained on"] = f"{len(run.setup.train):,} images of {classes:,} classes"
+  if said := _advice.prepared(run.setup.measured):
+    facts["the photos"] = said
   facts["machine of this page"] = machine.describe_machine()
   facts["versions"] = f"jaxdml {jaxdml.__version__}, {machine.describe_versions('bokeh')}"
   return facts
@@ -152,14 +153,18 @@ def _facts(run: Restored, workdir: pathlib.Path) -> Mapping[str, str]:
 
 def curves(
   history: Mapping[str, tuple[np.ndarray, np.ndarray]], results: Mapping[str, Mapping[str, float]],
-  split: str,
+  split: str, *, classes: int = 0,
 ) -> list[Curve]:  # fmt: skip
   """Sorts `training.read_metrics` into the groups of a page, evaluations beside their floor.
 
-  The floors are in `results`, which are of `split`.
+  The floors are in `results`, which are of `split`; `classes` were trained on, whose chance is
+  beside HDML's head. A curve that only repeats another is left out: means over classes of one size,
+  the one loss there is.
   """
   evaluated, rest = [], []
   for name, (steps, values) in history.items():
+    if _repeats(history, name):
+      continue
     match = _EVALUATED.fullmatch(name)
     if match and not match["metric"].startswith("num_"):
       metric, of = match["metric"], match["split"]
@@ -172,13 +177,26 @@ def curves(
       curve = Curve(group, described.label, steps, values, floor, floor_name, of)
       evaluated.append((described.order, curve))
     elif not match:
-      rest.append(Curve(_group(name), _DIALS.get(name, name), steps, values))
-  dials = list(_DIALS.values())
-  rest.sort(key=lambda c: (dials.index(c.name) if c.name in dials else len(dials), c.name))
+      said = _advice.WORDS.get(name, _advice.Word(name))
+      curve = Curve(_group(name), said.name, steps, values, note=said.note)
+      if name == "loss/head" and classes > 1:
+        curve = curve._replace(floor=math.log(classes), floor_name=_advice.CHANCE)
+      rest.append(curve)
+  order = [word.name for word in _advice.WORDS.values()]
+  rest.sort(key=lambda c: (order.index(c.name) if c.name in order else len(order), c.name))
   return [curve for _, curve in sorted(evaluated, key=lambda pair: pair[0])] + rest
 
 
+def _repeats(history: Mapping[str, tuple[np.ndarray, np.ndarray]], name: str) -> bool:
+  """Tells whether a metric says what the one that it is a form of says."""
+  of = "loss" if name == "loss/real" else name.replace("/macro/", "/")
+  return of != name and of in history and all(
+    a.shape == b.shape and np.allclose(a, b, rtol=0, atol=_SAME, equal_nan=True)
+    for a, b in zip(history[name], history[of], strict=True)
+  )  # fmt: skip
+
+
 def _group(name: str) -> str:
-  if name.startswith("hdml/"):
+  if name.startswith("hdml/") or name == "loss/head":
     return "dials"
   return "loss" if name.startswith("loss") else "training"

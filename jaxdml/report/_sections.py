@@ -55,7 +55,7 @@ def data_uri(content: bytes, kind: str) -> str:
 
 
 def number(value: float | None) -> str:
-  """A number for people: three decimals up to 1, else four digits.
+  """A number for people: three decimals up to 10, then four digits.
 
   >>> [number(x) for x in (0.65432, 1.0, 89.8663, 522.81, 0.001, 1234567.0, 42, None)]
   ['0.654', '1.000', '89.87', '522.8', '0.001', '1.235e+06', '42', '-']
@@ -64,22 +64,44 @@ def number(value: float | None) -> str:
     return "-"
   if isinstance(value, int) or (abs(value) >= 100 and value == int(value) and abs(value) < 1e6):
     return f"{int(value)}"
-  return f"{value:.3f}" if value == 0 or 1e-2 <= abs(value) <= 1 else f"{value:.4g}"
+  if value == 0 or 1e-2 <= abs(value) < 1e4:
+    return f"{value:.{_decimals(value)}f}"
+  return f"{value:.4g}"
+
+
+def _decimals(value: float) -> int:
+  return 3 if abs(value) < 10 else 2 if abs(value) < 100 else 1
+
+
+def even(values: Sequence[float | None]) -> list[str]:
+  """Numbers that stand together, with as many decimals as the largest of them takes.
+
+  >>> even([441.2013, 97.754, None]), even([0.69, 1.137]), even([0.001, 0.5])
+  (['441.2', '97.8', '-'], ['0.690', '1.137'], ['0.001', '0.500'])
+  """
+  largest = max((abs(v) for v in values if v is not None and np.isfinite(v)), default=0.0)
+  if not 0.01 <= largest < 1e4:
+    return [number(v) for v in values]
+  return ["-" if v is None else f"{v:.{_decimals(largest)}f}" for v in values]
 
 
 def table(
   caption: str, header: Sequence[str], rows: Mapping[str, Sequence[float | None]], *, best: bool
 ) -> str:
-  """A table of numbers, a line a model; `best` puts a star to the largest of each column."""
+  """A table of numbers, a line a model; `best` puts a star to the largest of each column.
+
+  Numbers of one metric have the same decimals: a column's where models are lines, else a line's.
+  """
   columns = list(zip(*rows.values(), strict=True))
+  lines_of = list(zip(*map(even, columns), strict=True)) if best else map(even, rows.values())
   tops = [max((v for v in column if v is not None), default=None) for column in columns]
   cells = "".join(f'<th scope="col">{text(name)}</th>' for name in header)
   lines = []
-  for name, values in rows.items():
+  for (name, values), said in zip(rows.items(), lines_of, strict=True):
     line = f'<th scope="row">{text(name)}</th>'
-    for value, top in zip(values, tops, strict=True):
+    for value, shown, top in zip(values, said, tops, strict=True):
       first = best and len(rows) > 1 and value is not None and value == top
-      line += f'<td class="best">{number(value)}</td>' if first else f"<td>{number(value)}</td>"
+      line += f'<td class="best">{shown}</td>' if first else f"<td>{shown}</td>"
     lines.append(f"<tr>{line}</tr>")
   return (
     f'<div class="scroll" tabindex="0" role="region" aria-label="{text(caption)}"><table>'
@@ -102,6 +124,7 @@ class Curve(NamedTuple):
   floor: float | None = None  # what it should beat, if known
   floor_name: str = ""  # whose that is
   of: str = ""  # the split it was measured on, if any
+  note: str = ""  # what good values are, and what to do about others
 
 
 class Setting(NamedTuple):
@@ -246,7 +269,7 @@ def grouped(all_curves: Sequence[Curve]) -> list[tuple[str, str, list[Curve]]]:
   return [(anchor, _GROUPS[anchor], group) for anchor, group in found if group]
 
 
-def curves(anchor: str, group: Sequence[Curve]) -> tuple[str, dict[str, Any]]:
+def curves(anchor: str, group: Sequence[Curve], note: str = "") -> tuple[str, dict[str, Any]]:
   """Small figures with the last value each: HTML, and the figures by the id of their place."""
   parts, plots = [], {}
   for place, one in enumerate(group):
@@ -263,25 +286,34 @@ def curves(anchor: str, group: Sequence[Curve]) -> tuple[str, dict[str, Any]]:
     dash = ""
     if one.floor is not None:
       dash = f'<span class="dash">┄ {text(one.floor_name)} {number(one.floor)}</span>'
+    if one.note:
+      dash += f'<span class="note">{text(one.note)}</span>'
     parts.append(
       f'<figure><figcaption><b>{text(one.name)}</b><span title="at the last step shown">'
       f"{number(float(values[-1]))}</span>{dash}</figcaption>"
       f'<div id="{target}" class="plot" role="img" aria-label="{text(said)}"></div></figure>'
     )
   of = max(_figures.thinned(c.steps, c.values)[2] for c in group)
-  note = f", each point the mean of up to {of} that were logged" if of > 1 else ""
+  points = f", each point the mean of up to {of} that were logged" if of > 1 else ""
   splits = ", ".join(dict.fromkeys(c.of for c in group if c.of))
   measured = f" on {splits}" if splits else ""
   return (
-    f"<p>Over training steps{text(measured)}{note}; the last value stands at the right.</p>"
+    f"<p>Over training steps{text(measured)}{points}; the last value stands at the right."
+    f"{text(note and ' ' + note)}</p>"
     f'<div class="curves">{"".join(parts)}</div>',
     plots,
   )
 
 
+def next_steps(steps: Sequence[tuple[str, str]]) -> str:
+  """The section on what to do with the model: a sentence and a command each."""
+  return "".join(f"<p>{text(said)}</p><pre><code>{text(command)}</code></pre>"
+                 for said, command in steps)  # fmt: skip
+
+
 def settings(keys: Sequence[Setting], facts: Mapping[str, str]) -> str:
   """The origin of the page, and the config: first what differs from the defaults."""
-  lines = "".join(f"<dt>{text(k)}</dt><dd>{text(v)}</dd>" for k, v in facts.items())
+  lines = "".join(f"<dt>{text(k)}</dt><dd>{_fact(v)}</dd>" for k, v in facts.items())
   html = f"<dl>{lines}</dl>"
   if not keys:
     return html
@@ -290,6 +322,15 @@ def settings(keys: Sequence[Setting], facts: Mapping[str, str]) -> str:
     html += "<h3>Config: what differs from the defaults</h3>" + _keys(changed, default=True)
   whole = f"<details><summary>The whole config, {len(keys)} keys</summary>"
   return f"{html}{whole}{_keys(keys, default=False)}</details>"
+
+
+def _fact(value: str) -> str:
+  """One line as it is; of several the first, the others at a click."""
+  first, *others = value.split("\n")
+  if not others:
+    return text(first)
+  lines = "".join(f"<p>{text(line)}</p>" for line in others)
+  return f"<details><summary>{text(first)}</summary>{lines}</details>"
 
 
 def _keys(keys: Sequence[Setting], *, default: bool) -> str:

@@ -154,7 +154,37 @@
     reset();
   }
 
+  // Sorts by a column at a click on its head, and hides the classes that are not looked for.
+  function startTable(table) {
+    const body = table.tBodies[0];
+    const rows = [...body.rows];
+    const filter = document.getElementById("class-filter");
+    const shown = document.getElementById("class-count");
+    const key = (row, column) => row.cells[column].dataset.value ?? row.cells[column].textContent;
+    const before = (a, b) => (a === "" || b === "" ? (a === "") - (b === "")
+      : isNaN(a) || isNaN(b) ? a.localeCompare(b, undefined, { numeric: true }) : a - b);
+    for (const button of table.querySelectorAll("[data-sort]")) {
+      const head = button.closest("th");
+      const column = Number(button.dataset.sort);
+      button.addEventListener("click", () => {
+        const sign = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+        for (const other of head.parentElement.cells) other.removeAttribute("aria-sort");
+        head.setAttribute("aria-sort", sign === 1 ? "ascending" : "descending");
+        rows.sort((a, b) => sign * before(key(a, column), key(b, column)));
+        body.append(...rows);
+      });
+    }
+    filter.addEventListener("input", () => {
+      const wanted = filter.value.trim().toLowerCase();
+      for (const row of rows) row.hidden = !row.cells[0].textContent.toLowerCase().includes(wanted);
+      const left = rows.filter((row) => !row.hidden).length;
+      shown.textContent = wanted ? `${left} of ${rows.length}` : "";
+    });
+  }
+
   async function start() {
+    const table = document.getElementById("class-table");
+    if (table) startTable(table);
     for (const id of read("figures")) {
       const place = document.getElementById(id);
       const views = await Bokeh.embed.embed_item(read(`${id}-item`), id);

@@ -37,6 +37,9 @@ def test_training_ends_in_a_report(workdir):
   assert "<title>&lt;b&gt;run</title>" in page
   assert "digits test, by label" in page and "All 896 images" in page
   assert "loss/real" in page and "modes kept" in page
+  assert "jaxdml search --workdir=&#x27;&lt;b&gt;run&#x27;" in page
+  table = (workdir / "report_classes.csv").read_text(encoding="utf-8").splitlines()
+  assert table[0].startswith("class,images,queries,recall@1,map@") and len(table) == 11
   assert "untrained encoder" in page and "raw pixels" in page
   assert "<code>train.duration</code>" in page and "&#x27;8 steps&#x27;" in page
   assert "has not finished" not in page

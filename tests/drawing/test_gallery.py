@@ -73,3 +73,25 @@ def test_what_cannot_be_drawn(changes, message):
     drawing.draw_gallery(**{**arguments, **changes})
   with pytest.raises(ValueError, match="lines: expected at least one"):
     drawing.draw_neighbours([])
+
+
+def drawn_texts(figure):
+  return [text.get_text() for text in figure.texts]
+
+
+def test_long_captions_take_two_lines_and_lose_their_middle():
+  image = np.full((8, 8, 3), 200, np.uint8)
+  label = "Cyrillic small letter short i with descender"
+  name = "IMG_20240511_a_long_name_of_some_camera_and_its_owner_0002.jpg"
+  cells = [drawing.Cell(image, captions=(label, name)), drawing.Cell(image, captions=("eel",))]
+  figure = drawing.draw_neighbours([[cells[:1], cells[1:]]])
+  wrapped, named, short = drawn_texts(figure)
+  assert wrapped.replace("\n", " ") == label and wrapped.count("\n") == 1
+  assert named.startswith("IMG_20240511") and named.endswith("_0002.jpg")
+  assert named.count("\n") == 1 and named.count("…") == 1
+  assert short == "eel"
+  # Nothing of a caption lies over its neighbour's, or under the sheet.
+  renderer = figure.canvas.get_renderer()
+  boxes = [text.get_window_extent(renderer) for text in figure.texts]
+  assert boxes[0].y0 >= boxes[1].y1 and boxes[1].y0 >= 0
+  assert max(box.x1 for box in boxes[:2]) <= 6 + 132 <= boxes[2].x0

@@ -15,7 +15,9 @@ from jaxdml.evaluation import (
 )
 from tests.evaluation.helpers import blobs
 
-NAMES = np.array(["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay", "koi", "owl"])
+NAMES = np.array(
+  ["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay", "koi", "owl"]
+)
 
 
 def by_hand(found, labels, gallery_labels, alone):
@@ -102,7 +104,9 @@ def test_confusions_equal_a_counter():
 
 def test_nothing_known_and_nothing_wrong_are_empty():
   found = Neighbours(np.array([[1], [0]]), np.ones((2, 1)))
-  assert len(class_metrics(found, [None, None]).labels) == len(confusions(found, [-1, -1]).found) == 0
+  assert (
+    len(class_metrics(found, [None, None]).labels) == len(confusions(found, [-1, -1]).found) == 0
+  )
   assert len(confusions(found, [5, 5]).found) == 0
   assert class_metrics(found, [5, 5]).recall_at_1.tolist() == [1.0]
 
@@ -111,5 +115,5 @@ def test_labels_of_something_else_are_refused():
   found = Neighbours(np.array([[1], [2]]), np.ones((2, 1)))
   with pytest.raises(ValueError, match="labels: expected as many as found has rows, 2, got 3"):
     class_metrics(found, [1, 2, 3])
-  with pytest.raises(ValueError, match="among 2 items.*items up to 2; give the gallery_labels"):
+  with pytest.raises(ValueError, match=r"among 2 items.*items up to 2; give the gallery_labels"):
     confusions(found, [1, 2])

@@ -56,6 +56,8 @@ def nasty_page():
     ],
     settings=[report.Setting(NASTY[0], NASTY[1], NASTY[2]), report.Setting("seed", 0, 0)],
     facts={NASTY[2]: NASTY[0], "time": time.strftime("%Y")},
+    curves_note=NASTY[4],
+    next_steps=[(NASTY[0], NASTY[2])],
     queries=3,
     k=4,
     progress=False,

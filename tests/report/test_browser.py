@@ -106,6 +106,44 @@ def test_layout_colours_and_classes_can_be_chosen(driver):
   assert NASTY[0] in legend.text and NASTY[3] not in legend.text
 
 
+def test_classes_are_sorted_and_found(driver):
+  def cells(column):
+    return driver.execute_script(
+      """return [...document.querySelectorAll("#class-table tbody tr")].filter((row) => !row.hidden)
+      .map((row) => row.cells[arguments[0]].textContent);""",
+      column,
+    )
+
+  def click(column):
+    driver.execute_script(
+      "document.querySelector(`#class-table [data-sort='${arguments[0]}']`).click()", column
+    )
+
+  assert len(cells(0)) == len(NASTY)
+  click(0)
+  rising = cells(0)
+  assert set(rising) == set(NASTY)
+  click(0)
+  assert cells(0) == rising[::-1]
+  for _ in range(2):  # Numbers by their value.
+    click(3)
+    column = [float(cell) for cell in cells(3)]
+    sorts = driver.execute_script(
+      """return [...document.querySelectorAll("#class-table th[aria-sort]")]
+      .map((head) => [head.textContent, head.getAttribute("aria-sort")]);"""
+    )
+    (name, direction), *others = sorts
+    assert (name, others) == ("MAP@R", [])
+    assert column == sorted(column, reverse=direction == "descending")
+  find = driver.find_element("id", "class-filter")
+  find.send_keys("SCRIPT>alert")
+  assert cells(0) == [NASTY[0]]
+  assert driver.find_element("id", "class-count").text == f"1 of {len(NASTY)}"
+  find.clear()
+  find.send_keys(" ")
+  assert len(cells(0)) == len(NASTY)
+
+
 def test_nothing_of_the_data_ran_and_nothing_was_fetched(driver):
   # Last: all that the tests above did is in these logs.
   assert driver.title == NASTY[0]

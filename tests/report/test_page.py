@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdml import report
+from jaxdml.evaluation import Neighbours
 from jaxdml.report import _galleries, _run, _sections
 from jaxdml.training import read_metrics
 from tests.report.samples import NASTY, clusters, nasty_page
@@ -92,8 +93,8 @@ def test_everything_is_there_and_named(parsed):
   assert len(ids) == len(set(ids))
   sections = [attrs["id"] for tag, attrs in parsed.elements if tag == "section"]
   assert sections == [
-    "metrics", "neighbours", "map", "pairs", "metrics-curves", "loss-curves", "dials-curves",
-    "collapse", "run",
+    "metrics", "neighbours", "classes", "map", "pairs", "metrics-curves", "loss-curves",
+    "dials-curves", "collapse", "next", "run",
   ]  # fmt: skip
   links = [attrs["href"] for tag, attrs in parsed.elements if tag == "a"]
   assert {f"#{s}" for s in sections} <= set(links)
@@ -185,7 +186,7 @@ def test_history_sorts_what_a_run_logs(tmp_path):
   lines = [
     {"step": 0, "eval/image_folder/my photos test/recall@1": 0.2},
     {"step": 0, "eval/image_folder/my photos test/macro/recall@1": 0.1},
-    {"step": 5, "loss/real": 2.0, "hdml/lambda": 1.0, "grad_norm": 3.0},
+    {"step": 5, "loss/real": 2.0, "hdml/lambda": 1.0, "my_norm": 3.0, "loss/head": 0.5},
     {"step": 5, "eval/image_folder/my photos test/recall@1": 0.5,
      "eval/image_folder/my photos test/num_queries": 9,
      "eval/image_folder/my photos test/collapse/within/map@r": 0.1},
@@ -194,15 +195,17 @@ def test_history_sorts_what_a_run_logs(tmp_path):
   path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 6, "los')
   split = "image_folder/my photos test"
   results = {"raw pixels": {"recall@1": 0.3}, "trained model": {"recall@1": 0.5}}
-  curves = _run.curves(read_metrics(tmp_path), results, split)
+  curves = _run.curves(read_metrics(tmp_path), results, split, classes=10)
   assert [(c.group, c.name, c.floor, c.of) for c in curves] == [
     ("metrics", "R@1", 0.3, split),
     ("diagnostics", "MAP@R within the class", None, split),
     ("metrics", "R@1 by class", None, split),
     ("dials", "λ: 1 pulls nothing, 0 all the way", None, ""),
-    ("training", "grad_norm", None, ""),
+    ("dials", "head's cross-entropy", pytest.approx(2.302585), ""),
     ("loss", "loss/real", None, ""),
+    ("training", "my_norm", None, ""),
   ]
+  assert [bool(c.note) for c in curves] == [False] * 3 + [True, True, False, False]
   assert curves[0].steps.tolist() == [0, 5] and curves[0].values.tolist() == [0.2, 0.5]
   assert _run.curves(read_metrics(tmp_path), results, "other")[0].floor is None
   assert read_metrics(tmp_path / "none") == {}
@@ -216,10 +219,9 @@ def test_what_comes_after_all_that_there_is_to_find_is_no_mistake():
   labels = np.array([0, 0, 0, 0, 1, 1, 2, 2])
   indices = np.array([[1, 4, 2, 3, 5, 6]])
   similarities = np.linspace(0.9, 0.4, 6)[None]
-  rows = np.arange(8)
-  shown = _galleries.galleries(
-    indices, similarities, labels, rows[:1], rows, count=1, seed=0
-  )  # fmt: skip
+  rows, found = np.arange(8), Neighbours(indices, similarities)
+  ranked = _galleries.Ranked(rows[:1], rows, found)
+  shown = _galleries.galleries(ranked, labels, count=1, k=6, seed=0)
   page = _galleries.html(shown[:1], labels, dict.fromkeys(range(8), "data:,"), str, str)
   kinds = re.findall(r'class="cell (\w+)"', page)
   assert kinds == ["query", "right", "wrong", "right", "right", "beyond", "beyond"]
@@ -231,3 +233,25 @@ def test_a_table_by_class_that_says_the_same_again_is_left_out():
   assert _sections.metrics(rows).count("<table") == 1
   rows["trained model"]["macro/recall@1"] = 0.4
   assert _sections.metrics(rows).count("<table") == 2
+
+
+def test_curves_that_say_the_same_again_are_left_out():
+  steps, values = np.arange(3.0), np.array([0.1, 0.2, np.nan])
+  history = {
+    "eval/digits test/recall@1": (steps, values),
+    "eval/digits test/macro/recall@1": (steps, values + 1e-7),
+    "eval/digits test/map@r": (steps, values),
+    "eval/digits test/macro/map@r": (steps, values + 0.01),
+    "loss": (steps, values),
+    "loss/real": (steps, values),
+  }
+  names = [curve.name for curve in _run.curves(history, {}, "digits test")]
+  assert names == ["R@1", "MAP@R", "MAP@R by class", "loss"]
+  history["loss/real"] = (steps[:2], values[:2])
+  assert _run.curves(history, {}, "digits test")[-1].name == "loss/real"
+
+
+def test_numbers_of_a_line_have_the_same_decimals():
+  lines = {"effective rank": [441.2013, 97.754, None], "spread": [0.5, 1.25, 0.001]}
+  cells = re.findall(r"<td>([^<]+)</td>", _sections.table("", ["a", "b", "c"], lines, best=False))
+  assert cells == ["441.2", "97.8", "-", "0.500", "1.250", "0.001"]

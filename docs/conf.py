@@ -31,7 +31,7 @@ extensions = [
 
 myst_enable_extensions = ["attrs_block", "dollarmath", "fieldlist"]
 myst_heading_anchors = 6  # GitHub's, to any depth
-myst_dmath_allow_space = myst_dmath_allow_digits = False
+myst_dmath_allow_space = False
 suppress_warnings = ["myst.header"]  # a page may leave out a level of headings
 
 autodoc_preserve_defaults = True  # as written, not what they are at run time

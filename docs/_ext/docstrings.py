@@ -121,8 +121,9 @@ def convert(app, what, name, obj, options, lines):
 
 def skip(app, what, name, obj, skipped, options):
   """Sphinx's hook: fields are listed by their class, not each on its own."""
-  return True if what == "class" and not (inspect.isroutine(obj) or isinstance(
-    obj, property | classmethod | staticmethod)) else None  # fmt: skip
+  code = getattr(obj, "fget", None) or getattr(obj, "__func__", obj)
+  ours = inspect.isroutine(code) and (code.__module__ or "").startswith("jaxdml.")
+  return True if what == "class" and not ours else None
 
 
 def signature(app, what, name, obj, options, arguments, returned):

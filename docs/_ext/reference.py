@@ -22,6 +22,15 @@ DOCS = pathlib.Path(__file__).resolve().parent.parent
 FOLDER = DOCS / "api"
 LEFT_OUT = {"main"}  # `python -m jaxdml.main`: a command, which the guide explains
 
+GUIDE = {  # the pages that explain a module
+  "losses": ("losses", "conventions", "loops"), "mining": ("losses", "methods"),
+  "distances": ("losses",), "refs": ("conventions",), "hdml": ("methods",),
+  "evaluation": ("evaluation",), "models": ("encoders",), "pretrained": ("encoders",),
+  "data": ("data",), "prepare": ("data",), "training": ("training",),
+  "planning": ("accelerators",), "inference": ("retrieval", "export"), "search": ("retrieval",),
+  "report": ("report",),
+}  # fmt: skip
+
 
 @functools.cache
 def modules():
@@ -176,6 +185,10 @@ def module_page(full, module, inside):
   """The page of a module: its docstring, its submodules, then each of its names."""
   own = {record.fn.__name__ for record in losses.LOSSES.values()}
   parts = [f"# {full}\n", f"```{{eval-rst}}\n.. automodule:: {full}\n```\n"]
+  room = full.partition(".")[2]
+  if room in GUIDE:
+    pages = ", ".join(f"[](../{name}.md)" for name in GUIDE[room])
+    parts.append(f"In the guide, with formulas and examples: {pages}.\n")
   if inside:
     parts.append("\n".join(f"- [{name}]({name}.md)" for name in inside) + "\n")
   things = {n: v for n, v in public(module).items()

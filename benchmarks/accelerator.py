@@ -38,11 +38,6 @@ from jaxdml.training import program as program_lib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LOSSES = ("multi_similarity", "margin", "triplet, EPS + semihard", "ntxent")
-# What JAX calls a device -> the chip whose limits stand in `planning.CHIPS`.
-KINDS = {
-  "TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p",
-  "TPU v6 lite": "v6e", "TPU v6e": "v6e", "A100": "a100", "H100": "h100", "H200": "h200",
-}  # fmt: skip
 STEPS = {
   "margin, EPS, ResNet-50": ("margin,eps,cars,fair", {}),
   "margin, EPS, ViT-S/16": (
@@ -56,11 +51,8 @@ STEPS = {
 
 def chip_of(device: Any) -> planning.Chip | None:
   """The published limits of a device; None for one that is not among `planning.CHIPS`."""
-  kind = device.device_kind
-  for name in sorted(KINDS, key=len, reverse=True):
-    if name in kind:
-      return planning.CHIPS[KINDS[name]]
-  return None
+  name = planning.name_of(device)
+  return planning.CHIPS[name] if name else None
 
 
 def seconds_of(call: Callable[[], Any], budget: float) -> float:

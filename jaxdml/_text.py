@@ -1,7 +1,9 @@
 """Text for people: names that may hold anything, and lists of them that may be long."""
 
 import itertools
+import sys
 from collections.abc import Callable, Collection
+from typing import Any
 
 
 def printable(text: str, drawn: Callable[[str], object] = bool) -> str:
@@ -28,3 +30,12 @@ def few(names: Collection[str], most: int = 5, *, separator: str = ", ") -> str:
   more = len(names) - most
   shown = separator.join(itertools.islice(names, most))
   return f"{shown} and {more:,} more" if more > 0 else shown
+
+
+def bar_options() -> dict[str, Any]:
+  """Returns options of tqdm by which bars go to a terminal or a notebook, not into log files."""
+  if "ipykernel" not in sys.modules:
+    return {"disable": None}
+  # A notebook goes back to a line's start like a terminal, and says that it is none. It keeps all
+  # that was ever written there.
+  return {"disable": False, "mininterval": 1.0}

@@ -9,6 +9,7 @@ import functools
 import pathlib
 from typing import TYPE_CHECKING
 
+from jaxdml._text import bar_options
 from jaxdml.commands import _config, _options
 from jaxdml.commands._cli import Command, Parser, tell
 
@@ -46,7 +47,7 @@ def look(config: "ConfigDict", batches: int) -> "Figure":
   bad = data.BadImages(train, config.data.max_bad_images)
   blocks = {}
   with setup.train_batches(config, train, draw, start=0, stop=batches, bad_images=bad) as source:
-    for step, batch in enumerate(tqdm(source, total=batches, desc="batches", disable=None)):
+    for step, batch in enumerate(tqdm(source, total=batches, desc="batches", **bar_options())):
       images = normalize.undo(normalize(batch["image"]))
       label = batch["label"]
       # In the order in which the batch has them.
@@ -94,7 +95,7 @@ def _run(args: argparse.Namespace) -> int:
     return 1
   args.out.parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(args.out)
-  print(f"wrote {args.out.resolve()}")
+  print(f"wrote {args.out}")
   return 0
 
 

@@ -19,6 +19,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from tqdm import tqdm
 
 from jaxdml import _files
+from jaxdml._text import bar_options
 from jaxdml.errors import JaxdmlError
 
 # In the directory of a prepared data set: the labels of every split; and, if `jaxdml prepare` wrote
@@ -223,7 +224,7 @@ def _scan(directory: Path, info: tfds.core.DatasetInfo) -> dict[str, np.ndarray]
   total = sum(s.num_examples for s in info.splits.values())
   what = f"{info.name}: reading labels (once)"
   # Only large data sets take long enough to show a bar.
-  with tqdm(total=total, desc=what, unit=" records", disable=None, delay=2) as bar:
+  with tqdm(total=total, desc=what, unit=" records", delay=2, **bar_options()) as bar:
     for split in info.splits:
       source = open_records(directory, split)
       values: dict[str, list[int]] = {c: [] for c in columns}

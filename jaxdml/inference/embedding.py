@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxdml import data
-from jaxdml._text import printable
+from jaxdml._text import bar_options, printable
 from jaxdml.data import picture_files
 from jaxdml.errors import JaxdmlError
 
@@ -77,7 +77,8 @@ def embed_source(
   if bad is None:
     bad = data.BadImages(source, data.MAX_BAD_IMAGES)
   batches = data.eval_batches(source, model.preprocessing, batch_size, num_workers, bad)
-  bar = tqdm(total=len(source), desc=f"embed {printable(source.name)}", unit="image", disable=None)
+  what = f"embed {printable(source.name)}"
+  bar = tqdm(total=len(source), desc=what, unit="image", **bar_options())
   done = 0
   with batches, bar:
     try:

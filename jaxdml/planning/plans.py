@@ -113,13 +113,7 @@ def plan(
   """
   target = targets.target(target) if isinstance(target, str) else target
   chips = len(target.devices)
-  config = ConfigDict(config)
-  classes = _num_classes(config) if num_classes is None else num_classes
-  with config.unlocked():
-    if config.data.image_size:  # The compiler does not look at values, but at this.
-      config.encoder.init = ""
-    if images_per_chip is not None:
-      config.data.batch_size = images_per_chip * chips
+  config, classes = sized(config, chips, num_classes, images_per_chip)
   resolved = setup.resolve(config, chips, platform=target.chip.platform)
   made = _Made(resolved, target, classes, say)
   state = made.state
@@ -156,15 +150,7 @@ class _Made:
   def program(self, images: int) -> program_lib.Program:
     """The program of a config with so many images a chip."""
     batch = images * len(self.target.devices)
-    config = replace(self.config, {"data.batch_size": batch})
-    with setup.building():
-      return program_lib.build(
-        config,
-        num_classes=self.classes,
-        total_steps=_STEPS,
-        steps_per_epoch=_STEPS,
-        axis_name=parallel.AXIS,
-      )
+    return build(replace(self.config, {"data.batch_size": batch}), self.classes)
 
   @functools.cached_property
   def state(self) -> program_lib.TrainState:
@@ -269,17 +255,38 @@ class _Made:
     return min(good + 1.02 * room / each, 8 * good)
 
 
+def sized(
+  config: ConfigDict, chips: int, num_classes: int | None, images_per_chip: int | None
+) -> tuple[ConfigDict, int]:
+  """A copy of a config with so many images a chip, without weights; and its training classes."""
+  config = ConfigDict(config)
+  with config.unlocked():
+    if config.data.image_size:  # The values of weights change no program, but this is theirs.
+      config.encoder.init = ""
+    if images_per_chip is not None:
+      config.data.batch_size = images_per_chip * chips
+  return config, _num_classes(config) if num_classes is None else num_classes
+
+
+def build(config: Config, classes: int) -> program_lib.Program:
+  """The program of a resolved config, whose run has some length."""
+  with setup.building():
+    return program_lib.build(
+      config, num_classes=classes, total_steps=_STEPS, steps_per_epoch=_STEPS,
+      axis_name=parallel.AXIS,
+    )  # fmt: skip
+
+
 def _num_classes(config: ConfigDict) -> int:
   """Training classes of a config's data set, prepared here or public."""
-  name = config.data.dataset
   try:
     return len(setup.load_splits(config).train.classes(config.data.label))
   except DatasetNotPreparedError as error:
-    rule = PUBLIC.get(name.removeprefix("tfds:"))
+    rule = PUBLIC.get(config.data.dataset.removeprefix("tfds:"))
     if rule is None or rule.classes is None:
       raise PlanError(
-        f"--num_classes: needed, as the data set {name!r} is not prepared here; expected the "
-        "number of training classes"
+        f"--num_classes: needed, as the data set {config.data.dataset!r} is not prepared here; "
+        "expected the number of training classes"
       ) from error
     return rule.classes
 

@@ -86,6 +86,19 @@ CHIPS: dict[str, Chip] = {
 }
 """Chips by the names that targets begin with."""
 
+# What JAX calls a device, or the beginning of it: a longer one first.
+_KINDS = {
+  "TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v5p": "v5p", "TPU v5": "v5p", "TPU v6": "v6e",
+  "TPU v4": "v4", "NVIDIA A100": "a100", "NVIDIA H100": "h100", "NVIDIA H200": "h200",
+}  # fmt: skip
+
+
+def name_of(device: Any) -> str | None:
+  """Returns the name in `CHIPS` of a device of this machine; None of one that is not there."""
+  kind = device.device_kind
+  return next((name for start, name in _KINDS.items() if kind.startswith(start)), None)
+
+
 # Limits that all these GPUs share, as XLA's GpuTargetConfigProto names them.
 _GPU_TEXT = """
 gpu_device_info {{

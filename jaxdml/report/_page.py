@@ -11,6 +11,7 @@ from bokeh.embed import json_item
 from tqdm import tqdm
 
 from jaxdml import evaluation
+from jaxdml._text import bar_options
 from jaxdml.evaluation import _checks as checks
 from jaxdml.report import _analysis, _classes, _figures, _galleries, _sections
 from jaxdml.report._sections import Curve, Setting, csp_hash, json_script, text
@@ -97,7 +98,8 @@ def build(
   call = functools.partial(_name, names)
   record = record or (lambda row: f"row {row}")
 
-  with tqdm(total=5, desc="report", unit="part", disable=None if progress else True) as bar:
+  bars = bar_options() if progress else {"disable": True}
+  with tqdm(total=5, desc="report", unit="part", **bars) as bar:
 
     def done(part: str) -> None:
       bar.set_postfix_str(part)

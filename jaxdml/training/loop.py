@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jaxdml import data, evaluation, models
-from jaxdml._text import printable
+from jaxdml._text import bar_options, printable
 from jaxdml.errors import JaxdmlError
 from jaxdml.training import checkpoints, encoder_init, features, parallel, recipes, runs, setup
 from jaxdml.training import config as config_lib
@@ -211,7 +211,7 @@ class _Run:
     device_state = parallel.replicate(state)
     pending: collections.deque = collections.deque()
     # Without a terminal a bar would fill log files: a line each log_every instead.
-    bar = tqdm(total=self.total, initial=start, desc="train", unit="step", disable=None)
+    bar = tqdm(total=self.total, initial=start, desc="train", unit="step", **bar_options())
     since = time.perf_counter()
     keys, span = self.config.data, {"start": start, "stop": self.total}
     source = features.source(self.setup, state, self.sampler, **span, bad_images=self.bad_images)

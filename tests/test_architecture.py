@@ -1,5 +1,6 @@
 """Imports point inwards, the mathematics imports nothing heavy, and faces show what they say."""
 
+import ast
 import importlib
 import pathlib
 import pkgutil
@@ -93,10 +94,31 @@ def test_dir_shows_what_is_public(name):
     assert getattr(package, public) is not None
 
 
+def test_only_what_a_face_shows_is_taken_from_it():
+  """`data.decode` works where someone imported it before, and fails in a fresh process."""
+  faces = {
+    name.removeprefix("jaxdml."): importlib.import_module(name) for name in public_packages()
+  }
+  wrong = []
+  for path in sorted((house.ROOT / "jaxdml").rglob("*.py")):
+    tree = ast.parse(path.read_text())
+    local = {
+      alias.asname or alias.name: faces[alias.name]
+      for node in ast.walk(tree)
+      if isinstance(node, ast.ImportFrom) and node.module == "jaxdml"
+      for alias in node.names
+      if alias.name in faces
+    }
+    for node in ast.walk(tree):
+      if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        face = local.get(node.value.id)
+        if face is not None and node.attr not in face.__all__:
+          wrong.append(f"{path.relative_to(house.ROOT)}:{node.lineno}: {ast.unparse(node)}")
+  assert wrong == []
+
+
 def test_no_docstring_is_a_riddle():
   """They begin with a noun or a verb, not with What, How, Which, Where or Whether."""
-  import ast
-
   riddles = []
   for path in sorted((house.ROOT / "jaxdml").rglob("*.py")):
     for node in ast.walk(ast.parse(path.read_text())):

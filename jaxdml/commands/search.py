@@ -67,7 +67,8 @@ def read_queries(paths: Sequence[pathlib.Path]) -> list[Any]:
   Raises:
     SearchError: there is no such file, it cannot be read, or a folder holds no image.
   """
-  from jaxdml import data, inference, search
+  from jaxdml import inference, search
+  from jaxdml.data import ImageDecodeError, decode
 
   queries = []
   for given in paths:
@@ -83,10 +84,10 @@ def read_queries(paths: Sequence[pathlib.Path]) -> list[Any]:
     for file in files:
       try:
         encoded = file.read_bytes()
-        data.decode.decode(encoded, 3)
+        decode.decode(encoded, 3)
       except OSError as error:
         raise search.SearchError(f"--query={file} cannot be read: {error.strerror}") from error
-      except data.ImageDecodeError as error:
+      except ImageDecodeError as error:
         raise search.SearchError(f"--query={file} is no image that can be read: {error}") from error
       queries.append(search.Query(os.fspath(file), encoded))
   return queries

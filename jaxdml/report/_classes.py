@@ -10,7 +10,7 @@ import numpy as np
 from jaxdml.evaluation import ClassMetrics, Confusions, class_metrics, confusions
 from jaxdml.report import _figures
 from jaxdml.report._galleries import Ranked
-from jaxdml.report._sections import number, text
+from jaxdml.report._sections import even, number, text
 
 _SHOWN = 100  # classes at each end of the table, so that a page of 11,000 stays small
 _PAIRS = 12
@@ -118,7 +118,7 @@ def _table(classes: Classes, call: Callable[[Any], str]) -> str:
     label = scores.labels[row]
     other, share = taken.get(label, (None, 0.0))
     numbers = [classes.images[row], scores.recall_at_1[row], scores.map_at_r[row], share]
-    shown = [str(numbers[0]), *map(number, map(float, numbers[1:3])), f"{share:.0%}"]
+    shown = [str(numbers[0]), *even([1.0, *numbers[1:3]])[1:], f"{share:.0%}"]
     cells = [f'<td data-value="{value:.6g}">{said}</td>'
              for value, said in zip(numbers, shown, strict=True)]  # fmt: skip
     name = "" if other is None else text(call(other))
@@ -138,8 +138,8 @@ def _table(classes: Classes, call: Callable[[Any], str]) -> str:
     '<div class="controls"><label>Find a class <input type="search" id="class-filter"></label>'
     '<span id="class-count" role="status"></span></div>'
     '<div class="scroll tall" tabindex="0" role="region" aria-label="Classes">'
-    f'<table id="class-table"><caption>{caption}</caption><thead><tr>{header}</tr></thead>'
-    f"<tbody>{''.join(lines)}</tbody></table></div>"
+    f'<table id="class-table"><caption><span>{caption}</span></caption>'
+    f"<thead><tr>{header}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
   )
 
 

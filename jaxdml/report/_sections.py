@@ -105,7 +105,7 @@ def table(
     lines.append(f"<tr>{line}</tr>")
   return (
     f'<div class="scroll" tabindex="0" role="region" aria-label="{text(caption)}"><table>'
-    f"<caption>{text(caption)}</caption><thead><tr><td></td>{cells}</tr></thead>"
+    f"<caption><span>{text(caption)}</span></caption><thead><tr><td></td>{cells}</tr></thead>"
     f"<tbody>{''.join(lines)}</tbody></table></div>"
   )
 
@@ -178,7 +178,8 @@ def _meanings(keys: Sequence[str]) -> str:
 def metrics(rows: Mapping[str, Mapping[str, float]]) -> str:
   """The table of all models, and what its columns mean."""
   present = {key for row in rows.values() for key in row}
-  keys = sorted(filter(_is_score, present), key=lambda metric: describe_metric(metric).order)
+  order = lambda metric: describe_metric(metric).order
+  keys = sorted(filter(_is_score, present), key=order)
   counts = list(rows.values())[-1]
   said = []
   if "num_queries" in counts:
@@ -188,7 +189,7 @@ def metrics(rows: Mapping[str, Mapping[str, float]]) -> str:
   if counts.get("num_undecodable"):
     said.append(f"{int(counts['num_undecodable']):,} images that cannot be decoded left out")
   caption = "; ".join(said) or "Higher is better"
-  by_class = sorted(key for key in present if key.startswith("macro/"))
+  by_class = sorted((key for key in present if key.startswith("macro/")), key=order)
   plain = lambda key: key.removeprefix("macro/")
   if all(
     number(row.get(k)) == number(row.get(plain(k))) for row in rows.values() for k in by_class

@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHORT = (
   "--config.train.duration=4 steps", "--config.train.evaluate_every=4 steps",
   "--config.eval.plain=False", "--config.eval.raw_pixels=False", "--config.eval.clustering=False",
-  "--config.eval.diagnostics=False", "--config.data.batch_size=32",
+  "--config.eval.diagnostics=False", "--config.eval.untrained=False", "--config.data.batch_size=32",
 )  # fmt: skip
 
 

@@ -82,6 +82,7 @@ def read(app, name, source):
     source[0] += contents()
   # A folder has a page on a code host, not here.
   source[0] = re.sub(r"\[([^\]]+)\]\((?!http)[\w./-]+/\)", r"`\1`", source[0])
+  source[0] = source[0].replace("](../jaxdml/training/defaults.py)", "](api/config.md)")
   source[0] = re.sub(r"```mermaid\n(.*?)\n```", drawn, source[0], flags=re.DOTALL)
 
 
@@ -91,7 +92,7 @@ def link(app, tree, name):
     return
   known = app.env.get_domain("py").objects
   for node in list(tree.findall(nodes.literal)):
-    text = node.astext()
+    text = node.astext().partition("(")[0]
     tried = [f"jaxdml.{text}"] if "." in text else []
     if name == "docs/losses" and re.fullmatch(r"\w+", text):
       tried = [f"jaxdml.losses.{text}_loss", f"jaxdml.mining.{text}", f"jaxdml.distances.{text}"]

@@ -31,6 +31,15 @@ GUIDE = {  # the pages that explain a module
   "report": ("report",),
 }  # fmt: skip
 
+CONFIG = """# Config keys
+
+What each says, takes and is by default; [training](../training.md) has the rest.
+
+```{literalinclude} ../../jaxdml/training/defaults.py
+:language: python
+```
+"""
+
 
 @functools.cache
 def modules():
@@ -222,7 +231,9 @@ def write(app):
     pages[f"jaxdml.losses.{record.fn.__name__}"] = loss_page(record)
   rooms = [name for name in pages if name.count(".") == 1]
   lines = [f"| [{name}]({name}.md) | {_first(found[name])} |" for name in rooms]
-  tree = "\n".join(name for name in rooms)
+  lines.append("| [config keys](config.md) | Every key, what it takes and its default. |")
+  pages["config"] = CONFIG
+  tree = "\n".join([*rooms, "config"])
   index = "\n".join(["# Reference\n", "| module | |", "|---|---|", *lines, ""])
   pages["index"] = f"{index}\n```{{toctree}}\n:hidden:\n{tree}\n```\n"
   for room in rooms:

@@ -2,6 +2,7 @@
 
 import argparse
 import pathlib
+import shlex
 from typing import Any
 
 from jaxdml.commands import _options
@@ -54,6 +55,9 @@ def _tell(summary: Any, out: pathlib.Path) -> None:
     return
   without = f", unreadable images left out: {len(summary.skipped)}" if summary.skipped else ""
   print(f"{wrote}, which is finished{without}")
+  note(
+    f"search it: jaxdml search --embeddings={shlex.quote(str(out))} --query=IMAGE --out=found.html"
+  )
 
 
 COMMAND = Command("Embeds a folder of images or a data set into Parquet shards", _add_options, _run,

@@ -139,7 +139,8 @@ def _end(args: argparse.Namespace, directory: pathlib.Path) -> None:
     return
   where = f" --config.data.data_dir={shlex.quote(args.data_dir)}" if args.data_dir else ""
   note(
-    f"next, see what the network will: jaxdml show --config=photos:{args.config}{where} "
+    # The same config in both: of another one the batch would be of another size and crop.
+    f"next, see what the network will: jaxdml show --config=finetune_photos:{args.config}{where} "
     "--out=batch.png",
     f"then train from ImageNet's weights: jaxdml train --config=finetune_photos:"
     f"{args.config}{where} --workdir=runs/{args.config}",

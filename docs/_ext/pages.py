@@ -86,6 +86,13 @@ def read(app, name, source):
   source[0] = re.sub(r"```mermaid\n(.*?)\n```", drawn, source[0], flags=re.DOTALL)
 
 
+def keep(app, tree):
+  """Sphinx's hook: what another host would have to be asked for, a badge, is its text here."""
+  for image in list(tree.findall(nodes.image)):
+    if "://" in image["uri"]:
+      image.replace_self(nodes.Text(image.get("alt") or image["uri"]))
+
+
 def link(app, tree, name):
   """Sphinx's hook: inline code that names something of the reference becomes a link to it."""
   if name.startswith("docs/api/"):
@@ -134,6 +141,7 @@ def setup(app):
   """Connects to Sphinx."""
   app.add_lexer("csv", TextLexer)  # GitHub knows it
   app.connect("source-read", read)
+  app.connect("doctree-read", keep)
   app.connect("doctree-resolved", link)
   app.connect("build-finished", finish)
   return {"parallel_read_safe": True}

@@ -25,7 +25,7 @@ def contents():
   parts = {
     "Guide": [f"docs/{name}" for name in listed],
     "Reference": ["docs/api/index"],
-    "Project": ["All pages <docs/README>", "CONTRIBUTING", "CHANGELOG"],
+    "Project": ["All pages, notebooks <docs/README>", "CONTRIBUTING", "CHANGELOG"],
   }
   return "\n".join(
     f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n" + "\n".join(names) + "\n```"

@@ -82,9 +82,20 @@ def read(path: pathlib.Path) -> dict:
   return notebook
 
 
+def linked(text: str) -> str:
+  """Markdown with links into the repository as addresses: on Colab relative ones lead nowhere."""
+  files = f"{setup_facts()[0]}/blob/main/"
+  text = re.sub(r"https://github\.com/[\w.-]+/[\w.-]+/blob/main/", files, text)
+  relative = lambda m: f"]({files}{os.path.normpath(f'colab/{m[1]}')})"
+  return re.sub(r"\]\((?!https?:|#|data:|attachment:)([^)\s]+)\)", relative, text)
+
+
 def filled(path: pathlib.Path) -> str:
   """A notebook's file with the badge as its first cell and the shared one as its first code."""
   notebook = read(path)
+  for cell in notebook["cells"]:
+    if cell["cell_type"] == "markdown":
+      cell["source"] = linked(cell["source"])
   cells = [cell for cell in notebook["cells"] if cell["id"] not in ("badge", "setup")]
   for number, cell in enumerate(cells, 1):
     cell["id"] = f"cell-{number}"
@@ -151,7 +162,7 @@ def run(path: pathlib.Path, out: str = "") -> str:
       "JAXDML_WORK": work,
       "PYTHONPATH": str(ROOT),
     }
-    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(FOLDER)}})
+    client = NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(FOLDER)}})
     try:
       client.execute(env=env)
     finally:

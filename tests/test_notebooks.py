@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import types
@@ -26,6 +27,22 @@ def test_no_notebook_is_committed_with_outputs():
   for path in notebooks.paths():
     for cell in notebooks.read(path)["cells"]:
       assert not cell.get("outputs") and cell.get("execution_count") is None
+
+
+def test_links_into_the_repository_lead_to_files():
+  files = f"{notebooks.setup_facts()[0]}/blob/main/"
+  found = []
+  for path in notebooks.paths():
+    texts = "".join(c["source"] for c in notebooks.read(path)["cells"][1:])
+    found += re.findall(re.escape(files) + r"([^)#\s]+)", texts)
+  assert found and [link for link in found if not (ROOT / link).is_file()] == []
+
+
+def test_links_become_addresses_of_the_repository():
+  files = f"{notebooks.setup_facts()[0]}/blob/main"
+  text = "[a](../docs/losses.md#miners) [b](x.ipynb) [c](https://github.com/me/fork/blob/main/d.md)"
+  expected = f"[a]({files}/docs/losses.md#miners) [b]({files}/colab/x.ipynb) [c]({files}/d.md)"
+  assert notebooks.linked(text) == expected
 
 
 @pytest.fixture

@@ -58,6 +58,7 @@ if importlib.util.find_spec("jaxdml") is None:
 # Runs are kept on Google Drive where there is one, as Colab's own disk goes with the runtime.
 on_colab = "google.colab" in sys.modules
 WORK = pathlib.Path(os.environ.get("JAXDML_WORK", "jaxdml_work")).absolute()
+os.environ["JAXDML_WORK"] = str(WORK)  # the same when the cell runs again
 if on_colab:
   from google.colab import drive
 
@@ -75,5 +76,5 @@ kinds = sorted({device.device_kind for device in jax.devices()})
 print(f"jax {jax.__version__} on {jax.device_count()} x {', '.join(kinds)}")
 # On a CPU, and in tests, the same cells run on less.
 SMALL = jax.default_backend() == "cpu" or os.environ.get("JAXDML_SMALL") == "1"
-if SMALL and on_colab:
+if on_colab and jax.default_backend() == "cpu":
   print("Only a CPU: choose Runtime -> Change runtime type -> a TPU or T4 GPU for the real sizes.")

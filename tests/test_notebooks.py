@@ -57,7 +57,8 @@ def cell(monkeypatch, tmp_path):
       return subprocess.CompletedProcess(command, int(bool(pip)), stdout="", stderr=pip)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("JAXDML_WORK", raising=False)
+    monkeypatch.setenv("JAXDML_WORK", "")  # and what the cell sets is undone
+    del os.environ["JAXDML_WORK"]
     monkeypatch.delenv("JAXDML_SMALL", raising=False)
     for name, version in (package.split("==") for package in packages):
       folder = tmp_path / "site" / f"{name}-{version}.dist-info"
@@ -118,6 +119,8 @@ def test_a_failing_install_is_one_line(cell):
 def test_where_jaxdml_is_nothing_is_installed_and_work_is_a_folder_here(cell, tmp_path):
   names, calls = cell("jax==0.10.0", has_jaxdml=True)
   assert calls == [] and names["SMALL"]
+  assert names["WORK"] == tmp_path / "jaxdml_work" == pathlib.Path.cwd()
+  exec(notebooks.first_cell(), names)
   assert names["WORK"] == tmp_path / "jaxdml_work" == pathlib.Path.cwd()
 
 

@@ -66,8 +66,13 @@ def test_the_page_on_training_names_configs_and_its_writer_writes(tmp_path):
   assert (tmp_path / "lines.txt").read_text() == "1 loss 0.5\n2 loss 0.5\n"
 
 
-def test_the_citation_has_the_version():
-  assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+def test_the_citation_and_the_changelog_have_the_version():
+  """And the date of its release; what comes after it has its heading above."""
+  headings = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+  version, date = re.fullmatch(r"\[(.+)\] - (\d{4}-\d\d-\d\d)", headings[1]).groups()
+  assert headings[0] == "[Unreleased]" and version == __version__
+  citation = (ROOT / "CITATION.cff").read_text()
+  assert f"\nversion: {version}\ndate-released: {date}\n" in citation
 
 
 def test_it_counts_the_losses_and_miners_that_there_are():

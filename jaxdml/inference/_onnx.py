@@ -6,13 +6,14 @@ the one for CPUs. jax2onnx is no way out yet: docs/export.md says what it cannot
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from jax.extend import core as jex
 
 from jaxdml.errors import JaxdmlError
+from jaxdml.inference._onnx_graph import Graph, Value, order_of
 
 OPSET, IR_VERSION = 18, 10  # of 2023, which every current runtime reads
 _END = np.iinfo(np.int64).max
@@ -42,128 +43,65 @@ def convert(
   spec = jax.ShapeDtypeStruct((first, *shape[1:]), dtype)
   closed = jax.make_jaxpr(function)(spec)
   graph = Graph()
-  (result,) = graph.run(closed.jaxpr, closed.consts, [Value("images", spec.shape)])
+  (result,) = _run(graph, closed.jaxpr, closed.consts, [Value("images", spec.shape)])
   graph.node("Identity", graph.full(result, closed.out_avals[0].shape), output="embeddings")
+  nodes, constants = graph.protos()
   names = lambda sizes: [s if isinstance(s, int) else "batch" for s in sizes]
   info = lambda name, aval: helper.make_tensor_value_info(
     name, helper.np_dtype_to_tensor_dtype(np.dtype(aval.dtype)), names(aval.shape)
   )
   ends = [info("images", spec)], [info("embeddings", closed.out_avals[0])]
   model = helper.make_model(
-    helper.make_graph(graph.nodes, name, *ends, graph.initializers), ir_version=IR_VERSION,
+    helper.make_graph(nodes, name, *ends, constants), ir_version=IR_VERSION,
     opset_imports=[helper.make_opsetid("", OPSET)], producer_name="jaxdml",
   )  # fmt: skip
   checker.check_model(model, full_check=True)
   return model
 
 
-class Value(NamedTuple):
-  """A tensor of the graph. It may have 1 where JAX's value is broadcast: ONNX does so by itself."""
-
-  name: str
-  shape: tuple[Any, ...]
-
-
-class Graph:
-  """Nodes and constants written so far; values are NumPy arrays where they are known now."""
-
-  def __init__(self):
-    self.nodes: list[Any] = []
-    self.initializers: list[Any] = []
-
-  def run(self, jaxpr: Any, consts: Any, arguments: list[Any]) -> list[Any]:
-    """Writes a jaxpr and those that it calls; returns its results."""
-    known = dict(zip(jaxpr.constvars, map(np.asarray, consts), strict=True))
-    known |= dict(zip(jaxpr.invars, arguments, strict=True))
-    read = lambda v: np.asarray(v.val) if isinstance(v, jex.Literal) else known[v]
-    for equation in jaxpr.eqns:
-      outs = self._equation(equation, [read(v) for v in equation.invars])
-      known |= dict(zip(equation.outvars, outs, strict=True))
-    return [read(v) for v in jaxpr.outvars]
-
-  def _equation(self, equation: Any, ins: list[Any]) -> list[Any]:
-    name, params = equation.primitive.name, equation.params
-    if name == "platform_index":
-      # The branch for no platform in particular.
-      return [np.asarray([p is None for p in params["platforms"]].index(True))]
-    if name == "cond" and isinstance(ins[0], np.ndarray):
-      branch = params["branches"][int(ins[0])]
-      return self.run(branch.jaxpr, branch.consts, ins[1:])
-    if name in _CALLS:
-      inner = params["call_jaxpr"] if "call_jaxpr" in params else params["jaxpr"]
-      jaxpr, consts = (inner.jaxpr, inner.consts) if hasattr(inner, "consts") else (inner, ())
-      return self.run(jaxpr, consts, ins)
-    out = equation.outvars[0].aval
-    fixed = all(isinstance(size, int) for size in out.shape)
-    if fixed and all(isinstance(x, np.ndarray) for x in ins):
-      results = equation.primitive.bind(*ins, **params)
-      results = results if equation.primitive.multiple_results else [results]
-      return [np.asarray(x) for x in results]
-    if name in ELEMENTWISE:
-      return [self.node(ELEMENTWISE[name], *ins)]
-    if name not in RULES:
-      raise UnsupportedError(f"ONNX: there is no rule for JAX's {name!r}")
-    full = [self.full(x, v.aval.shape) for x, v in zip(ins, equation.invars, strict=True)]
-    return [RULES[name](self, *full, out=out, **params)]
-
-  def node(
-    self, op: str, *ins: Any, output: str | None = None, shape: Any = None, **attributes: Any
-  ) -> Value:
-    """Writes one node; without `shape` its result has the broadcast shape of `ins`."""
-    from onnx import helper
-
-    if shape is None:
-      shape = _broadcast([x.shape for x in ins])
-    output = output or f"v{len(self.nodes)}"
-    names = [self._named(x) for x in ins]
-    self.nodes.append(helper.make_node(op, names, [output], **attributes))
-    return Value(output, tuple(shape))
-
-  def _named(self, x: Any) -> str:
-    from onnx import numpy_helper
-
-    if isinstance(x, Value):
-      return x.name
-    name = f"c{len(self.initializers)}"
-    content = np.ascontiguousarray(x).reshape(x.shape)
-    self.initializers.append(numpy_helper.from_array(content, name))
-    return name
-
-  def full(self, x: Any, shape: tuple[Any, ...]) -> Any:
-    """Returns x in the shape that JAX's value has."""
-    if tuple(x.shape) == tuple(shape):
-      return x
-    if all(isinstance(size, int) for size in shape):
-      sizes = np.int64(shape)
-    else:
-      batch = self.node("Shape", Value("images", (1,)), shape=(1,), start=0, end=1)
-      parts = [np.int64([s]) if isinstance(s, int) else batch for s in shape]
-      sizes = self.node("Concat", *parts, shape=(len(shape),), axis=0)
-    return self.node("Expand", x, sizes, shape=shape)
-
-  def permuted(self, x: Any, order: Any) -> Any:
-    """Returns x with its axes in another order."""
-    if isinstance(x, np.ndarray):
-      return x.transpose(order)
-    shape = [x.shape[axis] for axis in order]
-    return self.node("Transpose", x, shape=shape, perm=[int(axis) for axis in order])
+def _run(g: Graph, jaxpr: Any, consts: Any, arguments: list[Any]) -> list[Any]:
+  """Writes a jaxpr and those that it calls; returns its results."""
+  known = dict(zip(jaxpr.constvars, map(np.asarray, consts), strict=True))
+  known |= dict(zip(jaxpr.invars, arguments, strict=True))
+  read = lambda v: np.asarray(v.val, v.aval.dtype) if isinstance(v, jex.Literal) else known[v]
+  for equation in jaxpr.eqns:
+    outs = _equation(g, equation, [read(v) for v in equation.invars])
+    known |= dict(zip(equation.outvars, outs, strict=True))
+  return [read(v) for v in jaxpr.outvars]
 
 
-def _broadcast(shapes: list[tuple[Any, ...]]) -> tuple[Any, ...]:
-  """NumPy's rule, for sizes that may be symbolic."""
-  rank = max(map(len, shapes))
-  columns = zip(*((1,) * (rank - len(s)) + tuple(s) for s in shapes), strict=True)
-  return tuple(
-    next((s for s in sizes if not (isinstance(s, int) and s == 1)), 1) for sizes in columns
-  )
+def _equation(g: Graph, equation: Any, ins: list[Any]) -> list[Any]:
+  name, params = equation.primitive.name, equation.params
+  if name == "platform_index":
+    # The branch for no platform in particular.
+    return [np.asarray([p is None for p in params["platforms"]].index(True))]
+  if name == "cond" and isinstance(ins[0], np.ndarray):
+    branch = params["branches"][int(ins[0])]
+    return _run(g, branch.jaxpr, branch.consts, ins[1:])
+  if name in _CALLS:
+    inner = params["call_jaxpr"] if "call_jaxpr" in params else params["jaxpr"]
+    jaxpr, consts = (inner.jaxpr, inner.consts) if hasattr(inner, "consts") else (inner, ())
+    return _run(g, jaxpr, consts, ins)
+  out = equation.outvars[0].aval
+  fixed = all(isinstance(size, int) for size in out.shape)
+  if fixed and all(isinstance(x, np.ndarray) for x in ins):
+    results = equation.primitive.bind(*ins, **params)
+    results = results if equation.primitive.multiple_results else [results]
+    return [np.asarray(x) for x in results]
+  if name in ELEMENTWISE:
+    return [g.elementwise(ELEMENTWISE[name], *ins)]
+  if name not in RULES:
+    raise UnsupportedError(f"ONNX: there is no rule for JAX's {name!r}")
+  full = [g.full(x, v.aval.shape) for x, v in zip(ins, equation.invars, strict=True)]
+  return [RULES[name](g, *full, out=out, **params)]
 
 
 ELEMENTWISE = {
   "abs": "Abs", "add": "Add", "and": "And", "ceil": "Ceil", "div": "Div", "eq": "Equal",
   "erf": "Erf", "exp": "Exp", "floor": "Floor", "ge": "GreaterOrEqual", "gt": "Greater",
-  "le": "LessOrEqual", "log": "Log", "logistic": "Sigmoid", "lt": "Less", "max": "Max",
-  "min": "Min", "mul": "Mul", "neg": "Neg", "not": "Not", "or": "Or", "pow": "Pow",
-  "sign": "Sign", "sqrt": "Sqrt", "sub": "Sub", "tanh": "Tanh",
+  "le": "LessOrEqual", "log": "Log", "logistic": "Sigmoid", "lt": "Less", "mul": "Mul",
+  "neg": "Neg", "not": "Not", "or": "Or", "pow": "Pow", "sign": "Sign", "sqrt": "Sqrt",
+  "sub": "Sub", "tanh": "Tanh",
 }  # fmt: skip
 """JAX's name -> ONNX's, of what broadcasts and has no attributes."""
 
@@ -192,7 +130,7 @@ def _convert_element_type(g: Graph, x: Any, *, out: Any, **_: Any) -> Any:
 
   if np.dtype(out.dtype).name == "bfloat16":
     raise UnsupportedError("ONNX: bfloat16, which its CPU runtimes do not compute in")
-  return g.node("Cast", x, to=helper.np_dtype_to_tensor_dtype(np.dtype(out.dtype)))
+  return g.elementwise("Cast", x, to=helper.np_dtype_to_tensor_dtype(np.dtype(out.dtype)))
 
 
 def _slice(
@@ -200,10 +138,8 @@ def _slice(
 ) -> Any:
   ends = [limit if isinstance(limit, int) else _END for limit in limit_indices]
   steps = strides or [1] * len(ends)
-  axes = np.arange(len(ends))
-  return g.node(
-    "Slice", x, np.int64(start_indices), np.int64(ends), axes, np.int64(steps), shape=out.shape
-  )
+  columns = map(np.int64, (start_indices, ends, order_of(x), steps))
+  return g.resized("Slice", x, *columns, shape=out.shape)
 
 
 def _gather(
@@ -219,7 +155,8 @@ def _gather(
     if extra == 0:
       ends = indices + [slice_sizes[axis] for axis in axes]
       shape = [n if i in axes else m for i, (n, m) in sizes]
-      x = g.node("Slice", x, np.int64(indices), np.int64(ends), np.int64(axes), shape=shape)
+      columns = map(np.int64, (indices, ends, np.take(order_of(x), axes)))
+      x = g.resized("Slice", x, *columns, shape=shape)
       return _reshape(g, x, out=out) if collapsed else x
     if axes == collapsed and len(axes) == 1:
       return g.node("Gather", x, np.int64(indices[..., 0]), shape=out.shape, axis=axes[0])
@@ -235,11 +172,13 @@ def _pad(g: Graph, x: Any, value: Any, *, out: Any, padding_config: Any) -> Any:
   low, high, interior = zip(*padding_config, strict=True)
   if any(interior):
     raise UnsupportedError("ONNX: there is no rule for padding between elements")
-  return g.node("Pad", x, np.int64([*low, *high]), value, shape=out.shape)
+  back = np.argsort(order_of(x))
+  pads = np.int64([*np.take(low, back), *np.take(high, back)])
+  return g.resized("Pad", x, pads, value, shape=out.shape)
 
 
 def _reduced(op: str) -> Callable[..., Any]:
-  return lambda g, x, *, out, axes, **_: g.node(op, x, np.int64(axes), shape=out.shape, keepdims=0)
+  return lambda g, x, *, out, axes, **_: g.along(op, x, axes, shape=out.shape, keepdims=0)
 
 
 def _dot_general(g: Graph, x: Any, y: Any, *, out: Any, dimension_numbers: Any, **_: Any) -> Any:
@@ -298,32 +237,62 @@ def _pooled(g: Graph, op: str, x: Any, params: dict[str, Any], out: Any, **attri
 
 def _reduce_window_sum(g: Graph, x: Any, *, out: Any, **params: Any) -> Any:
   mean = _pooled(g, "AveragePool", x, params, out, count_include_pad=1)
-  return g.node("Mul", mean, np.asarray(np.prod(params["window_dimensions"]), out.dtype))
+  return g.elementwise("Mul", mean, np.asarray(np.prod(params["window_dimensions"]), out.dtype))
+
+
+def _bound(*ins: Any) -> tuple[Any, Any]:
+  """(x, a number) of two operands one of which is one number in every place; else (None, None)."""
+  for x, bound in (ins, ins[::-1]):
+    if isinstance(bound, np.ndarray) and bound.dtype.kind == "f" and np.unique(bound).size == 1:
+      return x, bound.reshape(-1)[:1].reshape(())
+  return None, None
+
+
+def _max(g: Graph, *ins: Any, **_: Any) -> Any:
+  x, low = _bound(*ins)
+  return g.elementwise("Relu", x) if low == 0 else g.elementwise("Max", *ins)
+
+
+def _min(g: Graph, *ins: Any, **_: Any) -> Any:
+  """Min, or with a bound from below just before it one Clip, as of ReLU6."""
+  x, high = _bound(*ins)
+  inner = g.nodes.get(x.name) if isinstance(x, Value) else None
+  below, low = None, None
+  if inner and inner.op == "Relu":
+    below, low = inner.ins[0], np.zeros_like(high)
+  elif inner and inner.op == "Max":
+    below, low = _bound(*inner.ins)
+  if not isinstance(below, Value):
+    return g.elementwise("Min", *ins)
+  return g.permuted(g.node("Clip", below, low, high), order_of(x))
 
 
 RULES: dict[str, Callable[..., Any]] = {
   "broadcast_in_dim": _broadcast_in_dim,
-  "clamp": lambda g, low, x, high, **_: g.node("Min", g.node("Max", x, low), high),
-  "concatenate": lambda g, *parts, out, dimension, **_: g.node(
-    "Concat", *parts, shape=out.shape, axis=dimension
-  ),
+  "clamp": lambda g, low, x, high, **_: _min(g, _max(g, x, low), high),
+  "concatenate": lambda g, *parts, out, dimension, **_: g.concatenated(parts, dimension, out.shape),
   "conv_general_dilated": _conv_general_dilated,
   "convert_element_type": _convert_element_type,
   "dot_general": _dot_general,
-  "erfc": lambda g, x, *, out, **_: g.node("Sub", np.asarray(1, out.dtype), g.node("Erf", x)),
+  "erfc": lambda g, x, *, out, **_: g.elementwise(
+    "Sub", np.asarray(1, out.dtype), g.elementwise("Erf", x)
+  ),
   "gather": _gather,
-  "integer_pow": lambda g, x, *, out, y, **_: g.node("Pow", x, np.asarray(y, out.dtype)),
-  "ne": lambda g, x, y, **_: g.node("Not", g.node("Equal", x, y)),
+  "integer_pow": lambda g, x, *, out, y, **_: g.elementwise("Pow", x, np.asarray(y, out.dtype)),
+  **{"max": _max, "min": _min},
+  "ne": lambda g, x, y, **_: g.elementwise("Not", g.elementwise("Equal", x, y)),
   "pad": _pad,
   "reduce_max": _reduced("ReduceMax"),
   "reduce_sum": _reduced("ReduceSum"),
   "reduce_window_max": lambda g, x, *, out, **params: _pooled(g, "MaxPool", x, params, out),
   "reduce_window_sum": _reduce_window_sum,
   "rev": _rev,
-  "rsqrt": lambda g, x, **_: g.node("Reciprocal", g.node("Sqrt", x)),
-  "select_n": lambda g, which, if_false, if_true, **_: g.node("Where", which, if_true, if_false),
+  "rsqrt": lambda g, x, **_: g.elementwise("Reciprocal", g.elementwise("Sqrt", x)),
+  "select_n": lambda g, which, if_false, if_true, **_: g.elementwise(
+    "Where", which, if_true, if_false
+  ),
   "slice": _slice,
-  "square": lambda g, x, **_: g.node("Mul", x, x),
+  "square": lambda g, x, **_: g.elementwise("Mul", x, x),
   "transpose": lambda g, x, *, permutation, **_: g.permuted(x, permutation),
   **dict.fromkeys(("reshape", "squeeze", "expand_dims"), _reshape),
   # Labels for checkpointing and gradients, which say nothing of the value.

@@ -91,10 +91,10 @@ def _unfolded(x: Array, kernel: Array, window: Window) -> Array:
   stride, pads = window
   size, rows, columns = kernel.shape[0], *_outputs(x, kernel, window)
   seen = _taps(jnp.pad(x, ((0, 0), *pads, (0, 0))), size, stride, rows, columns)
-  seen = jnp.concatenate(seen, axis=3).reshape(len(x) * rows * columns, -1)
+  seen = jnp.concatenate(seen, axis=3).reshape(x.shape[0] * rows * columns, -1)
   wide = jnp.promote_types(x.dtype, jnp.float32)
   y = jnp.dot(seen, kernel.reshape(seen.shape[1], -1), preferred_element_type=wide)
-  return y.reshape(len(x), rows, columns, -1).astype(x.dtype)
+  return y.reshape(x.shape[0], rows, columns, -1).astype(x.dtype)
 
 
 def _outputs(x: Array, kernel: Array, window: Window) -> list[int]:

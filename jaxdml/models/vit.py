@@ -112,7 +112,7 @@ class ViT(Encoder):
       return token.astype(jnp.float32)
     if self.pooling == "token+avg":
       return jnp.concatenate([token, patches.mean((1, 2))], axis=-1)
-    tokens = patches.reshape(len(patches), -1, self.width)
+    tokens = patches.reshape(patches.shape[0], -1, self.width)
     if self.pooling == "map":
       fields = (self.heads, self._hidden, self.dtype, self.activation, self.epsilon)
       return AttentionPooling(*fields, name="pool")(tokens)
@@ -174,7 +174,7 @@ class ViT(Encoder):
     if not first:
       return x
     tokens = jnp.concatenate(first, axis=1).astype(self.dtype)
-    return jnp.concatenate([jnp.broadcast_to(tokens, (len(x), *tokens.shape[1:])), x], axis=1)
+    return jnp.concatenate([jnp.broadcast_to(tokens, (x.shape[0], *tokens.shape[1:])), x], axis=1)
 
   def _blocks(self, x: Array, train: bool, rotation: Rotation | None) -> Array:
     make = partial(

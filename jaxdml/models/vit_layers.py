@@ -195,7 +195,7 @@ class FlatHead(nn.Module):
   def __call__(self, x: Array, train: bool) -> Array:
     """Returns features [n, features] float32 of tokens [n, t, c]."""
     dense = partial(nn.Dense, use_bias=False, dtype=self.dtype, kernel_init=INIT)
-    y = dense(x.shape[-1], name="reduce")(x.reshape(len(x), -1).astype(self.dtype))
+    y = dense(x.shape[-1], name="reduce")(x.reshape(x.shape[0], -1).astype(self.dtype))
     y = self.make_norm()(name="reduce_norm")(y, train)
     y = dense(self.features, name="embed")(y)
     return self.make_norm()(name="embed_norm")(y, train).astype(jnp.float32)

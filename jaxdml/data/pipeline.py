@@ -124,6 +124,7 @@ def train_batches(
   stop = _ENDLESS if num_steps is None else start_step + num_steps
   bad = BadImages(dataset) if bad_images is None else bad_images
   receive = functools.partial(_receive, bad, "another image of its class takes its place")
+  workers.tell(num_workers)
   return workers.run(start_step, stop, step_fn, num_workers, receive)
 
 

@@ -44,15 +44,14 @@ def cores() -> int:
   return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _capped(num_workers: int) -> int:
-  """Allows a worker a core at most, said once: each takes seconds of a core, and memory."""
+def tell(num_workers: int) -> None:
+  """Says once that fewer processes start than training was asked for: a worker a core at most."""
   global _told
   most = cores()
   if num_workers > most and not _told:
     _told = True
     what = f"{most} here, one for each core; the batches are the same"
     print(f"data.num_workers={num_workers}: {what}", file=sys.stderr, flush=True)
-  return min(num_workers, most)
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -163,12 +162,13 @@ def run(
 ) -> Batches:
   """Iterates over step_fn(first), ..., step_fn(stop - 1), in this order.
 
-  `step_fn`, picklable, is called in at most `cores()` processes, or with `num_workers` 0 in a
-  thread of this one; `receive` is applied in this process to each batch as it is asked for.
+  `step_fn`, picklable, is called in `num_workers` processes, one a core and one a step at most, for
+  each takes seconds of a core to start, and memory; or with 0 in a thread of this one. `receive` is
+  applied in this process to each batch as it is asked for.
   """
   if num_workers < 0:
     raise ValueError(f"data.num_workers must be at least 0, got {num_workers}")
-  num_workers = _capped(num_workers)
+  num_workers = min(num_workers, cores(), stop - first)
   steps = grain.MapDataset.range(first, stop).map(step_fn)
   if num_workers == 0:
     # One thread works ahead while the device computes; OpenCV and NumPy release the lock.

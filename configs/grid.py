@@ -8,7 +8,7 @@ other kind.
   data set   cars, cub, sop, inshop (photos); glyphs (bundled: 1.5 to 2.5 minutes on 2 CPU cores)
   loss       npair (if none is named), triplet, margin, multisimilarity, contrastive, or any other
              of docs/losses.md
-  positive   eps, easy positives (arXiv 2006.05162); random, their control
+  positive   eps, easy positives (arXiv 2006.05162); random, their control; all
   hdml       hardness-aware synthesis around the loss (arXiv 1903.05503)
   protocol   for photos: published or fair
   variant    for photos: paper or code, HDML's choices where the two differ (hdml.variant)

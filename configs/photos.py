@@ -8,10 +8,10 @@ A fifth of the training classes chooses the checkpoint, the test classes only me
 than 16 classes, or for more of them on a GPU, set --config.data.batch_size to 4 x classes. Easy
 positives (arXiv 2006.05162) because photos of one class usually come in several looks. Where they
 do not, and with hundreds of classes, all positives may be better (docs/results.md): compare with
-configs/photos.py:NAME,multisimilarity. Any loss of docs/losses.md and method (eps, random, hdml)
-may follow the name like that, as in NAME,triplet,hdml or NAME,proxy_anchor (hdml not with a loss
-that has parameters). Photos of many megapixels: prepare them with --max_side=640, or reading them
-takes most of the time.
+configs/photos.py:NAME,all, where nothing else changes (NAME,multisimilarity also mines negatives).
+Any loss of docs/losses.md and method (eps, random, all, hdml) may follow the name like that, as in
+NAME,triplet,hdml or NAME,proxy_anchor (hdml not with a loss that has parameters). Photos of many
+megapixels: prepare them with --max_side=640, or reading them takes most of the time.
 Published: nothing, the photos are yours. Measured: not run here. Cost: not measured here. From
 random weights expect to need many photos: finetune_photos.py starts from ImageNet's.
 """

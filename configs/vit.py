@@ -11,7 +11,7 @@ other kind.
              adapters of its attention alone (arXiv 2106.09685); head: the embedding alone
   strong     RandAugment (arXiv 1909.13719) and random erasing (1708.04896), for large encoders
   loss       multisimilarity if none is named; any other of docs/losses.md
-  positive   eps, easy positives (arXiv 2006.05162); random, their control
+  positive   eps, easy positives (arXiv 2006.05162); random, their control; all
   hdml       hardness-aware synthesis around the loss (arXiv 1903.05503)
 
 The form is what the entries of the pages' tables share: AdamW, 2e-5 on the encoder and 25 times

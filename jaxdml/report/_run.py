@@ -15,7 +15,7 @@ import jaxdml
 from jaxdml import _files, data, evaluation, training
 from jaxdml.report import _advice, _page
 from jaxdml.report._sections import Curve, Setting
-from jaxdml.training import defaults, machine
+from jaxdml.training import defaults, machine, outcome
 from jaxdml.training import workdir as workdir_lib
 from jaxdml.training.config import flatten
 from jaxdml.training.runs import Restored
@@ -58,7 +58,8 @@ def of_run(
       f"best checkpoint so far, of step {run.progress.best_step:,}, measured for this page."
     )
   shortfalls = workdir_lib.shortfalls(results, config.eval.select_by)
-  notices += [f"{text[0].upper()}{text[1:]}." for text in shortfalls]
+  remarks = outcome.remarks(run.setup, workdir)
+  notices += [f"{text[0].upper()}{text[1:]}." for text in (*shortfalls, *remarks)]
   notices += _advice.warnings(dataset)
   matched = config.data.eval_label or config.data.label
   named = {name: _named(dataset, name, rows) for name in dataset.labels}

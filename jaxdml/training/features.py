@@ -10,18 +10,16 @@ import contextlib
 import hashlib
 import math
 import pathlib
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from jaxdml import _files, data, evaluation
-from jaxdml._text import printable
-from jaxdml.training import networks, parallel, runs, setup, trained
+from jaxdml.training import networks, runs, setup, trained
 from jaxdml.training.config import Config, ConfigError
+from jaxdml.training.monitors import say
 from jaxdml.training.program import TrainState
 from jaxdml.types import Array, PyTree
 
@@ -54,21 +52,21 @@ def load(config: Config, dataset: data.Dataset, variables: PyTree) -> Features:
   about = {
     "encoder": trained.fingerprint(config, encoder, ["encoder"]),
     "data": {"name": dataset.name, "digest": dataset.digest, "split": dataset.split, "rows": rows},
-    "batch_size": _batch_size(config),
+    "batch_size": runs.batch_size(config),
   }
   key = hashlib.sha256(_files.dump_json(about).encode()).hexdigest()[:16]
   folder = pathlib.Path(config.encoder.cache_features).expanduser() / f"features-{key}"
-  total = -(-len(dataset) // _batch_size(config))
+  total = -(-len(dataset) // runs.batch_size(config))
   count = -(-total // _BATCHES)
   digests = _digests(folder, about)
   names = [f"{shard:05d}.npz" for shard in range(count)]
   missing = [name for name in names if not _whole(folder / name, digests.get(name))]
   if missing:
     images = f"{dataset.name} {dataset.split}"
-    _say(f"making features of {images}: {len(missing)} of {count} shards, into {folder}")
-    make = _maker(config, dataset, encoder)
+    say(f"making features of {images}: {len(missing)} of {count} shards, into {folder}")
+    evaluator = runs.Evaluator(config, dataset, networks.build(config).features)
     for name in missing:
-      found = make((names.index(name), count))
+      found = evaluator.embed_part(encoder, (names.index(name), count))
       try:
         with _files.replacing(folder / name) as temporary, temporary.open("wb") as file:
           np.savez(file, index=found.columns["index"], values=found.embeddings)
@@ -85,11 +83,6 @@ def load(config: Config, dataset: data.Dataset, variables: PyTree) -> Features:
   return Features(*map(np.concatenate, zip(*shards, strict=True)))
 
 
-def _batch_size(config: Config) -> int:
-  devices = jax.local_device_count()
-  return -(-config.eval.batch_size // devices) * devices
-
-
 def _digests(folder: pathlib.Path, about: dict[str, Any]) -> dict[str, str]:
   """Digests of the shards that a folder's card names; of a damaged card none."""
   try:
@@ -104,30 +97,8 @@ def _whole(path: pathlib.Path, digest: str | None) -> bool:
     return False
   if _files.sha256(path) == digest:
     return True
-  _say(f"{path} is damaged, and made anew")
+  say(f"{path} is damaged, and made anew")
   return False
-
-
-def _maker(
-  config: Config, dataset: data.Dataset, variables: PyTree
-) -> Callable[[tuple[int, int]], evaluation.Embedded]:
-  """Computes the features of part (i, n) of the images."""
-  keys, size = config.data, _batch_size(config)
-  view = data.preprocess.from_config(
-    keys, train=False, cache=keys.cache, image_size=config.eval.image_size
-  )
-  bad_images = data.BadImages(dataset, keys.max_bad_images)
-  compiled = parallel.compile_embed(networks.build(config).features)
-  placed = parallel.replicate(variables)
-  apply = lambda images: compiled(placed, parallel.split(images)).reshape(len(images), -1)
-
-  def make(part: tuple[int, int]) -> evaluation.Embedded:
-    workers = keys.num_workers
-    with data.eval_batches(dataset, view, size, workers, bad_images, part=part) as batches:
-      text = f"features of {dataset.name} {dataset.split}, {part[0] + 1} of {part[1]}"
-      return evaluation.embed_batches(apply, batches, total=_BATCHES, description=text)
-
-  return make
 
 
 def source(
@@ -195,7 +166,3 @@ class Evaluator(runs.Evaluator):
       chunks = [self._head(of, chunk) for chunk in padded.reshape(-1, 1024, values.shape[1])]
       values = np.concatenate([np.asarray(chunk) for chunk in chunks])[: len(values)]
     return evaluation.Embedded(values, {"index": index})
-
-
-def _say(message: str) -> None:
-  tqdm.write(printable(message), file=sys.stderr)

@@ -6,7 +6,6 @@ import dataclasses
 import math
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Callable
 
@@ -16,15 +15,17 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jaxdml import data, evaluation, models
-from jaxdml._text import bar_options, printable
+from jaxdml._text import bar_options
 from jaxdml.errors import JaxdmlError
-from jaxdml.training import checkpoints, encoder_init, features, parallel, recipes, runs, setup
+from jaxdml.training import (
+  checkpoints, encoder_init, features, outcome, parallel, recipes, runs, setup,
+)  # fmt: skip
 from jaxdml.training import config as config_lib
 from jaxdml.training import workdir as workdir_lib
 from jaxdml.training.checkpoints import Progress
 from jaxdml.training.features import Evaluator
 from jaxdml.training.metrics_log import MetricsWriter
-from jaxdml.training.monitors import Interrupt, Starving
+from jaxdml.training.monitors import Interrupt, Starving, say
 from jaxdml.training.program import TrainState
 from jaxdml.training.writers import Writers
 
@@ -33,12 +34,6 @@ class NonFiniteError(JaxdmlError, RuntimeError):
   """The loss or a gradient became NaN or infinite; training stopped, checkpoints are kept."""
 
   exit_status = 1
-
-
-def _say(message: str) -> None:
-  """One line on stderr that leaves progress bars whole; from the first host alone."""
-  if not jax.process_index():
-    tqdm.write(printable(message), file=sys.stderr)
 
 
 Finished = Callable[[runs.Restored, evaluation.Embedded], None]
@@ -56,7 +51,7 @@ class _Run:
     self.config, self.workdir, self.finished = config, workdir, finished
     if config.hdml.enabled and config.hdml.variant != "default":
       for key, (ours, its) in config_lib.kept(config).items():
-        _say(f"{key}={ours}, as the config sets it; hdml.variant={config.hdml.variant}: {its}")
+        say(f"{key}={ours}, as the config sets it; hdml.variant={config.hdml.variant}: {its}")
     self.setup = setup.prepare(config)
     self.total = self.setup.total_steps
     self.sampler = setup.sampler(config, self.setup.train)
@@ -81,7 +76,7 @@ class _Run:
       stack.enter_context(workdir_lib.alone(workdir))
       if before:
         workdir_lib.write_config(config, workdir)
-        _say(
+        say(
           f"{workdir} becomes longer: {self.total} steps in place of {before}; from here on "
           f"optimizer.schedule={config.optimizer.schedule} is that of {self.total} steps"
         )
@@ -91,16 +86,16 @@ class _Run:
 
   def start(self) -> tuple[TrainState, bool]:
     """The state to go on from, on the host, and whether it is a checkpoint's; sets the progress."""
-    resumed = self.checkpoints.resume(self.setup.abstract_state(), _say)
+    resumed = self.checkpoints.resume(self.setup.abstract_state(), say)
     if resumed is None:
       if self.config.encoder.init:
-        _say(encoder_init.describe(self.config))
+        say(encoder_init.describe(self.config))
       self.progress = Progress()
       return self.setup.initial_state(), False
     state, progress = resumed
-    _say(f"resuming from step {int(state.step)} of {self.total} in {self.workdir}")
+    say(f"resuming from step {int(state.step)} of {self.total} in {self.workdir}")
     if progress.best is not None and self.checkpoints.latest_step("best") is None:
-      _say(f"the best checkpoint, of step {progress.best_step}, is gone: the best from here on")
+      say(f"the best checkpoint, of step {progress.best_step}, is gone: the best from here on")
       progress = dataclasses.replace(progress, best=None, best_step=None, waited=0)
     self.progress = progress
     return state, True
@@ -120,7 +115,7 @@ class _Run:
     shown = "  ".join(f"{k} {v:.3f}" for k, v in scores.items() if "/" not in k)
     bad = int(metrics["num_undecodable"])
     left_out = f" ({bad} images that cannot be decoded left out)" if bad else ""
-    _say(f"step {step}, {self.selection.name}: {shown}{left_out}")
+    say(f"step {step}, {self.selection.name}: {shown}{left_out}")
     score = float(step) if metric == "last" else metrics[metric]
     if math.isnan(score):  # Nothing would ever be better, nor worse.
       raise config_lib.ConfigError(
@@ -134,7 +129,7 @@ class _Run:
       self.progress = dataclasses.replace(self.progress, waited=self.progress.waited + 1)
     if self.stopped:
       last = f"{metric} {self.progress.best:.3f} of step {self.progress.best_step}"
-      _say(f"step {step} of {self.total} is the last (train.patience): {last} stayed the best")
+      say(f"step {step} of {self.total} is the last (train.patience): {last} stayed the best")
 
   @property
   def stopped(self) -> bool:
@@ -142,24 +137,13 @@ class _Run:
     return 0 < self.config.train.patience <= self.progress.waited
 
   def floors(self, state: TrainState) -> dict[str, dict[str, float]] | None:
-    """Measures the floors of training on the test split; None if SIGTERM ended it early.
-
-    Raw pixels, the encoder as it starts (with weights of `encoder.init` by its own pooling, for the
-    head is random), and the model that the plain form trains.
-    """
-    floors = {}
+    """Measures the floors on the test split, the plain form's too; None if SIGTERM ended it."""
     if self.config.eval.raw_pixels or self.config.eval.untrained:
-      _say(f"measuring what training must beat on {self.test.name}")
-    if self.config.eval.raw_pixels:
-      floors["raw pixels"] = self.test.score(self.test.pixels(), cosine=True)
-    if self.config.eval.untrained and self.config.encoder.init:
-      features = self.test.embed(state, self.setup.program.features)
-      floors[workdir_lib.FROZEN] = self.test.score(features, cosine=True)
-    elif self.config.eval.untrained:
-      floors["untrained encoder"] = self.test.score(self.test.embed(state))
+      say(f"measuring what training must beat on {self.test.name}")
+    floors = outcome.floors(self.setup, self.test, state)
     if self.config.eval.plain:
       workdir = self.workdir / "plain"
-      _say(f"training the plain form, without EPS and HDML, in {workdir}")
+      say(f"training the plain form, without EPS and HDML, in {workdir}")
       rows = train_and_evaluate(recipes.plain(self.config), workdir)
       if rows is None:
         return None
@@ -175,18 +159,18 @@ class _Run:
     devices = jax.devices()
     learns = self.setup.program.learns(state.params)
     size, learning = models.count_parameters(state.params), models.count_parameters(learns)
-    _say(
+    say(
       f"{len(train)} training images of {len(train.classes(label))} classes by {label}, "
       f"{size} parameters{f' ({learning} of them learn)' if learning < size else ''}, "
       f"{len(devices)} x {devices[0].device_kind}"
     )
     gone_on = start if resumed else None
     writers = lambda: Writers(
-      self.config.train.writers, self.workdir, self.config.to_dict(), gone_on, _say
+      self.config.train.writers, self.workdir, self.config.to_dict(), gone_on, say
     )
     with MetricsWriter(self.workdir, gone_on, self.progress.lines, writers) as writer:
       if writer.lost:
-        _say(writer.lost)
+        say(writer.lost)
       if self.progress.best is None:  # A new run, or one whose best checkpoint is lost.
         floors = self.progress.floors or self.floors(state)
         if floors is None:
@@ -194,9 +178,15 @@ class _Run:
         self.progress = dataclasses.replace(self.progress, floors=floors)
         self.evaluate(state, writer)
         self.save("last", state, writer)
-      finished = start >= self.total or self.stopped or self._steps_from(state, writer)
+      finished = start >= self.total or self.stopped
+      if finished and start < self.total:
+        say(
+          f"train.patience={self.config.train.patience} ended this run at step {start} of "
+          f"{self.total}; with a larger one, or 0 for none, the same command trains on"
+        )
+      finished = finished or self._steps_from(state, writer)
       if self.bad_images.reasons:
-        _say(
+        say(
           f"{len(self.bad_images)} of {len(train)} training images cannot be decoded; others of "
           "their classes stood in"
         )
@@ -247,7 +237,7 @@ class _Run:
           waited = starving.share(now - since)
           # Not of the first steps: they take what was made while they were compiled.
           if logged > start + 1 and (text := starving.advice(waited, keys.num_workers, keys.cache)):
-            _say(text)
+            say(text)
           since, logged = now, step
           del scalars["finite"]
           writer.write(step, {**scalars, "images_per_second": rate, "data_wait": waited})
@@ -255,7 +245,7 @@ class _Run:
           bar.set_postfix_str(status)
           if bar.disable:
             left = (self.total - step) * keys.batch_size / rate
-            _say(f"step {step} of {self.total}: {status}, {left:.0f} s left")
+            say(f"step {step} of {self.total}: {status}, {left:.0f} s left")
         evaluate = step % evaluate_every == 0 or step == self.total
         if evaluate or step % save_every == 0:
           self._check_finite(pending)
@@ -280,7 +270,7 @@ class _Run:
     self.save("last", state, writer)
     self.checkpoints.wait()
     done = f"saved step {int(state.step)} of {self.total}"
-    _say(f"{interrupt.requested}: {done}; the same command resumes it")
+    say(f"{interrupt.requested}: {done}; the same command resumes it")
     if interrupt.requested == "SIGINT":
       raise KeyboardInterrupt
     return False
@@ -305,26 +295,11 @@ class _Run:
     if jax.process_index():
       return rows
     workdir_lib.write_results(self.workdir, rows)
-    queries = {k: int(v) for k, v in rows["trained model"].items() if k.startswith("num_")}
-    label = self.config.data.eval_label or self.config.data.label
-    if self.config.eval.select_by == "last":
-      how = "the last one, nothing selected"
-    else:
-      how = f"the best {self.config.eval.select_by} on {self.selection.name}"
-      if self.selection is self.test:
-        split = "test" if self.config.eval.test else "validation"
-        how += f" (the {split} split itself: optimistic)"
-    if not self.progress.best_step:
-      how += "; training never beat its start"
-    bad = queries["num_undecodable"]
-    print(
-      f"\n{self.test.name}, by {label}: {queries['num_queries']} queries, "
-      f"{queries['num_without_match']} without a match left out"
-      f"{f', {bad} images that cannot be decoded left out' if bad else ''}. Trained model: step "
-      f"{self.progress.best_step} of {self.total}, {how}.\n{evaluation.format_table(rows)}"
-    )
+    print(outcome.table(self.setup, self.progress, rows))
+    for remark in outcome.remarks(self.setup, self.workdir):
+      print(remark)
     for shortfall in workdir_lib.shortfalls(rows, self.config.eval.select_by):
-      _say(f"warning: {shortfall}")
+      say(f"warning: {shortfall}")
     if self.finished is not None:
       self.finished(runs.Restored(self.setup, state, self.progress, self.test), embedded)
     return rows

@@ -1,19 +1,28 @@
-"""Watches of the loop beside its steps: signals, and the time that devices wait for images."""
+"""Watches of the loop beside its steps: signals, the time that devices wait for images, a voice."""
 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from concurrent import futures
 from typing import Any
 
 import jax
+from tqdm import tqdm
 
+from jaxdml._text import printable
 from jaxdml.data import workers
 
 TOO_LONG = 0.25
 """Share of the time from which on a user should be told."""
+
+
+def say(message: str) -> None:
+  """One line on stderr that leaves progress bars whole; from the first host alone."""
+  if not jax.process_index():
+    tqdm.write(printable(message), file=sys.stderr)
 
 
 class Starving:

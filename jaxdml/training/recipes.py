@@ -28,6 +28,7 @@ _RECIPES = {
   "contrastive": "contrastive loss on the unit sphere, margins 0 and 1, every pair",
   "eps": "easy positive sampling: an anchor's positive is its nearest (arXiv 2006.05162)",
   "random": "the control of EPS: an anchor's positive is one at random",
+  "all": "every positive of an anchor counts, and nothing else changes: beside it eps is measured",
   "hdml": "hardness-aware synthesis around the loss (arXiv 1903.05503)",
   "multi_similarity": "the same as multisimilarity",
 }
@@ -39,7 +40,11 @@ RECIPES = _RECIPES | {
 """What `apply` takes, each with a sentence."""
 
 _WAYS = ("lora", "head")  # in which `fine_tune` has an encoder learn
-_POSITIVES = {"eps": "nearest_positive", "random": "random_positive"}
+_POSITIVES = {
+  "eps": "nearest_positive",
+  "random": "random_positive",
+  "all": "all_positives",
+}
 _NEGATIVES = {
   "triplet": "semihard_negative",
   "margin": "distance_weighted_negative",
@@ -79,7 +84,7 @@ def apply(config: ConfigDict, names: str) -> ConfigDict:
 
   Args:
     config: with every key of jaxdml/training/defaults.py, its sampler and batch already set.
-    names: of `RECIPES`, separated by commas: at most one loss, at most one of eps and random.
+    names: of `RECIPES`, separated by commas: at most one loss, at most one of eps, random and all.
 
   Raises:
     ConfigError: for an unknown name, listing the valid ones, and for two of a kind.

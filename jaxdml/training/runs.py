@@ -30,6 +30,12 @@ def _logged(name: str) -> bool:
   )
 
 
+def batch_size(config: ConfigDict) -> int:
+  """Images embedded at a time: `eval.batch_size`, rounded up to whole devices."""
+  devices = jax.local_device_count()
+  return -(-config.eval.batch_size // devices) * devices
+
+
 class Evaluator:
   """Embeds one split of unseen images on all devices, and scores models on it.
 
@@ -53,8 +59,8 @@ class Evaluator:
     *,
     shared: bool = False,
   ):
-    devices, keys = jax.local_device_count(), config.data
-    self._batch_size = -(-config.eval.batch_size // devices) * devices
+    keys = config.data
+    self._batch_size = batch_size(config)
     self._config, self._dataset = config, dataset
     self.distance_fn = ranking_of(config)
     self._classes = dataset.column(keys.label)
@@ -62,8 +68,6 @@ class Evaluator:
     self._embed = parallel.compile_embed(embed_fn)
     self._bad_images = data.BadImages(dataset, keys.max_bad_images)
     self._part = (jax.process_index(), jax.process_count()) if shared else (0, 1)
-    batches = -(-len(dataset) // self._batch_size)
-    self._total = -(-batches // self._part[1])  # of this host, or one less
     self.preprocess = data.preprocess.from_config(
       keys, train=False, cache=keys.cache, image_size=config.eval.image_size
     )
@@ -73,15 +77,20 @@ class Evaluator:
     """The data set's split, for messages."""
     return f"{self._dataset.name} {self._dataset.split}"
 
-  def _batches(self) -> data.Batches:
+  def _batches(self, part: tuple[int, int]) -> data.Batches:
     size, workers = self._batch_size, self._config.data.num_workers
     return data.eval_batches(
-      self._dataset, self.preprocess, size, workers, self._bad_images, part=self._part
+      self._dataset, self.preprocess, size, workers, self._bad_images, part=part
     )
+
+  def _total(self, part: tuple[int, int]) -> int:
+    """Batches of a part, or one more."""
+    batches = -(-len(self._dataset) // self._batch_size)
+    return -(-batches // part[1])
 
   def _embedded(self, embed: Callable[[Iterable[Any]], evaluation.Embedded]) -> evaluation.Embedded:
     """Embeds this host's part of the batches, and gathers those of all hosts."""
-    with self._batches() as batches:
+    with self._batches(self._part) as batches:
       if self._part[1] == 1:
         return embed(batches)
       iterator = iter(batches)
@@ -135,17 +144,28 @@ class Evaluator:
     self, variables: PyTree, embed_fn: Callable[..., Array] | None = None
   ) -> evaluation.Embedded:
     """Likewise, with {"params", "batch_stats"} on the host."""
+    return self.embed_with(self._applied(variables, embed_fn))
+
+  def _applied(
+    self, variables: PyTree, embed_fn: Callable[..., Array] | None = None
+  ) -> Callable[[np.ndarray], Any]:
     compiled = parallel.compile_embed(embed_fn) if embed_fn else self._embed
     variables = parallel.replicate(variables)
-    return self.embed_with(
-      lambda images: compiled(variables, parallel.split(images)).reshape(len(images), -1)
-    )
+    return lambda images: compiled(variables, parallel.split(images)).reshape(len(images), -1)
+
+  def embed_part(self, variables: PyTree, part: tuple[int, int]) -> evaluation.Embedded:
+    """Likewise, part (i, n) of the images, on this host."""
+    with self._batches(part) as batches:
+      return evaluation.embed_batches(
+        self._applied(variables), batches, total=self._total(part),
+        description=f"features of {self.name}, {part[0] + 1} of {part[1]}",
+      )  # fmt: skip
 
   def embed_with(self, apply: Callable[[np.ndarray], Any]) -> evaluation.Embedded:
     """Likewise, with any function of uint8 images [b, h, w, c] that gives [b, d]."""
     return self._embedded(
       lambda batches: evaluation.embed_batches(
-        apply, batches, total=self._total, description=f"embed {self.name}"
+        apply, batches, total=self._total(self._part), description=f"embed {self.name}"
       )
     )
 
@@ -154,7 +174,7 @@ class Evaluator:
 
     def embed(batches: Iterable[Any]) -> evaluation.Embedded:
       normalized = ({**b, "image": self.preprocess.normalize(b["image"])} for b in batches)
-      return evaluation.raw_pixels(normalized, center=True, total=self._total)
+      return evaluation.raw_pixels(normalized, center=True, total=self._total(self._part))
 
     return self._embedded(embed)
 

@@ -38,10 +38,11 @@ _BEFORE = {
   "data.crop_pct": preprocess.CROP_PCT, "data.interpolation": preprocess.INTERPOLATION,
 }  # fmt: skip
 # What may differ between the run that made a workdir and the one that resumes it: nothing here
-# reaches the parameters.
+# reaches the parameters of a step.
 OPERATIONAL = (
   "data.cache", "data.data_dir", "data.max_bad_images", "data.num_workers",
-  "train.checkpoint_every", "train.keep", "train.log_every", "train.report", "train.writers",
+  "train.checkpoint_every", "train.keep", "train.log_every", "train.patience", "train.report",
+  "train.writers",
 )  # fmt: skip
 
 

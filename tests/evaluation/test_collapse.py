@@ -337,6 +337,9 @@ def test_the_documentation_names_every_metric_and_its_code_runs():
   for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
     exec(compile(block, path.name, "exec"), namespace)
   assert "embeddings" in namespace
+  score = ", ".join(f"{value:.3f}"[1:] for value in namespace["score"].values())
+  stated = re.search(r"among 20 of them is (\S+), among 50\s+(\S+), among all (\S+):", text)
+  assert score == ", ".join(stated.groups())
 
 
 def test_rows_of_unknown_label_are_left_out():

@@ -113,6 +113,15 @@ def test_patience_ends_a_run_which_then_counts_as_finished(
   assert (tmp_path / "run" / "results.json").is_file()
   said = "step 3 of 8 is the last (train.patience): map@r 5.000 of step 1 stayed the best"
   assert said in capsys.readouterr().err
-  # Given again, it trains no more.
-  assert loop.train_and_evaluate(config, tmp_path / "run") == rows
-  assert trained_steps[-2:] == [1, 1]
+  # Given again, it trains no more and says what would make it; a longer duration does not.
+  longer = replace(config, {"train.duration": "9 steps"})
+  for given, total in ((config, 8), (longer, 9)):
+    assert loop.train_and_evaluate(given, tmp_path / "run") == rows
+    assert trained_steps[-2:] == [1, 1]
+    said = f"train.patience=2 ended this run at step 3 of {total}; with a larger one, or 0 for none"
+    assert said in capsys.readouterr().err
+  # Step 4 is better, and then four in a row are not.
+  scores.update(dict.fromkeys(range(5, 10), 0.0))
+  patient = replace(longer, {"train.patience": 4})
+  assert loop.train_and_evaluate(patient, tmp_path / "run")["trained model"]["map@r"] == 9.0
+  assert trained_steps[-2:] == [8, 4]

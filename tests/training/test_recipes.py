@@ -144,7 +144,7 @@ def test_batches_of_hdml(sampler):
     ("tripplet", "expected names of npair, triplet, margin, multisimilarity, contrastive, eps"),
     ("tripplet", "sphereface, .*; got 'tripplet'; did you mean 'triplet'?"),
     ("npair,triplet", "expected one of npair, .*, tuplet_margin; got npair and triplet"),
-    ("eps,random", "expected one of eps, random; got eps and random"),
+    ("eps,random", "expected one of eps, random, all; got eps and random"),
   ],
 )
 def test_refuses(names, message):

@@ -73,7 +73,9 @@ def get_config(names: str = "photos") -> ConfigDict:
   if not (config.encoder.name.startswith("efficientnet") or config.encoder.lora.rank):
     config.optimizer.encoder_factor = 0.02  # 2e-5, as configs/vit.py
   recipes.apply(config, rest)
-  if config.hdml.enabled:  # Dials that are shares: J_gen sums over however many features there are.
+  if config.hdml.enabled:
+    # Dials that are shares, for J_gen sums over however many features an encoder has; windows that
+    # end early in a short run: before the first one does, synthetics weigh nothing.
     config.hdml.alpha = config.hdml.beta = "auto"
-    config.hdml.update(reconstruction_weight=None, soft_weight=None, sum_reconstruction=None)
+    config.hdml.window = "1 epochs"
   return config

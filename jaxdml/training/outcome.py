@@ -79,9 +79,9 @@ def smaller_selection(run: Setup) -> str | None:
   if few >= many and classes >= others:
     return None
   return (
-    f"{run.selecting.split} has {few} images of {classes} classes, {run.measured.split} {many} of "
-    f"{others}: the same model scores higher where there is less to confuse, so a higher score on "
-    f"{run.selecting.split} is no sign of overfitting"
+    f"validation has {few} images of {classes} classes, test {many} of {others}: the same model "
+    "scores higher where there is less to confuse, so that a higher score on validation is no sign "
+    "of overfitting"
   )
 
 

@@ -114,7 +114,7 @@ def test_patience_ends_a_run_which_then_counts_as_finished(
   said = "step 3 of 8 is the last (train.patience): map@r 5.000 of step 1 stayed the best"
   assert said in capsys.readouterr().err
   # Given again, it trains no more and says what would make it; a longer duration does not.
-  longer = replace(config, {"train.duration": "9 steps"})
+  longer = digits_config(data_dir, **{**keys, **LIGHT, "train.duration": "9 steps"})
   for given, total in ((config, 8), (longer, 9)):
     assert loop.train_and_evaluate(given, tmp_path / "run") == rows
     assert trained_steps[-2:] == [1, 1]

@@ -13,8 +13,8 @@ from jaxdml.training import outcome
 class Split:
   """A split of so many images of two classes fewer."""
 
-  def __init__(self, split, images):
-    self.split, self.images = split, images
+  def __init__(self, images):
+    self.images = images
 
   def __len__(self):
     return self.images
@@ -31,7 +31,7 @@ def run_of(selecting, measured, select_by="map@r"):
 
 
 def test_validation_is_said_to_be_easier_where_it_is_smaller():
-  few, many = Split("validation", 10), Split("test", 30)
+  few, many = Split(10), Split(30)
   said = outcome.smaller_selection(run_of(few, many))
   assert said.startswith("validation has 10 images of 8 classes, test 30 of 28: ")
   assert "overfitting" in said

@@ -18,7 +18,14 @@ from jaxdml import data, evaluation, models
 from jaxdml._text import bar_options
 from jaxdml.errors import JaxdmlError
 from jaxdml.training import (
-  checkpoints, encoder_init, features, outcome, parallel, recipes, runs, setup,
+  checkpoints,
+  encoder_init,
+  features,
+  outcome,
+  parallel,
+  recipes,
+  runs,
+  setup,
 )  # fmt: skip
 from jaxdml.training import config as config_lib
 from jaxdml.training import workdir as workdir_lib

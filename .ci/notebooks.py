@@ -159,6 +159,8 @@ def run(path: pathlib.Path, out: str = "") -> str:
       "JAX_PLATFORMS": "cpu",
       "XLA_FLAGS": f"{cheap_flags()} --xla_force_host_platform_device_count=8",
       "JAXDML_SMALL": "1",
+      # Threads of XLA on a CPU: with one a core, eight devices can wait for each other for ever.
+      "NPROC": "32",
       "JAXDML_WORK": work,
       "PYTHONPATH": str(ROOT),
     }

@@ -93,20 +93,30 @@ def about_selection(run: Restored) -> str:
   )
 
 
-def next_steps(run: Restored, workdir: pathlib.Path) -> list[tuple[str, str]]:
+def next_steps(
+  run: Restored, workdir: pathlib.Path, *, finished: bool = True
+) -> list[tuple[str, str]]:
   """Returns what to do with a run, (a sentence, a command) each."""
   config, steps, best = run.setup.config, run.setup.total_steps, run.progress.best_step
   # Pages are passed on: of a path from the root the name alone.
   where = shlex.quote(workdir.name if workdir.is_absolute() else os.fspath(workdir))
   number, unit = re.findall(r"[\d.]+|[a-z]+", config.train.duration)
   longer = f"--config.train.duration={shlex.quote(f'{2 * float(number):.12g} {unit}')}"
-  trend = "To train longer"
-  if config.eval.select_by != "last":
-    at_end = best >= 0.9 * steps
-    trend = "The best checkpoint is one of the last, so training longer may help" if at_end else (
+  again = "give the command that trained it once more"
+  more = f"{again} with this; it goes on from its last checkpoint:"
+  if not finished:
+    said = (
+      f"To finish the run, {again}: it goes on from its last checkpoint. To make it longer, add:"
+    )
+  elif config.eval.select_by == "last":
+    said = f"To train longer, {more}"
+  elif best >= 0.9 * steps:
+    said = f"The best checkpoint is one of the last, so training longer may help: {more}"
+  else:
+    said = (
       f"The best checkpoint is of step {best:,} of {steps:,}, so training longer alone will not "
-      "help; to do it all the same"
-    )  # fmt: skip
+      f"help. To do it all the same, {more}"
+    )
   found = f"jaxdml search --workdir={where} --images=DIR --query=IMAGE --out=found.html"
   kept = f"jaxdml embed --workdir={where} --images=DIR --out=embeddings"
   return [
@@ -115,6 +125,5 @@ def next_steps(run: Restored, workdir: pathlib.Path) -> list[tuple[str, str]]:
      kept),
     ("Take the model elsewhere, without jaxdml:",
      f"jaxdml export --workdir={where} --format onnx --out=exported"),
-    (f"{trend}, give the command that trained it once more with this; it goes on from its last "
-     "checkpoint:", longer),
+    (said, longer),
   ]  # fmt: skip

@@ -51,6 +51,7 @@ def of_run(
     embedded = evaluator.embed(run.state)
   rows = embedded.columns["index"]
   results, notices = workdir_lib.read_results(workdir), []
+  finished = results is not None
   if results is None:
     results = {**run.progress.floors, workdir_lib.TRAINED: evaluator.score(embedded)}
     notices.append(
@@ -83,7 +84,8 @@ def of_run(
       training.read_metrics(workdir), results, evaluator.name,
       classes=len(run.setup.train.classes(config.data.label)),
     ),
-    curves_note=_advice.about_selection(run), next_steps=_advice.next_steps(run, workdir),
+    curves_note=_advice.about_selection(run),
+    next_steps=_advice.next_steps(run, workdir, finished=finished),
     settings=_settings(config), facts=_facts(run, workdir), queries=queries, k=k,
     max_points=max_points, seed=seed,
   )  # fmt: skip

@@ -62,6 +62,12 @@ def test_how_to_train_longer(arguments, said, flag):
   assert said in sentence and command == f"--config.train.duration={flag}"
 
 
+def test_a_run_that_is_not_finished_is_first_to_be_finished():
+  sentence, _ = _advice.next_steps(run(best=10), pathlib.Path("runs/a"), finished=False)[-1]
+  assert sentence.startswith("To finish the run, give the command")
+  assert "will not help" not in sentence
+
+
 def test_commands_name_the_run_and_no_folder_above_it():
   commands = [command for _, command in _advice.next_steps(run(), pathlib.Path("/home/me/my run"))]
   assert commands[0].startswith("jaxdml search --workdir='my run' --images=DIR")

@@ -80,8 +80,10 @@ class Sheet:
       canvas[y : y + image.shape[0], x : x + image.shape[1]] = image
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
     FigureCanvasAgg(figure)
-    figure.figimage(canvas, resize=False)
-    figure.add_axes((0, 0, 1, 1)).set_axis_off()  # A notebook shows no figure without axes.
+    # A notebook shows no figure without axes, and moves a figimage as it cuts the margins.
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(canvas, aspect="auto", interpolation="nearest")
+    axes.set_axis_off()
     for x, y, fitted, families, size, colour in self._texts:
       figure.text(
         x / width, 1 - y / height, "\n".join(fitted), color=colour,

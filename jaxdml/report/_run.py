@@ -59,8 +59,9 @@ def of_run(
       f"best checkpoint so far, of step {run.progress.best_step:,}, measured for this page."
     )
   shortfalls = workdir_lib.shortfalls(results, config.eval.select_by)
-  remarks = outcome.remarks(run.setup, workdir)
-  notices += [f"{text[0].upper()}{text[1:]}." for text in (*shortfalls, *remarks)]
+  # That validation is the easier search stands beside its curves.
+  share = outcome.synthetic_share(config, workdir)
+  notices += [f"{text[0].upper()}{text[1:]}." for text in (*shortfalls, share) if text]
   notices += _advice.warnings(dataset)
   matched = config.data.eval_label or config.data.label
   named = {name: _named(dataset, name, rows) for name in dataset.labels}

@@ -194,6 +194,33 @@ def _sampled() -> Suite:
   return Suite("sampled", about, arms, ("map@r", "recall@1"))
 
 
+def _auto() -> Suite:
+  """The dials that set themselves beside those that tuning chose, at one learning rate."""
+
+  def letters() -> ConfigDict:
+    config = tasks.glyphs()
+    config.optimizer.learning_rate = 4e-3  # what tuning chose for most arms of other suites
+    return config
+
+  arms = []
+  for task, base, losses, dials in (
+    ("109 classes", tasks.few_classes, ("npair",), {"hdml.alpha": 0.1, "hdml.beta": 2.0}),
+    ("unseen letters", letters, LOSSES, {"hdml.beta": 1.0}),
+  ):
+    shared = {"hdml.slots": 8, "optimizer.head_learning_rate": 1e-2}
+    for loss in losses:
+      plain = LOSSES[loss] + (",random" if loss in _SAMPLED else "")
+      arms += [
+        Arm(task, loss, "plain", _config(base, plain), [{}]),
+        Arm(
+          task, loss, "HDML by hand", _config(base, LOSSES[loss] + ",hdml"), [{**shared, **dials}]
+        ),
+        Arm(task, loss, "HDML auto", _config(base, LOSSES[loss] + ",hdml"), [{**shared, **_AUTO}]),
+      ]
+  about = "HDML's dials that set themselves beside dials by hand"
+  return Suite("auto", about, arms, ("map@r", "recall@1"))
+
+
 def _curves() -> Suite:
   """Arms of `sampled` that are searched on the validation classes all along."""
 
@@ -333,6 +360,7 @@ def _all() -> list[Suite]:
     _pull(),
     _pretrained(),
     _sampled(),
+    _auto(),
     _curves(),
     _looks(),
     _finetune(),

@@ -38,7 +38,7 @@ def test_image_folder(tmp_path, capsys):
   assert "already prepared; --overwrite" in told
   # The next commands, as they can be copied.
   where = f"mine --config.data.data_dir={tmp_path / 'tfds'}"
-  for config in ("show --config=photos", "train --config=finetune_photos"):
+  for config in ("show --config=finetune_photos", "train --config=finetune_photos"):
     assert f"jaxdml {config}:{where} --" in told
   official.unpack(tmp_path / "source", {"class 0/new.jpg": official.jpeg(99)})
   # Other photos are no success: what trains next would train on the old ones.

@@ -211,7 +211,8 @@ def _fit_name(name: str, room: float, lines: int, measure: Callable[[str], float
       end = breaks[-1] if breaks else end
     fitted.append(name[:end].rstrip())
     name = name[end:]
-  cut = lambda count: name[: (count + 1) // 2] + _ELLIPSIS + name[len(name) - count // 2 :]
+  # More of the end, where numbers and varieties stand.
+  cut = lambda count: name[: count // 4] + _ELLIPSIS + name[len(name) - count + count // 4 :]
   if name and measure(name) > room:
     name = cut(_most(len(name), lambda count: measure(cut(count)) <= room))
   return [*fitted, name] if name else fitted

@@ -65,8 +65,9 @@ def load(config: Config, dataset: data.Dataset, variables: PyTree) -> Features:
     images = f"{dataset.name} {dataset.split}"
     say(f"making features of {images}: {len(missing)} of {count} shards, into {folder}")
     evaluator = runs.Evaluator(config, dataset, networks.build(config).features)
+    embed_part = evaluator.part_embedder(encoder)
     for name in missing:
-      found = evaluator.embed_part(encoder, (names.index(name), count))
+      found = embed_part((names.index(name), count))
       try:
         with _files.replacing(folder / name) as temporary, temporary.open("wb") as file:
           np.savez(file, index=found.columns["index"], values=found.embeddings)

@@ -153,13 +153,18 @@ class Evaluator:
     variables = parallel.replicate(variables)
     return lambda images: compiled(variables, parallel.split(images)).reshape(len(images), -1)
 
-  def embed_part(self, variables: PyTree, part: tuple[int, int]) -> evaluation.Embedded:
-    """Likewise, part (i, n) of the images, on this host."""
-    with self._batches(part) as batches:
-      return evaluation.embed_batches(
-        self._applied(variables), batches, total=self._total(part),
-        description=f"features of {self.name}, {part[0] + 1} of {part[1]}",
-      )  # fmt: skip
+  def part_embedder(self, variables: PyTree) -> Callable[[tuple[int, int]], evaluation.Embedded]:
+    """Returns what embeds part (i, n) of the images on this host; the weights are placed once."""
+    apply = self._applied(variables)
+
+    def embed(part: tuple[int, int]) -> evaluation.Embedded:
+      with self._batches(part) as batches:
+        return evaluation.embed_batches(
+          apply, batches, total=self._total(part),
+          description=f"features of {self.name}, {part[0] + 1} of {part[1]}",
+        )  # fmt: skip
+
+    return embed
 
   def embed_with(self, apply: Callable[[np.ndarray], Any]) -> evaluation.Embedded:
     """Likewise, with any function of uint8 images [b, h, w, c] that gives [b, d]."""

@@ -93,7 +93,7 @@ def test_features_are_the_encoders_and_made_once(finished, tmp_path, monkeypatch
     raise AssertionError("made again")
 
   with monkeypatch.context() as patched:
-    patched.setattr(features, "_maker", none)
+    patched.setattr(features.runs.Evaluator, "part_embedder", none)
     other = _config(run.setup.config.data.data_dir, folder, **{"embedding.dim": 4})
     assert loop.train_and_evaluate(other, tmp_path / "other") != rows
     assert loop.train_and_evaluate(config, tmp_path / "same") == rows

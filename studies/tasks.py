@@ -33,6 +33,15 @@ def last_of(config: ConfigDict, steps: int) -> None:
   config.eval.select_by = "last"
 
 
+def letters() -> ConfigDict:
+  """All training classes, for 400 steps at one learning rate."""
+  config = glyphs()
+  last_of(config, 400)
+  config.eval.validation_fraction = 0.0
+  config.optimizer.learning_rate = 4e-3  # what tuning chose for most arms of other suites
+  return config
+
+
 def few_classes() -> ConfigDict:
   """An eighth of the training classes, 109, for 110 epochs: as small and as long as Cars196's."""
   config = glyphs()
@@ -62,11 +71,15 @@ def imagenet_tuned() -> ConfigDict:
   return config
 
 
-def imagenet_tuned_lite2() -> ConfigDict:
-  """The same with a larger encoder."""
-  config = imagenet_tuned()
-  config.encoder.name = "efficientnet_lite2"
-  return config
+def with_encoder(base: Callable[[], ConfigDict], name: str) -> Callable[[], ConfigDict]:
+  """The same task with another encoder."""
+
+  def make() -> ConfigDict:
+    config = base()
+    config.encoder.name = name
+    return config
+
+  return make
 
 
 def digits_from_imagenet() -> ConfigDict:
@@ -123,6 +136,14 @@ def few_sampled() -> ConfigDict:
   config = few_classes()
   last_of(config, 1200)
   config.eval.select_by = "map@r"
+  config.data.sampler = "triplet"
+  return config
+
+
+def letters_sampled() -> ConfigDict:
+  """HDML's own triplets of all training classes."""
+  config = letters()
+  last_of(config, 1200)
   config.data.sampler = "triplet"
   return config
 

@@ -8,6 +8,13 @@ import re
 PAGE = pathlib.Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 
 
+def read(marker: str, path: pathlib.Path = PAGE) -> list[str]:
+  """Returns the lines between a page's markers."""
+  start, end = f"<!-- {marker} -->\n", f"\n<!-- /{marker} -->"
+  found = re.search(re.escape(start) + "(.*?)" + re.escape(end), path.read_text(), re.DOTALL)
+  return found.group(1).split("\n") if found else []
+
+
 def write(marker: str, text: str, path: pathlib.Path = PAGE) -> None:
   """Replaces what stands between a page's markers."""
   page = path.read_text()

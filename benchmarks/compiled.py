@@ -7,8 +7,9 @@
 Parts: steps (configs beside the same networks with a softmax head, written plainly in flax),
 scaling (hdml_cars on ever more chips) and losses (one loss alone, up to 65,536 embeddings). A
 figure is a file in --out, and one that is there is not made again, so an interrupted run goes on.
---write puts the tables into docs/accelerators.md. Quiet, a step takes from ten seconds (GPU) to
-two minutes (TPU).
+--write puts the tables into docs/accelerators.md; steps that were not compiled now stay there, if
+they are of the same machine and versions. Quiet, a step takes from ten seconds (GPU) to two
+minutes (TPU).
 """
 
 from __future__ import annotations
@@ -238,6 +239,28 @@ def steps_table(cells: Cells) -> list[str]:
   return lines
 
 
+def with_kept(lines: list[str], footer: str) -> list[str]:
+  """The table of steps with the page's rows of steps that were not compiled now.
+
+  Args:
+    lines: the table's.
+    footer: the machine and the versions, as under the page's table.
+
+  Raises:
+    SystemExit: rows would be lost, as they are of another machine or of other versions.
+  """
+  cells_of = lambda row: [cell.strip() for cell in row.strip("|").split("|")]
+  key = lambda row: (cells_of(row)[0].rpartition(", ")[0], cells_of(row)[1])
+  old = _page.read("steps", PAGE)
+  new = {key(row): row for row in lines[2:]}
+  kept = {key(row): row for row in old[2:] if row.startswith("|") and key(row) not in new}
+  if kept and old[-1] != footer:
+    lost = "; ".join(f"{step}, {target}" for step, target in kept)
+    raise SystemExit(f"{PAGE.name} has steps of {old[-1]} Compile them here, too: {lost}")
+  place = lambda item: (list(CONFIGS).index(item[0][0]), TARGETS.index(item[0][1]))
+  return lines[:2] + [row for _, row in sorted([*new.items(), *kept.items()], key=place)]
+
+
 def scaling_table(cells: Cells) -> list[str]:
   """hdml_cars at 32 images a chip on ever more chips."""
   lines = [
@@ -343,12 +366,16 @@ def main() -> None:
   args = parser.parse_args()
   cells = Cells(args.out)
   make(cells, args)
-  tables = {
-    "steps": steps_table(cells), "scaling": scaling_table(cells), "losses": losses_table(cells),
-    "precision": precision_table(cells),
-  }  # fmt: skip
+  footer = f"{_machine.describe()}."
+  tables = {}
+  if "steps" in args.part:
+    tables["steps"] = with_kept(steps_table(cells), footer)
+  if "scaling" in args.part:
+    tables["scaling"] = scaling_table(cells)
+  if "losses" in args.part and not args.target:  # These stand for both chips or not at all.
+    tables |= {"losses": losses_table(cells), "precision": precision_table(cells)}
   for name, lines in tables.items():
-    text = "\n".join([*lines, "", f"{_machine.describe()}."])
+    text = "\n".join([*lines, "", footer])
     print(f"\n{text}")
     if args.write:
       _page.write(name, text, PAGE)

@@ -163,6 +163,7 @@ def digits_sampled_from_imagenet() -> ConfigDict:
   config.data.eval_label = "label"
   config.data.sampler = "triplet"
   config.data.batch_size = 120
+  last_of(config, 200)
   return config
 
 

@@ -95,6 +95,7 @@ def _sampled_arms(
   base: Callable[[], ConfigDict],
   rates: Sequence[float],
   by_hand: Sequence[tuple[float, float]] = (),
+  **dials: Any,
 ) -> list[Arm]:
   """HDML around sampled triplets, its parts one by one, and the cheap way to hard negatives.
 
@@ -105,9 +106,10 @@ def _sampled_arms(
     base: its config.
     rates: learning rates to choose from.
     by_hand: pairs of alpha and beta, at the last of the rates; as many as there are rates.
+    **dials: of `hdml`, for its arms.
   """
   plain = [{"optimizer.learning_rate": rate} for rate in rates]
-  candidates = _synthetic(plain)
+  candidates = _synthetic(plain, **dials)
   if by_hand:
     candidates["HDML by hand"] = [
       candidates["HDML"][-1] | {"hdml.alpha": alpha, "hdml.beta": beta} for alpha, beta in by_hand
@@ -122,9 +124,10 @@ def _sampled_arms(
   ]
 
 
-def _synthetic(plain: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def _synthetic(plain: Sequence[Mapping[str, Any]], **dials: Any) -> dict[str, list[dict[str, Any]]]:
   """HDML and its control, at the same rates as the plain form."""
-  auto = [{**one, "optimizer.head_learning_rate": 1e-2, **_AUTO} for one in plain]
+  own = {f"hdml.{name}": value for name, value in dials.items()}
+  auto = [{**one, "optimizer.head_learning_rate": 1e-2, **_AUTO, **own} for one in plain]
   return {"HDML": auto, "HDML unpulled": [one | {"hdml.alpha": 0.0} for one in auto]}
 
 
@@ -153,7 +156,7 @@ def _sampled_elsewhere() -> list[Suite]:
     Suite(
       "sampled_imagenet",
       "HDML's own triplets of even and odd digits, from ImageNet's weights",
-      _sampled_arms(digits, tasks.digits_sampled_from_imagenet, (3e-3,)),
+      _sampled_arms(digits, tasks.digits_sampled_from_imagenet, (3e-3,), window="16 steps"),
       ("map@r", "recall@1"),
     ),
     Suite(
@@ -171,12 +174,11 @@ def _auto(
   base: Callable[[], ConfigDict],
   losses: Sequence[str],
   by_hand: Mapping[str, Any],
-  window: str = "",
+  **dials: Any,
 ) -> Suite:
   """The dials that set themselves beside those that tuning chose, at one learning rate."""
-  shared: dict[str, Any] = {"hdml.slots": 8, "optimizer.head_learning_rate": 1e-2}
-  if window:
-    shared["hdml.window"] = window
+  shared = {"hdml.slots": 8, "optimizer.head_learning_rate": 1e-2}
+  shared |= {f"hdml.{name}": value for name, value in dials.items()}
   arms = []
   for loss in losses:
     plain = LOSSES[loss] + (",random" if loss in SAMPLED else "")
@@ -196,7 +198,7 @@ def _autos() -> list[Suite]:
   return [
     _auto("auto", few, tasks.few_classes, ["npair"], {"hdml.alpha": 0.1, "hdml.beta": 2.0}),
     _auto("auto_letters", "unseen letters", tasks.letters, list(LOSSES), {"hdml.beta": 1.0}),
-    _auto("auto_imagenet", imagenet, tasks.imagenet, ["npair"], pretrained, "16 steps"),
+    _auto("auto_imagenet", imagenet, tasks.imagenet, ["npair"], pretrained, window="16 steps"),
   ]
 
 

@@ -142,4 +142,4 @@ def test_costs_are_of_the_arms_alone_and_stand_in_a_table(tmp_path):
   found = {(row.arm, row.metric): row.value for row in rows}
   assert found["LoRA", table.MILLIONS] == 0.182272 and found["LoRA", table.MINUTES] == 1.5
   assert not [arm for arm, metric in found if metric == table.MINUTES and arm == "raw pixels"]
-  assert "| letters, Lite0 | LoRA | 0.182 | 1.5 |" in markdown.costs(rows)
+  assert "| digits, Lite0 | LoRA | 0.182 | 1.5 |" in markdown.costs(rows)

@@ -157,13 +157,14 @@ def parity_sampled() -> ConfigDict:
 
 
 def digits_sampled_from_imagenet() -> ConfigDict:
-  """Triplets of even and odd digits, from ImageNet's weights."""
+  """Triplets of even and odd digits, from ImageNet's weights; they have 8 x 8 pixels to enlarge."""
   config = digits_from_imagenet()
   config.data.label = "parity"
   config.data.eval_label = "label"
   config.data.sampler = "triplet"
   config.data.batch_size = 120
-  last_of(config, 200)
+  config.data.image_size = 32
+  last_of(config, 300)
   return config
 
 

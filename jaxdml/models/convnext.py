@@ -10,12 +10,11 @@ import numpy as np
 
 from jaxdml.models.base import Encoder, Preprocessing, Published, State, register, torch_leaf
 from jaxdml.models.convolutions import DepthwiseConv
-from jaxdml.models.layers import Dtype, Pooling, remat
+from jaxdml.models.layers import Dtype, Pooling, layer_norm, remat
 from jaxdml.types import Array
 
 _INIT = nn.initializers.truncated_normal(0.02)
-# In float32 whatever the encoder computes in.
-_Norm = functools.partial(nn.LayerNorm, epsilon=1e-6, dtype=jnp.float32, use_fast_variance=False)
+_EPSILON = 1e-6
 # Blocks with one learning rate under layer decay, as in the authors' fine-tuning.
 _TOGETHER = 3
 
@@ -55,7 +54,7 @@ class Block(nn.Module):
     width = x.shape[-1]
     dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_INIT)
     y = DepthwiseConv(7, 1, self.dtype, use_bias=True, kernel_init=_INIT, name="conv_dw")(x)
-    y = _Norm(name="norm")(y).astype(self.dtype)
+    y = layer_norm(self.dtype, _EPSILON, "norm")(y).astype(self.dtype)
     y = nn.gelu(dense(4 * width, name="fc1")(y), approximate=False)
     if self.response_norm:
       y = ResponseNorm(name="grn")(y)
@@ -112,17 +111,17 @@ class ConvNeXt(Encoder):
     conv = functools.partial(nn.Conv, padding="VALID", dtype=self.dtype, kernel_init=_INIT)
     block = remat(Block, self.remat)
     x = conv(self.widths[0], (4, 4), 4, name="stem_conv")(images.astype(self.dtype))
-    x = _Norm(name="stem_norm")(x).astype(self.dtype)
+    x = layer_norm(self.dtype, _EPSILON, "stem_norm")(x).astype(self.dtype)
     for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True), start=1):
       if stage > 1:
-        x = _Norm(name=f"stage{stage}_norm")(x).astype(self.dtype)
+        x = layer_norm(self.dtype, _EPSILON, f"stage{stage}_norm")(x).astype(self.dtype)
         x = conv(width, (2, 2), 2, name=f"stage{stage}_conv")(x)
       for index in range(depth):
         layer = block(
           self.layer_scale, self.response_norm, self.dtype, name=f"stage{stage}_{index}"
         )
         x = layer(x, train)
-    return _Norm(name="norm")(Pooling(self.pooling, name="pool")(x))
+    return layer_norm(jnp.float32, _EPSILON, "norm")(Pooling(self.pooling, name="pool")(x))
 
 
 _OUTER = {"stem_conv": "stem.0", "stem_norm": "stem.1", "norm": "head.norm"}

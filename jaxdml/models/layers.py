@@ -80,6 +80,18 @@ def batch_statistics(x: Array, axis_name: Any = None) -> tuple[Array, Array]:
   return mean, over_devices(jnp.square(x - mean).mean(axes))
 
 
+def layer_norm(of: Dtype, epsilon: float, name: str | None = None) -> nn.LayerNorm:
+  """LayerNorm in float32 of x of dtype `of`.
+
+  The variance of float32 is taken in a second pass, as its mean of squares would cancel where the
+  mean is large. Squares of bfloat16 are exact in float32, and where their sum cancels, x's own
+  rounding has hidden the variance already: one pass then does, and an H100's step of a ViT-S/16
+  moves 3.6 % less memory (docs/accelerators.md).
+  """
+  once = jnp.dtype(of) == jnp.bfloat16
+  return nn.LayerNorm(epsilon=epsilon, dtype=jnp.float32, use_fast_variance=once, name=name)
+
+
 def remat(block: type[nn.Module], enabled: bool) -> type[nn.Module]:
   """Returns the module class `block`, called as block(...)(x, train), with gradient checkpointing.
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdml.models.base import Encoder
-from jaxdml.models.layers import Pooling, check_pooling, remat
+from jaxdml.models.layers import Pooling, check_pooling, layer_norm, remat
 from jaxdml.models.vit_layers import (
   ACTIVATIONS,
   INIT,
@@ -17,7 +17,6 @@ from jaxdml.models.vit_layers import (
   AttentionPooling,
   Block,
   FlatHead,
-  Norm,
   Rotation,
   resize_positions,
   rotary_positions,
@@ -96,12 +95,12 @@ class ViT(Encoder):
     n, rows, columns = images.shape[0], *(side // self.patch for side in images.shape[1:3])
     x = self._with_tokens(self._patches(images.astype(self.dtype)), rows, columns)
     if self.pre_norm:
-      x = Norm(epsilon=self.epsilon, name="norm_pre")(x).astype(self.dtype)
+      x = layer_norm(self.dtype, self.epsilon, "norm_pre")(x).astype(self.dtype)
     prefix = self.registers + self.class_token
     size = self.width // self.heads
     rotation = rotary_positions(rows, columns, size, self.rope, prefix) if self.rope else None
     x = self._blocks(x, train, rotation)
-    norm = Norm(epsilon=self.epsilon, name="norm")
+    norm = layer_norm(jnp.float32 if self.norm_after else self.dtype, self.epsilon, "norm")
     if not self.norm_after:
       x = norm(x)
     features = self._pooled(x[:, 0], x[:, prefix:].reshape(n, rows, columns, self.width), train)

@@ -8,12 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdml.models.layers import BatchNorm, Dtype
+from jaxdml.models.layers import BatchNorm, Dtype, layer_norm
 from jaxdml.types import Array
 
 INIT = nn.initializers.truncated_normal(0.02)
-# The variance in two passes, in float32 whatever the encoder computes in.
-Norm = partial(nn.LayerNorm, dtype=jnp.float32, use_fast_variance=False)
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   "gelu": partial(nn.gelu, approximate=False),
@@ -66,7 +64,7 @@ class Block(nn.Module):
     `rotation` is `rotary_positions` of the tokens, for queries and keys.
     """
     del train
-    norm = partial(Norm, epsilon=self.epsilon)
+    norm = partial(layer_norm, self.dtype, self.epsilon)
     y = norm(name="norm1")(x).astype(self.dtype)
     x = x + self._scaled("ls1", self._attention(y, rotation))
     y = norm(name="norm2")(x).astype(self.dtype)
@@ -83,8 +81,8 @@ class Block(nn.Module):
     y = y.reshape(n, tokens, 3, self.heads, width // self.heads)
     q, k, v = y[:, :, 0], y[:, :, 1], y[:, :, 2]
     if self.qk_norm:
-      q = Norm(epsilon=self.epsilon, name="q_norm")(q).astype(self.dtype)
-      k = Norm(epsilon=self.epsilon, name="k_norm")(k).astype(self.dtype)
+      q = layer_norm(self.dtype, self.epsilon, "q_norm")(q).astype(self.dtype)
+      k = layer_norm(self.dtype, self.epsilon, "k_norm")(k).astype(self.dtype)
     if rotation is not None:
       q, k = rotated(q, rotation), rotated(k, rotation)
     y = jax.nn.dot_product_attention(q, k, v)
@@ -180,7 +178,7 @@ class AttentionPooling(nn.Module):
     kv = split(dense(2 * width, name="kv")(x), 2)
     y = jax.nn.dot_product_attention(split(q, 1)[:, :, 0], kv[:, :, 0], kv[:, :, 1])
     y = dense(width, name="proj")(y.reshape(n, width))
-    z = Norm(epsilon=self.epsilon, name="norm")(y).astype(self.dtype)
+    z = layer_norm(self.dtype, self.epsilon, "norm")(y).astype(self.dtype)
     return (y + mlp(z, self.hidden, self.activation, self.dtype)).astype(jnp.float32)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from jaxdml.models.convnet import StridedConv
 from jaxdml.models.googlenet import local_response_norm
-from jaxdml.models.layers import POOLINGS, BatchNorm, Pooling, max_pool_ceil
+from jaxdml.models.layers import POOLINGS, BatchNorm, Pooling, layer_norm, max_pool_ceil
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 3), (1, 2, 6, 5)])
@@ -150,3 +150,16 @@ def test_gem_of_blank_maps_has_no_nan():
 def test_an_unknown_pooling_is_refused():
   with pytest.raises(ValueError, match="avg, max, avg\\+max, gem, none; got 'mean'"):
     Pooling("mean").apply({}, X)
+
+
+@pytest.mark.parametrize(
+  ("dtype", "mean", "bound"), [(jnp.float32, 1e4, 2e-3), (jnp.bfloat16, 100.0, 2**-8)]
+)
+def test_layer_norm_is_as_exact_as_what_it_is_of(dtype, mean, bound):
+  x = jnp.asarray(np.random.default_rng(0).normal(mean, 1.0, (8, 384)), dtype)
+  exact = np.asarray(x, np.float64)
+  exact = (exact - exact.mean(1, keepdims=True)) / exact.std(1, keepdims=True)
+  norm = layer_norm(dtype, 1e-6)
+  found, _ = norm.init_with_output(jax.random.key(0), x)
+  assert found.dtype == jnp.float32
+  assert np.abs(found - exact).max() < bound * np.abs(exact).max()

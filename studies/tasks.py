@@ -64,6 +64,13 @@ def imagenet() -> ConfigDict:
   return config
 
 
+def imagenet_small() -> ConfigDict:
+  """The same at 32 pixels, as letters are drawn, in a quarter of the time."""
+  config = imagenet()
+  config.data.image_size = 32
+  return config
+
+
 def imagenet_tuned() -> ConfigDict:
   """The same, with validation classes to choose by."""
   config = imagenet()
@@ -143,7 +150,7 @@ def few_sampled() -> ConfigDict:
 def letters_sampled() -> ConfigDict:
   """HDML's own triplets of all training classes."""
   config = letters()
-  last_of(config, 1200)
+  last_of(config, 1000)
   config.data.sampler = "triplet"
   return config
 

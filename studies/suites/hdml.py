@@ -193,12 +193,14 @@ def _auto(
 
 
 def _autos() -> list[Suite]:
-  few, imagenet = "109 classes", "109 classes, ImageNet's weights, 32 pixels"
+  few, few_imagenet = "109 classes", "109 classes, ImageNet's weights, 32 pixels"
   pretrained = {"hdml.alpha": 0.3, "hdml.beta": 50.0}  # the best of the suite of that name
   return [
     _auto("auto", few, tasks.few_classes, ["npair"], {"hdml.alpha": 0.1, "hdml.beta": 2.0}),
     _auto("auto_letters", "unseen letters", tasks.letters, list(LOSSES), {"hdml.beta": 1.0}),
-    _auto("auto_imagenet", imagenet, tasks.imagenet_small, ["npair"], pretrained, window="16 steps"),
+    _auto(
+      "auto_imagenet", few_imagenet, tasks.imagenet_small, ["npair"], pretrained, window="16 steps"
+    ),
   ]
 
 

@@ -163,15 +163,11 @@ def parity_sampled() -> ConfigDict:
   return config
 
 
-def digits_sampled_from_imagenet() -> ConfigDict:
-  """Triplets of even and odd digits, from ImageNet's weights; they have 8 x 8 pixels to enlarge."""
-  config = digits_from_imagenet()
-  config.data.label = "parity"
-  config.data.eval_label = "label"
-  config.data.sampler = "triplet"
-  config.data.batch_size = 120
-  config.data.image_size = 32
+def imagenet_sampled() -> ConfigDict:
+  """Triplets of the 109 classes, from ImageNet's weights."""
+  config = imagenet_small()
   last_of(config, 300)
+  config.data.sampler = "triplet"
   return config
 
 

@@ -97,6 +97,7 @@ def synthetic_share(config: ConfigDict, workdir: pathlib.Path) -> str | None:
   if config.hdml.beta != "auto":
     return f"{said}: hardly tried; set hdml.beta=auto, or hdml.beta below {config.hdml.beta:g}"
   return (
-    f"{said}, as its generator stayed poor: train longer, or raise optimizer.head_learning_rate "
-    "and optimizer.generator_learning_rate"
+    f"{said}, as its generator stayed poor, or as the means it goes by are of whole windows of "
+    f"{config.hdml.window}: train longer, shorten hdml.window, or raise "
+    "optimizer.head_learning_rate and optimizer.generator_learning_rate"
   )

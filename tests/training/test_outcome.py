@@ -44,7 +44,7 @@ def test_validation_is_said_to_be_easier_where_it_is_smaller():
   ("beta", "trust", "expected"),
   [
     (50.0, [0.99, 0.93], "had 4% of the loss's weight on average: hardly tried; set hdml.b"),
-    ("auto", [0.99, 0.93], "as its generator stayed poor: train longer"),
+    ("auto", [0.99, 0.93], "shorten hdml.window"),
     ("auto", [0.9, 0.3], "had 40% of the loss's weight on average"),
   ],
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
   pip install '.[plan-tpu,plan-gpu]'
   JAX_PLATFORMS=cpu python benchmarks/compiled.py --out=runs/accelerators [--part PART]
-    [--target TARGET] [--largest] [--write]
+    [--target TARGET] [--step TEXT] [--largest] [--write]
 
 Parts: steps (configs beside the same networks with a softmax head, written plainly in flax),
 scaling (hdml_cars on ever more chips) and losses (one loss alone, up to 65,536 embeddings). A
@@ -174,6 +174,8 @@ def make(cells: Cells, args: argparse.Namespace) -> None:
     tpu = target.chip.platform == "tpu"
     if "steps" in args.part:
       for config_name, (config, classes, network, images) in CONFIGS.items():
+        if args.step not in config_name:
+          continue
         count = images[0] if tpu else images[1]
         ours = functools.partial(our_step, _configs.read(*config), classes, count, target)
         cells.make(f"step {config_name} {name}", functools.partial(ours, largest=False))
@@ -361,6 +363,7 @@ def main() -> None:
   parts = ("steps", "losses", "scaling")
   parser.add_argument("--part", nargs="+", choices=parts, default=parts)
   parser.add_argument("--target", nargs="+", help="of parts steps and losses (all)")
+  parser.add_argument("--step", default="", help="of part steps, those with this in their name")
   parser.add_argument("--largest", action="store_true", help="seek the largest batches, too")
   parser.add_argument("--write", action="store_true", help="replace the tables in the docs")
   args = parser.parse_args()

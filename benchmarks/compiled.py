@@ -367,12 +367,15 @@ def main() -> None:
   parser.add_argument("--largest", action="store_true", help="seek the largest batches, too")
   parser.add_argument("--write", action="store_true", help="replace the tables in the docs")
   args = parser.parse_args()
+  if not any(args.step in name for name in CONFIGS):
+    parser.error(f"--step={args.step}: expected part of one of: {'; '.join(CONFIGS)}")
   cells = Cells(args.out)
   make(cells, args)
   footer = f"{_machine.describe()}."
   tables = {}
   if "steps" in args.part:
-    tables["steps"] = with_kept(steps_table(cells), footer)
+    lines = steps_table(cells)
+    tables["steps"] = with_kept(lines, footer) if args.write else lines
   if "scaling" in args.part:
     tables["scaling"] = scaling_table(cells)
   if "losses" in args.part and not args.target:  # These stand for both chips or not at all.

@@ -171,6 +171,16 @@ def imagenet_sampled() -> ConfigDict:
   return config
 
 
+def features_sampled() -> ConfigDict:
+  """Triplets of the 109 classes on features of ImageNet's weights that stay: only a head learns."""
+  config = imagenet_small()
+  last_of(config, 3000)
+  config.eval.select_by = "map@r"
+  config.encoder.cache_features = "runs/features"
+  config.data.sampler = "triplet"
+  return config
+
+
 def pairs_of(base: Callable[[], ConfigDict]) -> Callable[[], ConfigDict]:
   """The same task in N-pair batches."""
 

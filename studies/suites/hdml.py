@@ -124,6 +124,19 @@ def _sampled_arms(
   ]
 
 
+def _pairs_arms(task: str, base: Callable[[], ConfigDict], rates: Sequence[float]) -> list[Arm]:
+  """HDML around N-pair batches of the same task."""
+  pairs = tasks.pairs_of(base)
+  plain = [{"optimizer.learning_rate": rate} for rate in rates]
+  return [
+    Arm(task, "npair", "plain", with_recipes(pairs, "npair"), plain),
+    *(
+      Arm(task, "npair", method, with_recipes(pairs, "npair,hdml"), candidates)
+      for method, candidates in _synthetic(plain).items()
+    ),
+  ]
+
+
 def _synthetic(plain: Sequence[Mapping[str, Any]], **dials: Any) -> dict[str, list[dict[str, Any]]]:
   """HDML and its control, at the same rates as the plain form."""
   own = {f"hdml.{name}": value for name, value in dials.items()}
@@ -134,15 +147,9 @@ def _synthetic(plain: Sequence[Mapping[str, Any]], **dials: Any) -> dict[str, li
 def _sampled() -> Suite:
   """HDML around the losses for which its paper claims an effect."""
   rates = (1e-3, 3e-3)
-  pairs = tasks.pairs_of(tasks.few_sampled)
-  plain = [{"optimizer.learning_rate": rate} for rate in rates]
   arms = [
     *_sampled_arms("109 classes, triplets", tasks.few_sampled, rates, ((5.0, 0.3), (15.0, 0.3))),
-    Arm("109 classes, N-pairs", "npair", "plain", with_recipes(pairs, "npair"), plain),
-    *(
-      Arm("109 classes, N-pairs", "npair", method, with_recipes(pairs, "npair,hdml"), candidates)
-      for method, candidates in _synthetic(plain).items()
-    ),
+    *_pairs_arms("109 classes, N-pairs", tasks.few_sampled, rates),
     *_sampled_arms("even/odd -> digit, triplets", tasks.parity_sampled, (2e-3,), ((5.0, 0.3),)),
   ]
   about = "HDML's own batches: sampled triplets and N-pairs, and the cheap way to hard negatives"
@@ -150,9 +157,19 @@ def _sampled() -> Suite:
 
 
 def _sampled_elsewhere() -> list[Suite]:
-  """The same where it costs more: from ImageNet's weights, and with eight times the classes."""
+  """The same from ImageNet's weights, and with eight times the classes."""
   pretrained = "109 classes, ImageNet's weights, triplets"
+  rates = (3e-5, 1e-4, 3e-4)
   return [
+    Suite(
+      "sampled_features",
+      "HDML's own batches of 109 classes, on features of ImageNet's weights that stay",
+      [
+        *_sampled_arms("109 classes, features, triplets", tasks.features_sampled, rates),
+        *_pairs_arms("109 classes, features, N-pairs", tasks.features_sampled, rates),
+      ],
+      ("map@r", "recall@1"),
+    ),
     Suite(
       "sampled_imagenet",
       "HDML's own triplets of 109 classes, from ImageNet's weights at 32 pixels",

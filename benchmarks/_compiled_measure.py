@@ -45,7 +45,7 @@ CONFIGS: dict[str, tuple[tuple[str, dict[str, Any]], int, str, tuple[int, int]]]
   ),
   "multi-similarity, EPS, DINOv2 ViT-S/14": (
     ("grid.py:multisimilarity,eps,cars,fair", _VIT | {"encoder.name": "dinov2_s14"}),
-    98, "", (32, 128),
+    98, "dinov2_s14", (32, 128),
   ),
   "finetune_photos: EfficientNet-Lite0, 128 px": (("finetune_photos.py", {}), 100, "", (32, 128)),
 }  # fmt: skip

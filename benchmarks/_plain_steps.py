@@ -55,24 +55,32 @@ class _Block(nn.Module):
   width: int
   heads: int
   dtype: Any
+  layer_scale: bool
 
   @nn.compact
   def __call__(self, x):
     dense = partial(nn.Dense, dtype=self.dtype)
+    ones = nn.initializers.ones
+
+    def scaled(name, y):
+      return y * self.param(name, ones, (self.width,)).astype(y.dtype) if self.layer_scale else y
+
     y = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)(x)
     q, k, v = jnp.split(dense(3 * self.width)(y), 3, -1)
     heads = lambda t: t.reshape(*t.shape[:2], self.heads, -1)
     y = jax.nn.dot_product_attention(heads(q), heads(k), heads(v))
-    x = x + dense(self.width)(y.reshape(x.shape))
+    x = x + scaled("scale_attention", dense(self.width)(y.reshape(x.shape)))
     y = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype)(x)
-    return x + dense(self.width)(nn.gelu(dense(4 * self.width)(y), approximate=False))
+    y = dense(self.width)(nn.gelu(dense(4 * self.width)(y), approximate=False))
+    return x + scaled("scale_mlp", y)
 
 
 class ViTS(nn.Module):
-  """ViT-S with patches of `patch` pixels."""
+  """ViT-S with patches of `patch` pixels, and with LayerScale as DINOv2 has it."""
 
   dtype: Any
   patch: int = 16
+  layer_scale: bool = False
 
   @nn.compact
   def __call__(self, x):
@@ -84,7 +92,7 @@ class ViTS(nn.Module):
     x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, width)).astype(x.dtype), x], 1)
     x = x + self.param("positions", nn.initializers.zeros, x.shape[1:]).astype(x.dtype)
     for _ in range(12):
-      x = _Block(width, 6, self.dtype)(x)
+      x = _Block(width, 6, self.dtype, self.layer_scale)(x)
     x = nn.LayerNorm(epsilon=1e-6)(x[:, 0].astype(jnp.float32))
     return nn.Dense(CLASSES)(x)
 
@@ -135,6 +143,7 @@ class GoogLeNet(nn.Module):
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
   "resnet50": ResNet50,
   "vit_s16": ViTS,
+  "dinov2_s14": partial(ViTS, patch=14, layer_scale=True),
   "googlenet": GoogLeNet,
 }
 """By the names of encoders in configs."""

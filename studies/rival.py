@@ -13,18 +13,11 @@ from jaxdml.training import recipes
 from jaxdml.types import Pairs
 
 
-def nearest_of_five(
-  base: Callable[[], ConfigDict], names: str = "triplet"
-) -> Callable[[], ConfigDict]:
-  """Triplets whose negative is the nearest of five at random: the cheap way to harder ones.
-
-  Args:
-    base: the task.
-    names: of recipes; "triplet,hdml" pulls the nearest of five nearer still.
-  """
+def nearest_of_five(base: Callable[[], ConfigDict]) -> Callable[[], ConfigDict]:
+  """Triplets whose negative is the nearest of five at random: the cheap way to harder ones."""
 
   def make() -> ConfigDict:
-    config = recipes.apply(base(), names)
+    config = recipes.apply(base(), "triplet")
     config.loss.layout = "all_pairs"
     mining.MINERS["nearest_of_random"] = nearest_of_random  # Where it trains, not at import.
     config.mining.negative = "nearest_of_random"

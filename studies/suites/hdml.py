@@ -156,25 +156,16 @@ def _sampled() -> Suite:
   return Suite("sampled", about, arms, ("map@r", "recall@1"))
 
 
-def _sampled_features() -> Suite:
-  """On features that stay: HDML, and HDML around real negatives that are harder already."""
-  task, base, rates = "109 classes, features, triplets", tasks.features_sampled, (1e-4, 3e-4, 1e-3)
-  sampled = _sampled_arms(task, base, rates)
-  own = next(arm.candidates for arm in sampled if arm.method == "HDML")
-  both = rival.nearest_of_five(base, "triplet,hdml")
-  arms = [
-    *sampled,
-    Arm(task, "triplet", "HDML, nearest of five", both, own),
-  ]
-  about = "HDML's own triplets of 109 classes, on features of ImageNet's weights that stay"
-  return Suite("sampled_features", about, arms, ("map@r", "recall@1"))
-
-
 def _sampled_elsewhere() -> list[Suite]:
   """The same from ImageNet's weights, and with eight times the classes."""
   pretrained = "109 classes, ImageNet's weights, triplets"
   return [
-    _sampled_features(),
+    Suite(
+      "sampled_features",
+      "HDML's own triplets of 109 classes, on features of ImageNet's weights that stay",
+      _sampled_arms("109 classes, features, triplets", tasks.features_sampled, (1e-4, 3e-4, 1e-3)),
+      ("map@r", "recall@1"),
+    ),
     Suite(
       "sampled_imagenet",
       "HDML's own triplets of 109 classes, from ImageNet's weights at 32 pixels",

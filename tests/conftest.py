@@ -1,4 +1,4 @@
-"""Eight fake CPU devices, cheap and shared compilation, set before JAX starts; `--every`."""
+"""Eight fake CPU devices, cheap and shared compilation, set before JAX starts; `--every`, `--tests`."""
 
 import collections
 import gc
@@ -45,15 +45,23 @@ def pytest_addoption(parser):
     metavar="N",
     help="of the tests the first and every Nth after it",
   )
+  parser.addoption(
+    "--turn",
+    type=int,
+    default=0,
+    metavar="K",
+    help="of the tests those with number K and every --tests after and before it: K = 0 to N - 1 "
+    "run all of them once",
+  )
 
 
 def pytest_collection_modifyitems(config, items):
-  every, tests = config.getoption("--every"), config.getoption("--tests")
+  every, tests, turn = (config.getoption(f"--{name}") for name in ("every", "tests", "turn"))
   seen, places, kept, left = collections.Counter(), {}, [], []
   for item in items:
     test = item.nodeid.partition("[")[0]
     place = places.setdefault(test, len(places))
-    (left if seen[test] % every or place % tests else kept).append(item)
+    (left if seen[test] % every or (place - turn) % tests else kept).append(item)
     seen[test] += 1
   if left:
     config.hook.pytest_deselected(items=left)

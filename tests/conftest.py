@@ -1,4 +1,4 @@
-"""Eight fake CPU devices, cheap and shared compilation, set before JAX starts; `--every`, `--tests`."""
+"""Eight fake CPU devices, cheap and shared compilation, set before JAX starts; `--tests`."""
 
 import collections
 import gc

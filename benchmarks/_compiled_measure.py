@@ -108,7 +108,6 @@ def _count(compiled: jax.stages.Compiled, traced: jax.stages.Traced, target: Any
   """What this script keeps of a compiled program."""
   cost = planning.cost_of(compiled, traced.jaxpr, target.chip.platform)
   memory = compiled.memory_analysis()
-  own = compiled.cost_analysis() or {}
   new = memory.output_size_in_bytes - memory.alias_size_in_bytes
   peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes + new
   return {
@@ -116,7 +115,6 @@ def _count(compiled: jax.stages.Compiled, traced: jax.stages.Traced, target: Any
     "flops": sum(cost.flops.values()),
     "temp": memory.temp_size_in_bytes,
     "peak": peak + memory.generated_code_size_in_bytes,
-    "xla_bytes": own.get("bytes accessed"),  # None for a GPU
   }
 
 
@@ -133,7 +131,7 @@ def plain_step(network: str, side: int, images: int, target: Any) -> dict[str, A
 
 
 def our_step(config: Any, classes: int, images: int, target: Any, largest: bool) -> dict[str, Any]:
-  """A plan, and XLA's own count of bytes."""
+  """A plan's figures."""
   plan = planning.plan(config, target, num_classes=classes, images_per_chip=images, search=largest)
   return plan.as_json()
 

@@ -31,10 +31,8 @@ def steps_table(cells: Cells) -> list[str]:
       if step is None:
         lines.append(f"| {config_name} | {name} | does not fit | | | | | | | |")
         continue
-      ratio, plain = (
-        "",
-        cells.get(f"plain {network} {_configs.read(*config).data.image_size} {name}"),
-      )
+      ratio, side = "", _configs.read(*config).data.image_size
+      plain = cells.get(f"plain {network} {side} {name}")
       if plain is not None:
         ratio = f"{step['traffic_bytes'] / plain['traffic']:.3f}, "
         ratio += f"{step['peak_bytes'] / plain['peak']:.3f}"

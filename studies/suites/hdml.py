@@ -124,19 +124,6 @@ def _sampled_arms(
   ]
 
 
-def _pairs_arms(task: str, base: Callable[[], ConfigDict], rates: Sequence[float]) -> list[Arm]:
-  """HDML around N-pair batches of the same task."""
-  pairs = tasks.pairs_of(base)
-  plain = [{"optimizer.learning_rate": rate} for rate in rates]
-  return [
-    Arm(task, "npair", "plain", with_recipes(pairs, "npair"), plain),
-    *(
-      Arm(task, "npair", method, with_recipes(pairs, "npair,hdml"), candidates)
-      for method, candidates in _synthetic(plain).items()
-    ),
-  ]
-
-
 def _synthetic(plain: Sequence[Mapping[str, Any]], **dials: Any) -> dict[str, list[dict[str, Any]]]:
   """HDML and its control, at the same rates as the plain form."""
   own = {f"hdml.{name}": value for name, value in dials.items()}
@@ -147,9 +134,15 @@ def _synthetic(plain: Sequence[Mapping[str, Any]], **dials: Any) -> dict[str, li
 def _sampled() -> Suite:
   """HDML around the losses for which its paper claims an effect."""
   rates = (1e-3, 3e-3)
+  pairs = tasks.pairs_of(tasks.few_sampled)
+  plain = [{"optimizer.learning_rate": rate} for rate in rates]
   arms = [
     *_sampled_arms("109 classes, triplets", tasks.few_sampled, rates, ((5.0, 0.3), (15.0, 0.3))),
-    *_pairs_arms("109 classes, N-pairs", tasks.few_sampled, rates),
+    Arm("109 classes, N-pairs", "npair", "plain", with_recipes(pairs, "npair"), plain),
+    *(
+      Arm("109 classes, N-pairs", "npair", method, with_recipes(pairs, "npair,hdml"), candidates)
+      for method, candidates in _synthetic(plain).items()
+    ),
     *_sampled_arms("even/odd -> digit, triplets", tasks.parity_sampled, (2e-3,), ((5.0, 0.3),)),
   ]
   about = "HDML's own batches: sampled triplets and N-pairs, and the cheap way to hard negatives"
